@@ -1,0 +1,72 @@
+"""The few collective operations that the workflow needs; all of them work with a single process too."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is: ``rank`` of ``size``, computing on ``device``."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes files."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """True on all processes if ``flag`` is true on at least one."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value.item())
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum of ``value`` over all processes, in place; the dtype is kept."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+
+@contextlib.contextmanager
+def world(timeout_minutes: float = 10.0) -> Iterator[World]:
+    """Join the process group that torchrun describes in the environment (NCCL on GPUs, gloo on CPUs).
+
+    Started without torchrun, the process is a world of one and no group is made.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if size == 1:
+        yield World(rank=0, size=1, device=device)
+        return
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        timeout=datetime.timedelta(minutes=timeout_minutes),
+        device_id=device if device.type == "cuda" else None,
+    )
+    try:
+        yield World(rank=rank, size=size, device=device)
+    finally:
+        dist.destroy_process_group()
