@@ -414,10 +414,22 @@ class Config(Section):
         """What turns images into latents and back, for one encoder with or without TTR."""
         return AutoencoderSpec(
             encoder=self.encoders[encoder],
+            passes=ttr,
             ttr=self.ttr if ttr != "none" else None,
             decoder=self.decoder,
             image_size=self.data.image_size,
         )
+
+    def statistics(self, encoder: str, ttr: Ttr) -> StatisticsSpec:
+        """Everything that determines the latent statistics of an encoder with or without TTR."""
+        return StatisticsSpec(
+            autoencoder=self.autoencoder(encoder, ttr), images=self.data.train_images, flip=self.data.flip
+        )
+
+    def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
+        """Everything that determines an encoder's register neurons; a recursive discovery builds on a single one."""
+        first: Ttr = "single" if ttr == "recursive" else "none"
+        return DiscoverSpec(autoencoder=self.autoencoder(encoder, first), discovery=self.discovery)
 
     def model(self, row: str) -> ModelSpec:
         """Return the denoiser of a row."""
@@ -463,6 +475,7 @@ class AutoencoderSpec(Section):
     """Encoder, TTR (null: none) and decoder."""
 
     encoder: Encoder
+    passes: Ttr = "none"
     ttr: TestTimeRegisters | None
     decoder: Decoder
     image_size: Positive
@@ -471,6 +484,26 @@ class AutoencoderSpec(Section):
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, S, S) of one latent."""
         return self.encoder.width, self.encoder.grid, self.encoder.grid
+
+
+class StatisticsSpec(Section):
+    """Everything that determines latent statistics."""
+
+    autoencoder: AutoencoderSpec
+    images: Positive
+    flip: bool
+    seed: int = 0
+    """Seed of the flips."""
+
+
+class DiscoverSpec(Section):
+    """Everything that determines a list of register neurons."""
+
+    autoencoder: AutoencoderSpec
+    """Its TTR is how a first list intervenes in a recursive discovery; null in a first discovery."""
+    discovery: Discovery
+    seed: int = 0
+    """Seed of the choice of images."""
 
 
 class ModelSpec(Section):

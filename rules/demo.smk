@@ -1,0 +1,54 @@
+# Everything that stands in for a download at demo scale, and nothing else: handwritten digits for ImageNet, tiny
+# encoders with planted outliers for SigLIP2, a small decoder trained here, a digit classifier for Inception.
+rule demo_digits:
+    output:
+        expand("<results>/data/raw/{split}.json", split=["train", "validation"]),
+    log:
+        "<logs>/demo/digits.log",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        folder=f"{CONFIG.results}/data/raw",
+    shell:
+        "python -m dsr.commands.demo digits --output {params.folder} > {log} 2>&1"
+
+
+rule demo_encoder:
+    output:
+        "<results>/encoders/{encoder}/model.safetensors",
+        "<results>/encoders/{encoder}/config.json",
+        "<results>/encoders/{encoder}/preprocessor_config.json",
+    log:
+        "<logs>/demo/encoder-{encoder}.log",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=lambda wildcards: CONFIG.encoders[wildcards.encoder].model_dump_json(),
+    shell:
+        "python -m dsr.commands.demo encoder --spec {params.spec:q} --output $(dirname {output[0]}) > {log} 2>&1"
+
+
+rule demo_decoder:
+    input:
+        unpack(demo_decoder_inputs),
+    output:
+        "<results>/decoders/{encoder}.safetensors",
+    log:
+        "<logs>/demo/decoder-{encoder}.log",
+    conda:
+        "../envs/torch.yaml"
+    shell:
+        "python -m dsr.commands.demo decoder > {log} 2>&1"
+
+
+rule demo_graph:
+    input:
+        "<results>/data/prepared/train/index.npz",
+    output:
+        "<results>/evaluator/graph.pb",
+    log:
+        "<logs>/demo/graph.log",
+    conda:
+        "../envs/tensorflow.yaml"
+    shell:
+        "python -m dsr.commands.demo graph --images {input} --output {output} > {log} 2>&1"

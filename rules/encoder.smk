@@ -1,0 +1,60 @@
+# What the frozen encoders need besides their weights: register neurons and latent statistics.
+rule discover_neurons:
+    input:
+        encoder=lambda wildcards: encoder_weights(wildcards.encoder),
+        first=lambda wildcards: neurons(wildcards.encoder, FIRST_PASS[wildcards.ttr]),
+        images="<results>/data/prepared/train/index.npz",
+    output:
+        "<results>/encoders/{encoder}/neurons-{ttr}.json",
+    log:
+        "<logs>/discover/{encoder}-{ttr}.log",
+    wildcard_constraints:
+        encoder=one_of(encoders_with(neurons="discovered")),
+        ttr="single|recursive",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=discover_spec,
+    shell:
+        "python -m dsr.commands.discover --spec {params.spec:q} --encoder $(dirname {input.encoder})"
+        " --images {input.images} --first {input.first} --output {output} > {log} 2>&1"
+
+
+rule released_neurons:
+    input:
+        "src/dsr/encoder/neurons/{encoder}-{ttr}.json",
+    output:
+        "<results>/encoders/{encoder}/neurons-{ttr}.json",
+    log:
+        "<logs>/released-neurons/{encoder}-{ttr}.log",
+    wildcard_constraints:
+        encoder=one_of(encoders_with(neurons="released")),
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    shell:
+        "cp {input} {output} 2> {log}"
+
+
+rule statistics:
+    input:
+        encoder=lambda wildcards: encoder_weights(wildcards.encoder),
+        neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
+        images="<results>/data/prepared/train/index.npz",
+    output:
+        "<results>/latents/{encoder}-{ttr}.safetensors",
+    log:
+        "<logs>/statistics/{encoder}-{ttr}.log",
+    benchmark:
+        "<benchmarks>/statistics/{encoder}-{ttr}.tsv"
+    wildcard_constraints:
+        encoder=one_of(encoders_with(statistics="computed")),
+    conda:
+        "../envs/torch.yaml"
+    threads: JOB_THREADS
+    params:
+        spec=statistics_spec,
+    shell:
+        TORCHRUN + " dsr.commands.statistics --spec {params.spec:q} --encoder $(dirname {input.encoder})"
+        " --neurons {input.neurons} --images {input.images} --batch {EXECUTION.sample_batch}"
+        " --workers {EXECUTION.workers} --threads {EXECUTION.threads} --output {output} > {log} 2>&1"

@@ -1,0 +1,37 @@
+# Scores after the ADM protocol: the frozen Inception graph in TensorFlow, the metrics on plain arrays.
+rule reference:
+    input:
+        "<results>/data/prepared/{reference}/index.npz",
+    output:
+        "<results>/evaluator/reference-{reference}.npz",
+    log:
+        "<logs>/reference/{reference}.log",
+    wildcard_constraints:
+        reference="validation",
+    conda:
+        "../envs/torch.yaml"
+    shell:
+        "python -m dsr.commands.reference --images {input} --output {output} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        samples="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/samples.npz",
+        reference="<results>/evaluator/reference-validation.npz",
+        graph="<results>/evaluator/graph.pb",
+    output:
+        "<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/metrics.json",
+    log:
+        "<logs>/evaluate/{row}-{epoch}-{guidance}-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/evaluate/{row}-{epoch}-{guidance}-seed{seed}.tsv"
+    conda:
+        "../envs/tensorflow.yaml"
+    threads: EXECUTION.threads
+    params:
+        spec=CONFIG.evaluation.model_dump_json(exclude={"epochs"}),
+        cache=f"{CONFIG.results}/evaluator/cache",
+    shell:
+        "python -m dsr.commands.evaluate --spec {params.spec:q} --samples {input.samples}"
+        " --reference {input.reference} --graph {input.graph} --cache {params.cache}"
+        " --threads {threads} --output {output} > {log} 2>&1"

@@ -1,0 +1,27 @@
+# One rule trains every row. Milestones form a chain, so early epochs are scored while later ones train.
+rule train:
+    input:
+        unpack(row_inputs),
+        images="<results>/data/prepared/train/index.npz",
+        previous=ancient(previous_epoch),
+    output:
+        "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+    log:
+        "<logs>/train/{row}-{epoch}.log",
+    benchmark:
+        "<benchmarks>/train/{row}-{epoch}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: JOB_THREADS
+    params:
+        # The training state is no output: Snakemake deletes outputs before a job runs again.
+        spec=train_spec,
+        run=run_folder,
+    message:
+        "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
+    shell:
+        TORCHRUN + " dsr.commands.train --spec {params.spec:q} --epoch {wildcards.epoch} --after {input.previous}"
+        " --images {input.images} --encoder $(dirname {input.encoder}) --neurons {input.neurons}"
+        " --statistics {input.statistics} --run {params.run} --output {output} {MICRO_BATCH} {COMPILE}"
+        " --workers {EXECUTION.workers} --threads {EXECUTION.threads} --log-every {EXECUTION.log_every}"
+        " --checkpoint-minutes {EXECUTION.checkpoint_minutes} >> {log} 2>&1"

@@ -1,0 +1,49 @@
+"""The validation images that maps are made of, and conversion between images and pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dsr.data.images import Images
+from dsr.errors import UserError
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some images of a set, in the order asked for."""
+
+    indices: npt.NDArray[np.int64]
+    """(I,)."""
+    images: npt.NDArray[np.uint8]
+    """(I, H, W, 3)."""
+    labels: npt.NDArray[np.int64]
+    """(I,)."""
+
+
+def read_chosen(images: Images, indices: Sequence[int]) -> Chosen:
+    """Read images by index.
+
+    Raises:
+        UserError: if there are none, or one is beyond the last.
+    """
+    beyond = [index for index in indices if not 0 <= index < len(images)]
+    if beyond or not indices:
+        raise UserError(f"figures.images {list(indices)}: give at least one index below {len(images)}")
+    chosen = np.array(indices, np.int64)
+    return Chosen(chosen, np.stack([images.read(int(index)) for index in chosen]), images.labels[chosen])
+
+
+def to_pixels(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """Convert uint8 images (I, H, W, 3) to floats in [0, 1], (I, 3, H, W)."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def to_images(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are: clamped, then truncated."""
+    scaled = pixels.float().clamp(0, 1) * 255
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

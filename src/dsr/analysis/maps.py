@@ -1,0 +1,98 @@
+"""The maps file: what one encoder or one denoiser does to chosen images, layer by layer (NumPy only)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr.errors import UserError
+from dsr.files import atomic_stream
+
+OUTPUT = "output"
+"""Name of the last layer: the encoder's final feature, or the denoiser's data prediction."""
+
+
+@dataclass(frozen=True)
+class TokenMaps:
+    """Maps of I images at T times after L layers on S x S tokens, with R registers.
+
+    Layers are named by the number of blocks passed ('1' is after the first block); the last is :data:`OUTPUT`. An
+    encoder sees clean images and has the single time 0.
+    """
+
+    indices: npt.NDArray[np.int64]
+    """Validation images, (I,)."""
+    images: npt.NDArray[np.uint8]
+    """The images themselves, (I, H, W, 3)."""
+    times: npt.NDArray[np.float32]
+    """Flow times t, (T,); 0 is data, 1 is noise."""
+    layers: npt.NDArray[np.str_]
+    """Names of layers, (L,)."""
+    norms: npt.NDArray[np.float32]
+    """Token norms, (I, T, L, S, S)."""
+    components: npt.NDArray[np.float32]
+    """Projections on the first principal component of each map, (I, T, L, S, S)."""
+    explained: npt.NDArray[np.float32]
+    """Share of variance that the component explains, (I, T, L)."""
+    attention: npt.NDArray[np.float32]
+    """Attention received by every image token in the layer's block, (I, T, L, S, S); NaN where there is no block."""
+    register_attention: npt.NDArray[np.float32]
+    """Attention received by all registers together, (I, T, L); 0 without registers, NaN where there is no block."""
+    register_norms: npt.NDArray[np.float32]
+    """Norms of registers, (I, T, L, R); NaN where there are none."""
+    decoded: npt.NDArray[np.uint8]
+    """Decoded one-step prediction (denoiser) or reconstruction (encoder), (I, T, H, W, 3); empty without decoder."""
+
+    def save(self, path: Path) -> None:
+        """Write all arrays as one npz."""
+        with atomic_stream(path) as stream:
+            np.savez_compressed(stream, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> TokenMaps:
+        """Read a maps file.
+
+        Raises:
+            UserError: if it is not one.
+        """
+        with np.load(path, allow_pickle=False) as file:
+            missing = [field.name for field in fields(cls) if field.name not in file.files]
+            if missing:
+                raise UserError(f"{path}: not a maps file ({', '.join(missing)} missing); make it anew")
+            return cls(**{field.name: file[field.name] for field in fields(cls)})
+
+    def layer(self, name: str) -> int:
+        """Return the position of a layer."""
+        return _position(self.layers.tolist(), name, "layer")
+
+    def time(self, value: float) -> int:
+        """Return the position of a time."""
+        return _position([round(float(time), 6) for time in self.times], round(value, 6), "time")
+
+    def image(self, index: int) -> int:
+        """Return the position of a validation image."""
+        return _position(self.indices.tolist(), index, "image")
+
+
+def _position(known: Sequence[Any], wanted: Any, kind: str) -> int:
+    if wanted not in known:
+        raise UserError(f"{kind} {wanted} is not in the maps; known: {', '.join(map(str, known))}")
+    return known.index(wanted)
+
+
+def default_layers(layers: Sequence[str], count: int = 7) -> list[str]:
+    """Choose ``count`` layers to show: evenly spaced from the first one, the last block and the output included.
+
+    >>> default_layers([str(n) for n in range(1, 13)] + ["output"], 7)
+    ['1', '3', '5', '8', '10', '12', 'output']
+    """
+    blocks = [name for name in layers if name != OUTPUT]
+    if len(blocks) >= count:
+        places = np.linspace(0, len(blocks) - 1, count - 1).round().astype(int)
+        blocks = [blocks[place] for place in places]
+    return blocks + [name for name in layers if name == OUTPUT]

@@ -1,0 +1,86 @@
+"""From residual streams and attention weights to the arrays of a maps file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dsr.analysis.outliers import attention_received, first_component, token_norms
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """Measures of one layer for B images; S x S image tokens, R registers."""
+
+    norms: Array
+    """(B, S, S)."""
+    components: Array
+    """(B, S, S)."""
+    explained: Array
+    """(B,)."""
+    attention: Array
+    """(B, S, S)."""
+    register_attention: Array
+    """(B,)."""
+    register_norms: Array
+    """(B, R)."""
+
+
+def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | None = None) -> LayerMaps:
+    """Measure one layer.
+
+    Args:
+        stream: tokens after the layer, (B, T, D).
+        image: which of the T tokens are image tokens (a square number of them); the rest are registers.
+        weights: attention weights inside the layer, (B, heads, T, T); None where the layer has no attention.
+    """
+    tokens = stream.float().cpu().numpy()
+    pictured, registers = _split(tokens, image)
+    side = math.isqrt(pictured.shape[1])
+    components = [first_component(one) for one in pictured]
+    attention = np.full(tokens.shape[:2], np.nan, np.float32)
+    register_attention = np.full(len(tokens), np.nan, np.float32)
+    if weights is not None:
+        attention = np.stack([attention_received(one) for one in weights.float().cpu().numpy()])
+        register_attention = _split(attention, image)[1].sum(1)
+    grid = (len(tokens), side, side)
+    return LayerMaps(
+        norms=token_norms(pictured).reshape(grid),
+        components=np.stack([projection for projection, _ in components]).reshape(grid),
+        explained=np.array([share for _, share in components], np.float32),
+        attention=_split(attention, image)[0].reshape(grid),
+        register_attention=register_attention,
+        register_norms=token_norms(registers),
+    )
+
+
+def stack_layers(passes: Sequence[Sequence[LayerMaps]]) -> dict[str, Array]:
+    """Stack T forward passes of L layers to arrays (B, T, L, ...), named as the fields of a maps file.
+
+    A layer without registers has NaN register norms where another one has registers.
+    """
+    registers = max(layer.register_norms.shape[1] for layers in passes for layer in layers)
+    arrays = {}
+    for name in ("norms", "components", "explained", "attention", "register_attention"):
+        arrays[name] = np.stack([np.stack([getattr(layer, name) for layer in layers], 1) for layers in passes], 1)
+    arrays["register_norms"] = np.stack(
+        [np.stack([_padded(layer.register_norms, registers) for layer in layers], 1) for layers in passes], 1
+    )
+    return arrays
+
+
+def _split(tokens: Array, image: slice) -> tuple[Array, Array]:
+    inside = np.zeros(tokens.shape[1], bool)
+    inside[image] = True
+    return tokens[:, inside], tokens[:, ~inside]
+
+
+def _padded(norms: Array, count: int) -> Array:
+    return np.pad(norms, ((0, 0), (0, count - norms.shape[1])), constant_values=np.nan)

@@ -1,0 +1,48 @@
+"""What determines a maps file, as commands receive it."""
+
+from __future__ import annotations
+
+from dsr.config import AutoencoderSpec, Config, Flow, ModelSpec, Section, Share, Ttr
+
+
+class EncoderMapsSpec(Section):
+    """Maps of an encoder, with or without TTR."""
+
+    autoencoder: AutoencoderSpec
+    """Encoder, TTR and decoder."""
+    images: tuple[int, ...]
+    """Validation images, by index."""
+
+
+class DenoiserMapsSpec(Section):
+    """Maps of a row's denoiser."""
+
+    autoencoder: AutoencoderSpec
+    """Encoder, TTR and decoder."""
+    model: ModelSpec
+    """Denoiser."""
+    flow: Flow
+    """Path from latent to noise."""
+    images: tuple[int, ...]
+    """Validation images, by index."""
+    times: tuple[Share, ...]
+    """Times t at which the denoiser is looked at."""
+    seed: int = 0
+    """Seed of the noise; an image has the same noise at every time and for every row of the same latent shape."""
+
+
+def encoder_maps(config: Config, encoder: str, ttr: Ttr) -> EncoderMapsSpec:
+    """Return the specification of an encoder's maps."""
+    return EncoderMapsSpec(autoencoder=config.autoencoder(encoder, ttr), images=config.figures.images)
+
+
+def denoiser_maps(config: Config, row: str) -> DenoiserMapsSpec:
+    """Return the specification of a row's maps."""
+    entry = config.rows[row]
+    return DenoiserMapsSpec(
+        autoencoder=config.autoencoder(entry.encoder, entry.ttr),
+        model=config.model(row),
+        flow=config.flow,
+        images=config.figures.images,
+        times=config.figures.times,
+    )

@@ -1,0 +1,41 @@
+"""What can go wrong with an artifact. Every message names the artifact or file and says what to do."""
+
+from __future__ import annotations
+
+from dsr.errors import UserError
+
+
+class ArtifactError(UserError):
+    """An artifact cannot be provided."""
+
+
+class RefusedError(ArtifactError):
+    """The source does not hand the file out: no access, licence not accepted, quota used up, or it is gone."""
+
+
+class TransferError(ArtifactError):
+    """The transfer failed and further attempts were not worthwhile; what has been received is kept."""
+
+
+class DiskFullError(ArtifactError):
+    """The disk, the quota or the allowed file size is exhausted; what has been written is kept."""
+
+
+class ContentError(ArtifactError):
+    """The content is not what it should be."""
+
+
+class LockError(ArtifactError):
+    """The content differs from the one recorded at the first download, or the record cannot be read."""
+
+
+class TransientError(Exception):
+    """A failure that is worth another attempt; never leaves this package.
+
+    Attributes:
+        retry_after: seconds that the server asks to wait, if it does.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

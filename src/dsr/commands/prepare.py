@@ -1,0 +1,39 @@
+"""Prepare images for training: crop an ImageFolder into shards (one job each), then index the shards."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dsr.data.prepare import write_index, write_shard
+from dsr.logs import command
+
+
+@command
+def main() -> None:
+    """Run one of the two steps."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    steps = parser.add_subparsers(dest="step", required=True)
+
+    shard = steps.add_parser("shard", help="crop one slice of an ImageFolder into a zip file of PNGs")
+    shard.add_argument("--source", type=Path, required=True, help="ImageFolder: one sub-folder of images per class")
+    shard.add_argument("--size", type=int, required=True, help="side of the square crop in pixels")
+    shard.add_argument("--shard", type=int, required=True, help="number of this slice, from 0")
+    shard.add_argument("--shards", type=int, required=True, help="number of slices")
+    shard.add_argument("--output", type=Path, required=True, help="zip file to write")
+
+    index = steps.add_parser("index", help="list where every image lies in the shards")
+    index.add_argument("--inputs", type=Path, nargs="+", required=True, help="all shards, beside the index")
+    index.add_argument("--images", type=int, help="refuse another number of images")
+    index.add_argument("--classes", type=int, help="refuse another number of classes")
+    index.add_argument("--output", type=Path, required=True, help="npz file to write")
+
+    arguments = parser.parse_args()
+    if arguments.step == "shard":
+        write_shard(arguments.source, arguments.size, arguments.shard, arguments.shards, arguments.output)
+    else:
+        write_index(arguments.inputs, arguments.output, images=arguments.images, classes=arguments.classes)
+
+
+if __name__ == "__main__":
+    main()

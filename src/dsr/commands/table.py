@@ -1,0 +1,46 @@
+"""Write Table 1: published, measured and the difference, for every row, epoch and guidance setting."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dsr.commands.keyed import keyed_paths
+from dsr.files import write_text
+from dsr.logs import command
+from dsr.report.published import Published
+from dsr.report.render import latex, markdown
+from dsr.report.specs import TableSpec
+from dsr.report.table import Entry, collect
+
+
+@command
+def main() -> None:
+    """Collect metrics and costs, and write the table in the formats asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", required=True, help="TableSpec as JSON")
+    parser.add_argument(
+        "--metrics",
+        nargs="*",
+        default=[],
+        metavar="ROW:EPOCH[:GUIDANCE]=PATH",
+        help="metrics files; one that does not exist is shown as not run",
+    )
+    parser.add_argument("--cost", nargs="*", default=[], metavar="ROW=PATH", help="files of `dsr.commands.cost`")
+    parser.add_argument("--published", type=Path, help="published values (default: those of the package)")
+    parser.add_argument("--markdown", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument("--csv", type=Path, required=True, help="CSV file to write, with more columns")
+    parser.add_argument("--latex", type=Path, help="LaTeX file to write")
+    arguments = parser.parse_args()
+
+    spec, published = TableSpec.model_validate_json(arguments.spec), Published.read(arguments.published)
+    metrics = {Entry.parse(key): path for key, path in keyed_paths(arguments.metrics).items()}
+    frame = collect(spec, metrics, keyed_paths(arguments.cost), published)
+    write_text(arguments.markdown, markdown(spec, frame, published))
+    write_text(arguments.csv, frame.to_csv(index=False, float_format="%.6g"))
+    if arguments.latex:
+        write_text(arguments.latex, latex(spec, frame))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Tiny SigLIP2 vision towers in which a few MLP neurons are known to make outlier tokens.
+
+Real encoders grow outlier tokens on blank patches by training; here the weights that do so are written by hand, so
+that discovery and test-time registers can be checked against the truth. The rest of a tower is close to linear:
+patches pass through a random rotation beside a constant and a position code, and mild random layers mix them.
+
+In an orthogonal basis the residual stream is a sum of independent parts, and every planted neuron reads and writes
+single directions of it:
+
+* an *initiator* fires on blank patches at a few marked positions and writes its population's outlier direction;
+* an *amplifier* of the next block fires on that direction and writes more of it;
+* keys of later blocks read it too, so that outlier tokens draw attention, as they do in real encoders.
+
+Of two populations, the second reads the same patches in deeper blocks. LayerNorm shrinks what it reads wherever the
+first one fired, so it appears only after the first is silenced: what recursive test-time registers are for.
+
+The top-left patch is never marked, because the release's TTR leaves token 0 as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import SiglipVisionConfig
+
+from dsr import config
+from dsr.errors import UserError
+from dsr.files import atomic, write_json, write_text
+from dsr.randomness import noise
+
+HEADS = 4
+INITIATORS, AMPLIFIERS = 4, 2
+PLANTED = INITIATORS + AMPLIFIERS
+"""Neurons of one population: what `discovery.top_k` should be."""
+
+CONSTANT, POSITION, MARK, WHITE = 2.0, 1.0, 1.0, 3.0
+"""Norms in the stream of the constant, the position code, the mark (positive or negative), and a white patch."""
+OUTLIER = 40.0
+"""Norm that the initiators write on a blank marked patch; the amplifiers add about as much."""
+ACTIVATION = 10.0
+"""Activation of a planted neuron where it fires fully."""
+BLANK = MARK / math.sqrt(CONSTANT**2 + POSITION**2 + MARK**2)
+"""Share of the mark in the norm of a blank marked token."""
+SINK = 2.0
+"""How strongly queries ask for outlier directions."""
+MIXING = 0.2
+"""Scale of the random weights."""
+
+Weights = dict[str, torch.Tensor]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Shape of a stand-in and the blocks (0-based) of each population's initiators; amplifiers are in the next."""
+
+    layers: int
+    populations: tuple[int, ...]
+
+
+STAND_INS: Mapping[str, StandIn] = {
+    "stand-in/siglip2-base": StandIn(layers=4, populations=(1,)),
+    "stand-in/siglip2-so400m": StandIn(layers=6, populations=(1, 3)),
+}
+"""The models that `encoders.*.hub` may name in the demo."""
+
+
+def planted_neurons(hub: str) -> list[dict[int, tuple[int, ...]]]:
+    """Return the planted (layer -> neurons) of every population of a stand-in, in the order of discovery."""
+    return [
+        {block: tuple(range(INITIATORS)), block + 1: tuple(range(AMPLIFIERS))} for block in _stand_in(hub).populations
+    ]
+
+
+def write_encoder(spec: config.Encoder, output: Path) -> None:
+    """Write the stand-in that ``spec.hub`` names as a Hugging Face folder; ``spec.revision`` is its seed.
+
+    Raises:
+        UserError: if there is no stand-in of that name, the revision is no number, or the width is too small.
+    """
+    stand_in = _stand_in(spec.hub)
+    if not spec.revision.isdecimal():
+        raise UserError(f"revision {spec.revision!r} of {spec.hub}: expected the seed of its weights, such as '0'")
+    weights = _Tower(spec, stand_in, int(spec.revision)).weights()
+    shape = SiglipVisionConfig(
+        hidden_size=spec.width,
+        intermediate_size=2 * spec.width,
+        num_hidden_layers=stand_in.layers,
+        num_attention_heads=HEADS,
+        image_size=spec.input_size,
+        patch_size=spec.patch_size,
+        vision_use_head=False,
+    )
+    write_text(output / "config.json", shape.to_json_string(use_diff=False))
+    write_json(
+        output / "preprocessor_config.json",
+        {
+            "image_processor_type": "SiglipImageProcessor",
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+            "size": {"height": spec.input_size, "width": spec.input_size},
+        },
+    )
+    with atomic(output / "model.safetensors") as temporary:
+        save_file({f"vision_model.{key}": value for key, value in weights.items()}, temporary, {"format": "pt"})
+    logger.info("%s: %d planted neurons", output, PLANTED * len(stand_in.populations))
+
+
+def _stand_in(hub: str) -> StandIn:
+    if hub not in STAND_INS:
+        raise UserError(f"hub {hub!r}: the demo has the stand-ins {', '.join(STAND_INS)}")
+    return STAND_INS[hub]
+
+
+class _Tower:
+    """Weights of a stand-in; all directions are columns of one random orthogonal matrix, float64."""
+
+    def __init__(self, spec: config.Encoder, stand_in: StandIn, seed: int) -> None:
+        self.spec, self.stand_in, self.seed = spec, stand_in, seed
+        side = min(spec.patch_size, 4)
+        sizes = [1, side**2, 8, 1, 1, len(stand_in.populations)]
+        if spec.width < sum(sizes) or spec.width % HEADS:
+            raise UserError(f"width {spec.width}: expected a multiple of {HEADS}, and at least {sum(sizes)}")
+        start = self.normal("basis", spec.width, spec.width)
+        # LayerNorm removes the mean of a token, so no part may lie along it: the first column is not used.
+        start[:, 0] = 1
+        basis = torch.linalg.qr(start).Q
+        _, patch, self.position, constant, mark, self.outliers, _ = basis.split(
+            [*sizes, spec.width - sum(sizes)], dim=1
+        )
+        self.kernel = patch @ _low_frequencies(spec.patch_size, side)
+        self.white = torch.nn.functional.normalize(self.kernel.sum(1), dim=0)
+        self.constant, self.mark = constant[:, 0], mark[:, 0]
+
+    def normal(self, name: str, *shape: int) -> torch.Tensor:
+        """Draw standard normal numbers."""
+        return noise(self.seed, f"stand-in encoder {name}", [0], shape)[0].double()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return all weights under the names of transformers, without their first part, float32."""
+        weights = self._embeddings() | self._identity("post_layernorm")
+        for layer in range(self.stand_in.layers):
+            block = self._attention(layer) | self._mlp(layer)
+            block |= self._identity("layer_norm1") | self._identity("layer_norm2")
+            weights |= {f"encoder.layers.{layer}.{key}": value for key, value in block.items()}
+        return {key: value.float().contiguous() for key, value in weights.items()}
+
+    def _identity(self, norm: str) -> Weights:
+        return {f"{norm}.weight": torch.ones(self.spec.width), f"{norm}.bias": torch.zeros(self.spec.width)}
+
+    def _embeddings(self) -> Weights:
+        """Patches of standardised pixels: black is the constant alone, white adds a vector of norm WHITE."""
+        size = self.spec.patch_size
+        kernel = self.kernel * (WHITE / size / 2)
+        marks = torch.full((self.spec.grid**2, 1), -MARK, dtype=torch.float64)
+        marks[marked_tokens(self.spec.grid)] = MARK
+        positions = _position_code(self.spec.grid) @ self.position.T
+        return {
+            "embeddings.patch_embedding.weight": (kernel / 3).view(-1, 1, size, size).expand(-1, 3, -1, -1),
+            "embeddings.patch_embedding.bias": kernel.sum(1) + CONSTANT * self.constant,
+            "embeddings.position_embedding.weight": positions + marks * self.mark,
+        }
+
+    def _attention(self, layer: int) -> Weights:
+        """Mild random mixing; in one channel of each head, every query asks for outlier directions."""
+        width = self.spec.width
+        query, key, value, output = (
+            self.normal(f"{name} {layer}", width, width) / math.sqrt(width) for name in ("q", "k", "v", "o")
+        )
+        asks = (torch.arange(width) % (width // HEADS) == 0).double()
+        key = MIXING * _orthogonal(key.T, self.outliers).T + torch.outer(asks, self.outliers.sum(1))
+        value = MIXING * _orthogonal(value.T, self.outliers, self.constant).T
+        return {
+            "self_attn.q_proj.weight": MIXING * query,
+            "self_attn.q_proj.bias": SINK * asks,
+            "self_attn.k_proj.weight": key,
+            "self_attn.k_proj.bias": torch.zeros(width),
+            "self_attn.v_proj.weight": value,
+            "self_attn.v_proj.bias": torch.zeros(width),
+            "self_attn.out_proj.weight": _orthogonal(output, self.outliers, self.mark, self.white),
+            "self_attn.out_proj.bias": torch.zeros(width),
+        }
+
+    def _mlp(self, layer: int) -> Weights:
+        """Random neurons blind to what the planted ones read and write, and the planted ones of this block."""
+        width, hidden = self.spec.width, 2 * self.spec.width
+        read = self.normal(f"fc1 {layer}", hidden, width) * (MIXING / math.sqrt(width))
+        write = self.normal(f"fc2 {layer}", width, hidden) * (MIXING / math.sqrt(hidden))
+        read = _orthogonal(read.T, self.outliers).T
+        write = _orthogonal(write, self.outliers, self.mark, self.white)
+        bias = torch.zeros(hidden, dtype=torch.float64)
+        for population, block in enumerate(self.stand_in.populations):
+            outlier = self.outliers[:, population]
+            if layer == block:
+                # A deeper population needs a blanker patch, so that it never fires where the one before has not.
+                planted = _Planted(INITIATORS, self.mark - self.white, BLANK, 0.2 + 0.05 * population)
+            elif layer == block + 1:
+                planted = _Planted(AMPLIFIERS, outlier, 1.0, 0.7)
+            else:
+                continue
+            read[: planted.count], bias[: planted.count] = planted.rows(width)
+            write[:, : planted.count] = outlier[:, None] * (OUTLIER / planted.count / ACTIVATION)
+        return {
+            "mlp.fc1.weight": read,
+            "mlp.fc1.bias": bias,
+            "mlp.fc2.weight": write,
+            "mlp.fc2.bias": torch.zeros(width),
+        }
+
+
+@dataclass(frozen=True)
+class _Planted:
+    """Neurons that reach ACTIVATION where a direction's share of the token's norm is ``full``, and need ``least``."""
+
+    count: int
+    direction: torch.Tensor
+    full: float
+    least: float
+
+    def rows(self, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return weights (count, D) and biases (count,); every further neuron is 3 % weaker, to rank after it."""
+        gains = ACTIVATION / (self.full - self.least) * 0.97 ** torch.arange(self.count, dtype=torch.float64)
+        # LayerNorm gives every token the norm sqrt(D).
+        return torch.outer(gains, self.direction) / math.sqrt(width), -gains * self.least
+
+
+def marked_tokens(grid: int) -> list[int]:
+    """Return the tokens that can become outliers: one in every second row, near the left or right edge."""
+    columns = itertools.cycle((0, grid - 1, 1, grid - 2))
+    return [row * grid + next(columns) for row in range(1, grid, 2)]
+
+
+def _position_code(grid: int) -> torch.Tensor:
+    """Sines and cosines of row and column, (N, 8); every row has norm POSITION."""
+    angles = torch.arange(grid, dtype=torch.float64) * (math.pi / grid)
+    axis = torch.stack([angles.sin(), angles.cos(), (2 * angles).sin(), (2 * angles).cos()], dim=1)
+    rows = axis[:, None].expand(-1, grid, -1)
+    columns = axis[None].expand(grid, -1, -1)
+    return torch.cat([rows, columns], dim=2).flatten(0, 1) * (POSITION / 2)
+
+
+def _low_frequencies(size: int, side: int) -> torch.Tensor:
+    """Return the ``side`` x ``side`` lowest cosines of a patch as orthonormal rows, (side², size²)."""
+    steps = torch.arange(size, dtype=torch.float64) + 0.5
+    waves = torch.cos(torch.arange(side, dtype=torch.float64)[:, None] * steps * (math.pi / size))
+    waves = torch.nn.functional.normalize(waves, dim=1)
+    return torch.einsum("iy,jx->ijyx", waves, waves).reshape(side**2, size**2)
+
+
+def _orthogonal(matrix: torch.Tensor, *directions: torch.Tensor) -> torch.Tensor:
+    """Remove orthonormal directions, (D,) or (D, n), from the columns of a matrix."""
+    span = torch.cat([direction.view(len(matrix), -1) for direction in directions], dim=1)
+    return matrix - span @ (span.T @ matrix)

@@ -1,0 +1,220 @@
+"""Layers shared by both denoisers: normalisation, rotary attention, SwiGLU, modulated block, embedders.
+
+Shapes: B images, N tokens (S x S, row-major), D width, h heads, d = D / h. A condition is (B, 1, D) for one vector
+per image or (B, N, D) for one per token; the same layers take both.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-6
+"""Added to the mean square in every RMSNorm."""
+
+ROTARY_BASE = 10000.0
+"""Base of the rotary frequencies and of the sin-cos position table."""
+
+TIME_FREQUENCIES = 256
+"""Gaussian Fourier frequencies of the time embedding."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation of the last dimension, computed in fp32 and cast back before the weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return F.rms_norm(x.float(), self.weight.shape, eps=EPS).type_as(x) * self.weight
+
+
+class RotaryPositions(nn.Module):
+    """Rotary embedding of an S x S grid: the first half of a head turns with the row, the second with the column.
+
+    ``registers`` tokens before the grid have no position and are not turned. The tables are buffers of the state
+    dict, each of shape (registers + S * S, d).
+
+    Raises:
+        ValueError: if the head width is not a multiple of 4 (two axes of channel pairs).
+    """
+
+    freqs_cos: Tensor
+    freqs_sin: Tensor
+
+    def __init__(self, head_width: int, grid: int, registers: int = 0) -> None:
+        super().__init__()
+        if head_width % 4:
+            raise ValueError(f"head width {head_width}: rotary positions need a multiple of 4; change heads or width")
+        half = head_width // 2
+        frequencies = ROTARY_BASE ** (-torch.arange(0, half, 2).float() / half)
+        angles = torch.outer(torch.arange(grid).float(), frequencies).repeat_interleave(2, dim=1)
+        rows = angles[:, None].expand(grid, grid, half)
+        columns = angles[None].expand(grid, grid, half)
+        angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+        angles = torch.cat([torch.zeros(registers, head_width), angles])
+        self.register_buffer("freqs_cos", angles.cos())
+        self.register_buffer("freqs_sin", angles.sin())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn queries or keys (..., N, d); computed in the tables' fp32, returned in the input's dtype."""
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = torch.stack([-odd, even], dim=-1).flatten(-2)
+        return (x * self.freqs_cos + turned * self.freqs_sin).type_as(x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rope: RotaryPositions) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        query, key, value = self._project(x, rope)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, rope: RotaryPositions) -> Tensor:
+        """Attention weights that :meth:`forward` uses, fp32 (B, h, N queries, N keys); every row sums to 1."""
+        query, key, _ = self._project(x, rope)
+        scores = query.float() @ key.float().transpose(-2, -1) / math.sqrt(query.shape[-1])
+        return scores.softmax(-1)
+
+    def _project(self, x: Tensor, rope: RotaryPositions) -> tuple[Tensor, Tensor, Tensor]:
+        projected = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = rope(projected[:2])
+        return query, key, projected[2]
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP; the hidden width is 2/3 of ``mlp_ratio`` widths, so that it costs what a plain MLP does."""
+
+    def __init__(self, width: int, mlp_ratio: float) -> None:
+        super().__init__()
+        hidden = int(2 / 3 * int(width * mlp_ratio))
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+def modulation(width: int, parts: int) -> nn.Sequential:
+    """Return the adaptive-LayerNorm head: condition (..., D) -> (..., parts * D)."""
+    return nn.Sequential(nn.SiLU(), nn.Linear(width, parts * width))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Scale around one and shift."""
+    return x * (1 + scale) + shift
+
+
+class Block(nn.Module):
+    """Attention and MLP, each normalised, modulated by the condition and gated."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(width)
+        self.norm2 = RMSNorm(width)
+        self.attn = Attention(width, heads)
+        self.mlp = SwiGLU(width, mlp_ratio)
+        self.adaLN_modulation = modulation(width, 6)
+
+    def forward(self, x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
+        """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, D)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
+        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
+        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+    def attention_weights(self, x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
+        """Attention weights (B, h, N, N) of :meth:`forward` with the same arguments."""
+        shift, scale = self.adaLN_modulation(condition).chunk(6, dim=-1)[:2]
+        return self.attn.weights(modulate(self.norm1(x), shift, scale), rope)
+
+
+class FinalLayer(nn.Module):
+    """Modulated projection of tokens to latent channels."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.norm_final = RMSNorm(width)
+        self.linear = nn.Linear(width, channels)
+        self.adaLN_modulation = modulation(width, 2)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, C)."""
+        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class LatentEmbedder(nn.Module):
+    """Turns each latent position into a token."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, N, D)."""
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+def to_grid(tokens: Tensor, grid: int) -> Tensor:
+    """Tokens (B, N, C) -> latent (B, C, S, S)."""
+    return tokens.transpose(1, 2).unflatten(2, (grid, grid))
+
+
+class TimestepEmbedder(nn.Module):
+    """Gaussian Fourier features of t, then an MLP. The frequencies are parameters: the release trains them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(TIME_FREQUENCIES))
+        self.mlp = nn.Sequential(nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(B,) -> (B, D)."""
+        angles = t[:, None] * self.W * (2 * math.pi)
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
+
+
+class LabelEmbedder(nn.Module):
+    """A vector per class and, where labels are dropped in training, one for the null label (the last)."""
+
+    def __init__(self, classes: int, width: int, null: bool) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(classes + null, width)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """(B,) int64 -> (B, D)."""
+        return self.embedding_table(labels)
+
+
+def position_table(width: int, grid: int) -> Tensor:
+    """Return 2-D sin-cos positions of an S x S grid, (1, N, D): first half of D is the column, second the row.
+
+    Raises:
+        ValueError: if the width is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"width {width}: sin-cos positions need a multiple of 4")
+    quarter = width // 4
+    frequencies = ROTARY_BASE ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    angles = torch.outer(torch.arange(grid, dtype=torch.float64), frequencies)
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns = axis[None].expand(grid, grid, -1)
+    rows = axis[:, None].expand(grid, grid, -1)
+    return torch.cat([columns, rows], dim=-1).reshape(1, grid * grid, width).float()

@@ -1,0 +1,173 @@
+"""Images to latents and back: a frozen encoder, latent statistics, and a decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from dsr.config import AutoencoderSpec
+from dsr.encoder import neuron_lists
+from dsr.encoder.decoder import ViTDecoder
+from dsr.encoder.siglip2 import PIXEL_MEAN, PIXEL_STD, Siglip2Encoder
+from dsr.encoder.ttr import with_registers
+from dsr.errors import UserError
+from dsr.latents.statistics import Normaliser
+
+
+class Autoencoder(nn.Module):
+    """Encoder, normaliser and decoder; each may be absent, and what is there is frozen.
+
+    Args:
+        encoder: needed by :meth:`encode`.
+        decoder: needed by :meth:`decode`.
+        normaliser: standardises latents; None leaves them raw.
+    """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    def __init__(
+        self, *, encoder: Siglip2Encoder | None, decoder: ViTDecoder | None, normaliser: Normaliser | None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.normaliser = normaliser
+        # The decoder returns pixels in the scale that the encoder saw.
+        mean = encoder.pixel_mean.clone() if encoder else torch.tensor(PIXEL_MEAN).view(3, 1, 1)
+        std = encoder.pixel_std.clone() if encoder else torch.tensor(PIXEL_STD).view(3, 1, 1)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Encode pixels (B, 3, H, W), floats in [0, 1], to latents (B, C, S, S), normalised if statistics are there.
+
+        Autocast does not reach the encoder: it computes in float32 whatever surrounds it.
+        """
+        if self.encoder is None:
+            raise ValueError("this autoencoder was loaded without an encoder and can only decode")
+        with torch.autocast(pixels.device.type, enabled=False):
+            tokens = self.encoder(self.encoder.preprocess(pixels.float()))
+            side = self.encoder.input_size // self.encoder.patch_size
+            latents: torch.Tensor = tokens.transpose(1, 2).unflatten(2, (side, side))
+            return latents if self.normaliser is None else self.normaliser(latents)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode latents (B, C, S, S) to pixels (B, 3, H, W); [0, 1] is black to white, and nothing is clamped."""
+        if self.decoder is None:
+            raise ValueError("this autoencoder was loaded without a decoder and can only encode")
+        raw = latents if self.normaliser is None else self.normaliser.inverse(latents)
+        pixels: torch.Tensor = self.decoder(raw.flatten(2).transpose(1, 2))
+        return pixels * self.pixel_std + self.pixel_mean
+
+
+def load_autoencoder(
+    spec: AutoencoderSpec,
+    *,
+    encoder: Path | None,
+    neurons: Path | None,
+    statistics: Path | None,
+    decoder: Path | None,
+) -> Autoencoder:
+    """Load an autoencoder in eval mode, frozen, on the CPU.
+
+    Args:
+        spec: what the files must fit.
+        encoder: Hugging Face folder; None gives an autoencoder that can only decode.
+        neurons: neuron file, needed exactly where ``spec.ttr`` is set and there is an encoder.
+        statistics: statistics file; None leaves latents raw.
+        decoder: decoder weights; None gives an autoencoder that can only encode.
+
+    Raises:
+        UserError: if a file is missing, damaged, or does not fit the specification or the other files.
+    """
+    return Autoencoder(
+        encoder=load_encoder(spec, encoder=encoder, neurons=neurons) if encoder else None,
+        decoder=load_decoder(spec, decoder) if decoder else None,
+        normaliser=Normaliser.load(statistics, spec.latent_shape) if statistics else None,
+    )
+
+
+def load_encoder(spec: AutoencoderSpec, *, encoder: Path, neurons: Path | None) -> Siglip2Encoder:
+    """Load the encoder of a specification, with test-time registers where ``spec.ttr`` is set.
+
+    Raises:
+        UserError: if a file is missing, damaged, or does not fit the specification.
+    """
+    loaded = Siglip2Encoder.load(encoder, spec.encoder.input_size)
+    for key, found, expected in (
+        ("width", loaded.width, spec.encoder.width),
+        ("patch_size", loaded.patch_size, spec.encoder.patch_size),
+    ):
+        if found != expected:
+            raise UserError(
+                f"{encoder}: {key} is {found}, but the configuration's encoder says {expected}; correct one"
+            )
+    if spec.ttr is None:
+        if neurons is not None:
+            raise UserError(f"{neurons}: a neuron file was given, but the specification has no test-time registers")
+        return loaded
+    if neurons is None:
+        raise UserError("the specification has test-time registers: give the neuron file")
+    return with_registers(loaded, neuron_lists.read(neurons).layers, spec.ttr)
+
+
+def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:
+    """Build the decoder of a specification, untrained; its patches fill ``spec.image_size`` exactly.
+
+    Raises:
+        UserError: if the image size is not a multiple of the number of tokens along a side.
+    """
+    grid = spec.encoder.grid
+    if spec.image_size % grid:
+        raise UserError(f"data.image_size {spec.image_size} is not a multiple of the {grid} tokens along a side")
+    return ViTDecoder(
+        in_channels=spec.encoder.width,
+        hidden_size=spec.decoder.hidden_size,
+        depth=spec.decoder.depth,
+        num_heads=spec.decoder.num_heads,
+        intermediate_size=spec.decoder.intermediate_size,
+        patch_size=spec.image_size // grid,
+        grid=grid,
+    )
+
+
+def load_decoder(spec: AutoencoderSpec, path: Path) -> ViTDecoder:
+    """Load decoder weights; every key must be known, present, and of the right shape.
+
+    Raises:
+        UserError: naming the keys that are unexpected, missing or of another shape.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; download or train the decoder first")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); download it again") from None
+    with torch.device("meta"):
+        decoder = build_decoder(spec)
+    expected = decoder.state_dict()
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in sorted(state.keys() & expected.keys())
+        if state[key].shape != expected[key].shape
+    ]
+    for problem, keys in (
+        ("unexpected", sorted(state.keys() - expected.keys())),
+        ("missing", sorted(expected.keys() - state.keys())),
+        ("of another shape", reshaped),
+    ):
+        if keys:
+            raise UserError(
+                f"{path}: {len(keys)} decoder weights are {problem}: {', '.join(keys[:3])}"
+                f"{', ...' if len(keys) > 3 else ''}; it belongs to another decoder than the configuration's"
+            )
+    decoder.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    return decoder

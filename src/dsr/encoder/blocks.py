@@ -1,0 +1,69 @@
+"""Blocks of a pre-norm ViT, walked one by one so that activations can be read and edited without hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class Mlp(nn.Module):
+    """The two-layer MLP of a block, with its hidden activations in the open."""
+
+    def __init__(self, fc1: nn.Linear, activation: Callable[[torch.Tensor], torch.Tensor], fc2: nn.Linear) -> None:
+        super().__init__()
+        self.fc1 = fc1
+        self.activation = activation
+        self.fc2 = fc2
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Activations after the nonlinearity: (B, T, D) -> (B, T, M)."""
+        return self.activation(self.fc1(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        output: torch.Tensor = self.fc2(self.hidden(x))
+        return output
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: x += attention(norm1(x)); x += mlp(norm2(x)).
+
+    Args:
+        norm1: normalisation before the attention.
+        attention: self-attention that returns a tuple whose first entry is its output, as those of transformers do.
+        norm2: normalisation before the MLP.
+        mlp: the MLP, possibly one that intervenes.
+    """
+
+    def __init__(self, norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: Mlp) -> None:
+        super().__init__()
+        self.norm1 = norm1
+        self.attention = attention
+        self.norm2 = norm2
+        self.mlp = mlp
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map the residual stream (B, T, D) to the next one."""
+        return self.trace(x)[0]
+
+    def trace(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the next residual stream (B, T, D) and the MLP's hidden activations (B, T, M) that led to it."""
+        x = x + self.attention(self.norm1(x))[0]
+        hidden = self.mlp.hidden(self.norm2(x))
+        return x + self.mlp.fc2(hidden), hidden
+
+    def with_mlp(self, mlp: Mlp) -> Block:
+        """Return a block that shares everything but its MLP with this one."""
+        return Block(self.norm1, self.attention, self.norm2, mlp)
+
+
+class Trace(NamedTuple):
+    """What happens inside an encoder; register tokens, if any, are the last of the T tokens."""
+
+    hidden_states: list[torch.Tensor]
+    """Residual streams (B, T, D): the embeddings, then the output of every block."""
+    activations: list[torch.Tensor]
+    """Hidden MLP activations (B, T, M) of every block, after any intervention."""

@@ -1,0 +1,152 @@
+"""The ViT that turns latents back into pixels (parameter names are those of the published decoders)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+NORM_EPS = 1e-12
+"""Epsilon of every LayerNorm of the decoder."""
+
+
+class ViTDecoder(nn.Module):
+    """Pixels from latent tokens: linear, CLS token, fixed positions, pre-norm blocks, linear to patches.
+
+    Args:
+        in_channels: channels C of a latent.
+        hidden_size: width of a token, a multiple of four.
+        depth: number of blocks.
+        num_heads: attention heads.
+        intermediate_size: hidden width of the MLP.
+        patch_size: side of an output patch in pixels.
+        grid: tokens along one side.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        hidden_size: int,
+        depth: int,
+        num_heads: int,
+        intermediate_size: int,
+        patch_size: int,
+        grid: int,
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads or hidden_size % 4:
+            raise ValueError(f"hidden_size {hidden_size} must be a multiple of num_heads ({num_heads}) and of 4")
+        self.patch_size = patch_size
+        self.grid = grid
+        self.decoder_embed = nn.Linear(in_channels, hidden_size)
+        self.trainable_cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
+        self.decoder_pos_embed = nn.Parameter(_positions(hidden_size, grid), requires_grad=False)
+        self.decoder_layers = nn.ModuleList(_Layer(hidden_size, num_heads, intermediate_size) for _ in range(depth))
+        self.decoder_norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
+        self.decoder_pred = nn.Linear(hidden_size, patch_size**2 * 3)
+        self.apply(_initialise)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Decode latent tokens (B, N, C), N a square, to standardised pixels (B, 3, grid * patch, grid * patch).
+
+        Where N is not grid², the tokens are resized (bilinear) to the grid first.
+        """
+        x = self.decoder_embed(_to_grid(tokens, self.grid))
+        x = torch.cat([self.trainable_cls_token.expand(len(x), -1, -1), x], dim=1) + self.decoder_pos_embed
+        for layer in self.decoder_layers:
+            x = layer(x)
+        patches = self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        return self._unpatchify(patches)
+
+    def _unpatchify(self, patches: torch.Tensor) -> torch.Tensor:
+        """Arrange (B, grid², rows * columns * channels of a patch) as an image."""
+        side = self.grid * self.patch_size
+        split = patches.reshape(len(patches), self.grid, self.grid, self.patch_size, self.patch_size, 3)
+        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, side, side)
+
+
+class _Dense(nn.Module):
+    """One linear layer under the name ``dense``."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.dense(x)
+        return projected
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (self._split(part(x)) for part in (self.query, self.key, self.value))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(len(x), x.shape[1], self.heads, -1).transpose(1, 2)
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = _SelfAttention(width, heads)
+        self.output = _Dense(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.output(self.attention(x))
+        return projected
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, heads: int, intermediate: int) -> None:
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attention = _Attention(width, heads)
+        self.layernorm_after = nn.LayerNorm(width, eps=NORM_EPS)
+        self.intermediate = _Dense(width, intermediate)
+        self.output = _Dense(intermediate, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.layernorm_before(x))
+        update: torch.Tensor = self.output(F.gelu(self.intermediate(self.layernorm_after(x))))
+        return x + update
+
+
+def _to_grid(tokens: torch.Tensor, grid: int) -> torch.Tensor:
+    """Resize tokens (B, N, C) to (B, grid², C); the right number of tokens passes unchanged."""
+    count = tokens.shape[1]
+    if count == grid**2:
+        return tokens
+    side = math.isqrt(count)
+    if side**2 != count:
+        raise ValueError(f"{count} latent tokens do not form a square grid")
+    image = tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
+    resized: torch.Tensor = F.interpolate(image, size=(grid, grid), mode="bilinear", align_corners=False)
+    return resized.flatten(2).transpose(1, 2)
+
+
+def _positions(width: int, grid: int) -> torch.Tensor:
+    """Fixed 2-D sin-cos table (1, 1 + grid², width): a zero row for CLS, then column and row halves."""
+    frequencies = torch.pow(10000.0, -torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns = waves[None].expand(grid, -1, -1)
+    rows = waves[:, None].expand(-1, grid, -1)
+    table = torch.cat([columns, rows], dim=2).flatten(0, 1)
+    return torch.cat([torch.zeros_like(table[:1]), table])[None].float()
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,162 @@
+"""Find register neurons: hidden MLP units that are most active where outlier tokens arise.
+
+An image's outliers are the image tokens whose norm after the detection layer exceeds a threshold. A neuron's score is
+its mean absolute activation on those tokens, averaged over the images that have outliers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+
+from dsr.config import DiscoverSpec, Discovery
+from dsr.data.images import Images
+from dsr.encoder.blocks import Trace
+from dsr.encoder.neuron_lists import NeuronList, by_layer, merge
+from dsr.encoder.pixels import pixel_batches
+from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.errors import UserError
+from dsr.randomness import permutation
+
+log = logging.getLogger(__name__)
+
+SPARSE_ACTIVATION = 0.5
+"""The sparsity filter asks for an activation below this on at least half of the tokens."""
+
+Ranked = list[tuple[int, int, float]]
+
+
+class NeuronScores:
+    """Scores of all neurons, summed over images.
+
+    Args:
+        options: threshold, detection layer and sparsity filter.
+        mean_token: put the mean token of every layer before the image tokens, in activations and in outputs. The
+            release does so for SigLIP2, which has no CLS token; the mean token then counts like any other.
+    """
+
+    def __init__(self, options: Discovery, *, mean_token: bool = False) -> None:
+        self.options = options
+        self.mean_token = mean_token
+        self.images = 0
+        """Images with at least one outlier so far."""
+        self.largest_norm = 0.0
+        """Largest token norm seen so far."""
+        self._sum: torch.Tensor | None = None
+
+    def add(self, trace: Trace, registers: int = 0) -> None:
+        """Add the images of one trace; its last ``registers`` tokens take no part."""
+        norms = self._tokens(self._detected(trace), registers).norm(dim=-1)
+        outliers = norms > self.options.norm_threshold
+        contributing = outliers.any(dim=1)
+        self.largest_norm = max(self.largest_norm, float(norms.max()))
+        if not contributing.any():
+            return
+        outliers = outliers[contributing]
+        scores = torch.stack(
+            [self._score(self._tokens(layer[contributing], registers), outliers) for layer in trace.activations]
+        )
+        self.images += len(outliers)
+        self._sum = scores if self._sum is None else self._sum + scores
+
+    def mean(self) -> torch.Tensor:
+        """Scores (layers, neurons), float64.
+
+        Raises:
+            UserError: if no image had an outlier.
+        """
+        if self._sum is None:
+            raise UserError(
+                f"no image has a token whose norm exceeds discovery.norm_threshold {self.options.norm_threshold}: "
+                f"the largest norm seen is {self.largest_norm:.4g}; choose a lower threshold"
+            )
+        return self._sum / self.images
+
+    def _detected(self, trace: Trace) -> torch.Tensor:
+        outputs = trace.hidden_states[1:]
+        if not -len(outputs) <= self.options.layer < len(outputs):
+            raise UserError(
+                f"discovery.layer: {self.options.layer} does not exist, the encoder has {len(outputs)} layers"
+            )
+        return outputs[self.options.layer]
+
+    def _tokens(self, tokens: torch.Tensor, registers: int) -> torch.Tensor:
+        tokens = tokens[:, : tokens.shape[1] - registers]
+        return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1) if self.mean_token else tokens
+
+    def _score(self, activations: torch.Tensor, outliers: torch.Tensor) -> torch.Tensor:
+        """Sum over images of each neuron's score: (B, T, M) and (B, T) -> (M,)."""
+        weights = outliers.double() / outliers.sum(dim=1, keepdim=True)
+        scores = torch.einsum("bt,btm->bm", weights, activations.abs().double())
+        if self.options.sparsity_filter:
+            quiet = (activations < SPARSE_ACTIVATION).double().mean(dim=1)
+            scores = torch.where(quiet >= 0.5, scores, 0.0)
+        return scores.sum(dim=0)
+
+
+def rank(
+    scores: torch.Tensor, top_k: int, *, highest_layer: int | None = None, exclude: Iterable[tuple[int, int]] = ()
+) -> Ranked:
+    """Return the ``top_k`` best (layer, neuron, score), best first.
+
+    Args:
+        scores: (layers, neurons).
+        top_k: how many to return; fewer where fewer are left.
+        highest_layer: leave out the layers above this one.
+        exclude: (layer, neuron) pairs to leave out.
+    """
+    layers, width = scores.shape
+    last = layers - 1 if highest_layer is None else min(highest_layer, layers - 1)
+    left_out = set(exclude)
+    order = torch.argsort(scores[: last + 1].flatten(), descending=True, stable=True)
+    best: Ranked = []
+    for flat in order.tolist():
+        layer, neuron = divmod(flat, width)
+        if len(best) == top_k:
+            break
+        if (layer, neuron) not in left_out:
+            best.append((layer, neuron, float(scores[layer, neuron])))
+    return best
+
+
+@torch.no_grad()
+def find_register_neurons(
+    spec: DiscoverSpec, encoder: Siglip2Encoder, images: Images, *, first: NeuronList | None = None, batch: int = 8
+) -> NeuronList:
+    """Find register neurons on a random choice of images.
+
+    Args:
+        spec: how many images and neurons, threshold, filters, seed of the choice.
+        encoder: on the device to compute on. In a recursive discovery, the one in which ``first`` intervenes on
+            appended registers: what is found then makes outliers among image tokens although the first list is silent.
+        images: prepared images.
+        first: list that the result starts with; its neurons are not found again.
+        batch: images traced together.
+
+    Raises:
+        UserError: if there are too few images, no image has an outlier, or the detection layer does not exist.
+    """
+    options = spec.discovery
+    if options.images > len(images):
+        raise UserError(f"discovery.images: {options.images} are asked for, but there are only {len(images)}")
+    known = first.layers if first else {}
+    chosen = permutation(spec.seed, "discovery", 0, len(images))[: options.images]
+    scores = NeuronScores(options)
+    for pixels in pixel_batches(images, chosen.tolist(), batch=batch, device=encoder.pixel_mean.device):
+        scores.add(encoder.trace(encoder.preprocess(pixels)), encoder.registers)
+    ranked = rank(
+        scores.mean(),
+        options.top_k,
+        highest_layer=options.highest_layer,
+        exclude=[(layer, neuron) for layer in known for neuron in known[layer]],
+    )
+    log.info("%d of %d images have outliers; largest norm %.4g", scores.images, options.images, scores.largest_norm)
+    return NeuronList(
+        encoder=spec.autoencoder.encoder.hub,
+        layers=merge(known, by_layer([(layer, neuron) for layer, neuron, _ in ranked])),
+        ranked=(*(first.ranked if first else ()), *ranked),
+        source=f"discovery on {scores.images} images with outliers among {options.images}"
+        + (f", on top of {first.count} neurons: {first.source}" if first else ""),
+    )

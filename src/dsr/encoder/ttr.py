@@ -1,0 +1,83 @@
+"""Test-time registers (TTR): move what register neurons write from image tokens to appended register tokens.
+
+A register neuron is a hidden MLP unit that makes the encoder's outlier tokens. For every listed layer its activation
+is set to the layer's extreme value on the registers and to zero on image tokens. "Recursive" TTR is the same single
+pass with a longer list of neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from dsr.config import TestTimeRegisters
+from dsr.encoder.blocks import Mlp
+from dsr.encoder.neuron_lists import check_ranges
+from dsr.encoder.siglip2 import Siglip2Encoder
+
+
+class InterventionMlp(Mlp):
+    """An MLP that moves the activations of register neurons to the register tokens.
+
+    Args:
+        mlp: the MLP whose weights are shared.
+        neurons: hidden indices; order and repetition have no effect.
+        options: how to intervene; the last ``options.registers`` tokens are the registers.
+    """
+
+    neurons: torch.Tensor
+
+    def __init__(self, mlp: Mlp, neurons: Sequence[int], options: TestTimeRegisters) -> None:
+        super().__init__(mlp.fc1, mlp.activation, mlp.fc2)
+        self.options = options
+        self.register_buffer("neurons", torch.tensor(sorted(set(neurons))), persistent=False)
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Activations (B, T, M) after the intervention; images of a batch do not see each other."""
+        activations = super().hidden(x)
+        chosen = activations.index_select(2, self.neurons)
+        registers = self.options.registers
+        first = 1 if self.options.first_token == "kept" else 0
+        moved = self._extreme(chosen).expand(-1, registers, chosen.shape[2])
+        zeros = torch.zeros_like(chosen[:, first:-registers])
+        return activations.index_copy(2, self.neurons, torch.cat([chosen[:, :first], zeros, moved], dim=1))
+
+    def _extreme(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Signed value of largest magnitude over all tokens, registers included; the negative one wins a tie.
+
+        It is taken over the listed neurons together, (B, 1, 1), or for each of them, (B, 1, neurons).
+        """
+        dims = (1, 2) if self.options.maximum == "shared" else (1,)
+        high, low = chosen.amax(dims, keepdim=True), chosen.amin(dims, keepdim=True)
+        return torch.where(high.abs() > low.abs(), high, low)
+
+
+def with_registers(
+    encoder: Siglip2Encoder, neurons: Mapping[int, Sequence[int]], options: TestTimeRegisters
+) -> Siglip2Encoder:
+    """Return an encoder with test-time registers that shares the weights of a plain one.
+
+    Args:
+        encoder: the encoder without registers.
+        neurons: hidden indices of the register neurons of each layer (0-based).
+        options: how to intervene.
+
+    Raises:
+        UserError: if a layer or an index does not exist in the encoder.
+        ValueError: if the encoder has registers already.
+    """
+    if encoder.registers:
+        raise ValueError("the encoder has test-time registers already; start from the plain one")
+    blocks = list(encoder.blocks)
+    check_ranges(neurons, [block.mlp.fc1.out_features for block in blocks])
+    for layer, indices in neurons.items():
+        blocks[layer] = blocks[layer].with_mlp(InterventionMlp(blocks[layer].mlp, indices, options))
+    return Siglip2Encoder(
+        encoder.embeddings,
+        blocks,
+        input_size=encoder.input_size,
+        pixel_mean=encoder.pixel_mean.flatten().tolist(),
+        pixel_std=encoder.pixel_std.flatten().tolist(),
+        registers=options.registers,
+    )

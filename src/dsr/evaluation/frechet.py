@@ -1,0 +1,98 @@
+"""Frechet distance between Gaussians fitted to features: FID and sFID in the ADM protocol, with an exact trace term.
+
+d = |m1 - m2|^2 + Tr S1 + Tr S2 - 2 Tr (S1 S2)^(1/2). The official evaluator takes the matrix square root of the
+non-symmetric product, which is noisy, fails or returns NaN where a covariance is singular. For any factors with
+F^T F = S the last trace is the sum of the singular values of F1 F2^T, which needs no root and no inverse; where the
+official value is well conditioned both agree to 1e-12.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr.errors import UserError
+
+Double = npt.NDArray[np.float64]
+Features = npt.NDArray[np.float32]
+
+_ROWS = 4096  # features centred and multiplied at a time
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (d,), float32 or as stored, and a factor F (m, d) of the covariance F^T F, float64."""
+
+    mean: npt.NDArray[np.floating]
+    factor: Double
+
+    @property
+    def trace(self) -> float:
+        """Trace of the covariance."""
+        return float(np.sum(np.square(self.factor)))
+
+
+def fit(features: Features) -> Gaussian:
+    """Fit a Gaussian to features (n, d): mean in float32 as the protocol has it, covariance float64, divisor n - 1.
+
+    Raises:
+        UserError: if there are fewer than two rows, or a value is not finite.
+    """
+    count, width = features.shape
+    if count < 2:
+        raise UserError(f"{count} images are too few for a covariance: give at least 2")
+    mean = features.mean(axis=0)
+    if not np.isfinite(mean).all():
+        raise UserError("the features contain NaN or infinite values: is the graph file intact?")
+    if count <= width:
+        centred = features.astype(np.float64)
+        centred -= centred.mean(axis=0)
+        return Gaussian(mean, centred / np.sqrt(count - 1))
+    return Gaussian(mean, factorise(covariance(features)))
+
+
+def covariance(features: Features) -> Double:
+    """Covariance (d, d) of features (n, d) in float64 with divisor n - 1; a float64 copy of all features is not made."""
+    centre = features.mean(axis=0, dtype=np.float64)
+    total = np.zeros((features.shape[1],) * 2)
+    for start in range(0, len(features), _ROWS):
+        centred = features[start : start + _ROWS] - centre
+        total += centred.T @ centred
+    return total / (len(features) - 1)
+
+
+def from_moments(mean: npt.NDArray[np.floating], sigma: npt.NDArray[np.floating], source: str) -> Gaussian:
+    """Use stored moments, mean (d,) and covariance (d, d), of any float dtype; ``source`` names them in errors.
+
+    Raises:
+        UserError: if the shapes do not fit, a value is not finite, or ``sigma`` is not symmetric.
+    """
+    if mean.ndim != 1 or sigma.shape != (len(mean), len(mean)):
+        raise UserError(f"{source}: mean {mean.shape} and covariance {sigma.shape} do not fit, expected (d,) and (d, d)")
+    if not (np.isfinite(mean).all() and np.isfinite(sigma).all()):
+        raise UserError(f"{source}: the stored statistics contain NaN or infinite values; fetch the file again")
+    if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * float(np.abs(sigma).max(initial=0))):
+        raise UserError(f"{source}: the stored covariance is not symmetric; fetch the file again")
+    return Gaussian(mean, factorise(sigma.astype(np.float64)))
+
+
+def factorise(sigma: Double) -> Double:
+    """Return F (d, d) with F^T F = ``sigma``, also for a singular matrix."""
+    try:
+        return np.linalg.cholesky(sigma).T
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(sigma)
+        return np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+
+
+def trace_of_root(first: Double, second: Double) -> float:
+    """Tr (S1 S2)^(1/2) for covariances given by their factors: the nuclear norm of F1 F2^T."""
+    return float(np.linalg.svd(first @ second.T, compute_uv=False).sum())
+
+
+def distance(first: Gaussian, second: Gaussian) -> float:
+    """Frechet distance; >= 0 up to rounding."""
+    difference = first.mean - second.mean
+    return float(difference @ difference) + first.trace + second.trace - 2 * trace_of_root(first.factor, second.factor)

@@ -1,0 +1,196 @@
+"""Improved Precision and Recall on k-nearest-neighbour balls (Kynkaanniemi et al. 2019), as the ADM evaluator does it.
+
+Distances are squared, D(u, v) = max(|u|^2 - 2 u.v + |v|^2, 0), in blocks of 10,000 x 10,000. The official protocol
+computes each block in float16 and repeats a whole block in float32 where some entry is not finite; this lifts both
+numbers by some thousandths, so published values can only be compared with the float16 protocol. `half=False` computes
+everything in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr.errors import UserError
+from dsr.evaluation.half import Single, squared_norms, to_half, to_half_in_range
+
+Flags = npt.NDArray[np.bool_]
+Rounding = Literal["single", "half", "half in range"]
+
+BLOCK = 10_000
+"""Rows and columns of a block that share one precision."""
+TILE = 1_000
+"""Rows and columns computed at a time; divides a block's work so that memory stays flat."""
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Shares of samples inside the reference manifold and of reference points inside the samples' manifold."""
+
+    precision: float
+    recall: float
+    inside_sample: Flags
+    """(samples,): inside some reference point's ball."""
+    inside_reference: Flags
+    """(references,): inside some sample's ball."""
+
+
+class Points:
+    """Features (n, d) prepared for distances in the float16 protocol (``half``) or in float32."""
+
+    def __init__(self, features: Single, *, half: bool, block: int = BLOCK) -> None:
+        self.count = len(features)
+        self.half = half
+        self.single = np.ascontiguousarray(features, dtype=np.float32)
+        self.single_norms: Single = np.einsum("ij,ij->i", self.single, self.single)
+        self.blocks = _slices(slice(0, self.count), block)
+        if half:
+            self.rounded = to_half(self.single)
+            self.rounded_norms: Single = np.concatenate([squared_norms(self.rounded[part]) for part in self.blocks])
+
+    def rows(self, part: slice, half: bool) -> tuple[Single, Single]:
+        """Features (m, d) and squared norms (m,) of some rows, in one precision."""
+        if half:
+            return self.rounded[part], self.rounded_norms[part]
+        return self.single[part], self.single_norms[part]
+
+    def rounding(self, other: Points, mine: slice, theirs: slice, half: bool) -> Rounding:
+        """Which rounding is right between some rows of two sets; the fast one needs normal numbers throughout."""
+        if not half:
+            return "single"
+        norms, others = self.rounded_norms[mine], other.rounded_norms[theirs]
+        farthest = (np.sqrt(norms.max()) + np.sqrt(others.max())) ** 2
+        return "half in range" if farthest < 60_000 and min(norms.min(), others.min()) >= 1 else "half"
+
+
+def half_blocks(left: Points, right: Points) -> Flags:
+    """Which blocks of D(left, right) the protocol keeps in float16, (left blocks, right blocks)."""
+    flags = np.zeros((len(left.blocks), len(right.blocks)), np.bool_)
+    if left.half and right.half:
+        for i, rows in enumerate(left.blocks):
+            for j, columns in enumerate(right.blocks):
+                flags[i, j] = _is_finite(left, right, rows, columns)
+    return flags
+
+
+def radii(points: Points, neighbours: int) -> Single:
+    """Squared distance of each point to its k-th nearest neighbour within its own set, (n,).
+
+    The row of distances contains the point itself, so the k-th neighbour is entry k of the sorted row.
+
+    Raises:
+        UserError: if there are not more points than neighbours.
+    """
+    if points.count <= neighbours:
+        raise UserError(f"{points.count} images are too few for {neighbours} nearest neighbours: give at least "
+                        f"{neighbours + 1}")  # fmt: skip
+    smallest = np.full((points.count, neighbours + 1), np.inf, np.float32)
+    flags = half_blocks(points, points)
+    for i, rows in enumerate(points.blocks):
+        for j, columns in enumerate(points.blocks[i:], start=i):
+            for part, other in _tiles(rows, columns):
+                if part.start <= other.start:
+                    _update(points, smallest, part, other, (bool(flags[i, j]), bool(flags[j, i])))
+    return smallest[:, neighbours]
+
+
+def precision_recall(
+    reference: Points, samples: Points, reference_radii: Single, sample_radii: Single
+) -> PrecisionRecall:
+    """Test every sample against the references' balls and every reference against the samples' balls."""
+    inside_sample, inside_reference = np.zeros(samples.count, np.bool_), np.zeros(reference.count, np.bool_)
+    flags = half_blocks(reference, samples)
+    for i, rows in enumerate(reference.blocks):
+        for j, columns in enumerate(samples.blocks):
+            for part, other in _tiles(rows, columns):
+                distances = _distances(reference, samples, part, other, bool(flags[i, j]))
+                inside_sample[other] |= (distances <= reference_radii[part, None]).any(axis=0)
+                inside_reference[part] |= (distances <= sample_radii[None, other]).any(axis=1)
+    return PrecisionRecall(
+        precision=float(inside_sample.mean()),
+        recall=float(inside_reference.mean()),
+        inside_sample=inside_sample,
+        inside_reference=inside_reference,
+    )
+
+
+def _update(points: Points, smallest: Single, part: slice, other: slice, half: tuple[bool, bool]) -> None:
+    """Merge D(part, other) and, since one matrix product serves both, D(other, part) into the smallest distances."""
+    forward, backward = half
+    products = _products(points, points, part, other, forward)
+    distances = _distances(points, points, part, other, forward, products)
+    smallest[part] = _merge(smallest[part], distances)
+    if part != other:
+        if backward != forward:
+            products = _products(points, points, part, other, backward)
+        distances = _distances(points, points, other, part, backward, products.T)
+        smallest[other] = _merge(smallest[other], distances)
+
+
+def _merge(smallest: Single, distances: Single) -> Single:
+    """Keep the smallest of the sorted (m, k) so far and of new distances (m, c); sorted (m, k)."""
+    keep = smallest.shape[1]
+    if np.isinf(smallest[:, -1]).any():
+        both = np.concatenate([smallest, distances], axis=1)
+        return np.sort(np.partition(both, keep - 1, axis=1)[:, :keep], axis=1)
+    # After the first tiles hardly any entry is a candidate, so looking for candidates is cheaper than partitioning.
+    rows, columns = np.nonzero(distances < smallest[:, -1:])
+    values = distances[rows, columns]
+    order = np.lexsort((values, rows))
+    rows, values = rows[order], values[order]
+    rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    chosen = rank < keep
+    new = np.full_like(smallest, np.inf)
+    new[rows[chosen], rank[chosen]] = values[chosen]
+    return np.sort(np.concatenate([smallest, new], axis=1), axis=1)[:, :keep]
+
+
+def _products(left: Points, right: Points, part: slice, other: slice, half: bool) -> Single:
+    """2 u.v for all pairs, (m, c)."""
+    rounding = left.rounding(right, part, other, half)
+    products = _round(left.rows(part, half)[0] @ right.rows(other, half)[0].T, rounding)
+    products *= 2
+    return _round(products, rounding) if rounding == "half" else products  # doubling may overflow
+
+
+def _distances(
+    left: Points, right: Points, part: slice, other: slice, half: bool, products: Single | None = None
+) -> Single:
+    """D(u, v) for all pairs, (m, c)."""
+    rounding = left.rounding(right, part, other, half)
+    if products is None:
+        products = _products(left, right, part, other, half)
+    with np.errstate(invalid="ignore"):
+        distances = _round(left.rows(part, half)[1][:, None] - products, rounding)
+        distances += right.rows(other, half)[1][None, :]
+        distances = _round(distances, rounding)
+        return np.maximum(distances, 0, out=distances)
+
+
+def _round(values: Single, rounding: Rounding) -> Single:
+    """Round to float16 if asked to; may work in place."""
+    if rounding == "half":
+        return to_half(values)
+    if rounding == "half in range":
+        to_half_in_range(values)
+    return values
+
+
+def _is_finite(left: Points, right: Points, rows: slice, columns: slice) -> bool:
+    if not (np.isfinite(left.rounded_norms[rows]).all() and np.isfinite(right.rounded_norms[columns]).all()):
+        return False
+    if left.rounding(right, rows, columns, half=True) == "half in range":
+        return True
+    return all(bool(np.isfinite(_distances(left, right, *tile, half=True)).all()) for tile in _tiles(rows, columns))
+
+
+def _tiles(rows: slice, columns: slice) -> Iterator[tuple[slice, slice]]:
+    return ((part, other) for part in _slices(rows, TILE) for other in _slices(columns, TILE))
+
+
+def _slices(whole: slice, size: int) -> list[slice]:
+    return [slice(start, min(start + size, whole.stop)) for start in range(whole.start, whole.stop, size)]

@@ -1,0 +1,65 @@
+"""The flow that training and sampling share: linear path, shifted logit-normal times, data prediction.
+
+Time t runs from data (t = 0) to noise (t = 1): x_t = (1 - t) x1 + t x0, with clean latent x1 and noise x0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dsr import config
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Path, time law and loss; ``shift`` moves times towards noise, ``t_eps`` bounds the division by t."""
+
+    shift: float
+    t_eps: float = 0.05
+
+    interval: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Times that training and sampling use; a data prediction has no singular end to keep away from."""
+
+    @classmethod
+    def from_config(cls, section: config.Flow) -> Flow:
+        """Build the flow of a configuration."""
+        return cls(shift=section.shift, t_eps=section.t_eps)
+
+    def shifted(self, tau: Tensor) -> Tensor:
+        """Shift times: s tau / (1 + (s - 1) tau); 0 and 1 stay where they are."""
+        return self.shift * tau / (1 + (self.shift - 1) * tau)
+
+    def times(self, u: Tensor) -> Tensor:
+        """Turn uniform numbers in [0, 1) into fp32 training times: the shifted sigmoid of a standard normal."""
+        return self.shifted(torch.special.ndtri(u.float()).sigmoid())
+
+    def time_grid(self, steps: int) -> Tensor:
+        """Times of the sampler from 1 (noise) to 0 (data), (steps,) fp32: evenly spaced, then shifted."""
+        start, end = self.interval
+        return self.shifted(end - torch.linspace(start, end, steps, dtype=torch.float32))
+
+    def interpolate(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """Point x_t between clean latents x1 and noise x0 (B, C, S, S) at times (B,)."""
+        t = _like(t, x1)
+        return (1 - t) * x1 + t * x0
+
+    def velocity(self, x_t: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+        """Velocity dx/dt (B, C, S, S) that leads away from the predicted clean latents; times (B,) or ()."""
+        return (x_t - prediction) / _like(t, x_t).clamp(min=self.t_eps)
+
+    def loss(self, prediction: Tensor, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """Squared error of the velocity, mean over each latent, (B,); in fp32 whatever the prediction's dtype."""
+        return self.squared_error(prediction, x1, x0, t).flatten(1).mean(1)
+
+    def squared_error(self, prediction: Tensor, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """Squared error of the velocity, elementwise (B, C, S, S)."""
+        velocity = self.velocity(self.interpolate(x1, x0, t), prediction, t)
+        return (velocity - (x0 - x1)).square()
+
+
+def _like(t: Tensor, x: Tensor) -> Tensor:
+    return t.view(-1, *[1] * (x.ndim - 1))

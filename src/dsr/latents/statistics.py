@@ -1,0 +1,127 @@
+"""Mean and variance of latents per channel and position, and the normalisation that uses them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from dsr.distributed import World
+from dsr.errors import UserError
+from dsr.files import atomic
+
+EPS = 1e-5
+"""Added to the variance before the square root."""
+
+
+class LatentStatistics:
+    """Streaming mean and biased variance over latents (C, S, S), in float64.
+
+    Batches are merged by count, mean and sum of squared deviations (Welford), so that a channel with a large mean and
+    a small variance keeps its digits, which E[x²] - E[x]² would lose.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        """Latents seen."""
+        self.mean = torch.zeros(shape, dtype=torch.float64, device=device)
+        """Mean (C, S, S)."""
+        self._squares = torch.zeros_like(self.mean)
+
+    def update(self, latents: torch.Tensor) -> None:
+        """Add a batch (B, C, S, S)."""
+        latents = latents.double()
+        batch = len(latents)
+        mean = latents.mean(dim=0)
+        squares = (latents - mean).square().sum(dim=0)
+        total = self.count + batch
+        delta = mean - self.mean
+        self._squares += squares + delta.square() * (self.count * batch / total)
+        self.mean += delta * (batch / total)
+        self.count = total
+
+    def merge(self, world: World) -> None:
+        """Merge the statistics of all processes; afterwards every process has those of all latents."""
+        own = torch.tensor(float(self.count), dtype=torch.float64, device=self.mean.device)
+        total = world.sum(own.clone())
+        mean = world.sum(self.mean * (own / total))
+        self._squares = world.sum(self._squares + own * (self.mean - mean).square())
+        self.mean = mean
+        self.count = int(total.item())
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Biased variance (C, S, S), float64."""
+        return self._squares / self.count
+
+    def save(self, path: Path) -> None:
+        """Write mean and variance as float32 and the count as metadata."""
+        tensors = {"mean": self.mean.float().cpu().contiguous(), "var": self.variance.float().cpu().contiguous()}
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, metadata={"count": str(self.count)})
+
+
+class Normaliser(nn.Module):
+    """Standardises latents: (z - mean) / sqrt(var + 1e-5), and back.
+
+    Args:
+        mean: (C, S, S).
+        var: (C, S, S).
+    """
+
+    mean: torch.Tensor
+    var: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, var: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("var", var.float())
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Raw latents (B, C, S, S) to normalised ones."""
+        return (latents - self.mean) / (self.var + EPS).sqrt()
+
+    def inverse(self, latents: torch.Tensor) -> torch.Tensor:
+        """Normalised latents (B, C, S, S) to raw ones, in float32."""
+        return latents.float() * (self.var + EPS).sqrt() + self.mean
+
+    @classmethod
+    def load(cls, path: Path, shape: tuple[int, int, int]) -> Normaliser:
+        """Read a statistics file, or the release's `.pt` file, and check that it is for latents of this shape.
+
+        Raises:
+            UserError: if the file is missing, is of another kind or shape, or holds impossible values.
+        """
+        tensors = _read(path)
+        for name in ("mean", "var"):
+            if name not in tensors:
+                raise UserError(f"{path}: no tensor '{name}' (found: {', '.join(sorted(tensors))}); compute it again")
+            found = tuple(tensors[name].shape)
+            if found != shape:
+                raise UserError(
+                    f"{path}: '{name}' has shape {found}, but latents have {shape}: these statistics are for another "
+                    "encoder or input size"
+                )
+        mean, var = tensors["mean"], tensors["var"]
+        if not (mean.isfinite().all() and var.isfinite().all() and (var >= 0).all()):
+            raise UserError(f"{path}: contains values that are not finite, or negative variances; compute it again")
+        return cls(mean, var)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; compute latent statistics with `python -m dsr.commands.statistics`")
+    try:
+        if path.suffix in (".pt", ".pth"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(content, dict):
+                raise UserError(f"{path}: expected a dictionary with 'mean' and 'var', found {type(content).__name__}")
+            return content
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path}: not a readable statistics file ({error}); compute or download it again") from None

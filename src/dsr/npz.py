@@ -1,0 +1,154 @@
+"""Sets of images as one `arr_0` inside an npz, written and read in batches: memory stays flat at any count."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr import files
+from dsr.errors import UserError
+
+Images = npt.NDArray[np.uint8]
+
+IMAGES_KEY = "arr_0"
+"""Name of the images in the archive; NumPy's for the first unnamed array."""
+
+
+class ArchiveError(UserError):
+    """An npz file is damaged or is not laid out as an image archive; the message names the file."""
+
+
+def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: int, shape: tuple[int, int, int]) -> None:
+    """Write uint8 batches (n, *shape) as the uncompressed `arr_0` of ``path``, atomically; equal images, equal bytes.
+
+    Raises:
+        ValueError: if a batch is not uint8 (n, *shape), or the batches do not hold exactly ``count`` images.
+    """
+    member = zipfile.ZipInfo(f"{IMAGES_KEY}.npy")
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+    written = 0
+    with (
+        files.atomic_stream(path) as stream,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive,
+        archive.open(member, "w", force_zip64=True) as output,
+    ):
+        np.lib.format.write_array_header_1_0(output, header)  # type: ignore[no-untyped-call]
+        for batch in batches:
+            if batch.dtype != np.uint8 or batch.shape[1:] != shape:
+                raise ValueError(f"{path}: got {batch.dtype} images {batch.shape[1:]}, expected uint8 {shape}")
+            written += len(batch)
+            if written > count:
+                break
+            output.write(np.ascontiguousarray(batch).data)
+        if written != count:
+            raise ValueError(
+                f"{path}: expected {count} images, the batches hold {'more' if written > count else written}"
+            )
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an `.npy` member announces."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    fortran_order: bool
+
+
+def keys(path: Path) -> list[str]:
+    """Return the names of the arrays in an npz.
+
+    Raises:
+        ArchiveError: if the file is missing, empty, truncated or not an npz.
+    """
+    with _opened(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def read_header(path: Path, key: str = IMAGES_KEY) -> Header:
+    """Return shape and dtype of an array without reading it."""
+    with _opened(path) as archive, archive.open(f"{key}.npy") as stream:
+        return _header(path, stream)
+
+
+def read_array(path: Path, key: str) -> npt.NDArray[np.generic]:
+    """Read one (small) array of an npz whole."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays[key])
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ArchiveError(f"{path}: cannot read {key} ({error}); make the file again") from None
+
+
+def read_images(path: Path, batch: int = 64) -> Iterator[Images]:
+    """Yield the images of ``path`` in file order, uint8 (n, H, W, C) with n <= batch; stored or deflated.
+
+    Raises:
+        ArchiveError: if the data is shorter or longer than its header says, or fails its checksum.
+    """
+    with _opened(path) as archive, archive.open(f"{IMAGES_KEY}.npy") as stream:
+        header = _header(path, stream)
+        count, shape = header.shape[0], header.shape[1:]
+        size = int(np.prod(shape, dtype=np.int64))
+        for start in range(0, count, batch):
+            rows = min(batch, count - start)
+            data = _read(path, stream, rows * size)
+            if len(data) < rows * size:
+                raise ArchiveError(
+                    f"{path}: the header announces {count} images, the data ends within image "
+                    f"{start + len(data) // size}; make the file again"
+                )
+            yield np.frombuffer(data, np.uint8).reshape(rows, *shape)
+        # Reading to the end is also what makes zipfile compare the checksum.
+        if _read(path, stream, 1):
+            raise ArchiveError(f"{path}: there is data after the {count} images of the header; make the file again")
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise ArchiveError(f"{path}: no such file") from None
+    except zipfile.BadZipFile as error:
+        size = os.path.getsize(path)
+        raise ArchiveError(
+            f"{path} ({size} bytes) is not an npz, or was cut off ({error}); copy or make it again"
+        ) from None
+
+
+def _header(path: Path, stream: IO[bytes]) -> Header:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+        if version not in readers:
+            raise ArchiveError(f"{path}: npy format {version} is not supported; save plain arrays with numpy.savez")
+        shape, fortran_order, dtype = readers[version](stream)  # type: ignore[no-untyped-call]
+    except ArchiveError:
+        raise
+    except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ArchiveError(f"{path}: damaged array header ({error}); make the file again") from None
+    return Header(shape, dtype, fortran_order)
+
+
+def _read(path: Path, stream: IO[bytes], size: int) -> bytes:
+    """Read exactly ``size`` bytes, or up to the end; one call of a zip stream may return less."""
+    parts = []
+    while size and (part := _read_part(path, stream, size)):
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _read_part(path: Path, stream: IO[bytes], size: int) -> bytes:
+    try:
+        return stream.read(size)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ArchiveError(f"{path}: the images fail their checksum ({error}); copy or make the file again") from None

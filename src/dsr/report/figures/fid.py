@@ -1,0 +1,147 @@
+"""FID against epochs: measured points, published ones where they are comparable, and how much earlier one row is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from dsr.errors import UserError
+from dsr.files import read_json
+from dsr.report.figures.choose import label_of
+from dsr.report.figures.style import BODY, FRAME, INK, MUTED, SMALL, heading, heading_height, series_colour
+from dsr.report.published import Published
+from dsr.report.specs import FigureSpec
+from dsr.report.table import UNGUIDED, Entry
+
+Curve = Sequence[tuple[int, float]]
+"""(epoch, FID) points, by epoch."""
+
+_WIDTH, _PLOT, _LEFT, _BOTTOM, _RIGHT = 6.4, 3.6, 0.62, 0.5, 1.95
+"""Inches: figure, height of the plot, room for axis labels, and for the legend."""
+
+
+def fid(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+    """Draw FID against epochs from metrics files keyed 'row:epoch'; one that does not exist yet is left out.
+
+    Raises:
+        UserError: if there is nothing to draw.
+    """
+    measured = read_curves(inputs)
+    published = {name: Published.read().chart(name) for name in measured} if spec.published else {}
+    published = {name: curve for name, curve in published.items() if curve}
+    points = [point for curve in [*measured.values(), *published.values()] for point in curve]
+    if not points:
+        raise UserError("FID against epochs: none of the metrics files exists yet; evaluate at least one row")
+    subtitle = f"{spec.name} · unguided" + (
+        " · published points are read off the paper's chart (±0.05)" if published else ""
+    )
+    top = heading_height(subtitle, _WIDTH)
+    height = top + _PLOT + _BOTTOM
+    figure = Figure(figsize=(_WIDTH, height))
+    heading(figure, "FID against training epochs", subtitle)
+    plot = (_LEFT / _WIDTH, _BOTTOM / height, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, (_PLOT - 0.05) / height)
+    axes = figure.add_axes(plot)
+    for number, name in enumerate(measured):
+        colour = series_colour(number)
+        axes.plot(*_columns(published.get(name, [])), "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
+        axes.plot(*_columns(measured[name]), "o-", color=colour, lw=1.8, ms=5.5)
+    _scales(axes, points)
+    _legend(axes, spec, measured, bool(published))
+    for curves, style in ((measured, "-"), (published, "--")):
+        if _arrow(axes, curves.get(spec.baseline, []), curves.get(spec.faster, []), style):
+            break
+    return figure
+
+
+def read_curves(inputs: Mapping[str, Path]) -> dict[str, list[tuple[int, float]]]:
+    """Read the unguided points of every row; a row without any has an empty curve."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for key, path in inputs.items():
+        entry = Entry.parse(key)
+        curve = curves.setdefault(entry.row, [])
+        if entry.setting == UNGUIDED and path.exists():
+            curve.append((entry.epoch, float(read_json(path)["fid"])))
+    return {row: sorted(curve) for row, curve in curves.items()}
+
+
+def epoch_reaching(curve: Curve, target: float) -> float | None:
+    """Return the first epoch at which a curve is at ``target`` or below, or None if it never is.
+
+    Between points FID is taken as linear in the logarithm of the epoch. A curve that starts below the target gives
+    its first epoch, an upper bound.
+    """
+    before: tuple[int, float] | None = None
+    for epoch, value in curve:
+        if value <= target:
+            if before is None:
+                return float(epoch)
+            share = (before[1] - target) / (before[1] - value)
+            return float(before[0] * (epoch / before[0]) ** share)
+        before = (epoch, value)
+    return None
+
+
+def _arrow(axes: Axes, baseline: Curve, faster: Curve, style: str) -> bool:
+    """Point from the baseline's last FID to where the other curve reaches it; False if it does not before."""
+    if not (baseline and faster):
+        return False
+    epoch, value = baseline[-1]
+    reached = epoch_reaching(faster, value)
+    if reached is None or reached >= epoch:
+        return False
+    arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.1, "linestyle": style, "shrinkA": 4, "shrinkB": 1}
+    axes.annotate("", xy=(reached, value), xytext=(epoch, value), arrowprops=arrow)
+    bound = "at least " if reached == faster[0][0] else ""
+    middle = (float(np.sqrt(reached * epoch)), value)
+    text = f"{bound}{epoch / reached:.1f}× fewer epochs"
+    axes.annotate(text, middle, (0, 5), textcoords="offset points", ha="center", fontsize=SMALL)
+    return True
+
+
+def _scales(axes: Axes, points: Curve) -> None:
+    epochs = sorted({epoch for epoch, _ in points})
+    values = [value for _, value in points]
+    spread = (max(values) - min(values)) or max(abs(values[0]) * 0.1, 0.1)
+    axes.set_xscale("log")
+    axes.set_xlim(epochs[0] / 1.15, epochs[-1] * 1.15)
+    axes.set_ylim(min(values) - 0.08 * spread, max(values) + 0.08 * spread)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(FixedLocator(_apart(epochs)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(color=FRAME, linewidth=0.5, alpha=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("epochs (log scale)", fontsize=BODY)
+    axes.set_ylabel("FID", fontsize=BODY)
+
+
+def _apart(epochs: Sequence[int]) -> list[int]:
+    """Leave out ticks whose labels would touch: at least 6 % of the axis apart, both ends kept."""
+    span = np.log(epochs[-1] / epochs[0]) or 1.0
+    kept = [epochs[0]]
+    for epoch in epochs[1:-1]:
+        if min(np.log(epoch / kept[-1]), np.log(epochs[-1] / epoch)) > 0.06 * span:
+            kept.append(epoch)
+    return [*kept, *epochs[1:][-1:]]
+
+
+def _legend(axes: Axes, spec: FigureSpec, measured: Mapping[str, Curve], published: bool) -> None:
+    lines = [
+        Line2D([], [], color=series_colour(number), lw=1.8, marker="o", ms=5, label=label_of(spec, name))
+        for number, name in enumerate(measured)
+    ]
+    if published:
+        lines += [
+            Line2D([], [], color=MUTED, lw=1.8, marker="o", ms=5, label="measured"),
+            Line2D([], [], color=MUTED, lw=1, ls="--", marker="o", mfc="white", ms=4.5, label="published"),
+        ]
+    axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(1.02, 1.02), borderaxespad=0)
+
+
+def _columns(curve: Curve) -> tuple[list[int], list[float]]:
+    return [epoch for epoch, _ in curve], [value for _, value in curve]

@@ -1,0 +1,175 @@
+"""Figures of token maps: norms, first principal component, attention received; rows compared, or noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from dsr.analysis.maps import OUTPUT, TokenMaps
+from dsr.analysis.outliers import outlier_ratio, relative_norms
+from dsr.report.figures.choose import choose_layers, column_name, image_position, is_denoiser, label_of, time_position
+from dsr.report.figures.panels import Map, MapRow, Scale, draw_maps
+from dsr.report.specs import FigureSpec
+
+Quantity = Callable[[TokenMaps, int, int, int], tuple[Map | None, str]]
+"""Map and note of (file, image, time, layer) positions."""
+
+
+def norms(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+    """Compare token norms of several files at one t."""
+    rows, columns, files = _compare(spec, inputs, _norm(spec))
+    return draw_maps(
+        rows,
+        columns,
+        _norm_scale(spec, rows),
+        title="Token norms" + _stage(files),
+        subtitle=_subtitle(spec, files, _norm_text(spec)),
+        **_heads(files),
+    )
+
+
+def times(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+    """Show token norms at every t, of one file or of several."""
+    files = {name: TokenMaps.load(path) for name, path in inputs.items()}
+    layers = choose_layers(spec, list(files.values()))
+    rows = []
+    for name, file in files.items():
+        label = "" if len(files) == 1 else f"{label_of(spec, name)}, "
+        for position, time in enumerate(file.times):
+            row = _row(file, f"{label}t = {time:g}", layers, image_position(spec, file), position, _norm(spec))
+            rows.append(row)
+    owner = f" of {label_of(spec, next(iter(files)))}" if len(files) == 1 else ""
+    return draw_maps(
+        rows,
+        [column_name(layer) for layer in layers],
+        _norm_scale(spec, rows),
+        title=f"Token norms{owner} across noise levels",
+        subtitle=_subtitle(spec, files, f"t = 1 is noise; {_norm_text(spec)}", timed=False),
+        **_heads(files),
+    )
+
+
+def components(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+    """Compare the first principal component of several files at one t."""
+
+    def component(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map | None, str]:
+        return file.components[image, time, layer], f"{file.explained[image, time, layer]:.0%} of variance"
+
+    rows, columns, files = _compare(spec, inputs, component)
+    return draw_maps(
+        rows,
+        columns,
+        Scale("projection (each map on its own scale)"),
+        title="First principal component of the tokens" + _stage(files),
+        subtitle=_subtitle(spec, files, "signed so that the largest value is positive"),
+        **_heads(files),
+    )
+
+
+def attention(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+    """Compare the attention that every token receives, at one t."""
+
+    def received(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map | None, str]:
+        shares, registers = file.attention[image, time, layer], file.register_attention[image, time, layer]
+        if np.isnan(registers):
+            return None, ""
+        count = int(np.isfinite(file.register_norms[image, time, layer]).sum())
+        relative = shares * (shares.size + count)
+        return relative, f"max {relative.max():.1f}×" + (f", reg. {registers:.0%}" if count else "")
+
+    rows, columns, files = _compare(spec, inputs, received, output=False)
+    values = _values(rows)
+    low, high = max(values.min(), 0.05, values.max() / 1000), max(values.max(), 2.0)
+    return draw_maps(
+        rows,
+        columns,
+        Scale("attention received (1 = equal shares)", LogNorm(low, high, clip=True), _ticks(low, high)),
+        title="Attention received" + _stage(files),
+        subtitle=_subtitle(
+            spec,
+            files,
+            "mean over heads and queries; below each map the largest value and what all registers receive together",
+        ),
+        **_heads(files),
+    )
+
+
+def _compare(
+    spec: FigureSpec, inputs: Mapping[str, Path], quantity: Quantity, output: bool = True
+) -> tuple[list[MapRow], list[str], dict[str, TokenMaps]]:
+    files = {name: TokenMaps.load(path) for name, path in inputs.items()}
+    layers = [layer for layer in choose_layers(spec, list(files.values())) if output or layer != OUTPUT]
+    rows = [
+        _row(file, label_of(spec, name), layers, image_position(spec, file), time_position(spec, file), quantity)
+        for name, file in files.items()
+    ]
+    return rows, [column_name(layer) for layer in layers], files
+
+
+def _row(file: TokenMaps, label: str, layers: Sequence[str], image: int, time: int, quantity: Quantity) -> MapRow:
+    """Make a row of panels; a layer that the file lacks is left out."""
+    known = file.layers.tolist()
+    found = [quantity(file, image, time, known.index(layer)) if layer in known else (None, "") for layer in layers]
+    return MapRow(
+        label=label,
+        maps=[values for values, _ in found],
+        notes=[note for _, note in found],
+        before=file.images[image],
+        after=file.decoded[image, time] if file.decoded.size else None,
+    )
+
+
+def _norm(spec: FigureSpec) -> Quantity:
+    def relative(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map | None, str]:
+        values = file.norms[image, time, layer]
+        multiples = relative_norms(values)
+        return multiples, f"max {multiples.max():.1f}×, {outlier_ratio(values, spec.multiple):.1%}"
+
+    return relative
+
+
+def _norm_text(spec: FigureSpec) -> str:
+    return (
+        "norm as a multiple of the map's median; below each map its largest value and the share of outliers "
+        f"(above {spec.multiple:g}×)"
+    )
+
+
+def _norm_scale(spec: FigureSpec, rows: Sequence[MapRow]) -> Scale:
+    values = _values(rows)
+    low, high = min(max(values.min(), 0.1), 0.7), max(values.max(), spec.multiple * 1.2)
+    ticks = _ticks(low, high)
+    return Scale("norm / median", LogNorm(low, high, clip=True), ticks, mark=(spec.multiple, "outlier"))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    steps = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 5)]
+    return [step for step in steps if low <= step <= high]
+
+
+def _values(rows: Sequence[MapRow]) -> npt.NDArray[np.float64]:
+    """All finite values."""
+    values = np.concatenate([values.ravel() for row in rows for values in row.maps if values is not None])
+    return np.asarray(values[np.isfinite(values)], np.float64)
+
+
+def _stage(files: Mapping[str, TokenMaps]) -> str:
+    return " in the denoiser" if is_denoiser(next(iter(files.values()))) else " in the encoder"
+
+
+def _heads(files: Mapping[str, TokenMaps]) -> dict[str, str]:
+    name = "prediction" if is_denoiser(next(iter(files.values()))) else "decoded"
+    return {"before": "image", "after": name if any(file.decoded.size for file in files.values()) else ""}
+
+
+def _subtitle(spec: FigureSpec, files: Mapping[str, TokenMaps], text: str, timed: bool = True) -> str:
+    first = next(iter(files.values()))
+    parts = [spec.name, f"validation image {first.indices[image_position(spec, first)]}"]
+    if timed and is_denoiser(first):
+        parts.append(f"t = {first.times[time_position(spec, first)]:g}")
+    return " · ".join([*parts, text])

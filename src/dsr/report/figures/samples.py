@@ -1,0 +1,97 @@
+"""Sampled images: one panel per row, ordered by class; a place in the panels is one seed and one class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dsr.errors import UserError
+from dsr.npz import read_header, read_images
+from dsr.report.figures.choose import label_of
+from dsr.report.figures.style import BODY, EDGE, heading, heading_height
+from dsr.report.specs import FigureSpec
+from dsr.sampling.labels import balanced_labels
+
+_PANEL, _GAP, _LABEL = 3.2, 0.2, 0.26
+"""Inches: side of a panel, space between panels, room for its label."""
+_THUMBNAIL, _BORDER = 96, 2
+"""Pixels: largest side of an image in the grid, and white lines between images."""
+
+Pictures = npt.NDArray[np.uint8]
+
+
+def samples(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+    """Draw the same samples of every file.
+
+    Raises:
+        UserError: if the files hold different numbers of images.
+    """
+    counts = {read_header(path).shape[0] for path in inputs.values()}
+    if len(counts) > 1:
+        raise UserError(f"samples of {', '.join(map(str, sorted(counts)))} images cannot be compared; sample again")
+    side = math.isqrt(min(spec.images, *counts))
+    labels = balanced_labels(spec.classes, counts.pop(), spec.seed).numpy()
+    chosen = choose_samples(labels, side * side)
+    shown = np.unique(labels[chosen]).tolist()
+    classes = f"classes {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"class {shown[0]}"
+    subtitle = (
+        f"{spec.name} · not selected: the first samples of {len(shown)} classes ({classes} of {spec.classes}), in "
+        "order; a place is the same class and noise in every panel"
+    )
+    across = min(3, len(inputs)) if len(inputs) != 4 else 2
+    down = math.ceil(len(inputs) / across)
+    width = 2 * EDGE + across * (_PANEL + _GAP) - _GAP
+    top = heading_height(subtitle, width)
+    figure = Figure(figsize=(width, top + down * (_LABEL + _PANEL + _GAP)))
+    heading(figure, "Samples", subtitle)
+    height = figure.get_size_inches()[1]
+    for number, (name, path) in enumerate(inputs.items()):
+        row, column = divmod(number, across)
+        left, bottom = EDGE + column * (_PANEL + _GAP), height - top - (row + 1) * (_LABEL + _PANEL) - row * _GAP
+        axes = figure.add_axes((left / width, bottom / height, _PANEL / width, _PANEL / height))
+        axes.imshow(tile(read_chosen(path, chosen), side), interpolation="lanczos")
+        axes.set_axis_off()
+        axes.set_title(label_of(spec, name), fontsize=BODY, loc="left", pad=4)
+    return figure
+
+
+def choose_samples(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Choose ``count`` samples without looking at them: the first ones of evenly spaced classes, in class order."""
+    classes = np.unique(labels)
+    if len(classes) > count:
+        classes = classes[np.linspace(0, len(classes) - 1, count).round().astype(int)]
+    each = [count // len(classes) + (place < count % len(classes)) for place in range(len(classes))]
+    return np.concatenate(
+        [np.flatnonzero(labels == label)[:number] for label, number in zip(classes, each, strict=True)]
+    )
+
+
+def read_chosen(path: Path, chosen: npt.NDArray[np.int64]) -> Pictures:
+    """Read images (n, H, W, 3) by position; reading stops after the last one."""
+    wanted, found, start = set(chosen.tolist()), {}, 0
+    for batch in read_images(path):
+        for position in range(start, start + len(batch)):
+            if position in wanted:
+                found[position] = batch[position - start]
+        start += len(batch)
+        if len(found) == len(wanted):
+            break
+    return np.stack([found[position] for position in chosen.tolist()])
+
+
+def tile(images: Pictures, side: int) -> Pictures:
+    """Tile images (side * side, H, W, 3) row by row, small ones enlarged and large ones reduced, white in between."""
+    size = _THUMBNAIL if images.shape[1] > _THUMBNAIL else images.shape[1]
+    pitch = size + _BORDER
+    canvas = np.full((side * pitch - _BORDER, side * pitch - _BORDER, 3), 255, np.uint8)
+    for number, image in enumerate(images):
+        row, column = divmod(number, side)
+        picture = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+        canvas[row * pitch : row * pitch + size, column * pitch : column * pitch + size] = picture
+    return canvas

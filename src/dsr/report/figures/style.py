@@ -1,0 +1,94 @@
+"""The one look of all figures: fonts, colours, headings, and how files are written."""
+
+from __future__ import annotations
+
+import contextlib
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from dsr.files import atomic
+
+INK = "#1f2328"
+"""Text and axes."""
+MUTED = "#667079"
+"""Secondary text."""
+FRAME = "#c9ced3"
+"""Frames of panels and grid lines."""
+MAP = "magma"
+"""Perceptual colour map of token maps and heat maps."""
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Colours of series (Okabe and Ito), told apart with any colour vision."""
+
+BODY, SMALL, NOTE, TITLE = 9.0, 8.0, 7.0, 12.0
+"""Font sizes in points."""
+DPI = 200
+"""Resolution of PNG files."""
+EDGE = 0.15
+"""Outer margin in inches."""
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Draw and save inside this: settings are put back afterwards. Equal figures give equal files."""
+    settings = {
+        "font.family": "DejaVu Sans",
+        "font.size": BODY,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FRAME,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelsize": SMALL,
+        "ytick.labelsize": SMALL,
+        "legend.frameon": False,
+        "legend.fontsize": SMALL,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "svg.hashsalt": "dsr",
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def series_colour(position: int) -> str:
+    """Colour of the series at ``position``; they repeat after the last."""
+    return SERIES[position % len(SERIES)]
+
+
+def heading(figure: Figure, title: str, subtitle: str) -> None:
+    """Write title and subtitle into the top of a figure; :func:`heading_height` is the room that they take."""
+    width, height = figure.get_size_inches()
+    lines = _wrapped(subtitle, width)
+    place = {"x": EDGE / width, "va": "top", "ha": "left"}
+    figure.text(y=1 - EDGE / height, s=title, fontsize=TITLE, fontweight="bold", **place)
+    figure.text(y=1 - (EDGE + 0.26) / height, s="\n".join(lines), fontsize=SMALL, color=MUTED, linespacing=1.4, **place)
+
+
+def heading_height(subtitle: str, width: float) -> float:
+    """Height in inches of a heading in a figure of ``width`` inches."""
+    return EDGE + 0.26 + 0.16 * len(_wrapped(subtitle, width)) + 0.08
+
+
+def _wrapped(subtitle: str, width: float) -> list[str]:
+    return textwrap.wrap(subtitle, max(20, int((width - 2 * EDGE) / text_width(["x"], SMALL))))
+
+
+def text_width(texts: Sequence[str], size: float) -> float:
+    """Width in inches of the widest text at a font size in points (DejaVu Sans; newlines respected)."""
+    longest = max((len(line) for text in texts for line in text.splitlines()), default=0)
+    return longest * size * 0.6 / 72
+
+
+def save(figure: Figure, png: Path | None, svg: Path | None) -> None:
+    """Write a figure as PNG and as SVG, without dates or versions inside."""
+    for path, metadata in ((png, {"Software": None}), (svg, {"Date": None, "Creator": None})):
+        if path is not None:
+            with atomic(path) as temporary:
+                figure.savefig(temporary, dpi=DPI, metadata=metadata)

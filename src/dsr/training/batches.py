@@ -1,0 +1,142 @@
+"""From a step's number to its samples: which images, flips, labels, noise and times, whoever computes them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from dsr.config import TrainSpec
+from dsr.data.images import PreparedImages
+from dsr.data.order import batch_indices
+from dsr.distributed import World
+from dsr.errors import UserError
+from dsr.flow import Flow
+from dsr.randomness import noise, uniforms
+from dsr.training.stop import ignore_stop_signals
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples of one backward pass, on the training device."""
+
+    x1: Tensor
+    """Clean latents, (n, C, S, S) fp32."""
+    x0: Tensor
+    """Noise of the same shape."""
+    t: Tensor
+    """Times, (n,) fp32."""
+    y: Tensor
+    """Labels, (n,) int64; dropped ones are the null label."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The samples of every global batch that one process computes, in micro-batches."""
+
+    batch: int
+    """Samples of the global batch."""
+    first: int
+    """This process's first sample."""
+    rows: int
+    """This process's number of samples."""
+    micro_batch: int
+    """Samples of one backward pass."""
+
+    @classmethod
+    def of(cls, world: World, batch: int, micro_batch: int | None) -> Share:
+        """Split ``batch`` evenly over the processes; no ``micro_batch`` takes a process's part at once.
+
+        Raises:
+            UserError: if the numbers do not divide.
+        """
+        rows = batch // world.size
+        micro_batch = micro_batch or rows
+        if batch % world.size or rows % micro_batch:
+            raise UserError(
+                f"recipe.batch: {batch} is not divisible by {world.size} processes x a micro-batch of {micro_batch}"
+            )
+        return cls(batch, world.rank * rows, rows, micro_batch)
+
+    @property
+    def micro_batches(self) -> list[slice]:
+        """Positions in the global batch of each micro-batch."""
+        starts = range(self.first, self.first + self.rows, self.micro_batch)
+        return [slice(start, start + self.micro_batch) for start in starts]
+
+
+class StepSampler(Sampler[list[tuple[int, bool]]]):
+    """(image, flip) pairs of this process's micro-batches, for the steps from ``first`` on, without an end."""
+
+    def __init__(self, spec: TrainSpec, share: Share, first: int) -> None:
+        self._spec, self._share, self._first = spec, share, first
+
+    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
+        seed, batch = self._spec.recipe.seed, self._share.batch
+        for step in itertools.count(self._first):
+            indices = batch_indices(seed, step, batch, self._spec.images)
+            flips = (uniforms(seed, "flip", step, batch) < 0.5) & self._spec.flip
+            for part in self._share.micro_batches:
+                yield list(zip(indices[part].tolist(), flips[part].tolist(), strict=True))
+
+
+class Samples:
+    """Micro-batches of consecutive steps, read ahead by ``workers`` processes and encoded when asked for.
+
+    Args:
+        encode: pixels (n, 3, H, W), floats in [0, 1] -> latents (n, C, S, S).
+        first: 0-based step that the first call of :meth:`next_step` gives.
+    """
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        images: PreparedImages,
+        encode: Callable[[Tensor], Tensor],
+        world: World,
+        share: Share,
+        *,
+        first: int,
+        workers: int = 0,
+    ) -> None:
+        self._spec, self._encode, self._device, self._share = spec, encode, world.device, share
+        self._flow = Flow.from_config(spec.flow)
+        self._step = first
+        loader = DataLoader(
+            images,
+            batch_sampler=StepSampler(spec, share, first),
+            num_workers=workers,
+            pin_memory=world.device.type == "cuda",
+            worker_init_fn=ignore_stop_signals,
+        )
+        self._pixels: Iterator[list[Tensor]] = iter(loader)
+
+    def next_step(self) -> Iterator[MicroBatch]:
+        """Micro-batches of the next step; take all of them before the step after."""
+        step, self._step = self._step, self._step + 1
+        recipe, batch = self._spec.recipe, self._share.batch
+        times = self._flow.times(torch.from_numpy(uniforms(recipe.seed, "time", step, batch)).float())
+        dropout = self._spec.model.denoiser.class_dropout
+        dropped = torch.from_numpy(uniforms(recipe.seed, "drop", step, batch) < dropout)
+        for part in self._share.micro_batches:
+            pixels, labels = next(self._pixels)
+            labels = labels.masked_fill(dropped[part], self._spec.model.classes)
+            latents = self._encode(pixels.to(self._device, non_blocking=True).float() / 255)
+            positions = range(step * batch + part.start, step * batch + part.stop)
+            yield MicroBatch(
+                x1=latents,
+                x0=noise(recipe.seed, "noise", positions, latents.shape[1:], self._device),
+                t=times[part].to(self._device),
+                y=labels.to(self._device),
+            )
+
+    def blank(self) -> MicroBatch:
+        """Zeros in the shape of a micro-batch."""
+        model, count = self._spec.model, self._share.micro_batch
+        x = torch.zeros(count, model.channels, model.grid, model.grid, device=self._device)
+        y = torch.zeros(count, dtype=torch.int64, device=self._device)
+        return MicroBatch(x1=x, x0=x, t=x.new_zeros(count), y=y)

@@ -1,0 +1,125 @@
+"""The training state on disk: written whole or not at all, checked before it is trusted, the newest two kept."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dsr import files
+from dsr.config import differing_keys
+from dsr.errors import UserError
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+"""States kept in a run directory: the newest, and one to fall back to."""
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that training needs to go on as if it had never stopped.
+
+    Random numbers and the position in the data are functions of ``step``, so neither is part of it.
+    """
+
+    step: int
+    """Optimizer steps done."""
+    model: dict[str, torch.Tensor]
+    """Parameters and buffers."""
+    averages: dict[str, dict[str, torch.Tensor]]
+    """Moving averages of the parameters, by decay."""
+    optimizer: dict[str, Any]
+    """State of AdamW."""
+    recipe: dict[str, Any]
+    """What determines the weights: the specification, its hash, and hashes of the small input files."""
+    versions: dict[str, str]
+    """Versions of the software that wrote it."""
+
+
+def state_path(run: Path, step: int) -> Path:
+    """File of the state after ``step`` steps."""
+    return run / f"state-{step:08d}.pt"
+
+
+def state_steps(run: Path) -> list[int]:
+    """Steps of the states in a run directory, newest first; the files may be damaged."""
+    found = (re.fullmatch(r"state-(\d+)\.pt", path.name) for path in run.glob("state-*.pt"))
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def save(run: Path, state: TrainState) -> Path:
+    """Write a state atomically, then remove all but the newest two."""
+    path = state_path(run, state.step)
+    with files.atomic(path) as temporary:
+        torch.save({field.name: getattr(state, field.name) for field in fields(state)}, temporary)
+    for step in state_steps(run)[KEPT:]:
+        state_path(run, step).unlink()
+    return path
+
+
+def load(path: Path, *, mapped: bool = False) -> TrainState:
+    """Read a state to the CPU; ``mapped`` leaves tensors in the file until they are used."""
+    return TrainState(**torch.load(path, map_location="cpu", weights_only=True, mmap=mapped))
+
+
+def newest(run: Path) -> Path | None:
+    """Find the newest undamaged state; None if there is no state at all.
+
+    Raises:
+        UserError: if there are states and all of them are damaged.
+    """
+    steps = state_steps(run)
+    for step in steps:
+        path = state_path(run, step)
+        if is_intact(path):
+            return path
+        log.warning("%s is damaged (truncated or altered); falling back to the state before it", path)
+    if steps:
+        raise UserError(
+            f"{run}: every saved state is damaged ({', '.join(state_path(run, step).name for step in steps)});"
+            " restore one from a backup, or delete them to train from the start"
+        )
+    return None
+
+
+def is_intact(path: Path) -> bool:
+    """Whether the file is complete and every record has the checksum that was written with it.
+
+    ``torch.load`` notices a missing end but no altered bytes: it does not compare the checksums.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError):
+        return False
+
+
+def clean(run: Path, newest_step: int) -> None:
+    """Remove damaged states (those after ``newest_step``) and what a killed writer left; for the lock's holder."""
+    for step in state_steps(run):
+        if step > newest_step:
+            state_path(run, step).unlink()
+    for leftover in (*run.glob(".state-*"), *run.glob(".ema-*")):
+        leftover.unlink()
+
+
+def check_recipe(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Compare the recipe of a state with the one asked for.
+
+    Raises:
+        UserError: naming every key that differs.
+    """
+    differences = differing_keys(saved, current)
+    if differences:
+        raise UserError(
+            f"{path} belongs to another recipe and cannot be continued with this one (state -> asked for):\n  "
+            + "\n  ".join(differences)
+            + "\nUse another run directory, or go back to the state's recipe."
+        )

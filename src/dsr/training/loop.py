@@ -1,0 +1,155 @@
+"""The training loop: one for every row, every number of processes and every kind of device."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import Any
+
+import torch
+
+from dsr import files
+from dsr.data.images import PreparedImages
+from dsr.denoiser.build import build_denoiser
+from dsr.distributed import World
+from dsr.encoder.autoencoder import load_autoencoder
+from dsr.errors import UserError
+from dsr.flow import Flow
+from dsr.randomness import derive
+from dsr.training import checkpoint, snapshot
+from dsr.training.batches import Samples, Share
+from dsr.training.learner import Learner, NotFiniteError, StepResult, set_arithmetic
+from dsr.training.lock import exclusive
+from dsr.training.progress import Progress
+from dsr.training.start import SPEC, Job, Start, check, decide, on_main, share_step
+from dsr.training.stop import StopRequest, stop_request
+
+log = logging.getLogger(__name__)
+
+
+def train(job: Job, world: World) -> bool:
+    """Train to the job's milestone and publish its averages; False if asked to leave before (the state is saved).
+
+    Raises:
+        UserError: if the job cannot start or go on; the message says why and what to do. The last state is kept.
+    """
+    with contextlib.ExitStack() as stack:
+        request = stack.enter_context(stop_request(job.minutes))
+
+        def begin() -> Start:
+            check(job, world)
+            stack.enter_context(exclusive(job.run_dir))
+            start = decide(job)
+            files.write_json(job.run_dir / SPEC, job.spec.model_dump(mode="json"))
+            return start
+
+        step, finished = share_step(world, on_main(world, begin))
+        if not finished:
+            finished = _run(job, world, request, step)
+        if finished and world.is_main:
+            best = snapshot.snapshot_path(job.run_dir, job.epoch, job.spec.recipe.ema[0])
+            snapshot.publish(best, job.output, job.spec)
+        world.barrier()
+        return finished
+
+
+def _run(job: Job, world: World, request: StopRequest, resumed: int) -> bool:
+    """Train from the state of step ``resumed`` (-1: from the beginning); False if asked to leave before the end."""
+    set_arithmetic(job.spec.recipe.precision, job.threads)
+    share = Share.of(world, job.spec.recipe.batch, job.micro_batch)
+    learner = _learner(job, world, share)
+    if resumed >= 0:
+        learner.load(checkpoint.load(checkpoint.state_path(job.run_dir, resumed), mapped=world.device.type == "cuda"))
+        log.info("Resumed at step %d, epoch %.2f", learner.step, learner.step / job.spec.steps_per_epoch)
+    samples = _samples(job, world, share, learner.step)
+    learner.settle(samples.blank())
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(contextlib.closing(_progress(job, learner.step))) if world.is_main else None
+        return _loop(job, world, request, learner, samples, progress)
+
+
+def _loop(
+    job: Job, world: World, request: StopRequest, learner: Learner, samples: Samples, progress: Progress | None
+) -> bool:
+    recipe, saved_step, saved_at = job.recipe(), learner.step, time.monotonic()
+    result: StepResult | None = None
+    while True:
+        # Report.
+        if progress is not None and result is not None:
+            progress.update(learner.step, result)
+
+        # Checkpoint, at the milestone at the latest. The other processes wait for the first in the next step.
+        finished, stopping = learner.step >= job.last_step, result is not None and result.stop
+        due = time.monotonic() - saved_at >= 60.0 * job.checkpoint_minutes
+        if world.is_main and learner.step > saved_step and (due or finished or stopping):
+            _save(job, learner, recipe)
+            saved_step, saved_at = learner.step, time.monotonic()
+
+        # Done?
+        if finished:
+            if world.is_main:
+                snapshot.write(job.run_dir, learner, job.spec, job.epoch)
+            return True
+        if stopping:
+            log.warning("Stopped at step %d of %d: %s", learner.step, job.last_step, request.reason or "asked to")
+            return False
+
+        # Step.
+        try:
+            result = learner.update(samples.next_step(), stop=lambda: bool(request.reason))
+        except NotFiniteError as error:
+            raise _explained(error, job) if world.is_main else SystemExit(1) from None
+
+
+def _learner(job: Job, world: World, share: Share) -> Learner:
+    """Build the denoiser, with initial weights that depend on the seed only, and what trains it."""
+    recipe = job.spec.recipe
+    torch.manual_seed(derive(recipe.seed, "init"))
+    model = build_denoiser(job.spec.model, train_all=recipe.train_all)
+    if job.compile:
+        model.compile()  # type: ignore[no-untyped-call]
+    return Learner(
+        model,
+        Flow.from_config(job.spec.flow),
+        recipe,
+        world,
+        steps_per_epoch=job.spec.steps_per_epoch,
+        micro_batches=len(share.micro_batches),
+    )
+
+
+def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
+    """Open the images and the frozen encoder, from step ``first`` on."""
+    autoencoder = load_autoencoder(
+        job.spec.autoencoder, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
+    ).to(world.device)
+    encode = torch.compile(autoencoder.encode) if job.compile else autoencoder.encode
+    return Samples(job.spec, PreparedImages(job.images), encode, world, share, first=first, workers=job.workers)
+
+
+def _progress(job: Job, first: int) -> Progress:
+    return Progress(
+        job.run_dir,
+        first=first,
+        last=job.last_step,
+        steps_per_epoch=job.spec.steps_per_epoch,
+        batch=job.spec.recipe.batch,
+        log_every=job.log_every,
+        tensorboard=job.tensorboard,
+    )
+
+
+def _save(job: Job, learner: Learner, recipe: dict[str, Any]) -> None:
+    began = time.monotonic()
+    path = checkpoint.save(job.run_dir, learner.state(recipe))
+    log.info("Saved %s in %.1f s", path, time.monotonic() - began)
+
+
+def _explained(error: NotFiniteError, job: Job) -> UserError:
+    kept = [checkpoint.state_path(job.run_dir, step).name for step in checkpoint.state_steps(job.run_dir)[:1]]
+    return NotFiniteError(
+        f"Training stopped at {error}. The step was not taken; {kept[0] if kept else 'no state'} in {job.run_dir} is the"
+        " last good state. The same command would fail at the same step: lower recipe.lr, set recipe.clip, or raise"
+        " recipe.precision."
+    )

@@ -1,0 +1,186 @@
+"""Where a run begins: at its newest state, at the start, or not at all because its result exists."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from dsr import files
+from dsr.config import TrainSpec, differing_keys, spec_hash
+from dsr.data.images import check_index
+from dsr.distributed import World
+from dsr.errors import UserError
+from dsr.training import checkpoint
+from dsr.training.batches import Share
+from dsr.training.snapshot import snapshot_path
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SPEC = "spec.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A milestone to train to. Only ``spec`` and the contents of the input files determine the weights."""
+
+    spec: TrainSpec
+    epoch: int
+    """Train to the end of this epoch."""
+    after: int | None
+    """Epoch that an earlier job reached; the run's state must be there. None may start from the beginning."""
+    images: Path
+    """Index of the prepared images."""
+    encoder: Path
+    """Folder of the encoder."""
+    neurons: Path | None
+    """Neuron file, where the specification has test-time registers."""
+    statistics: Path
+    """Latent statistics."""
+    run_dir: Path
+    """Run directory: state, averages of milestones, metrics."""
+    output: Path
+    """Where the milestone's averages are published."""
+    micro_batch: int | None = None
+    """Images per process and backward pass; None takes a process's part of the batch at once."""
+    workers: int = 0
+    """Data-loading workers per process."""
+    threads: int = 1
+    """CPU threads per process."""
+    compile: bool = False
+    """Compile encoder and denoiser."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints."""
+    log_every: int = 100
+    """Steps between reports."""
+    minutes: float | None = None
+    """Save and leave after this long; None has no limit."""
+    tensorboard: bool = True
+    """Whether to write TensorBoard files next to metrics.jsonl."""
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps at the milestone."""
+        return self.epoch * self.spec.steps_per_epoch
+
+    def recipe(self) -> dict[str, Any]:
+        """What must not change between two starts of a run: the specification, and the small files it relies on."""
+        inputs = {"statistics": files.sha256(self.statistics)}
+        if self.neurons is not None:
+            inputs["neurons"] = files.sha256(self.neurons)
+        return {"spec": self.spec.model_dump(mode="json"), "hash": spec_hash(self.spec), "inputs": inputs}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Decision of the first process."""
+
+    state: Path | None
+    """State to go on from; None starts from the beginning."""
+    finished: bool = False
+    """Whether the milestone's averages exist and nothing is left to train."""
+
+
+def check(job: Job, world: World) -> None:
+    """Compare the job with itself and with the files it names, before anything is written.
+
+    Raises:
+        UserError: naming the option or file that is wrong.
+    """
+    spec = job.spec
+    if job.epoch < 1 or (job.after is not None and job.after >= job.epoch):
+        raise UserError(f"--epoch {job.epoch} --after {job.after}: expected 0 < after < epoch")
+    if spec.steps_per_epoch == 0:
+        raise UserError(f"recipe.batch: {spec.recipe.batch} is more than the {spec.images} training images")
+    Share.of(world, spec.recipe.batch, job.micro_batch)
+    for path in filter(None, (job.images, job.encoder, job.neurons, job.statistics)):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; run the rule that makes it first")
+    check_index(job.images, images=spec.images, classes=spec.model.classes, image_size=spec.autoencoder.image_size)
+
+
+def decide(job: Job) -> Start:
+    """Find out where to begin; for the process that holds the run's lock.
+
+    Raises:
+        UserError: if going on would mean to start over silently, to mix recipes, or to go back in time.
+    """
+    snapshot = snapshot_path(job.run_dir, job.epoch, job.spec.recipe.ema[0])
+    path = checkpoint.newest(job.run_dir)
+    if path is None:
+        if snapshot.exists():
+            log.warning("%s exists but the run has no state; publishing it again without training", snapshot)
+            return Start(None, finished=True)
+        if job.after is not None:
+            raise UserError(
+                f"{job.run_dir}: epoch {job.epoch} continues from epoch {job.after}, but there is no saved state;"
+                f" restore the run directory, or train epoch {job.after} again (its output removed, without --after)"
+            )
+        _explain_new_run(job)
+        return Start(None)
+    state = checkpoint.load(path, mapped=True)
+    checkpoint.check_recipe(path, state.recipe, job.recipe())
+    if state.versions["torch"] != torch.__version__:
+        log.warning(
+            "%s was saved under torch %s; going on under %s may round differently",
+            path, state.versions["torch"], torch.__version__,
+        )  # fmt: skip
+    epoch = state.step / job.spec.steps_per_epoch
+    if job.after is not None and epoch < job.after:
+        raise UserError(
+            f"{path} is at epoch {epoch:.2f}, but epoch {job.after} should be done; train that milestone again first"
+        )
+    if state.step > job.last_step and not snapshot.exists():
+        raise UserError(
+            f"{job.run_dir} is already at epoch {epoch:.2f} and kept no averages of epoch {job.epoch};"
+            f" remove {job.epoch} from evaluation.epochs, or remove the run directory to train from the start"
+        )
+    checkpoint.clean(job.run_dir, state.step)
+    return Start(path, finished=state.step >= job.last_step and snapshot.exists())
+
+
+def on_main(world: World, action: Callable[[], T]) -> T | None:
+    """Run ``action`` on the first process and wait for it; if the user must mend something, everyone leaves.
+
+    Returns:
+        The action's result on the first process, None on the others.
+    """
+    result, error = None, None
+    if world.is_main:
+        try:
+            result = action()
+        except UserError as caught:
+            error = caught
+    if world.any(error is not None):
+        raise error or SystemExit(1)
+    return result
+
+
+def share_step(world: World, start: Start | None) -> tuple[int, bool]:
+    """Tell every process the first one's decision: (step of the state or -1 for none, whether all is finished)."""
+    step, finished = -1, False
+    if start is not None:
+        finished = start.finished
+        step = -1 if start.state is None else int(start.state.stem.removeprefix("state-"))
+    value = torch.tensor([step, int(finished)] if world.is_main else [0, 0], device=world.device)
+    step, flag = world.sum(value).tolist()
+    return step, bool(flag)
+
+
+def _explain_new_run(job: Job) -> None:
+    """Say that training starts from the beginning, and what differs from the row's run before this one."""
+    siblings = [path for path in job.run_dir.parent.glob(f"run-*/{SPEC}") if path.parent != job.run_dir]
+    if not siblings:
+        log.info("%s: a new run, starting from the beginning", job.run_dir)
+        return
+    newest = max(siblings, key=lambda path: path.stat().st_mtime)
+    differences = differing_keys(files.read_json(newest), job.spec.model_dump(mode="json"))
+    log.warning(
+        "%s: the recipe changed, so training starts from the beginning; compared with %s:\n  %s",
+        job.run_dir, newest.parent.name, "\n  ".join(differences) or "no key differs",
+    )  # fmt: skip

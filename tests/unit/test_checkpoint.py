@@ -1,0 +1,114 @@
+"""States on disk and the lock of a run directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsr.errors import UserError
+from dsr.training import checkpoint
+from dsr.training.checkpoint import TrainState
+from dsr.training.lock import exclusive
+
+
+def state(step: int) -> TrainState:
+    tensor = torch.full((64,), float(step))
+    return TrainState(step, {"w": tensor}, {"0.9": {"w": tensor}}, {"state": {}}, {"spec": {"a": 1}}, {"torch": "2"})
+
+
+def test_a_state_survives_the_disk(tmp_path: Path) -> None:
+    loaded = checkpoint.load(checkpoint.save(tmp_path, state(7)))
+    assert (loaded.step, loaded.recipe) == (7, {"spec": {"a": 1}})
+    assert torch.equal(loaded.model["w"], torch.full((64,), 7.0))
+
+
+def test_the_newest_two_are_kept(tmp_path: Path) -> None:
+    for step in (1, 20, 3, 100):
+        checkpoint.save(tmp_path, state(step))
+    assert checkpoint.state_steps(tmp_path) == [100, 20]
+    assert checkpoint.newest(tmp_path) == checkpoint.state_path(tmp_path, 100)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "one bit"])
+def test_damage_is_noticed_and_the_state_before_taken(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = (checkpoint.save(tmp_path, state(step)) for step in (1, 2))
+    content = bytearray(bad.read_bytes())
+    position = content.find(torch.full((2,), 2.0).numpy().tobytes())
+    content[position] ^= 1
+    bad.write_bytes({"empty": b"", "truncated": content[: len(content) // 2], "one bit": content}[damage])
+    assert checkpoint.newest(tmp_path) == good
+    assert "state-00000002.pt is damaged" in caplog.text
+    checkpoint.clean(tmp_path, 1)
+    assert not bad.exists()
+
+
+def test_nothing_but_damaged_states_is_an_error_not_a_new_start(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) is None
+    checkpoint.save(tmp_path, state(1)).write_bytes(b"half a file")
+    with pytest.raises(UserError, match=r"every saved state is damaged \(state-00000001\.pt\)"):
+        checkpoint.newest(tmp_path)
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    kept = checkpoint.save(tmp_path, state(1))
+    (tmp_path / ".state-00000002.pt.x1y2.pt").write_bytes(b"half")
+    (tmp_path / ".ema-1-0.9.safetensors.x1y2.safetensors").write_bytes(b"half")
+    checkpoint.clean(tmp_path, 1)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_failed_write_leaves_the_states_alone(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(1))
+    with pytest.raises(AttributeError):
+        checkpoint.save(tmp_path, TrainState(2, {"w": lambda: None}, {}, {}, {}, {}))  # type: ignore[dict-item]
+    assert [path.name for path in tmp_path.iterdir()] == ["state-00000001.pt"]
+
+
+def _hold(run: Path, pipe: Connection) -> None:
+    with exclusive(run):
+        pipe.send("held")
+        pipe.recv()
+
+
+def test_a_second_trainer_is_refused_and_a_kill_releases(tmp_path: Path) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    holder = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path, theirs), daemon=True)
+    holder.start()
+    assert ours.recv() == "held"
+    with pytest.raises(UserError, match=rf"another trainer is using this run directory \(process {holder.pid} on host"):
+        exclusive(tmp_path).__enter__()
+    holder.kill()
+    holder.join()
+    with exclusive(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_holder_on_another_host_counts_while_it_is_alive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lock, stopped = tmp_path / "lock", threading.Event()
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+
+    def touch() -> None:
+        while not stopped.wait(0.02):
+            os.utime(lock)
+
+    alive = threading.Thread(target=touch)
+    alive.start()
+    try:
+        with pytest.raises(UserError, match="process 1 on host elsewhere"):
+            exclusive(tmp_path, patience=2.0).__enter__()
+    finally:
+        stopped.set()
+        alive.join()
+    with caplog.at_level(logging.WARNING), exclusive(tmp_path, patience=0.2):
+        assert "process 1 on host elsewhere is gone; taking over" in caplog.text

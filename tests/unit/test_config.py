@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dsr.config import Config, ConfigurationError, differing_keys, load, spec_hash
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+def test_paper_has_the_six_rows_of_the_release(raw: dict[str, Any]) -> None:
+    config = load(raw)
+    assert list(config.rows) == [
+        "dit-siglip2b", "dit-siglip2b-dsr", "dit-so400m", "dit-so400m-dsr", "ditdh-siglip2b", "ditdh-siglip2b-dsr",
+    ]  # fmt: skip
+    assert config.train("dit-siglip2b").steps_per_epoch == 1251
+    assert math.isclose(config.flow.shift, 6.928203230275509)
+    assert config.train("dit-so400m-dsr").autoencoder.latent_shape == (1152, 16, 16)
+
+
+def test_schema_is_in_sync() -> None:
+    committed = json.loads((ROOT / "rules/config.schema.json").read_text(encoding="utf-8"))
+    assert committed == Config.model_json_schema(), "run `make schema` and commit rules/config.schema.json"
+
+
+def test_every_key_is_described() -> None:
+    schema = Config.model_json_schema()
+    for section in [schema, *schema["$defs"].values()]:
+        for key, entry in section["properties"].items():
+            assert entry.get("description"), f"{section['title']}.{key} has no description"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("seed",), 1, "seed: unknown key"),
+        (("encoders", "siglip2-b", "patch_size"), 15, "not a multiple of patch_size 15"),
+        (("recipes", "dit", "final_lr"), 1e-5, "final_lr and decay_epochs go together"),
+        (("evaluation", "epochs"), [80, 40], "must be ascending"),
+        (("sampling", "guidance"), {}, "unguided"),
+        (("data", "source"), "imagefolder", "give the paths data.train and data.validation"),
+        (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
+        (("flow",), None, "flow"),
+    ],
+)
+def test_mistakes_are_named(raw: dict[str, Any], path: tuple[str, ...], value: object, message: str) -> None:
+    section = raw
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    with pytest.raises(ConfigurationError, match=message.replace("*", r"\*").replace(".", r"\.")):
+        load(raw)
+
+
+def test_every_mistake_is_reported_at_once(raw: dict[str, Any]) -> None:
+    raw["sampling"]["imges"] = 3
+    raw["data"]["classes"] = 0
+    with pytest.raises(ConfigurationError) as error:
+        load(raw)
+    assert "sampling.imges" in str(error.value)
+    assert "data.classes" in str(error.value)
+
+
+def test_hash_depends_on_the_content_only(raw: dict[str, Any]) -> None:
+    before = load(raw).train("dit-siglip2b")
+    raw["name"] = "another title"
+    raw["execution"]["workers"] = 1
+    assert spec_hash(load(raw).train("dit-siglip2b")) == spec_hash(before)
+    raw["recipes"]["dit"]["lr"] = 1e-4
+    after = load(raw).train("dit-siglip2b")
+    assert spec_hash(after) != spec_hash(before)
+    assert differing_keys(before.model_dump(), after.model_dump()) == ["recipe.lr: 0.0002 -> 0.0001"]

@@ -1,0 +1,143 @@
+"""Register-neuron discovery, on an encoder with planted register neurons."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dsr.commands import discover as command
+from dsr.config import DiscoverSpec, Discovery
+from dsr.config import TestTimeRegisters as Registers
+from dsr.data.prepare import write_index, write_shard
+from dsr.encoder import neuron_lists
+from dsr.encoder.blocks import Trace
+from dsr.encoder.discovery import NeuronScores, rank
+from dsr.errors import UserError
+from tests.unit import tiny_encoder
+
+FIRST, SECOND = (1, 7), (2, 11)
+IMAGES = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    planted = ((*FIRST, 40.0, 1.0), (*SECOND, 15.0, 1.0))
+    return tiny_encoder.write_folder(tmp_path_factory.mktemp("encoder"), planted)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for number in range(IMAGES):
+        image = place / "raw" / f"class-{number % 2}" / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        size = tiny_encoder.SIZE
+        Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(image)
+    write_shard(place / "raw", tiny_encoder.SIZE, 0, 1, place / "shard-00000.zip")
+    write_index([place / "shard-00000.zip"], place / "index.npz")
+    return place / "index.npz"
+
+
+def options(**changes: object) -> Discovery:
+    return Discovery(**{"images": IMAGES, "norm_threshold": 12.0, "top_k": 1, **changes})
+
+
+def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> neuron_lists.NeuronList:
+    """Run the command as a rule does and read what it wrote."""
+    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    monkeypatch.setattr(sys, "argv", ["discover", "--spec", spec.model_dump_json(), "--batch", "4", *words])
+    command.main()
+    return neuron_lists.read(paths["output"])
+
+
+def test_planted_neurons_are_found_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path
+) -> None:
+    first_spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options())
+    paths = {"encoder": folder, "images": index}
+    first = run(monkeypatch, first_spec, **paths, output=tmp_path / "first.json")
+    assert first.layers == {FIRST[0]: (FIRST[1],)}
+    assert [entry[:2] for entry in first.ranked] == [FIRST]
+
+    second_spec = DiscoverSpec(autoencoder=tiny_encoder.spec(Registers()), discovery=options())
+    both = run(monkeypatch, second_spec, **paths, first=tmp_path / "first.json", output=tmp_path / "both.json")
+    assert both.layers == {FIRST[0]: (FIRST[1],), SECOND[0]: (SECOND[1],)}
+    assert both.ranked[0] == first.ranked[0]
+    assert "on top of 1 neurons" in both.source
+
+
+def test_no_outlier_is_an_error_that_names_the_largest_norm(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options(norm_threshold=1e6))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, spec, encoder=folder, images=index, output=tmp_path / "none.json")
+    assert "norm_threshold 1000000.0: the largest norm seen is" in caplog.text
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_more_images_than_there_are_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options(images=IMAGES + 1))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, spec, encoder=folder, images=index, output=tmp_path / "none.json")
+    assert "7 are asked for, but there are only 6" in caplog.text
+
+
+# Scores, on activations made by hand: one layer, three tokens, two neurons; norms 1, 1, 10 and 1, 1, 1
+
+OUTPUT = torch.tensor([[[1.0], [1.0], [10.0]], [[1.0], [1.0], [1.0]]])
+ACTIVATIONS = torch.tensor([[[0.0, 4.0], [0.0, 4.0], [-3.0, 1.0]], [[9.0, 9.0], [9.0, 9.0], [9.0, 9.0]]])
+
+
+def scores(threshold: float = 5.0, mean_token: bool = False, registers: int = 0, **changes: object) -> torch.Tensor:
+    accumulated = NeuronScores(options(norm_threshold=threshold, **changes), mean_token=mean_token)
+    accumulated.add(Trace([OUTPUT, OUTPUT], [ACTIVATIONS]), registers)
+    return accumulated.mean()
+
+
+def test_the_score_is_the_mean_magnitude_on_outliers_of_images_that_have_some() -> None:
+    assert scores().tolist() == [[3.0, 1.0]]
+    assert scores(threshold=0.5).tolist() == [[(1 + 9) / 2, (3 + 9) / 2]]
+
+
+def test_images_do_not_have_to_come_in_one_trace() -> None:
+    accumulated = NeuronScores(options(norm_threshold=0.5))
+    for number in range(2):
+        part = OUTPUT[number : number + 1]
+        accumulated.add(Trace([part, part], [ACTIVATIONS[number : number + 1]]))
+    assert torch.equal(accumulated.mean(), scores(threshold=0.5))
+
+
+def test_the_sparsity_filter_silences_neurons_that_are_active_on_most_tokens() -> None:
+    assert scores(sparsity_filter=True).tolist() == [[3.0, 0.0]]
+
+
+def test_the_mean_token_counts_like_any_other() -> None:
+    # Norms 4, 1, 1, 10 and 1, 1, 1, 1: above 3.5 the mean token of the first image is an outlier too.
+    assert scores(threshold=3.5, mean_token=True).tolist() == [[(1.0 + 3.0) / 2, (3.0 + 1.0) / 2]]
+
+
+def test_registers_take_no_part() -> None:
+    with pytest.raises(UserError, match="largest norm seen is 1;"):
+        scores(registers=1)
+
+
+def test_a_detection_layer_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"discovery\.layer: 1 does not exist"):
+        scores(layer=1)
+
+
+def test_ranking_filters_and_stops() -> None:
+    table = torch.tensor([[1.0, 5.0], [4.0, 2.0], [9.0, 0.0]])
+    assert rank(table, 2) == [(2, 0, 9.0), (0, 1, 5.0)]
+    assert rank(table, 2, highest_layer=1) == [(0, 1, 5.0), (1, 0, 4.0)]
+    assert rank(table, 2, exclude=[(2, 0), (1, 0)]) == [(0, 1, 5.0), (1, 1, 2.0)]
+    assert len(rank(table, 100)) == 6

@@ -1,0 +1,242 @@
+"""Training in this process: what is resumed, refused, kept, published and reported."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from dsr import files
+from dsr.config import spec_hash
+from dsr.denoiser.build import build_denoiser
+from dsr.distributed import World
+from dsr.errors import UserError
+from dsr.latents.statistics import LatentStatistics
+from dsr.training.batches import Share, StepSampler
+from dsr.training.learner import NotFiniteError
+from dsr.training.loop import train
+
+from .training_row import (
+    BATCH,
+    ONE,
+    STEPS,
+    differences,
+    final_state,
+    largest_gap,
+    make_files,
+    tiny_job,
+    tiny_spec,
+)
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_files(tmp_path_factory.mktemp("row"))
+
+
+@pytest.fixture(scope="module")
+def finished(row: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory of a run to epoch 4, never interrupted."""
+    run = tmp_path_factory.mktemp("finished") / "run-a"
+    assert train(tiny_job(row, run), ONE)
+    return run
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run-a")
+    return tmp_path / "run-a"
+
+
+def test_a_run_stopped_after_every_step_equals_one_that_never_stopped(
+    row: Path, finished: Path, tmp_path: Path
+) -> None:
+    job = tiny_job(row, tmp_path / "run-a", minutes=0.0)
+    attempts = 1
+    while not train(job, ONE):
+        attempts += 1
+    assert attempts == 4 * STEPS
+    assert differences(final_state(job.run_dir), final_state(finished)) == []
+    assert differences(load_file(job.output), load_file(finished / "ema-4-0.9.safetensors")) == []
+
+
+def test_milestones_in_a_chain_equal_one_long_run(row: Path, finished: Path, tmp_path: Path) -> None:
+    assert train(tiny_job(row, tmp_path / "run-a", epoch=1), ONE)
+    assert train(tiny_job(row, tmp_path / "run-a", epoch=4, after=1), ONE)
+    assert differences(final_state(tmp_path / "run-a"), final_state(finished)) == []
+
+
+@pytest.mark.parametrize("options", [{"micro_batch": 2}, {"workers": 1}])
+def test_accumulation_and_workers_do_not_change_the_result(
+    row: Path, finished: Path, tmp_path: Path, options: dict[str, int]
+) -> None:
+    assert train(tiny_job(row, tmp_path / "run-a", **options), ONE)
+    assert largest_gap(final_state(tmp_path / "run-a")["model"], final_state(finished)["model"]) < 1e-6
+
+
+def test_published_weights_are_the_first_average_with_buffers_and_provenance(finished: Path) -> None:
+    output = finished.parent / "run-a-epoch-4" / "ema.safetensors"
+    state = final_state(finished)
+    weights = load_file(output)
+    assert weights.keys() == state["model"].keys()
+    average = state["averages"]["0.9"]
+    assert all(torch.equal(weights[name], average.get(name, state["model"][name])) for name in weights)
+    with safe_open(output, framework="pt") as file:
+        expected = {"row": "tiny", "epoch": "4", "step": "12", "decay": "0.9", "spec_hash": spec_hash(tiny_spec())}
+        assert file.metadata() == expected
+    assert not torch.equal(load_file(finished / "ema-4-0.99.safetensors")["pos_embed"], weights["pos_embed"])
+
+
+def test_frozen_tables_stay(row: Path, finished: Path, tmp_path: Path) -> None:
+    assert train(tiny_job(row, tmp_path / "run-a", spec=tiny_spec(train_all=False)), ONE)
+    frozen, trained = final_state(tmp_path / "run-a"), final_state(finished)
+    table = build_denoiser(tiny_spec().model).pos_embed
+    assert torch.equal(frozen["model"]["pos_embed"], table)
+    assert not torch.equal(trained["model"]["pos_embed"], table)
+    assert len(frozen["optimizer"]["state"]) == len(trained["optimizer"]["state"]) - 3
+
+
+def test_bfloat16_trains_with_float32_weights(row: Path, tmp_path: Path) -> None:
+    assert train(tiny_job(row, tmp_path / "run-a", epoch=1, spec=tiny_spec(precision="bf16")), ONE)
+    assert {value.dtype for value in final_state(tmp_path / "run-a")["model"].values()} == {torch.float32}
+
+
+def test_a_finished_milestone_is_published_again_without_training(row: Path, copy: Path) -> None:
+    before = (copy / "metrics.jsonl").read_text()
+    job = tiny_job(row, copy)
+    assert train(job, ONE)
+    assert files.sha256(job.output) == files.sha256(copy / "ema-4-0.9.safetensors")
+    assert (copy / "metrics.jsonl").read_text() == before
+
+
+def test_a_finished_milestone_whose_state_was_removed_is_published_again(row: Path, copy: Path) -> None:
+    for state in copy.glob("state-*.pt"):
+        state.unlink()
+    job = tiny_job(row, copy)
+    assert train(job, ONE)
+    assert job.output.exists()
+    with pytest.raises(UserError, match="another specification"):
+        train(tiny_job(row, copy, spec=tiny_spec(lr=1.0)), ONE)
+
+
+def test_a_milestone_in_the_past_without_its_averages_is_refused(row: Path, copy: Path) -> None:
+    with pytest.raises(UserError, match=r"already at epoch 4.00 and kept no averages of epoch 2"):
+        train(tiny_job(row, copy, epoch=2), ONE)
+
+
+def test_a_missing_state_is_never_replaced_by_a_new_run(row: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="epoch 4 continues from epoch 2, but there is no saved state"):
+        train(tiny_job(row, tmp_path / "run-a", after=2), ONE)
+    assert not list(tmp_path.glob("run-a/state-*"))
+
+
+def test_a_state_before_the_previous_milestone_is_refused(row: Path, tmp_path: Path) -> None:
+    assert not train(tiny_job(row, tmp_path / "run-a", minutes=0.0), ONE)
+    with pytest.raises(UserError, match=r"is at epoch 0\.33, but epoch 2 should be done"):
+        train(tiny_job(row, tmp_path / "run-a", after=2), ONE)
+
+
+def test_another_recipe_is_refused_with_its_keys(row: Path, copy: Path) -> None:
+    with pytest.raises(UserError, match=r"spec\.recipe\.lr: 0\.001 -> 0\.5"):
+        train(tiny_job(row, copy, epoch=5, spec=tiny_spec(lr=0.5)), ONE)
+
+
+def test_other_statistics_are_refused(row: Path, copy: Path, tmp_path: Path) -> None:
+    statistics = LatentStatistics((8, 4, 4))
+    statistics.update(torch.ones(2, 8, 4, 4))
+    statistics.save(tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"inputs\.statistics"):
+        train(tiny_job(row, copy, epoch=5, statistics=tmp_path / "other.safetensors"), ONE)
+
+
+def test_a_changed_recipe_in_a_new_directory_says_what_changed(
+    row: Path, copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        train(tiny_job(row, copy.parent / "run-b", epoch=1, spec=tiny_spec(lr=0.01)), ONE)
+    assert "starts from the beginning; compared with run-a:\n  recipe.lr: 0.001 -> 0.01" in caplog.text
+
+
+def test_a_damaged_newest_state_falls_back_and_ends_the_same(
+    row: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run-a"
+    for _ in range(5):
+        assert not train(tiny_job(row, run, minutes=0.0), ONE)
+    newest = run / "state-00000005.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert train(tiny_job(row, run), ONE)
+    assert "state-00000005.pt is damaged" in caplog.text
+    assert differences(final_state(run), final_state(finished)) == []
+    assert [line["step"] for line in files.read_json_lines(run / "metrics.jsonl")][3:7] == [4, 5, 5, 6]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(row: Path, tmp_path: Path) -> None:
+    job = tiny_job(row, tmp_path / "run-a", spec=tiny_spec(lr=1e30), checkpoint_minutes=1e-9)
+    with pytest.raises(NotFiniteError, match=r"stopped at step 2: loss .* state-00000001\.pt in .* is the last good"):
+        train(job, ONE)
+    kept = files.sha256(job.run_dir / "state-00000001.pt")
+    with pytest.raises(NotFiniteError, match="step 2"):
+        train(job, ONE)
+    assert files.sha256(job.run_dir / "state-00000001.pt") == kept
+    assert not job.output.exists()
+
+
+def test_metrics_count_restarts_and_average_over_the_interval(row: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run-a"
+    assert not train(tiny_job(row, run, minutes=0.0, log_every=4), ONE)
+    assert train(tiny_job(row, run, log_every=4), ONE)
+    lines = files.read_json_lines(run / "metrics.jsonl")
+    about = [(line["step"], line["steps"], line["restart"]) for line in lines]
+    assert about == [(1, 1, 0), (4, 3, 1), (8, 4, 1), (12, 4, 1)]
+    every = files.read_json_lines(finished / "metrics.jsonl")
+    assert lines[2]["loss"] == pytest.approx(sum(line["loss"] for line in every[4:8]) / 4)
+    assert lines[2]["epoch"] == pytest.approx(8 / STEPS)
+
+
+def test_tensorboard_files_are_written(row: Path, tmp_path: Path) -> None:
+    train(tiny_job(row, tmp_path / "run-a", epoch=1, tensorboard=True), ONE)
+    assert list(tmp_path.glob("run-a/tensorboard/events.*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 4, "after": 4}, "0 < after < epoch"),
+        ({"micro_batch": 3}, r"recipe\.batch: 8 is not divisible by 1 processes x a micro-batch of 3"),
+        ({"images": Path("nowhere/index.npz")}, "nowhere/index.npz: no such file"),
+        ({"spec": tiny_spec(batch=48)}, r"recipe\.batch: 48 is more than the 24 training images"),
+        ({"spec": tiny_spec().model_copy(update={"images": 25})}, "images is 24, but the configuration says 25"),
+    ],
+)
+def test_wrong_jobs_are_refused_before_anything_is_written(
+    row: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train(tiny_job(row, tmp_path / "run-a", **change), ONE)  # type: ignore[arg-type]
+    assert not (tmp_path / "run-a").exists()
+
+
+def test_processes_and_micro_batches_share_the_same_samples() -> None:
+    spec = tiny_spec()
+
+    def steps(size: int, micro_batch: int | None, first: int, count: int) -> list[list[tuple[int, bool]]]:
+        batches: list[list[tuple[int, bool]]] = [[] for _ in range(count)]
+        for rank in range(size):
+            share = Share.of(World(rank, size, torch.device("cpu")), BATCH, micro_batch)
+            parts = iter(StepSampler(spec, share, first))
+            for batch in batches:
+                for _ in share.micro_batches:
+                    batch += next(parts)
+        return batches
+
+    whole = steps(1, None, 0, 2 * STEPS)
+    assert steps(2, None, 0, 2 * STEPS) == whole
+    assert steps(2, 2, 4, 2) == whole[4:6]
+    assert {index for batch in whole[:STEPS] for index, _ in batch} == set(range(24))
+    assert 0 < sum(flip for batch in whole for _, flip in batch) < 48

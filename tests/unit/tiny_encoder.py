@@ -1,0 +1,69 @@
+"""A SigLIP2 vision tower small enough for tests, as a Hugging Face folder, and what describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import SiglipConfig, SiglipModel
+
+from dsr.config import AutoencoderSpec, Decoder, Encoder, TestTimeRegisters
+from dsr.files import write_json
+
+WIDTH, LAYERS, HIDDEN, SIZE = 32, 4, 48, 64
+
+Planted = tuple[int, int, float, float]
+"""(layer, neuron, activation, norm of what it writes)."""
+
+
+def write_folder(folder: Path, planted: tuple[Planted, ...] = ()) -> Path:
+    """Write a random vision tower with a text tower beside it; planted neurons make outliers of some tokens."""
+    torch.manual_seed(0)
+    vision = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "intermediate_size": HIDDEN,
+        "image_size": SIZE,
+        "patch_size": 16,
+    }
+    text = {**vision, "num_hidden_layers": 1, "vocab_size": 50, "max_position_embeddings": 8}
+    SiglipModel(SiglipConfig(vision_config=vision, text_config=text)).save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    state = load_file(weights)
+    generator = torch.Generator().manual_seed(1)
+    for layer, neuron, activation, norm in planted:
+        mlp = f"vision_model.encoder.layers.{layer}.mlp"
+        direction = torch.randn(WIDTH, generator=generator)
+        state[f"{mlp}.fc1.weight"][neuron] = activation * direction / direction.norm()
+        state[f"{mlp}.fc1.bias"][neuron] = -1.5 * activation
+        written = torch.randn(WIDTH, generator=generator)
+        state[f"{mlp}.fc2.weight"][:, neuron] = norm * written / written.norm()
+    save_file(state, weights, metadata={"format": "pt"})
+    write_json(folder / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+    return folder
+
+
+def spec(ttr: TestTimeRegisters | None = None, *, input_size: int = SIZE, image_size: int = SIZE) -> AutoencoderSpec:
+    """Return the specification of an autoencoder around the tiny encoder."""
+    return AutoencoderSpec(
+        encoder=Encoder(
+            family="siglip2",
+            hub="tiny",
+            revision="main",
+            input_size=input_size,
+            patch_size=16,
+            width=WIDTH,
+            neurons="discovered",
+            statistics="computed",
+        ),
+        ttr=ttr,
+        decoder=Decoder(hidden_size=16, depth=2, num_heads=2, intermediate_size=24),
+        image_size=image_size,
+    )
+
+
+def pixels(count: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:
+    """Random pixels (count, 3, size, size) in [0, 1]."""
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,122 @@
+"""A row small enough to train in a test: real images, a real SigLIP folder, real files, tiny numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from dsr.config import TrainSpec
+from dsr.data.prepare import write_index, write_shard
+from dsr.distributed import World
+from dsr.latents.statistics import LatentStatistics
+from dsr.training.start import Job
+
+IMAGES, CLASSES, SIZE, BATCH = 24, 3, 16, 8
+STEPS = IMAGES // BATCH
+ONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def make_files(folder: Path) -> Path:
+    """Write images, encoder, neuron file and statistics into ``folder``."""
+    generator = np.random.default_rng(0)
+    for number in range(IMAGES):
+        path = folder / "raw" / f"class-{number % CLASSES}" / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(path)
+    write_shard(folder / "raw", SIZE, 0, 1, folder / "images" / "shard-00000.zip")
+    write_index([folder / "images" / "shard-00000.zip"], folder / "images" / "index.npz")
+    torch.manual_seed(0)
+    config = SiglipVisionConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE, patch_size=4
+    )
+    SiglipVisionModel(config).save_pretrained(folder / "encoder")
+    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}
+    (folder / "encoder" / "preprocessor_config.json").write_text(json.dumps(processor))
+    neurons = {"encoder": "tiny", "layers": {"0": [3, 5], "1": [2]}, "ranked": [], "source": "test"}
+    (folder / "neurons.json").write_text(json.dumps(neurons))
+    statistics = LatentStatistics((8, 4, 4))
+    statistics.update(torch.randn(32, 8, 4, 4))
+    statistics.save(folder / "statistics.safetensors")
+    return folder
+
+
+def tiny_spec(**recipe: Any) -> TrainSpec:
+    """Specification of the tiny row; arguments replace entries of its recipe."""
+    encoder = {"family": "siglip2", "hub": "tiny", "revision": "main", "input_size": SIZE, "patch_size": 4, "width": 8}
+    encoder |= {"neurons": "released", "statistics": "computed"}
+    denoiser = {"kind": "dit", "hidden_size": 16, "depth": 2, "num_heads": 2, "register_start": 1, "class_dropout": 0.3}
+    decoder = {"hidden_size": 8, "depth": 1, "num_heads": 1, "intermediate_size": 16}
+    spec = {
+        "row": "tiny",
+        "autoencoder": {"encoder": encoder, "passes": "single", "ttr": {}, "decoder": decoder, "image_size": SIZE},
+        "model": {"denoiser": denoiser, "registers": 4, "channels": 8, "grid": 4, "classes": CLASSES},
+        "flow": {"shift_dim": 196608},
+        "recipe": {"batch": BATCH, "lr": 1e-3, "clip": 1.0, "ema": [0.9, 0.99], "precision": "fp32", **recipe},
+        "images": IMAGES,
+        "flip": True,
+    }
+    return TrainSpec.model_validate_json(json.dumps(spec))
+
+
+def tiny_job(row: Path, run: Path, *, epoch: int = 4, spec: TrainSpec | None = None, **options: Any) -> Job:
+    """Job that trains the tiny row in ``row`` with its state in ``run``."""
+    defaults: dict[str, Any] = {
+        "spec": spec or tiny_spec(),
+        "epoch": epoch,
+        "after": None,
+        "images": row / "images" / "index.npz",
+        "encoder": row / "encoder",
+        "neurons": row / "neurons.json",
+        "statistics": row / "statistics.safetensors",
+        "run_dir": run,
+        "output": run.parent / f"{run.name}-epoch-{epoch}" / "ema.safetensors",
+        "log_every": 1,
+        "tensorboard": False,
+    }
+    return Job(**{**defaults, **options})
+
+
+def command_line(job: Job) -> list[str]:
+    """Arguments of ``dsr.commands.train`` for a job."""
+    arguments: list[str] = []
+    for field in dataclasses.fields(job):
+        value, option = getattr(job, field.name), "--" + field.name.replace("_", "-")
+        if field.name == "spec":
+            arguments += [option, value.model_dump_json()]
+        elif isinstance(value, bool):
+            arguments += [option] if value else ["--no-tensorboard"] if field.name == "tensorboard" else []
+        elif value is not None:
+            arguments += [option, str(value)]
+    return arguments
+
+
+def final_state(run: Path) -> dict[str, Any]:
+    """Content of the newest state in ``run``."""
+    path = max(run.glob("state-*.pt"))
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
+def differences(first: Any, second: Any, place: str = "") -> list[str]:
+    """Places where two nested states are not equal bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) and first.dtype == second.dtype else [place]
+    if isinstance(first, dict):
+        if first.keys() != second.keys():
+            return [f"{place}: keys"]
+        return [line for key in first for line in differences(first[key], second[key], f"{place}/{key}")]
+    if isinstance(first, list | tuple):
+        return differences(dict(enumerate(first)), dict(enumerate(second)), place)
+    return [] if first == second else [place]
+
+
+def largest_gap(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """Largest absolute difference between two sets of weights."""
+    return max((first[name].double() - second[name].double()).abs().max().item() for name in first)

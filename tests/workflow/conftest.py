@@ -1,0 +1,89 @@
+"""A checkout of its own for the workflow tests, and one complete tiny run in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ("profiles/demo/config-overlay.yaml", "tests/workflow/tiny.yaml")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of the project in which Snakemake runs as a user would run it."""
+
+    folder: Path
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake; stdout and stderr together in ``stdout``."""
+        binaries = str(Path(sys.executable).parent)
+        return subprocess.run(
+            [f"{binaries}/snakemake", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+
+    def tiny(self, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """Run the tiny workflow, or parts of it."""
+        return self.snakemake(
+            *arguments, "--profile", "profiles/demo", "--configfile", *TINY, *overlays, "--cores", "2"
+        )
+
+    def planned(self, *arguments: str, overlays: tuple[str, ...] = ()) -> dict[str, int]:
+        """Jobs that a dry run of the tiny workflow plans, by rule."""
+        return job_counts(self.tiny(*arguments, "-n", overlays=overlays).stdout)
+
+
+def job_counts(output: str) -> dict[str, int]:
+    """Read the 'Job stats' table of a Snakemake run."""
+    counts: dict[str, int] = {}
+    lines = iter(output.splitlines())
+    for line in lines:
+        if line.startswith("job ") and "count" in line:
+            next(lines)
+            for entry in lines:
+                if not entry.strip() or entry.startswith("total"):
+                    return counts
+                name, count = entry.split()
+                counts[name] = int(count)
+    return counts
+
+
+def copy_checkout(folder: Path) -> Checkout:
+    """Copy the files that belong to the project (no results, no environment)."""
+    names = ("Snakefile", "config.yaml", "rules", "envs", "src", "profiles", "slurm", "docs", "tests/workflow")
+    for name in names:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name)
+    return Checkout(folder)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """Return a checkout in which nothing has run."""
+    return copy_checkout(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """Return a checkout in which the tiny workflow has run to the end."""
+    checkout = copy_checkout(tmp_path_factory.mktemp("finished"))
+    run = checkout.tiny()
+    assert run.returncode == 0, run.stdout[-8000:]
+    return checkout

@@ -1,0 +1,60 @@
+"""The plan: what Snakemake would run, on a fresh clone without GPU, data or network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import Checkout, job_counts
+
+ROWS = ["dit-siglip2b", "dit-siglip2b-dsr", "dit-so400m", "dit-so400m-dsr", "ditdh-siglip2b", "ditdh-siglip2b-dsr"]
+
+
+def test_paper_plans_six_rows_on_a_fresh_clone(fresh: Checkout) -> None:
+    run = fresh.snakemake("-n", "results/table1.md")
+    assert run.returncode == 0, run.stdout
+    counts = job_counts(run.stdout)
+    assert counts["train"] == counts["sample"] == counts["evaluate"] == 6 * 2  # epochs 80 and 800
+    for row in ROWS:
+        assert f"results/rows/{row}/epoch-800/ema.safetensors" in run.stdout
+
+
+def test_slurm_profile_plans_the_same(fresh: Checkout) -> None:
+    run = fresh.snakemake("--profile", "slurm", "-n", "results/table1.md")
+    assert run.returncode == 0, run.stdout
+    assert job_counts(run.stdout)["train"] == 12
+
+
+def test_one_row_needs_only_its_own_jobs(fresh: Checkout) -> None:
+    run = fresh.snakemake("-n", "results/rows/dit-siglip2b/table1.md")
+    assert run.returncode == 0, run.stdout
+    counts = job_counts(run.stdout)
+    assert counts["train"] == 2
+    assert "so400m" not in run.stdout
+    assert "neurons" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rowz": {}}, "rowz: unknown key"),
+        ({"rows": {"dit-siglip2b": {"registers": 5}}}, "rows.dit-siglip2b: registers 5 is not a perfect square"),
+        ({"denoisers": {"dit-xl": {"register_start": 28}}}, "register_start 28 is beyond the last block (27)"),
+        ({"recipes": {"dit": {"batch": 1023}}}, "recipes.dit.batch: 1023 is not divisible by 8 processes"),
+        ({"rows": {"dit-siglip2b": {"encoder": "clip"}}}, "rows.dit-siglip2b.encoder: 'clip' is not one of siglip2-b"),
+        ({"recipes": {"dit": {"lr": "2e-4"}}}, "recipes.dit.lr: Input should be a valid number (given: '2e-4')"),
+        ({"sampling": {"images": 50001}}, "sampling.images: 50001 is not a multiple of 1000 classes"),
+    ],
+)
+def test_bad_configuration_is_one_clear_error(
+    fresh: Checkout, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump(change), encoding="utf-8")
+    run = fresh.snakemake("-n", "results/table1.md", "--configfile", str(overlay))
+    assert run.returncode != 0
+    assert message in run.stdout
+    assert "Traceback" not in run.stdout
+    assert job_counts(run.stdout) == {}
