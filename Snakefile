@@ -36,8 +36,8 @@ include: "rules/report.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         "<results>/table1.md",
         "<results>/provenance.md",
         figures,
+    localrule: True

@@ -1,10 +1,13 @@
 # Everything that the rules share: the checked configuration, wildcard constraints, input functions.
+import json
 import shlex
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from dsr.analysis import specs as analysis_specs
 from dsr.config import ConfigurationError, load, spec_hash
+from dsr.report import specs as report_specs
 
 try:
     CONFIG = load(config)
@@ -15,7 +18,6 @@ EXECUTION = CONFIG.execution
 EPOCHS = CONFIG.evaluation.epochs
 # One process group a job; several nodes are the business of the SLURM profile.
 TORCHRUN = f"python -m torch.distributed.run --standalone --nproc-per-node {EXECUTION.processes} -m"
-COMPILE = "--compile" if EXECUTION.compile else ""
 
 # Both environments run the package from this checkout.
 shell.prefix(f"export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))}; ")
@@ -77,7 +79,11 @@ def row_inputs(wildcards):
 def previous_epoch(wildcards):
     """Weights of the milestone before this one: milestones of a row are trained in a chain."""
     earlier = [epoch for epoch in EPOCHS if epoch < int(wildcards.epoch)]
-    return f"<results>/rows/{wildcards.row}/epoch-{earlier[-1]}/ema.safetensors" if earlier else []
+    return (
+        f"<results>/rows/{wildcards.row}/epoch-{earlier[-1]}/ema.safetensors"
+        if earlier
+        else []
+    )
 
 
 def train_spec(wildcards):
@@ -92,11 +98,23 @@ def run_folder(wildcards):
 
 def sample_spec(wildcards):
     """Everything but the weights that determines the images of a row, as JSON."""
-    return CONFIG.sample(wildcards.row, wildcards.guidance, int(wildcards.seed)).model_dump_json()
+    return CONFIG.sample(
+        wildcards.row, wildcards.guidance, int(wildcards.seed)
+    ).model_dump_json()
 
 
 JOB_THREADS = EXECUTION.processes * EXECUTION.threads
-MICRO_BATCH = f"--micro-batch {EXECUTION.micro_batch}" if EXECUTION.micro_batch else ""
+# How a job runs is part of its command and not of its params: a change here must rerun nothing.
+COMPILE = " --compile" if EXECUTION.compile else ""
+MICRO_BATCH = f" --micro-batch {EXECUTION.micro_batch}" if EXECUTION.micro_batch else ""
+TRAIN_OPTIONS = (
+    f" --workers {EXECUTION.workers} --threads {EXECUTION.threads} --log-every {EXECUTION.log_every}"
+    f" --checkpoint-minutes {EXECUTION.checkpoint_minutes}{MICRO_BATCH}{COMPILE}"
+)
+SAMPLE_OPTIONS = (
+    f" --batch {EXECUTION.sample_batch} --threads {EXECUTION.threads}{COMPILE}"
+)
+STATISTICS_OPTIONS = f" --batch {EXECUTION.sample_batch} --workers {EXECUTION.workers}"
 # The encoder's first pass of discovery runs without registers; the second on top of the first.
 FIRST_PASS = {"single": "none", "recursive": "single"}
 
@@ -112,9 +130,78 @@ def encoders_with(**properties):
 
 def raw_images(wildcards):
     """What must exist before the images of a split can be prepared: a given ImageFolder, or a fetched one."""
-    return getattr(CONFIG.data, wildcards.split) or f"<results>/data/raw/{wildcards.split}.json"
+    return (
+        getattr(CONFIG.data, wildcards.split)
+        or f"<results>/data/raw/{wildcards.split}.json"
+    )
 
 
 def raw_folder(wildcards):
     """ImageFolder of a split."""
-    return getattr(CONFIG.data, wildcards.split) or f"{CONFIG.results}/data/raw/{wildcards.split}"
+    return (
+        getattr(CONFIG.data, wildcards.split)
+        or f"{CONFIG.results}/data/raw/{wildcards.split}"
+    )
+
+
+FINAL_EPOCH = EPOCHS[-1]
+FIRST_SEED = CONFIG.sampling.seeds[0]
+# Encoders as the rows use them, with and without TTR.
+ENCODINGS = sorted({(row.encoder, row.ttr) for row in CONFIG.rows.values()})
+MAP_KINDS = "norms|components|attention|outliers"
+
+
+def discover_spec(wildcards):
+    """Everything but the images that determines a list of register neurons, as JSON."""
+    return CONFIG.discover(wildcards.encoder, wildcards.ttr).model_dump_json()
+
+
+def statistics_spec(wildcards):
+    """Everything but the images that determines latent statistics, as JSON."""
+    return CONFIG.latent_statistics(wildcards.encoder, wildcards.ttr).model_dump_json()
+
+
+def result(row, epoch, guidance, name):
+    """A file of one set of samples of a row."""
+    return f"<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{FIRST_SEED}/{name}"
+
+
+def metrics_files(rows):
+    """Metrics files of these rows by 'row:epoch:guidance', for every epoch and guidance setting."""
+    return {
+        f"{row}:{epoch}:{guidance}": result(row, epoch, guidance, "metrics.json")
+        for row in rows
+        for epoch in EPOCHS
+        for guidance in CONFIG.sampling.guidance
+    }
+
+
+def keyed(names, paths):
+    """Arguments 'name=path', in order."""
+    return " ".join(f"{name}={path}" for name, path in zip(names, paths, strict=True))
+
+
+def figures(wildcards):
+    """Every figure."""
+    names = ["samples", "fid", *(f"times-{row}" for row in CONFIG.rows)]
+    names += [
+        f"{what}-{kind}"
+        for what in ("encoder", "denoiser")
+        for kind in MAP_KINDS.split("|")
+    ]
+    return [f"<results>/figures/{name}.png" for name in names]
+
+
+def benchmark_files(wildcards):
+    """Snakemake's record of the time that every job of the rows took, as 'job=path'; missing ones are left out."""
+    folder = f"{CONFIG.results}/benchmarks"
+    jobs = [f"statistics/{encoder}-{ttr}" for encoder, ttr in ENCODINGS]
+    for row in CONFIG.rows:
+        for epoch in EPOCHS:
+            jobs.append(f"train/{row}-{epoch}")
+            jobs += [
+                f"{stage}/{row}-{epoch}-{guidance}-seed{FIRST_SEED}"
+                for guidance in CONFIG.sampling.guidance
+                for stage in ("sample", "evaluate")
+            ]
+    return keyed(jobs, [f"{folder}/{job}.tsv" for job in jobs])

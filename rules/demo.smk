@@ -15,9 +15,10 @@ rule demo_digits:
 
 rule demo_encoder:
     output:
-        "<results>/encoders/{encoder}/model.safetensors",
-        "<results>/encoders/{encoder}/config.json",
-        "<results>/encoders/{encoder}/preprocessor_config.json",
+        weights="<results>/encoders/{encoder}/model.safetensors",
+        settings=multiext(
+            "<results>/encoders/{encoder}/", "config.json", "preprocessor_config.json"
+        ),
     log:
         "<logs>/demo/encoder-{encoder}.log",
     conda:
@@ -25,7 +26,7 @@ rule demo_encoder:
     params:
         spec=lambda wildcards: CONFIG.encoders[wildcards.encoder].model_dump_json(),
     shell:
-        "python -m dsr.commands.demo encoder --spec {params.spec:q} --output $(dirname {output[0]}) > {log} 2>&1"
+        "python -m dsr.commands.demo encoder --spec {params.spec:q} --output $(dirname {output.weights}) > {log} 2>&1"
 
 
 rule demo_decoder:

@@ -22,7 +22,7 @@ rule discover_neurons:
 
 rule released_neurons:
     input:
-        "src/dsr/encoder/neurons/{encoder}-{ttr}.json",
+        f"{workflow.basedir}/src/dsr/encoder/neurons/{{encoder}}-{{ttr}}.json",
     output:
         "<results>/encoders/{encoder}/neurons-{ttr}.json",
     log:
@@ -55,6 +55,7 @@ rule statistics:
     params:
         spec=statistics_spec,
     shell:
-        TORCHRUN + " dsr.commands.statistics --spec {params.spec:q} --encoder $(dirname {input.encoder})"
-        " --neurons {input.neurons} --images {input.images} --batch {EXECUTION.sample_batch}"
-        " --workers {EXECUTION.workers} --threads {EXECUTION.threads} --output {output} > {log} 2>&1"
+        f"{TORCHRUN} dsr.commands.statistics{STATISTICS_OPTIONS}"
+        " --spec {params.spec:q}"
+        " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --images {input.images}"
+        " --output {output} > {log} 2>&1"

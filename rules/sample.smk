@@ -19,7 +19,7 @@ rule sample:
         spec=sample_spec,
         shards=lambda wildcards, output: str(Path(output.samples).parent / "shards"),
     shell:
-        TORCHRUN + " dsr.commands.sample --spec {params.spec:q} --weights {input.weights}"
+        f"{TORCHRUN} dsr.commands.sample{SAMPLE_OPTIONS}"
+        " --spec {params.spec:q} --weights {input.weights}"
         " --statistics {input.statistics} --decoder {input.decoder} --shards {params.shards}"
-        " --batch {EXECUTION.sample_batch} --threads {EXECUTION.threads} {COMPILE}"
         " --output {output.samples} > {log} 2>&1"

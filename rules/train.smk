@@ -20,8 +20,8 @@ rule train:
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
     shell:
-        TORCHRUN + " dsr.commands.train --spec {params.spec:q} --epoch {wildcards.epoch} --after {input.previous}"
-        " --images {input.images} --encoder $(dirname {input.encoder}) --neurons {input.neurons}"
-        " --statistics {input.statistics} --run {params.run} --output {output} {MICRO_BATCH} {COMPILE}"
-        " --workers {EXECUTION.workers} --threads {EXECUTION.threads} --log-every {EXECUTION.log_every}"
-        " --checkpoint-minutes {EXECUTION.checkpoint_minutes} >> {log} 2>&1"
+        f"{TORCHRUN} dsr.commands.train{TRAIN_OPTIONS}"
+        " --spec {params.spec:q} --epoch {wildcards.epoch}"
+        " --after {input.previous} --images {input.images} --encoder $(dirname {input.encoder})"
+        " --neurons {input.neurons} --statistics {input.statistics} --run {params.run} --output {output}"
+        " >> {log} 2>&1"

@@ -431,6 +431,17 @@ class Config(Section):
         first: Ttr = "single" if ttr == "recursive" else "none"
         return DiscoverSpec(autoencoder=self.autoencoder(encoder, first), discovery=self.discovery)
 
+    def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
+        """Everything but the images that determines the register neurons of an encoder."""
+        first: Ttr = "single" if ttr == "recursive" else "none"
+        return DiscoverSpec(autoencoder=self.autoencoder(encoder, first), discovery=self.discovery)
+
+    def latent_statistics(self, encoder: str, ttr: Ttr) -> StatisticsSpec:
+        """Everything but the images that determines the latent statistics of an encoder."""
+        return StatisticsSpec(
+            autoencoder=self.autoencoder(encoder, ttr), images=self.data.train_images, flip=self.data.flip
+        )
+
     def model(self, row: str) -> ModelSpec:
         """Return the denoiser of a row."""
         entry = self.rows[row]

@@ -31,11 +31,13 @@ class Flow:
 
     def shifted(self, tau: Tensor) -> Tensor:
         """Shift times: s tau / (1 + (s - 1) tau); 0 and 1 stay where they are."""
-        return self.shift * tau / (1 + (self.shift - 1) * tau)
+        shifted: Tensor = self.shift * tau / (1 + (self.shift - 1) * tau)
+        return shifted
 
     def times(self, u: Tensor) -> Tensor:
         """Turn uniform numbers in [0, 1) into fp32 training times: the shifted sigmoid of a standard normal."""
-        return self.shifted(torch.special.ndtri(u.float()).sigmoid())
+        normal: Tensor = torch.special.ndtri(u.float())
+        return self.shifted(normal.sigmoid())
 
     def time_grid(self, steps: int) -> Tensor:
         """Times of the sampler from 1 (noise) to 0 (data), (steps,) fp32: evenly spaced, then shifted."""
@@ -45,7 +47,8 @@ class Flow:
     def interpolate(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         """Point x_t between clean latents x1 and noise x0 (B, C, S, S) at times (B,)."""
         t = _like(t, x1)
-        return (1 - t) * x1 + t * x0
+        point: Tensor = (1 - t) * x1 + t * x0
+        return point
 
     def velocity(self, x_t: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """Velocity dx/dt (B, C, S, S) that leads away from the predicted clean latents; times (B,) or ()."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -27,6 +28,8 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(main)
     def wrapper() -> None:
         setup()
+        # In cluster jobs it comes blocked, so that torchrun does not act on it (dsr.launch.child).
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             main()
         except UserError as error:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,15 @@ def read_header(path: Path, key: str = IMAGES_KEY) -> Header:
         return _header(path, stream)
 
 
-def read_array(path: Path, key: str) -> npt.NDArray[np.generic]:
+def read_first(path: Path, count: int, key: str = IMAGES_KEY) -> npt.NDArray[Any]:
+    """Read up to ``count`` values of a numeric array from its start, flat."""
+    with _opened(path) as archive, archive.open(f"{key}.npy") as stream:
+        dtype = _header(path, stream).dtype
+        data = _read(path, stream, count * dtype.itemsize)
+    return np.frombuffer(data, dtype, count=len(data) // dtype.itemsize)
+
+
+def read_array(path: Path, key: str) -> npt.NDArray[Any]:
     """Read one (small) array of an npz whole."""
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from dsr.commands import discover as command
 from dsr.config import DiscoverSpec, Discovery
 from dsr.config import TestTimeRegisters as Registers
-from dsr.data.prepare import write_index, write_shard
 from dsr.encoder import neuron_lists
 from dsr.encoder.blocks import Trace
 from dsr.encoder.discovery import NeuronScores, rank
@@ -26,26 +23,17 @@ IMAGES = 6
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    planted = ((*FIRST, 40.0, 1.0), (*SECOND, 15.0, 1.0))
+    planted = ((*FIRST, 200.0, 1.0), (*SECOND, 25.0, 1.0))
     return tiny_encoder.write_folder(tmp_path_factory.mktemp("encoder"), planted)
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for number in range(IMAGES):
-        image = place / "raw" / f"class-{number % 2}" / f"{number}.png"
-        image.parent.mkdir(parents=True, exist_ok=True)
-        size = tiny_encoder.SIZE
-        Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(image)
-    write_shard(place / "raw", tiny_encoder.SIZE, 0, 1, place / "shard-00000.zip")
-    write_index([place / "shard-00000.zip"], place / "index.npz")
-    return place / "index.npz"
+    return tiny_encoder.write_images(tmp_path_factory.mktemp("images"), IMAGES)
 
 
 def options(**changes: object) -> Discovery:
-    return Discovery(**{"images": IMAGES, "norm_threshold": 12.0, "top_k": 1, **changes})
+    return Discovery(**{"images": IMAGES, "norm_threshold": 16.0, "top_k": 1, **changes})
 
 
 def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> neuron_lists.NeuronList:

@@ -1,4 +1,4 @@
-"""The encoder, test-time registers, neuron lists, the decoder and the autoencoder around them."""
+"""The plain encoder and test-time registers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import SiglipVisionModel
 
-import dsr.encoder
 from dsr.config import TestTimeRegisters as Registers
-from dsr.encoder import neuron_lists
-from dsr.encoder.autoencoder import build_decoder, load_autoencoder, load_encoder
 from dsr.encoder.blocks import Mlp
-from dsr.encoder.decoder import ViTDecoder
-from dsr.encoder.neuron_lists import NeuronList
 from dsr.encoder.siglip2 import Siglip2Encoder, resize
 from dsr.encoder.ttr import InterventionMlp, with_registers
 from dsr.errors import UserError
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, SIZE, WIDTH, pixels
 
-RELEASED = Path(dsr.encoder.__path__[0]) / "neurons"
 NEURONS = {0: (3, 17), 2: (5, 40, 1)}
 
 
@@ -45,14 +39,6 @@ def copied(folder: Path, tmp_path: Path) -> Path:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
-
-
-def neuron_file(path: Path) -> Path:
-    neuron_lists.write(path, NeuronList(encoder="tiny", layers=NEURONS, source="test"))
-    return path
-
-
-# The plain encoder
 
 
 @pytest.mark.parametrize("size", [SIZE, 80])
@@ -215,212 +201,3 @@ def test_images_of_a_batch_are_independent(folder: Path) -> None:
     for number in range(3):
         alone = intervened(images[number : number + 1])[0]
         torch.testing.assert_close(alone, together[number], rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("maximum", ["shared", "per-neuron"])
-def test_compiles_without_graph_breaks(folder: Path, tmp_path: Path, maximum: str) -> None:
-    options = Registers(maximum=maximum)
-    autoencoder = load_autoencoder(
-        tiny_encoder.spec(options),
-        encoder=folder,
-        neurons=neuron_file(tmp_path / "neurons.json"),
-        statistics=None,
-        decoder=None,
-    )
-    images = pixels(2, 80)
-    torch._dynamo.reset()
-    compiled = torch.compile(autoencoder.encode, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(images), autoencoder.encode(images), rtol=1e-5, atol=1e-5)
-
-
-# Neuron lists
-
-
-@pytest.mark.parametrize(
-    ("name", "count", "widths"),
-    [("siglip2-b-single", 50, [3072] * 12), ("siglip2-so400m-recursive", 72, [4304] * 27)],
-)
-def test_released_lists(name: str, count: int, widths: list[int]) -> None:
-    neurons = neuron_lists.read(RELEASED / f"{name}.json")
-    assert (
-        neurons.count == count == len({(layer, index) for layer in neurons.layers for index in neurons.layers[layer]})
-    )
-    neuron_lists.check_ranges(neurons.layers, widths)
-
-
-def test_a_list_survives_a_round_trip(tmp_path: Path) -> None:
-    neurons = NeuronList(encoder="x", layers={3: (2, 1)}, ranked=((3, 2, 1.5), (3, 1, 0.5)), source="test")
-    neuron_lists.write(tmp_path / "neurons.json", neurons)
-    assert neuron_lists.read(tmp_path / "neurons.json") == neurons
-
-
-@pytest.mark.parametrize(
-    ("layers", "message"),
-    [({4: (0,)}, "layer 4 does not exist.*0-3"), ({1: (0, 48)}, "layer 1 has hidden units 0-47, not 48")],
-)
-def test_neurons_outside_the_encoder_are_refused(
-    encoder: Siglip2Encoder, layers: dict[int, tuple[int, ...]], message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        with_registers(encoder, layers, Registers())
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"encoder": "x", "source": "y"}', "layers: Field required"),
-        ('{"encoder": "x", "source": "y", "layers": {}}', "at least one neuron"),
-        ('{"encoder": "x", "source": "y", "layers": {"1": [5, 5]}}', r"layers \[1\] name a neuron twice"),
-        ('{"encoder": "x", "source": "y", "layers": {"a": [5]}}', "layers.a"),
-        ("[1, 2", "Invalid JSON"),
-    ],
-)
-def test_bad_neuron_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "neurons.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match=f"neurons.json: not a neuron file .*{message}"):
-        neuron_lists.read(path)
-
-
-def test_a_missing_neuron_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing\.json: no such file"):
-        neuron_lists.read(tmp_path / "nothing.json")
-
-
-def test_merging_keeps_every_neuron_once() -> None:
-    assert neuron_lists.merge({2: (5, 1)}, {0: (3,), 2: (1, 4)}) == {0: (3,), 2: (5, 1, 4)}
-
-
-# The decoder
-
-
-def test_decoder_trains_all_but_its_positions() -> None:
-    decoder = build_decoder(tiny_encoder.spec())
-    decoder(torch.randn(2, 16, WIDTH)).square().mean().backward()
-    without = [name for name, parameter in decoder.named_parameters() if parameter.grad is None]
-    assert without == ["decoder_pos_embed"]
-    assert all(parameter.grad.abs().sum() > 0 for name, parameter in decoder.named_parameters() if name not in without)
-
-
-def test_decoder_puts_patches_in_row_major_order() -> None:
-    decoder = build_decoder(tiny_encoder.spec())
-    # A decoder that only sees its bias paints every patch alike: channel fastest, then column, then row.
-    with torch.no_grad():
-        decoder.decoder_pred.weight.zero_()
-        decoder.decoder_pred.bias.copy_(torch.arange(16 * 16 * 3))
-        image = decoder(torch.randn(1, 16, WIDTH))[0]
-    assert image[:, :16, :16].permute(1, 2, 0).flatten().tolist() == list(range(16 * 16 * 3))
-    assert torch.equal(image[:, :16, :16], image[:, 48:, 16:32])
-
-
-def test_decoder_resizes_another_number_of_tokens() -> None:
-    decoder = build_decoder(tiny_encoder.spec())
-    constant = torch.randn(1, 1, WIDTH)
-    same, fewer = decoder(constant.expand(1, 16, WIDTH)), decoder(constant.expand(1, 9, WIDTH))
-    torch.testing.assert_close(fewer, same)
-    with pytest.raises(ValueError, match="10 latent tokens"):
-        decoder(torch.zeros(1, 10, WIDTH))
-
-
-def test_decoder_positions_do_not_depend_on_the_seed_and_cls_has_none() -> None:
-    table = build_decoder(tiny_encoder.spec()).decoder_pos_embed
-    assert torch.equal(table, build_decoder(tiny_encoder.spec()).decoder_pos_embed)
-    assert not table[0, 0].any()
-    # The first half encodes the column: equal within a column, different within a row.
-    grid = table[0, 1:, :8].reshape(4, 4, 8)
-    assert torch.equal(grid[0], grid[3])
-    assert not torch.equal(grid[:, 0], grid[:, 3])
-
-
-def test_decoder_refuses_heads_that_do_not_divide_its_width() -> None:
-    with pytest.raises(ValueError, match="multiple of num_heads"):
-        ViTDecoder(in_channels=4, hidden_size=16, depth=1, num_heads=3, intermediate_size=8, patch_size=2, grid=2)
-
-
-# The autoencoder
-
-
-@pytest.fixture(scope="module")
-def files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    place = tmp_path_factory.mktemp("autoencoder")
-    torch.manual_seed(0)
-    save_file(build_decoder(tiny_encoder.spec()).state_dict(), place / "decoder.safetensors")
-    save_file({"mean": torch.randn(WIDTH, 4, 4), "var": torch.rand(WIDTH, 4, 4)}, place / "statistics.safetensors")
-    return {
-        "encoder": folder,
-        "neurons": neuron_file(place / "neurons.json"),
-        "statistics": place / "statistics.safetensors",
-        "decoder": place / "decoder.safetensors",
-    }
-
-
-def test_latents_are_tokens_in_row_major_order_and_normalised(files: dict[str, Path]) -> None:
-    autoencoder = load_autoencoder(tiny_encoder.spec(Registers()), **files)
-    images = pixels(2, 80)
-    assert autoencoder.encoder is not None
-    tokens = autoencoder.encoder(autoencoder.encoder.preprocess(images))
-    statistics = load_file(files["statistics"])
-    latents = autoencoder.encode(images)
-    assert latents.shape == (2, WIDTH, 4, 4)
-    raw = tokens[:, 1 * 4 + 2]
-    want = (raw - statistics["mean"][:, 1, 2]) / (statistics["var"][:, 1, 2] + 1e-5).sqrt()
-    torch.testing.assert_close(latents[:, :, 1, 2], want)
-    assert autoencoder.decode(latents).shape == (2, 3, SIZE, SIZE)
-    assert not autoencoder.training
-    assert not any(parameter.requires_grad for parameter in autoencoder.parameters())
-
-
-def test_autocast_does_not_reach_the_encoder(files: dict[str, Path]) -> None:
-    autoencoder = load_autoencoder(tiny_encoder.spec(Registers()), **files)
-    images = pixels(1)
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = autoencoder.encode(images)
-    assert torch.equal(latents, autoencoder.encode(images))
-
-
-def test_decode_only_and_encode_only(files: dict[str, Path]) -> None:
-    spec = tiny_encoder.spec(Registers())
-    whole = load_autoencoder(spec, **files)
-    latents = torch.randn(1, WIDTH, 4, 4)
-    decoding = load_autoencoder(spec, **{**files, "encoder": None})
-    assert torch.equal(decoding.decode(latents), whole.decode(latents))
-    with pytest.raises(ValueError, match="can only decode"):
-        decoding.encode(pixels(1))
-    encoding = load_autoencoder(spec, **{**files, "decoder": None})
-    assert torch.equal(encoding.encode(pixels(1)), whole.encode(pixels(1)))
-    with pytest.raises(ValueError, match="can only encode"):
-        encoding.decode(latents)
-
-
-def test_decoder_weights_are_checked_strictly(files: dict[str, Path], tmp_path: Path) -> None:
-    state = load_file(files["decoder"])
-    path = tmp_path / "decoder.safetensors"
-    norm = state.pop("decoder_norm.weight")
-    for changed, message in (
-        (state, "1 decoder weights are missing: decoder_norm.weight"),
-        ({**state, "decoder_norm.weight": norm, "extra": norm.clone()}, "1 decoder weights are unexpected: extra"),
-        ({**state, "decoder_norm.weight": norm[:3].clone()}, r"another shape: decoder_norm.weight \(3,\) instead of"),
-    ):
-        save_file(changed, path)
-        with pytest.raises(UserError, match=message):
-            load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None, "decoder": path})
-    path.write_bytes(b"no tensors here")
-    with pytest.raises(UserError, match="not a readable safetensors file"):
-        load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None, "decoder": path})
-
-
-def test_files_must_fit_the_specification(files: dict[str, Path], tmp_path: Path) -> None:
-    place = tmp_path / "statistics.safetensors"
-    save_file({"mean": torch.zeros(WIDTH), "var": torch.ones(WIDTH)}, place)
-    with pytest.raises(UserError, match=r"'mean' has shape \(32,\), but latents have \(32, 4, 4\)"):
-        load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None, "statistics": place})
-    with pytest.raises(UserError, match="give the neuron file"):
-        load_autoencoder(tiny_encoder.spec(Registers()), **{**files, "neurons": None})
-    with pytest.raises(UserError, match="has no test-time registers"):
-        load_autoencoder(tiny_encoder.spec(), **files)
-    wider = tiny_encoder.spec()
-    wider = wider.model_copy(update={"encoder": wider.encoder.model_copy(update={"width": 64})})
-    with pytest.raises(UserError, match="width is 32, but the configuration"):
-        load_encoder(wider, encoder=files["encoder"], neurons=None)
-    with pytest.raises(UserError, match="image_size 66 is not a multiple of the 4 tokens"):
-        build_decoder(tiny_encoder.spec(image_size=66))

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from dsr.distributed import world
+from dsr.errors import UserError
 from dsr.training import checkpoint
 from dsr.training.loop import train
 from dsr.training.start import Job
-from dsr.training.stop import EXIT_STOPPED
+from dsr.training.stop import EXIT_STOPPED, stop_request
 
-from .training_row import ONE, STEPS, command_line, differences, final_state, largest_gap, make_files, tiny_job
+from .training_row import (
+    ONE,
+    STEPS,
+    command_line,
+    differences,
+    final_state,
+    largest_gap,
+    make_files,
+    tiny_job,
+    tiny_spec,
+)
 
 EPOCHS = 20
 OFTEN = 1e-9
@@ -41,11 +56,49 @@ def finished(row: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def start(job: Job, processes: int) -> subprocess.Popen[str]:
-    """Start the command as the workflow does: through torchrun, or directly for one process."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+def _work(job: Job, rank: int, size: int, port: int) -> None:
+    """Be one of ``size`` training processes."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with world() as processes:
+        sys.exit(0 if train(job, processes) else EXIT_STOPPED)
+
+
+class Workers:
+    """Training processes without a launcher, one a job, forked from a server that has imported everything already."""
+
+    def __init__(self, *jobs: Job) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        self.processes = [
+            context.Process(target=_work, args=(job, rank, len(jobs), port)) for rank, job in enumerate(jobs)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def kill(self) -> None:
+        """SIGKILL all."""
+        for process in self.processes:
+            process.kill()
+
+    def wait(self) -> set[int | None]:
+        """Wait for all and return their exit codes."""
+        for process in self.processes:
+            process.join(60)
+        return {process.exitcode for process in self.processes}
+
+    def running(self) -> bool:
+        """Whether none has ended."""
+        return all(process.exitcode is None for process in self.processes)
+
+
+def command(job: Job, *launcher: str) -> subprocess.Popen[str]:
+    """Start the command that the workflow uses."""
     return subprocess.Popen(
-        [sys.executable, *(torchrun if processes > 1 else []), "-m", "dsr.commands.train", *command_line(job)],
+        [sys.executable, *launcher, "-m", "dsr.commands.train", *command_line(job)],
         # Without USE_TF=0, transformers loads a TensorFlow that happens to be installed.
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "USE_TF": "0"},
         stderr=subprocess.PIPE,
@@ -53,36 +106,25 @@ def start(job: Job, processes: int) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[str] | multiprocessing.Process) -> None:
+def wait_for_step(run: Path, step: int, running: Callable[[], bool]) -> None:
     """Return as soon as the run has saved a state at ``step`` or later."""
     deadline = time.monotonic() + 120
     while not any(saved >= step for saved in checkpoint.state_steps(run)):
         assert time.monotonic() < deadline
-        code = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
-        assert code is None, f"ended with {code} before step {step}"
+        assert running(), f"ended before step {step}"
         time.sleep(0.002)
-
-
-def train_alone(job: Job) -> None:
-    torch.set_num_threads(1)
-    train(job, ONE)
 
 
 def test_a_run_killed_at_random_moments_equals_one_never_stopped(row: Path, finished: Path, tmp_path: Path) -> None:
     job = tiny_job(row, tmp_path / "run-a", epoch=EPOCHS, checkpoint_minutes=OFTEN)
     generator = random.Random(0)
-    # Processes forked from a server that has imported everything start in no time.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dsr.training.loop"])
     for step in sorted(generator.sample(range(1, EPOCHS * STEPS - 5), 6)):
-        process = context.Process(target=train_alone, args=(job,), daemon=True)
-        process.start()
-        wait_for_step(job.run_dir, step, process)  # type: ignore[arg-type]
+        workers = Workers(job)
+        wait_for_step(job.run_dir, step, workers.running)
         time.sleep(generator.uniform(0, 0.03))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-    train_alone(job)
+        workers.kill()
+        assert workers.wait() == {-signal.SIGKILL}
+    assert Workers(job).wait() == {0}
     assert differences(final_state(job.run_dir), final_state(finished)) == []
     assert differences(load_file(job.output), load_file(finished / f"ema-{EPOCHS}-0.9.safetensors")) == []
     assert not list(job.run_dir.glob(".*"))
@@ -92,9 +134,9 @@ def test_the_command_saves_on_sigterm_refuses_a_second_trainer_and_goes_on(
     row: Path, finished: Path, tmp_path: Path
 ) -> None:
     job = tiny_job(row, tmp_path / "run-a", epoch=10 * EPOCHS, checkpoint_minutes=OFTEN, workers=1)
-    first = start(job, 1)
-    wait_for_step(job.run_dir, 3, first)
-    with pytest.raises(ValueError, match=f"another trainer is using this run directory .process {first.pid} on host"):
+    first = command(job)
+    wait_for_step(job.run_dir, 3, lambda: first.poll() is None)
+    with pytest.raises(UserError, match=rf"another trainer is using this run directory \(process {first.pid} on host"):
         train(job, ONE)
     first.send_signal(signal.SIGTERM)
     _, log = first.communicate(timeout=60)
@@ -109,30 +151,57 @@ def test_two_processes_agree_with_one_and_with_their_own_interrupted_run(
     row: Path, finished: Path, tmp_path: Path
 ) -> None:
     whole = tiny_job(row, tmp_path / "run-a", epoch=EPOCHS)
-    process = start(whole, 2)
-    _, log = process.communicate(timeout=120)
-    assert process.returncode == 0, log
-    gap = largest_gap(final_state(whole.run_dir)["model"], final_state(finished)["model"])
-    assert gap < 1e-6
+    assert Workers(whole, whole).wait() == {0}
+    assert largest_gap(final_state(whole.run_dir)["model"], final_state(finished)["model"]) < 1e-6
 
     broken = tiny_job(row, tmp_path / "run-b", epoch=EPOCHS, checkpoint_minutes=OFTEN)
-    process = start(broken, 2)
-    wait_for_step(broken.run_dir, 5, process)
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=60)
-    assert process.returncode != 0
+    torchrun = command(broken, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    wait_for_step(broken.run_dir, 5, lambda: torchrun.poll() is None)
+    torchrun.send_signal(signal.SIGTERM)
+    _, log = torchrun.communicate(timeout=60)
+    assert torchrun.returncode not in (0, 2)
     assert "received SIGTERM" in log
-    process = start(broken, 2)
-    _, log = process.communicate(timeout=120)
-    assert process.returncode == 0, log
+    stopped = checkpoint.state_steps(broken.run_dir)[0]
+    assert 5 <= stopped < EPOCHS * STEPS
+    assert Workers(broken, broken).wait() == {0}
     assert differences(final_state(broken.run_dir), final_state(whole.run_dir)) == []
 
 
-def test_an_error_on_one_process_ends_all(row: Path, tmp_path: Path) -> None:
-    job = tiny_job(row, tmp_path / "run-a", after=2)
-    process = start(job, 2)
+def test_three_processes_resume_bit_for_bit(row: Path, tmp_path: Path) -> None:
+    spec = tiny_spec(batch=6)
+    whole, broken = (tiny_job(row, tmp_path / f"run-{run}", spec=spec, checkpoint_minutes=OFTEN) for run in "ab")
+    assert Workers(whole, whole, whole).wait() == {0}
+    workers = Workers(broken, broken, broken)
+    wait_for_step(broken.run_dir, 3, workers.running)
+    workers.kill()
+    workers.wait()
+    assert checkpoint.state_steps(broken.run_dir)[0] < broken.last_step
+    assert Workers(broken, broken, broken).wait() == {0}
+    assert differences(final_state(broken.run_dir), final_state(whole.run_dir)) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_on_one_process_ends_all_soon(row: Path, tmp_path: Path, rank: int) -> None:
+    jobs = [tiny_job(row, tmp_path / "run-a"), tiny_job(row, tmp_path / "run-a")]
+    jobs[rank] = dataclasses.replace(jobs[rank], encoder=tmp_path / "nowhere")
     began = time.monotonic()
-    _, log = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert log.count("there is no saved state") == 1
-    assert time.monotonic() - began < 60
+    assert Workers(*jobs).wait() == {1}
+    assert time.monotonic() - began < 30
+
+
+def test_a_process_whose_launcher_was_killed_wants_to_stop() -> None:
+    reader, writer = os.pipe()
+    launcher = os.fork()
+    if launcher == 0:
+        if os.fork() == 0:
+            with stop_request() as request:
+                os.write(writer, b"started ")
+                while not request.reason:
+                    time.sleep(0.01)
+                os.write(writer, request.reason.encode())
+            os._exit(0)
+        time.sleep(60)
+    assert os.read(reader, 100) == b"started "
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    assert os.read(reader, 100) == b"lost its launcher"

@@ -1,14 +1,17 @@
-"""A SigLIP2 vision tower small enough for tests, as a Hugging Face folder, and what describes it."""
+"""A SigLIP2 vision tower small enough for tests, what describes it, and images for it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import SiglipConfig, SiglipModel
 
 from dsr.config import AutoencoderSpec, Decoder, Encoder, TestTimeRegisters
+from dsr.data.prepare import write_index, write_shard
 from dsr.files import write_json
 
 WIDTH, LAYERS, HIDDEN, SIZE = 32, 4, 48, 64
@@ -37,12 +40,24 @@ def write_folder(folder: Path, planted: tuple[Planted, ...] = ()) -> Path:
         mlp = f"vision_model.encoder.layers.{layer}.mlp"
         direction = torch.randn(WIDTH, generator=generator)
         state[f"{mlp}.fc1.weight"][neuron] = activation * direction / direction.norm()
-        state[f"{mlp}.fc1.bias"][neuron] = -1.5 * activation
+        state[f"{mlp}.fc1.bias"][neuron] = -activation
         written = torch.randn(WIDTH, generator=generator)
         state[f"{mlp}.fc2.weight"][:, neuron] = norm * written / written.norm()
     save_file(state, weights, metadata={"format": "pt"})
     write_json(folder / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
     return folder
+
+
+def write_images(folder: Path, count: int) -> Path:
+    """Write ``count`` random images as prepared images and return their index."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / "raw" / f"class-{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(path)
+    write_shard(folder / "raw", SIZE, 0, 1, folder / "shard-00000.zip")
+    write_index([folder / "shard-00000.zip"], folder / "index.npz")
+    return folder / "index.npz"
 
 
 def spec(ttr: TestTimeRegisters | None = None, *, input_size: int = SIZE, image_size: int = SIZE) -> AutoencoderSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -86,13 +87,12 @@ def _position(known: Sequence[Any], wanted: Any, kind: str) -> int:
 
 
 def default_layers(layers: Sequence[str], count: int = 7) -> list[str]:
-    """Choose ``count`` layers to show: evenly spaced from the first one, the last block and the output included.
+    """Choose ``count`` layers to show: evenly spaced blocks up to the last one, and the output.
 
-    >>> default_layers([str(n) for n in range(1, 13)] + ["output"], 7)
-    ['1', '3', '5', '8', '10', '12', 'output']
+    >>> default_layers([*map(str, range(1, 13)), OUTPUT])
+    ['2', '4', '6', '8', '10', '12', 'output']
     """
     blocks = [name for name in layers if name != OUTPUT]
-    if len(blocks) >= count:
-        places = np.linspace(0, len(blocks) - 1, count - 1).round().astype(int)
-        blocks = [blocks[place] for place in places]
-    return blocks + [name for name in layers if name == OUTPUT]
+    shown = min(count - 1, len(blocks))
+    places = [math.ceil(number * len(blocks) / shown) - 1 for number in range(1, shown + 1)]
+    return [blocks[place] for place in places] + [name for name in layers if name == OUTPUT]

@@ -29,7 +29,7 @@ def verify_encoder(check: EncoderCheck, folder: Path) -> None:
         )
     weights = folder / "model.safetensors"
     found = safetensors_shapes(weights)
-    for name, shape in _encoder_shapes(check).items():
+    for name, shape in encoder_shapes(check).items():
         if found.get(name) != shape:
             raise ContentError(
                 f"{weights}: {name} has shape {found.get(name, 'none: it is missing')}, expected {shape}"
@@ -103,7 +103,7 @@ def _read_object(path: Path) -> dict[str, object]:
     return content
 
 
-def _encoder_shapes(check: EncoderCheck) -> Shapes:
+def encoder_shapes(check: EncoderCheck) -> Shapes:
     """Tensors that together fix an encoder's size: patches, positions, last block."""
     width, last, patch = check.width, check.depth - 1, (check.width, 3, check.patch_size, check.patch_size)
     if check.model_type == "siglip":

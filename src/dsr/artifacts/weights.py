@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def convert(check: WeightsCheck, source: Path, output: Path, about: dict[str, st
 
     Raises:
         ContentError: if the file is damaged, holds Python objects, or other tensors than expected.
+        OSError: if it cannot be written.
     """
     tensors = _read_checkpoint(source, ema=isinstance(check, DenoiserCheck))
     if isinstance(check, DecoderCheck):
@@ -41,7 +44,14 @@ def convert(check: WeightsCheck, source: Path, output: Path, about: dict[str, st
     # Tensors that share memory cannot be saved, and the file must not depend on strides.
     tensors = {key: value.to(torch.float32, copy=True).contiguous() for key, value in tensors.items()}
     with files.atomic(output) as temporary:
-        save_file(tensors, temporary, metadata=about)
+        try:
+            save_file(tensors, temporary, metadata=about)
+        except SafetensorError as error:
+            # The library hides the system's error number, which tells a full disk from other trouble, in its text.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(output)) from error
 
 
 def verify(check: WeightsCheck, path: Path) -> None:
@@ -64,8 +74,12 @@ def verify(check: WeightsCheck, path: Path) -> None:
 def _read_checkpoint(path: Path, *, ema: bool) -> Tensors:
     """Read a file of torch.save; with ``ema``, a training checkpoint gives the moving average in it."""
     try:
+        whole = zipfile.is_zipfile(path)
+        with path.open("rb") as stream:
+            if stream.read(2) == b"PK" and not whole:
+                raise EOFError(path)
         # Only the zip format can be mapped instead of read, which spares memory.
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except FileNotFoundError:
         raise ContentError(f"{path}: no such file") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -85,7 +99,7 @@ def _read_checkpoint(path: Path, *, ema: bool) -> Tensors:
 
 
 def _verify(check: WeightsCheck, path: Path, tensors: Tensors) -> None:
-    expected = _expected(check)
+    expected = expected_shapes(check)
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     reshaped = [
         f"{key} {shapes[key]} instead of {shape}"
@@ -110,8 +124,8 @@ def _verify(check: WeightsCheck, path: Path, tensors: Tensors) -> None:
         raise ContentError(f"{path}: var holds negative variances; delete it and fetch it again")
 
 
-def _expected(check: WeightsCheck) -> dict[str, tuple[int, ...]]:
-    """Return tensor -> shape."""
+def expected_shapes(check: WeightsCheck) -> dict[str, tuple[int, ...]]:
+    """Return tensor -> shape of what ``check`` demands."""
     if isinstance(check, StatisticsCheck):
         return {"mean": check.shape, "var": check.shape}
     with torch.device("meta"):

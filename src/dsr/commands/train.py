@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -46,8 +45,6 @@ def main() -> None:
     }
     with world() as processes:
         reached = train(Job(**options), processes)
-        if not reached and processes.is_main:
-            logging.getLogger("dsr").warning("The state is saved in %s: run the same command again", arguments.run_dir)
     if not reached:
         sys.exit(EXIT_STOPPED)
 

@@ -233,9 +233,9 @@ class _Planted:
 
 
 def marked_tokens(grid: int) -> list[int]:
-    """Return the tokens that can become outliers: one in every second row, near the left or right edge."""
-    columns = itertools.cycle((0, grid - 1, 1, grid - 2))
-    return [row * grid + next(columns) for row in range(1, grid, 2)]
+    """Return the tokens that can become outliers: one in every row but the first, at the left and right edge in turn."""
+    columns = itertools.cycle((0, grid - 1))
+    return [row * grid + next(columns) for row in range(1, grid)]
 
 
 def _position_code(grid: int) -> torch.Tensor:

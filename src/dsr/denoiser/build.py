@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,20 +23,19 @@ class WeightsError(UserError):
 def build_denoiser(spec: ModelSpec, *, train_all: bool = True) -> Denoiser:
     """Build the denoiser of ``spec`` with initial weights drawn from torch's global generator."""
     network = spec.denoiser
-    cls = DiTDH if isinstance(network, DitDh) else LightningDiT
-    return cls(
-        input_size=spec.grid,
-        in_channels=spec.channels,
-        hidden_size=network.hidden_size,
-        depth=network.depth,
-        num_heads=network.num_heads,
-        num_classes=spec.classes,
-        mlp_ratio=network.mlp_ratio,
-        class_dropout_prob=network.class_dropout,
-        registers=spec.registers,
-        register_start=network.register_start,
-        train_all=train_all,
-    )
+    common: dict[str, Any] = {
+        "input_size": spec.grid,
+        "in_channels": spec.channels,
+        "num_classes": spec.classes,
+        "mlp_ratio": network.mlp_ratio,
+        "class_dropout_prob": network.class_dropout,
+        "registers": spec.registers,
+        "register_start": network.register_start,
+        "train_all": train_all,
+    }
+    if isinstance(network, DitDh):
+        return DiTDH(hidden_size=network.hidden_size, depth=network.depth, num_heads=network.num_heads, **common)
+    return LightningDiT(hidden_size=network.hidden_size, depth=network.depth, num_heads=network.num_heads, **common)
 
 
 def load_denoiser(spec: ModelSpec, weights: Path, device: torch.device) -> Denoiser:
@@ -49,8 +49,9 @@ def load_denoiser(spec: ModelSpec, weights: Path, device: torch.device) -> Denoi
     expected = model.state_dict()
     try:
         with safe_open(weights, framework="pt", device=str(device)) as file:
-            check_tensors(weights, {key: file.get_slice(key).get_shape() for key in file.keys()}, expected)
-            state = {key: file.get_tensor(key) for key in expected}
+            names = list(file.keys())
+            check_tensors(weights, {name: file.get_slice(name).get_shape() for name in names}, expected)
+            state = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise WeightsError(f"{weights}: no such file; train the row first") from None
     except SafetensorError as error:

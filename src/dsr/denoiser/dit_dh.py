@@ -102,4 +102,5 @@ class DiTDH(nn.Module):
                 rope = self.enc_feat_rope_incontext
             tokens = self.blocks[index](tokens, condition, rope)
         # The head sees the time once more, but not the label.
-        return self.s_projector(F.silu(time.unsqueeze(1) + tokens))
+        guide: Tensor = self.s_projector(F.silu(time.unsqueeze(1) + tokens))
+        return guide

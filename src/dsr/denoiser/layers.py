@@ -63,7 +63,7 @@ class RotaryPositions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn queries or keys (..., N, d); computed in the tables' fp32, returned in the input's dtype."""
-        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        even, odd = x.view(*x.shape[:-1], -1, 2).unbind(-1)
         turned = torch.stack([-odd, even], dim=-1).flatten(-2)
         return (x * self.freqs_cos + turned * self.freqs_sin).type_as(x)
 
@@ -83,7 +83,8 @@ class Attention(nn.Module):
         """(B, N, D) -> (B, N, D)."""
         query, key, value = self._project(x, rope)
         attended = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(attended.transpose(1, 2).flatten(2))
+        projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return projected
 
     def weights(self, x: Tensor, rope: RotaryPositions) -> Tensor:
         """Attention weights that :meth:`forward` uses, fp32 (B, h, N queries, N keys); every row sums to 1."""
@@ -109,7 +110,8 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
+        projected: Tensor = self.w3(F.silu(gate) * value)
+        return projected
 
 
 def modulation(width: int, parts: int) -> nn.Sequential:
@@ -137,7 +139,8 @@ class Block(nn.Module):
         """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
-        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        result: Tensor = x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        return result
 
     def attention_weights(self, x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Attention weights (B, h, N, N) of :meth:`forward` with the same arguments."""
@@ -157,7 +160,8 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, C)."""
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        projected: Tensor = self.linear(modulate(self.norm_final(x), shift, scale))
+        return projected
 
 
 class LatentEmbedder(nn.Module):
@@ -169,12 +173,13 @@ class LatentEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, N, D)."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        projected: Tensor = self.proj(x)
+        return projected.flatten(2).transpose(1, 2)
 
 
 def to_grid(tokens: Tensor, grid: int) -> Tensor:
     """Tokens (B, N, C) -> latent (B, C, S, S)."""
-    return tokens.transpose(1, 2).unflatten(2, (grid, grid))
+    return tokens.transpose(1, 2).view(len(tokens), -1, grid, grid)
 
 
 class TimestepEmbedder(nn.Module):
@@ -188,7 +193,8 @@ class TimestepEmbedder(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """(B,) -> (B, D)."""
         angles = t[:, None] * self.W * (2 * math.pi)
-        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
+        embedded: Tensor = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
+        return embedded
 
 
 class LabelEmbedder(nn.Module):
@@ -200,7 +206,8 @@ class LabelEmbedder(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:
         """(B,) int64 -> (B, D)."""
-        return self.embedding_table(labels)
+        embedded: Tensor = self.embedding_table(labels)
+        return embedded
 
 
 def position_table(width: int, grid: int) -> Tensor:

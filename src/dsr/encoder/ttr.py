@@ -80,4 +80,4 @@ def with_registers(
         pixel_mean=encoder.pixel_mean.flatten().tolist(),
         pixel_std=encoder.pixel_std.flatten().tolist(),
         registers=options.registers,
-    )
+    ).to(encoder.pixel_mean.device)

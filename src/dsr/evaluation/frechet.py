@@ -9,6 +9,7 @@ official value is well conditioned both agree to 1e-12.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,18 @@ import numpy.typing as npt
 from dsr.errors import UserError
 
 Double = npt.NDArray[np.float64]
+Real = npt.NDArray[np.floating[Any]]
 Features = npt.NDArray[np.float32]
 
-_ROWS = 4096  # features centred and multiplied at a time
+_ROWS = 8192  # features centred and multiplied at a time
+_CONDITION = 1e-10  # squared ratio of a Cholesky factor's diagonal below which rounding would be felt
 
 
 @dataclass(frozen=True)
 class Gaussian:
     """Mean (d,), float32 or as stored, and a factor F (m, d) of the covariance F^T F, float64."""
 
-    mean: npt.NDArray[np.floating]
+    mean: Real
     factor: Double
 
     @property
@@ -40,21 +43,18 @@ def fit(features: Features) -> Gaussian:
     Raises:
         UserError: if there are fewer than two rows, or a value is not finite.
     """
-    count, width = features.shape
+    count = len(features)
     if count < 2:
         raise UserError(f"{count} images are too few for a covariance: give at least 2")
     mean = features.mean(axis=0)
     if not np.isfinite(mean).all():
         raise UserError("the features contain NaN or infinite values: is the graph file intact?")
-    if count <= width:
-        centred = features.astype(np.float64)
-        centred -= centred.mean(axis=0)
-        return Gaussian(mean, centred / np.sqrt(count - 1))
-    return Gaussian(mean, factorise(covariance(features)))
+    factor = _well_conditioned_root(covariance(features)) if count > features.shape[1] else None
+    return Gaussian(mean, _data_factor(features) if factor is None else factor)
 
 
 def covariance(features: Features) -> Double:
-    """Covariance (d, d) of features (n, d) in float64 with divisor n - 1; a float64 copy of all features is not made."""
+    """Covariance (d, d) of features (n, d) in float64, divisor n - 1, without a float64 copy of all features."""
     centre = features.mean(axis=0, dtype=np.float64)
     total = np.zeros((features.shape[1],) * 2)
     for start in range(0, len(features), _ROWS):
@@ -63,14 +63,16 @@ def covariance(features: Features) -> Double:
     return total / (len(features) - 1)
 
 
-def from_moments(mean: npt.NDArray[np.floating], sigma: npt.NDArray[np.floating], source: str) -> Gaussian:
+def from_moments(mean: Real, sigma: Real, source: str) -> Gaussian:
     """Use stored moments, mean (d,) and covariance (d, d), of any float dtype; ``source`` names them in errors.
 
     Raises:
         UserError: if the shapes do not fit, a value is not finite, or ``sigma`` is not symmetric.
     """
     if mean.ndim != 1 or sigma.shape != (len(mean), len(mean)):
-        raise UserError(f"{source}: mean {mean.shape} and covariance {sigma.shape} do not fit, expected (d,) and (d, d)")
+        raise UserError(
+            f"{source}: mean {mean.shape} and covariance {sigma.shape} do not fit, expected (d,) and (d, d)"
+        )
     if not (np.isfinite(mean).all() and np.isfinite(sigma).all()):
         raise UserError(f"{source}: the stored statistics contain NaN or infinite values; fetch the file again")
     if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * float(np.abs(sigma).max(initial=0))):
@@ -79,12 +81,36 @@ def from_moments(mean: npt.NDArray[np.floating], sigma: npt.NDArray[np.floating]
 
 
 def factorise(sigma: Double) -> Double:
-    """Return F (d, d) with F^T F = ``sigma``, also for a singular matrix."""
+    """Return F (d, d) with F^T F = ``sigma``; directions below its numerical rank are rounding noise and left out."""
+    root = _well_conditioned_root(sigma)
+    if root is not None:
+        return root
+    values, vectors = np.linalg.eigh(sigma)
+    noise = len(sigma) * np.finfo(np.float64).eps * max(values[-1], 0)
+    factor: Double = np.sqrt(np.where(values > noise, values, 0))[:, None] * vectors.T
+    return factor
+
+
+def _well_conditioned_root(sigma: Double) -> Double | None:
+    """Transposed Cholesky factor, the fastest one; None where ``sigma`` is singular or nearly so."""
     try:
-        return np.linalg.cholesky(sigma).T
+        root = np.linalg.cholesky(sigma).T
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(sigma)
-        return np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+        return None
+    diagonal = np.square(np.diagonal(root))
+    return root if diagonal.min() > _CONDITION * diagonal.max() else None
+
+
+def _data_factor(features: Features) -> Double:
+    """Factor of the covariance straight from the data, by QR: rounding enters the roots, not the variances."""
+    centre = features.mean(axis=0, dtype=np.float64)
+    factor: Double = np.empty((0, features.shape[1]))
+    for start in range(0, len(features), _ROWS):
+        factor = np.concatenate([factor, features[start : start + _ROWS] - centre])
+        if len(factor) > factor.shape[1]:
+            factor = np.asarray(np.linalg.qr(factor, mode="r"))
+    factor /= np.sqrt(len(features) - 1)
+    return factor
 
 
 def trace_of_root(first: Double, second: Double) -> float:

@@ -9,18 +9,14 @@ SPLIT = 5_000
 """Images of a split; the last, shorter one counts like the others."""
 
 
-def inception_score(
-    features: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], split: int = SPLIT
-) -> float:
+def inception_score(features: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], split: int = SPLIT) -> float:
     """Mean over splits of exp(mean KL(p(class | image) || p(class))).
 
     ``features`` (n, d) are pooled features, ``weights`` (d, classes) the softmax layer's; logits are float32 as in
     the protocol. Probabilities stay logarithms in float64, so that a class of probability 0 contributes 0, where the
     official float32 formula gives NaN.
     """
-    scores = [
-        _score_of_split(features[start : start + split] @ weights) for start in range(0, len(features), split)
-    ]
+    scores = [_score_of_split(features[start : start + split] @ weights) for start in range(0, len(features), split)]
     return float(np.mean(scores))
 
 
@@ -33,5 +29,6 @@ def _score_of_split(logits: npt.NDArray[np.float32]) -> float:
 
 
 def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted: npt.NDArray[np.float64] = logits - logits.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted

@@ -37,16 +37,25 @@ class PrecisionRecall:
     """(samples,): inside some reference point's ball."""
     inside_reference: Flags
     """(references,): inside some sample's ball."""
+    half_blocks: Flags
+    """(reference blocks, sample blocks): computed in float16."""
 
 
 class Points:
-    """Features (n, d) prepared for distances in the float16 protocol (``half``) or in float32."""
+    """Features (n, d) prepared for distances in the float16 protocol (``half``) or in float32.
+
+    Raises:
+        UserError: if a feature is not finite.
+    """
 
     def __init__(self, features: Single, *, half: bool, block: int = BLOCK) -> None:
         self.count = len(features)
         self.half = half
         self.single = np.ascontiguousarray(features, dtype=np.float32)
         self.single_norms: Single = np.einsum("ij,ij->i", self.single, self.single)
+        if not np.isfinite(self.single_norms).all():
+            first = int(np.argmin(np.isfinite(self.single_norms)))
+            raise UserError(f"the features of image {first} are NaN, infinite or huge: is the graph file intact?")
         self.blocks = _slices(slice(0, self.count), block)
         if half:
             self.rounded = to_half(self.single)
@@ -115,6 +124,7 @@ def precision_recall(
         recall=float(inside_reference.mean()),
         inside_sample=inside_sample,
         inside_reference=inside_reference,
+        half_blocks=flags,
     )
 
 

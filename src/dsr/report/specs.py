@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import Field
 
 from dsr.config import Config, Guidance, Section, Ttr
@@ -51,6 +53,10 @@ class FigureSpec(Section):
     """Title of the project or demo."""
     published: bool
     """Whether published points are drawn beside measured ones."""
+    subject: str = ""
+    """What the maps are of, for the title; empty: 'the encoder' or 'the denoiser'."""
+    note: str = ""
+    """What else the subtitle says, such as the epoch of the weights."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of inputs by id; an input without one is labelled by its id."""
     layers: tuple[str, ...] = ()
@@ -67,14 +73,15 @@ class FigureSpec(Section):
     """Classes of the sampled labels."""
     seed: int = 0
     """Sampling seed; it fixes the labels of the samples."""
-    baseline: str = "dit-siglip2b"
-    """FID against epochs: the row whose last FID the other one reaches earlier."""
-    faster: str = "dit-siglip2b-dsr"
+    baseline: str = ""
+    """FID against epochs: the row whose last FID the other one reaches earlier; empty draws no arrow."""
+    faster: str = ""
     """FID against epochs: the row that reaches it."""
 
 
-def table(config: Config, command: str = "snakemake") -> TableSpec:
-    """Return the specification of Table 1."""
+def table(config: Config, names: Iterable[str] | None = None, command: str = "snakemake") -> TableSpec:
+    """Return the specification of Table 1, of all rows or of those named."""
+    chosen = {name: config.rows[name] for name in names or config.rows}
     rows = tuple(
         TableRow(
             id=name,
@@ -85,7 +92,7 @@ def table(config: Config, command: str = "snakemake") -> TableSpec:
             ema=config.recipes[row.recipe].ema[0],
             training_precision=config.recipes[row.recipe].precision,
         )
-        for name, row in config.rows.items()
+        for name, row in chosen.items()
     )
     return TableSpec(
         name=config.name,
@@ -104,15 +111,40 @@ def table(config: Config, command: str = "snakemake") -> TableSpec:
     )
 
 
-def figure(config: Config, time: float | None = None) -> FigureSpec:
-    """Return the specification of the figures; ``time`` defaults to the middle one of ``figures.times``."""
+def figure(config: Config, note: str = "") -> FigureSpec:
+    """Return the specification of the figures of rows; rows are compared at the middle one of ``figures.times``."""
     times = config.figures.times
+    baseline, faster = _dual_stage_pair(config)
     return FigureSpec(
         name=config.name,
         published=config.published,
-        time=times[len(times) // 2] if time is None else time,
+        note=note,
+        time=times[len(times) // 2],
         multiple=config.figures.outlier_multiple,
         images=config.figures.grid,
         classes=config.data.classes,
         seed=config.sampling.seeds[0],
+        baseline=baseline,
+        faster=faster,
     )
+
+
+def encoder_figure(config: Config, encoder: str) -> FigureSpec:
+    """Return the specification of an encoder's figures; inputs are named by their test-time registers."""
+    return FigureSpec(
+        name=config.name,
+        published=config.published,
+        subject=encoder,
+        labels={"none": "as it is", "single": "test-time register", "recursive": "recursive test-time register"},
+        multiple=config.figures.outlier_multiple,
+    )
+
+
+def _dual_stage_pair(config: Config) -> tuple[str, str]:
+    """Return the first row with both kinds of registers, after the row that differs in nothing else."""
+    for faster, row in config.rows.items():
+        for baseline, other in config.rows.items():
+            same = (row.encoder, row.denoiser, row.recipe) == (other.encoder, other.denoiser, other.recipe)
+            if same and row.ttr != "none" and row.registers and other.ttr == "none" and not other.registers:
+                return baseline, faster
+    return "", ""

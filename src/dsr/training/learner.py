@@ -7,7 +7,6 @@ import math
 import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, cast
 
 import torch
@@ -132,7 +131,6 @@ class Learner:
             versions={
                 "python": platform.python_version(),
                 "torch": str(torch.__version__),
-                "dsr": metadata.version("dsr"),
             },
         )
 

@@ -92,7 +92,11 @@ def _loop(
                 snapshot.write(job.run_dir, learner, job.spec, job.epoch)
             return True
         if stopping:
-            log.warning("Stopped at step %d of %d: %s", learner.step, job.last_step, request.reason or "asked to")
+            if world.is_main:
+                log.warning(
+                    "Stopped at step %d of %d (%s); the state is saved in %s: to go on, run the same command again",
+                    learner.step, job.last_step, request.reason or "another process was asked to", job.run_dir,
+                )  # fmt: skip
             return False
 
         # Step.
@@ -147,9 +151,9 @@ def _save(job: Job, learner: Learner, recipe: dict[str, Any]) -> None:
 
 
 def _explained(error: NotFiniteError, job: Job) -> UserError:
-    kept = [checkpoint.state_path(job.run_dir, step).name for step in checkpoint.state_steps(job.run_dir)[:1]]
+    steps = checkpoint.state_steps(job.run_dir)
+    kept = checkpoint.state_path(job.run_dir, steps[0]) if steps else "nothing (there was no checkpoint yet)"
     return NotFiniteError(
-        f"Training stopped at {error}. The step was not taken; {kept[0] if kept else 'no state'} in {job.run_dir} is the"
-        " last good state. The same command would fail at the same step: lower recipe.lr, set recipe.clip, or raise"
-        " recipe.precision."
+        f"Training stopped at {error}. The step was not taken; the last good state is {kept}. The same command would"
+        " fail at the same step: lower recipe.lr, set recipe.clip, or raise recipe.precision."
     )

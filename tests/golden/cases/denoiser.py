@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from dsr.config import Guidance
 from dsr.denoiser.build import Denoiser
 from dsr.denoiser.dit import LightningDiT
@@ -17,7 +20,6 @@ from dsr.encoder.decoder import ViTDecoder
 from dsr.flow import Flow
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.ode import guided, trajectory
-from torch import Tensor
 
 from .common import Computed, Family, Golden, Tolerance
 
@@ -200,35 +202,59 @@ def check_full_size_keys(path: Path) -> tuple[int, str]:
     for name, record in json.loads(path.read_text(encoding="utf-8")).items():
         compared += len(record["keys"])
         with torch.device("meta"):
-            model = full_size_decoder(record) if name.startswith("decoder/") else build(**arguments(record))
-        problems += [f"{name}: {problem}" for problem in model_problems(model, record)]
+            model = full_size_decoder(record) if name.startswith("decoder/") else full_size_denoiser(record)
+        problems += [f"{name}: {problem}" for problem in differences(model, record)]
     return compared, "; ".join(problems[:3])
 
 
-def arguments(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of :func:`build` for an entry of a denoiser."""
-    return {"cls": record["target"], "kwargs": record["params"]}
-
-
-def model_problems(model: torch.nn.Module, record: dict[str, Any]) -> list[str]:
-    """Return every difference between a model and its entry."""
-    want = {key: (tuple(value["shape"]), value["dtype"], value["kind"]) for key, value in record["keys"].items()}
-    buffers = dict(model.named_buffers())
-    got = {
-        key: (tuple(value.shape), str(value.dtype).removeprefix("torch."), "buffer" if key in buffers else "parameter")
-        for key, value in model.state_dict().items()
-    }
-    problems = [f"{key}: {got.get(key)}, expected {want.get(key)}" for key in {**want, **got} if got.get(key) != want.get(key)]
-    counts = {
-        "n_keys": len(got),
-        "n_params_total": sum(parameter.numel() for parameter in model.parameters()),
-    }
-    return problems + [f"{key} {value}, expected {record[key]}" for key, value in counts.items() if value != record[key]]
+def full_size_denoiser(record: dict[str, Any]) -> Denoiser:
+    """Build the denoiser of an entry, with position tables and Fourier frequencies frozen as the release builds it."""
+    return build(record["target"], {**record["params"], "train_all": False})
 
 
 def full_size_decoder(record: dict[str, Any]) -> ViTDecoder:
-    """Build the decoder of an entry, its sizes read from the recorded shapes."""
-    raise ValueError
+    """Build the decoder of an entry. Its sizes are read from the shapes; heads leave no trace in them."""
+    shapes = {key: value["shape"] for key, value in record["keys"].items()}
+    width, channels = shapes["decoder_embed.weight"]
+    return ViTDecoder(
+        in_channels=channels,
+        hidden_size=width,
+        depth=1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("decoder_layers.")),
+        num_heads=16,
+        intermediate_size=shapes["decoder_layers.0.intermediate.dense.weight"][0],
+        patch_size=math.isqrt(shapes["decoder_pred.weight"][0] // 3),
+        grid=math.isqrt(shapes["decoder_pos_embed"][1] - 1),
+    )
+
+
+def differences(model: torch.nn.Module, record: dict[str, Any]) -> list[str]:
+    """Return every difference between a model and its entry."""
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    buffers = dict(model.named_buffers())
+    got = {
+        key: {
+            "shape": list(value.shape),
+            "dtype": str(value.dtype).removeprefix("torch."),
+            "kind": "buffer" if key in buffers else "parameter",
+            "trainable": key in trainable,
+        }
+        for key, value in model.state_dict().items()
+    }
+    want = record["keys"]
+    problems = [
+        f"{key}: {got.get(key)}, expected {want.get(key)}" for key in {**want, **got} if got.get(key) != want.get(key)
+    ]
+    parameters = list(model.parameters())
+    counts = {
+        "n_keys": len(got),
+        "n_params_total": sum(parameter.numel() for parameter in parameters),
+        "n_params_trainable_as_constructed": sum(
+            parameter.numel() for parameter in parameters if parameter.requires_grad
+        ),
+    }
+    return problems + [
+        f"{key} {value}, expected {record[key]}" for key, value in counts.items() if value != record[key]
+    ]
 
 
 MODEL = Tolerance(rtol=1e-4, atol=2e-5)

@@ -28,11 +28,13 @@ def tensors(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tenso
 
 
 def build_encoder(golden: Golden, input_size: int, **preprocessing: Any) -> Siglip2Encoder:
-    """Build the plain encoder of a file from its transformers keys; only the unused final LayerNorm may be absent."""
-    model = SiglipVisionModel(SiglipVisionConfig(**golden.meta["vision_config"], vision_use_head=False))
+    """Build the plain encoder of a file; its final LayerNorm and pooling head are not used and may be absent."""
+    settings = {key: golden.meta[key] for key in ("hidden_act", "layer_norm_eps") if key in golden.meta}
+    config = SiglipVisionConfig(**{**settings, **golden.meta["vision_config"], "vision_use_head": False})
+    model = SiglipVisionModel(config)
     tower = getattr(model, "vision_model", model)  # Newer versions of transformers have no wrapper.
     missing, unexpected = tower.load_state_dict(tensors(golden.params, "vision_model."), strict=False)
-    wrong = [key for key in missing if "post_layernorm" not in key] + unexpected
+    wrong = [key for key in (*missing, *unexpected) if not key.startswith(("post_layernorm.", "head."))]
     if wrong:
         raise ValueError(f"{len(wrong)} parameters are missing or unknown: {wrong[:3]}")
     return Siglip2Encoder.from_vision_model(model, input_size=input_size, **preprocessing)

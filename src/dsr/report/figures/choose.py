@@ -47,3 +47,13 @@ def time_position(spec: FigureSpec, file: TokenMaps) -> int:
 def is_denoiser(file: TokenMaps) -> bool:
     """Whether the maps are of a denoiser; an encoder sees only t = 0."""
     return bool(file.times.max() > 0)
+
+
+def subject_of(spec: FigureSpec, file: TokenMaps) -> str:
+    """What the maps are of."""
+    return spec.subject or ("the denoiser" if is_denoiser(file) else "the encoder")
+
+
+def subtitle_parts(spec: FigureSpec) -> list[str]:
+    """What every subtitle begins with."""
+    return [spec.name, *([spec.note] if spec.note else [])]

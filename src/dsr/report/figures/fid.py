@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from dsr.errors import UserError
 from dsr.files import read_json
-from dsr.report.figures.choose import label_of
-from dsr.report.figures.style import BODY, FRAME, INK, MUTED, SMALL, heading, heading_height, series_colour
+from dsr.report.figures.choose import label_of, subtitle_parts
+from dsr.report.figures.style import BODY, FRAME, INK, MUTED, SMALL, heading, heading_height, series_colour, text_width
 from dsr.report.published import Published
 from dsr.report.specs import FigureSpec
 from dsr.report.table import UNGUIDED, Entry
@@ -22,8 +23,8 @@ from dsr.report.table import UNGUIDED, Entry
 Curve = Sequence[tuple[int, float]]
 """(epoch, FID) points, by epoch."""
 
-_WIDTH, _PLOT, _LEFT, _BOTTOM, _RIGHT = 6.4, 3.6, 0.62, 0.5, 1.95
-"""Inches: figure, height of the plot, room for axis labels, and for the legend."""
+_PLOT, _LEFT, _BOTTOM, _HANDLE = (3.9, 3.6), 0.62, 0.5, 0.65
+"""Inches: width and height of the plot, room for axis labels, and for the legend besides its words."""
 
 
 def fid(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
@@ -38,23 +39,21 @@ def fid(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     points = [point for curve in [*measured.values(), *published.values()] for point in curve]
     if not points:
         raise UserError("FID against epochs: none of the metrics files exists yet; evaluate at least one row")
-    subtitle = f"{spec.name} · unguided" + (
-        " · published points are read off the paper's chart (±0.05)" if published else ""
-    )
-    top = heading_height(subtitle, _WIDTH)
-    height = top + _PLOT + _BOTTOM
-    figure = Figure(figsize=(_WIDTH, height))
+    parts = [*subtitle_parts(spec), "unguided"]
+    subtitle = " · ".join([*parts, *(["published points: read off the paper's chart, ±0.05"] if published else [])])
+    width = _LEFT + _PLOT[0] + _HANDLE + text_width([label_of(spec, name) for name in measured] + ["published"], SMALL)
+    height = heading_height(subtitle, width) + _PLOT[1] + _BOTTOM
+    figure = Figure(figsize=(width, height))
     heading(figure, "FID against training epochs", subtitle)
-    plot = (_LEFT / _WIDTH, _BOTTOM / height, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, (_PLOT - 0.05) / height)
-    axes = figure.add_axes(plot)
+    axes = figure.add_axes((_LEFT / width, _BOTTOM / height, _PLOT[0] / width, _PLOT[1] / height))
     for number, name in enumerate(measured):
         colour = series_colour(number)
         axes.plot(*_columns(published.get(name, [])), "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
         axes.plot(*_columns(measured[name]), "o-", color=colour, lw=1.8, ms=5.5)
     _scales(axes, points)
-    _legend(axes, spec, measured, bool(published))
-    for curves, style in ((measured, "-"), (published, "--")):
-        if _arrow(axes, curves.get(spec.baseline, []), curves.get(spec.faster, []), style):
+    _legend(axes, spec, measured, published)
+    for curves, kind in ((measured, "measured"), (published, "published")):
+        if _arrow(axes, curves.get(spec.baseline, []), curves.get(spec.faster, []), kind):
             break
     return figure
 
@@ -87,20 +86,26 @@ def epoch_reaching(curve: Curve, target: float) -> float | None:
     return None
 
 
-def _arrow(axes: Axes, baseline: Curve, faster: Curve, style: str) -> bool:
-    """Point from the baseline's last FID to where the other curve reaches it; False if it does not before."""
+def _arrow(axes: Axes, baseline: Curve, faster: Curve, kind: str) -> bool:
+    """Point from the baseline's last FID to where the other curve reaches it; False if it does not before.
+
+    The words stand in the upper right corner, where falling curves leave room.
+    """
     if not (baseline and faster):
         return False
     epoch, value = baseline[-1]
     reached = epoch_reaching(faster, value)
     if reached is None or reached >= epoch:
         return False
-    arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.1, "linestyle": style, "shrinkA": 4, "shrinkB": 1}
-    axes.annotate("", xy=(reached, value), xytext=(epoch, value), arrowprops=arrow)
-    bound = "at least " if reached == faster[0][0] else ""
-    middle = (float(np.sqrt(reached * epoch)), value)
-    text = f"{bound}{epoch / reached:.1f}× fewer epochs"
-    axes.annotate(text, middle, (0, 5), textcoords="offset points", ha="center", fontsize=SMALL)
+    arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 4, "shrinkB": 0}
+    axes.annotate("", xy=(reached, value), xytext=(epoch, value), arrowprops=arrow, zorder=4)
+    bound = ("at least ", "or before ") if reached == faster[0][0] else ("", "")
+    words = (
+        f"{bound[0]}{epoch / reached:.1f}× fewer epochs ({kind})\n"
+        f"FID {value:.2f} at epoch {bound[1]}{reached:.0f}, not {epoch}"
+    )
+    text = axes.text(0.98, 0.98, words, transform=axes.transAxes, ha="right", va="top", fontsize=SMALL, linespacing=1.5)
+    text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     return True
 
 
@@ -130,16 +135,17 @@ def _apart(epochs: Sequence[int]) -> list[int]:
     return [*kept, *epochs[1:][-1:]]
 
 
-def _legend(axes: Axes, spec: FigureSpec, measured: Mapping[str, Curve], published: bool) -> None:
+def _legend(axes: Axes, spec: FigureSpec, measured: Mapping[str, Curve], published: Mapping[str, Curve]) -> None:
+    """Name the rows that have points and, where both are drawn, what is measured and what is published."""
     lines = [
-        Line2D([], [], color=series_colour(number), lw=1.8, marker="o", ms=5, label=label_of(spec, name))
+        Line2D([], [], color=series_colour(number), lw=1.8, label=label_of(spec, name))
         for number, name in enumerate(measured)
+        if measured[name] or published.get(name)
     ]
     if published:
-        lines += [
-            Line2D([], [], color=MUTED, lw=1.8, marker="o", ms=5, label="measured"),
-            Line2D([], [], color=MUTED, lw=1, ls="--", marker="o", mfc="white", ms=4.5, label="published"),
-        ]
+        if any(measured.values()):
+            lines.append(Line2D([], [], color=MUTED, lw=1.8, marker="o", ms=5, label="measured"))
+        lines.append(Line2D([], [], color=MUTED, lw=1, ls="--", marker="o", mfc="white", ms=4.5, label="published"))
     axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(1.02, 1.02), borderaxespad=0)
 
 

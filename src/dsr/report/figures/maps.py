@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.analysis.outliers import outlier_ratio, relative_norms
-from dsr.report.figures.choose import choose_layers, column_name, image_position, is_denoiser, label_of, time_position
+from dsr.report.figures.choose import (
+    choose_layers,
+    column_name,
+    image_position,
+    is_denoiser,
+    label_of,
+    subject_of,
+    subtitle_parts,
+    time_position,
+)
 from dsr.report.figures.panels import Map, MapRow, Scale, draw_maps
 from dsr.report.specs import FigureSpec
 
@@ -27,7 +36,7 @@ def norms(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         rows,
         columns,
         _norm_scale(spec, rows),
-        title="Token norms" + _stage(files),
+        title="Token norms" + _where(spec, files),
         subtitle=_subtitle(spec, files, _norm_text(spec)),
         **_heads(files),
     )
@@ -65,7 +74,7 @@ def components(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         rows,
         columns,
         Scale("projection (each map on its own scale)"),
-        title="First principal component of the tokens" + _stage(files),
+        title="First principal component of the tokens" + _where(spec, files),
         subtitle=_subtitle(spec, files, "signed so that the largest value is positive"),
         **_heads(files),
     )
@@ -89,7 +98,7 @@ def attention(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         rows,
         columns,
         Scale("attention received (1 = equal shares)", LogNorm(low, high, clip=True), _ticks(low, high)),
-        title="Attention received" + _stage(files),
+        title="Attention received" + _where(spec, files),
         subtitle=_subtitle(
             spec,
             files,
@@ -158,8 +167,8 @@ def _values(rows: Sequence[MapRow]) -> npt.NDArray[np.float64]:
     return np.asarray(values[np.isfinite(values)], np.float64)
 
 
-def _stage(files: Mapping[str, TokenMaps]) -> str:
-    return " in the denoiser" if is_denoiser(next(iter(files.values()))) else " in the encoder"
+def _where(spec: FigureSpec, files: Mapping[str, TokenMaps]) -> str:
+    return f" in {subject_of(spec, next(iter(files.values())))}"
 
 
 def _heads(files: Mapping[str, TokenMaps]) -> dict[str, str]:
@@ -169,7 +178,7 @@ def _heads(files: Mapping[str, TokenMaps]) -> dict[str, str]:
 
 def _subtitle(spec: FigureSpec, files: Mapping[str, TokenMaps], text: str, timed: bool = True) -> str:
     first = next(iter(files.values()))
-    parts = [spec.name, f"validation image {first.indices[image_position(spec, first)]}"]
+    parts = [*subtitle_parts(spec), f"validation image {first.indices[image_position(spec, first)]}"]
     if timed and is_denoiser(first):
         parts.append(f"t = {first.times[time_position(spec, first)]:g}")
     return " · ".join([*parts, text])

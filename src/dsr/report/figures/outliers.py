@@ -12,7 +12,15 @@ from matplotlib.figure import Figure
 
 from dsr.analysis.maps import TokenMaps
 from dsr.analysis.outliers import outlier_ratio
-from dsr.report.figures.choose import choose_layers, column_name, is_denoiser, label_of, time_position
+from dsr.report.figures.choose import (
+    choose_layers,
+    column_name,
+    is_denoiser,
+    label_of,
+    subject_of,
+    subtitle_parts,
+    time_position,
+)
 from dsr.report.figures.style import BODY, EDGE, MAP, SMALL, heading, heading_height, text_width
 from dsr.report.specs import FigureSpec
 
@@ -27,30 +35,30 @@ def outliers(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     ratios = np.array([[_ratio(spec, file, layer) for layer in layers] for file in files.values()])
     labels = [label_of(spec, name) for name in files]
     first = next(iter(files.values()))
-    images = f"{len(first.indices)} validation image{'s' if len(first.indices) > 1 else ''}"
-    time = f"t = {first.times[time_position(spec, first)]:g} · " if is_denoiser(first) else ""
-    subtitle = (
-        f"{spec.name} · {images} · {time}share of tokens whose norm exceeds {spec.multiple:g}× the median of their map"
-    )
+    parts = [*subtitle_parts(spec), f"{len(first.indices)} validation image{'s' if len(first.indices) > 1 else ''}"]
+    if is_denoiser(first):
+        parts.append(f"t = {first.times[time_position(spec, first)]:g}")
+    subtitle = " · ".join([*parts, f"share of tokens whose norm exceeds {spec.multiple:g}× the median of their map"])
     left = EDGE + text_width(labels, BODY) + 0.12
     width = max(left + len(layers) * _WIDTH + EDGE, 5.0)
     top = heading_height(subtitle, width) + _HEADER
     height = top + len(files) * _HEIGHT + EDGE
     figure = Figure(figsize=(width, height))
-    heading(figure, "Outlier tokens in the denoiser" if time else "Outlier tokens in the encoder", subtitle)
+    heading(figure, f"Outlier tokens in {subject_of(spec, first)}", subtitle)
     box = (left / width, EDGE / height, len(layers) * _WIDTH / width, len(files) * _HEIGHT / height)
     axes = figure.add_axes(box)
     norm = Normalize(0.0, max(float(np.nanmax(ratios)), 0.01))
-    axes.imshow(ratios, cmap=MAP, norm=norm, aspect="auto", interpolation="none")
-    axes.set_xticks(range(len(layers)), labels=[column_name(layer) for layer in layers], fontsize=SMALL)
-    axes.set_yticks(range(len(labels)), labels=labels, fontsize=BODY)
+    axes.pcolormesh(ratios, cmap=MAP, norm=norm, edgecolors="white", linewidth=1.5)
+    axes.invert_yaxis()
+    axes.set_xticks(np.arange(len(layers)) + 0.5, labels=[column_name(layer) for layer in layers], fontsize=SMALL)
+    axes.set_yticks(np.arange(len(labels)) + 0.5, labels=labels, fontsize=BODY)
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelcolor=mpl.rcParams["text.color"])
     axes.spines[:].set_visible(False)
     for row, column in np.argwhere(np.isfinite(ratios)):
         shade = "black" if norm(ratios[row, column]) > 0.6 else "white"
         text = f"{ratios[row, column]:.1%}"
-        axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=SMALL)
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=shade, fontsize=SMALL)
     return figure
 
 

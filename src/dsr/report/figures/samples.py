@@ -13,13 +13,13 @@ from PIL import Image
 
 from dsr.errors import UserError
 from dsr.npz import read_header, read_images
-from dsr.report.figures.choose import label_of
+from dsr.report.figures.choose import label_of, subtitle_parts
 from dsr.report.figures.style import BODY, EDGE, heading, heading_height
 from dsr.report.specs import FigureSpec
 from dsr.sampling.labels import balanced_labels
 
-_PANEL, _GAP, _LABEL = 3.2, 0.2, 0.26
-"""Inches: side of a panel, space between panels, room for its label."""
+_WIDTH, _LARGEST, _GAP, _LABEL = 10.0, 4.6, 0.2, 0.26
+"""Inches: all panels of a line, largest side of one, space between panels, room for a label."""
 _THUMBNAIL, _BORDER = 96, 2
 """Pixels: largest side of an image in the grid, and white lines between images."""
 
@@ -40,21 +40,25 @@ def samples(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     chosen = choose_samples(labels, side * side)
     shown = np.unique(labels[chosen]).tolist()
     classes = f"classes {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"class {shown[0]}"
-    subtitle = (
-        f"{spec.name} · not selected: the first samples of {len(shown)} classes ({classes} of {spec.classes}), in "
-        "order; a place is the same class and noise in every panel"
-    )
+    parts = [
+        *subtitle_parts(spec),
+        f"the first samples of {len(shown)} classes ({classes} of {spec.classes}), in order",
+    ]
+    if len(inputs) > 1:
+        parts.append("a place is the same class and seed in every panel")
+    subtitle = " · ".join(parts)
     across = min(3, len(inputs)) if len(inputs) != 4 else 2
     down = math.ceil(len(inputs) / across)
-    width = 2 * EDGE + across * (_PANEL + _GAP) - _GAP
+    panel = min(_LARGEST, (_WIDTH + _GAP) / across - _GAP)
+    width = 2 * EDGE + across * (panel + _GAP) - _GAP
     top = heading_height(subtitle, width)
-    figure = Figure(figsize=(width, top + down * (_LABEL + _PANEL + _GAP)))
+    height = top + down * (_LABEL + panel + _GAP)
+    figure = Figure(figsize=(width, height))
     heading(figure, "Samples", subtitle)
-    height = figure.get_size_inches()[1]
     for number, (name, path) in enumerate(inputs.items()):
         row, column = divmod(number, across)
-        left, bottom = EDGE + column * (_PANEL + _GAP), height - top - (row + 1) * (_LABEL + _PANEL) - row * _GAP
-        axes = figure.add_axes((left / width, bottom / height, _PANEL / width, _PANEL / height))
+        left, bottom = EDGE + column * (panel + _GAP), height - top - (row + 1) * (_LABEL + panel) - row * _GAP
+        axes = figure.add_axes((left / width, bottom / height, panel / width, panel / height))
         axes.imshow(tile(read_chosen(path, chosen), side), interpolation="lanczos")
         axes.set_axis_off()
         axes.set_title(label_of(spec, name), fontsize=BODY, loc="left", pad=4)

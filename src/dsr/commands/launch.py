@@ -1,0 +1,37 @@
+"""Run a command in one or more processes: `python -m dsr.commands.launch --processes 8 dsr.commands.train ...`.
+
+Outside SLURM this becomes the command (or its torchrun). In a SLURM job it stays, and requeues the job when it is
+stopped. Python's standard library is enough to run it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from dsr import logs
+from dsr.launch.slurm import SlurmJob
+from dsr.launch.supervise import supervise
+from dsr.launch.torchrun import command_line
+
+
+@logs.command
+def main() -> None:
+    """Exit with the command's code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=1, help="processes per node")
+    parser.add_argument("--state", type=Path, help="folder that the command goes on from; without it, never requeue")
+    parser.add_argument("module", help="module of the command")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own arguments")
+    arguments = parser.parse_args()
+    job = SlurmJob.current()
+    command = command_line(arguments.module, arguments.arguments, arguments.processes, job)
+    if job is None:
+        os.execv(command[0], command)
+    sys.exit(supervise(command, job, arguments.state))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Arrays that depend on the reference alone, kept between evaluations under the hash of what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr import files, npz
+
+Arrays = Mapping[str, npt.NDArray[np.floating[Any]]]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of npz files; without a folder everything is computed anew. Deleting the folder is always safe."""
+
+    folder: Path | None
+
+    def arrays(self, kind: str, identity: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays of an earlier call with the same ``kind`` and ``identity``, or compute and keep them.
+
+        Raises:
+            ArchiveError: if a kept file is damaged; the message names it, so that it can be deleted.
+        """
+        if self.folder is None:
+            return compute()
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        path = self.folder / f"{kind}-{digest}.npz"
+        if path.exists():
+            _log.info("%s of the reference: from %s", kind, path)
+            return {key: npz.read_array(path, key) for key in npz.keys(path)}
+        arrays = compute()
+        with files.atomic_stream(path) as stream:
+            np.savez(stream, **arrays)
+        return arrays

@@ -1,0 +1,178 @@
+"""Score a set of samples: FID, sFID, Inception Score, Precision and Recall in the ADM protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from dsr import npz
+from dsr.evaluation import frechet, inputs
+from dsr.evaluation.cache import Arrays, Cache
+from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph
+from dsr.evaluation.inception_score import inception_score
+from dsr.evaluation.inputs import ImageFile
+from dsr.evaluation.neighbours import Points, PrecisionRecall, precision_recall, radii
+from dsr.evaluation.selfcheck import check_frechet
+from dsr.evaluation.specs import EvaluateSpec
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The files of one evaluation."""
+
+    samples: Path
+    """npz of the samples."""
+    reference: Path
+    """npz of the reference images, with or without stored statistics."""
+    graph: Path
+    """Frozen Inception graph."""
+    cache: Path | None = None
+    """Folder for what depends on the reference alone."""
+    threads: int = 1
+    """CPU threads."""
+
+
+@dataclass
+class Stages:
+    """Wall time of each stage in seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time one stage."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        _log.info("%s: %.1f s", name, self.seconds[name])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference's checked file, features, and where derived arrays are kept."""
+
+    file: ImageFile
+    features: Activations
+    cache: Cache
+    identity: Mapping[str, object]
+
+    def gaussian(self, name: str, features: Features, mean_key: str, sigma_key: str) -> tuple[frechet.Gaussian, str]:
+        """Return the Gaussian of one kind of features, and where its moments are from."""
+        stored = inputs.read_moments(self.file.path, mean_key, sigma_key, features.shape[1])
+
+        def compute() -> Arrays:
+            if stored is None:
+                fitted = frechet.fit(features)
+            else:
+                fitted = frechet.from_moments(stored.mean, stored.sigma, f"{self.file.path}: {mean_key}, {sigma_key}")
+            return {"mean": fitted.mean, "factor": fitted.factor}
+
+        arrays = self.cache.arrays(f"{name}-gaussian", self.identity, compute)
+        source = "computed from the images" if stored is None else f"stored ({stored.mean.dtype}, {stored.sigma.dtype})"
+        return frechet.Gaussian(arrays["mean"], arrays["factor"]), source
+
+    def neighbours(self, samples: Features, k: int, *, half: bool) -> PrecisionRecall:
+        """Precision and Recall of the samples' pooled features."""
+        own, theirs = Points(self.features.pooled, half=half), Points(samples, half=half)
+        identity = {**self.identity, "neighbours": k, "half": half}
+        kept = self.cache.arrays("radii", identity, lambda: {"radii": radii(own, k)})
+        return precision_recall(own, theirs, kept["radii"].astype(np.float32), radii(theirs, k))
+
+
+def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
+    """Check the files, run the network and compute every metric; returns what the metrics file holds.
+
+    Raises:
+        UserError: if a file is not what it should be; nothing has been computed then.
+        SelfCheckError: if the installed linear algebra is broken.
+    """
+    stages = Stages()
+    with threadpool_limits(job.threads):
+        with stages("checks"):
+            self_check = check_frechet()
+            at_least = spec.neighbours + 1
+            samples = inputs.check_samples(job.samples, expected=spec.images, at_least=at_least)
+            reference_file = inputs.check_reference(job.reference, samples, at_least=at_least)
+            graph_sha256 = inputs.hash_graph(job.graph)
+        with InceptionGraph(job.graph, job.threads) as network:
+            identity = {"reference": reference_file.sha256, "graph": graph_sha256, "tensorflow": network.version}
+            with stages("reference_network"):
+                reference = _reference(reference_file, network, Cache(job.cache), identity)
+            with stages("sample_network"):
+                features = network.activations(npz.read_images(samples.path, BATCH), samples.images)
+            weights = network.softmax_weights()
+        scores, details = _scores(reference, features, weights, spec, stages)
+    return {
+        **scores,
+        "images": samples.images,
+        "reference": reference_file.record() | details.pop("reference"),
+        "samples": samples.record(),
+        "graph_sha256": graph_sha256,
+        "protocol": {"neighbours": spec.neighbours, "split": spec.split, **details},
+        "self_check": {"frechet_relative_error": self_check},
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "tensorflow": network.version},
+        "device": network.device,
+        "seconds": stages.seconds,
+        "peak_memory_gib": round(_peak_memory() / 2**30, 2),
+    }
+
+
+def _reference(file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]) -> Reference:
+    def compute() -> Arrays:
+        found = network.activations(npz.read_images(file.path, BATCH), file.images)
+        return {"pooled": found.pooled, "spatial": found.spatial}
+
+    arrays = cache.arrays("activations", identity, compute)
+    features = Activations(arrays["pooled"].astype(np.float32), arrays["spatial"].astype(np.float32))
+    return Reference(file, features, cache, identity)
+
+
+def _scores(
+    reference: Reference, samples: Activations, weights: Features, spec: EvaluateSpec, stages: Stages
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Compute the scores, and details of how they were computed."""
+    with stages("inception_score"):
+        score = inception_score(samples.pooled, weights, spec.split)
+    with stages("fid"):
+        fitted, source = reference.gaussian("pooled", reference.features.pooled, "mu", "sigma")
+        fid = frechet.distance(frechet.fit(samples.pooled), fitted)
+    with stages("sfid"):
+        fitted, spatial_source = reference.gaussian("spatial", reference.features.spatial, "mu_s", "sigma_s")
+        sfid = frechet.distance(frechet.fit(samples.spatial), fitted)
+    with stages("precision_recall"):
+        half = reference.neighbours(samples.pooled, spec.neighbours, half=True)
+    with stages("precision_recall_f32"):
+        single = reference.neighbours(samples.pooled, spec.neighbours, half=False)
+    scores = {
+        "fid": fid,
+        "sfid": sfid,
+        "inception_score": score,
+        "precision": half.precision,
+        "recall": half.recall,
+        "precision_f32": single.precision,
+        "recall_f32": single.recall,
+    }
+    details = {
+        "reference": {"statistics": source, "spatial_statistics": spatial_source},
+        "float16_blocks": f"{int(half.half_blocks.sum())} of {half.half_blocks.size}",
+    }
+    return scores, details
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,116 @@
+"""The frozen Inception graph of the ADM evaluator; the only module that imports TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr.errors import UserError
+
+Features = npt.NDArray[np.float32]
+
+BATCH = 64
+"""Images per run of the network, as in the official evaluator."""
+SPATIAL_CHANNELS = 7
+"""Channels of the spatial layer that sFID uses, flattened with the channel last."""
+
+INPUT = "ExpandDims:0"
+POOLED = "pool_3:0"
+SPATIAL = "mixed_6/conv:0"
+LOGITS = "softmax/logits/MatMul"
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Features of n images in their order: pooled (n, d) and spatial (n, s), float32."""
+
+    pooled: Features
+    spatial: Features
+
+
+class InceptionGraph(AbstractContextManager["InceptionGraph"]):
+    """The network in a TensorFlow session; widths come from the graph.
+
+    Args:
+        path: frozen GraphDef with the tensors `ExpandDims:0`, `pool_3:0`, `mixed_6/conv:0`, `softmax/logits/MatMul`.
+        threads: CPU threads of an operation.
+
+    Raises:
+        UserError: if the file is not such a graph.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        # Read by TensorFlow when it is first imported; its start-up chatter would drown our log.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        import tensorflow as tf
+
+        # Published numbers are float32; recent GPUs would otherwise round the convolutions to 10 bits.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        self.version = str(tf.__version__)
+        graph = tf.Graph()
+        with graph.as_default():
+            self._images = tf.compat.v1.placeholder(tf.float32, [None, None, None, None])
+            self._pooled, self._spatial, logits = _import(tf, path, self._images)
+            self._weights = logits.inputs[1]
+        options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1)
+        options.gpu_options.allow_growth = True
+        self._session = tf.compat.v1.Session(graph=graph, config=options)
+        gpus = [device.name for device in self._session.list_devices() if device.device_type == "GPU"]
+        self.device = "GPU" if gpus else "CPU"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the session."""
+        self._session.close()
+
+    def softmax_weights(self) -> Features:
+        """Weights (d, classes) of the classifier; its bias is not part of the protocol."""
+        return np.asarray(self._session.run(self._weights))
+
+    def activations(self, batches: Iterable[npt.NDArray[np.uint8]], count: int) -> Activations:
+        """Run ``count`` images, in batches of uint8 (n, H, W, 3), through the network."""
+        pooled: Features | None = None
+        spatial: Features | None = None
+        start = 0
+        for batch in batches:
+            some_pooled, some_spatial = self._run(batch)
+            if pooled is None or spatial is None:
+                pooled = np.empty((count, some_pooled.shape[1]), np.float32)
+                spatial = np.empty((count, some_spatial.shape[1]), np.float32)
+            pooled[start : start + len(batch)] = some_pooled
+            spatial[start : start + len(batch)] = some_spatial
+            start += len(batch)
+        if pooled is None or spatial is None or start != count:
+            raise ValueError(f"got {start} images, expected {count}")
+        return Activations(pooled, spatial)
+
+    def _run(self, batch: npt.NDArray[np.uint8]) -> tuple[Features, Features]:
+        pooled, spatial = self._session.run([self._pooled, self._spatial], {self._images: batch.astype(np.float32)})
+        return pooled.reshape(len(batch), -1), spatial[..., :SPATIAL_CHANNELS].reshape(len(batch), -1)
+
+
+def _import(tf: Any, path: Path, images: Any) -> list[Any]:
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    definition = tf.compat.v1.GraphDef()
+    try:
+        definition.ParseFromString(path.read_bytes())
+        return list(
+            tf.graph_util.import_graph_def(
+                definition, input_map={INPUT: images}, return_elements=[POOLED, SPATIAL, LOGITS], name=""
+            )
+        )
+    except (DecodeError, ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{path} is not the evaluator's Inception graph ({str(error).splitlines()[0][:200]}); expected a frozen "
+            f"GraphDef with {INPUT}, {POOLED}, {SPATIAL} and {LOGITS}: fetch it again"
+        ) from None

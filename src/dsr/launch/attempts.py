@@ -1,0 +1,47 @@
+"""How often a job started without leaving anything new behind: the limit to requeues."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsr import files
+
+FRUITLESS_STARTS = 5
+"""Starts in a row that may end without a new file; time limits and preemptions during start-up are no fault."""
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Record of a job's starts, kept beside its state.
+
+    Progress is a new name among the files of the state's folder: a later checkpoint, one more shard of images.
+    """
+
+    state: Path
+
+    @property
+    def path(self) -> Path:
+        """File of the record."""
+        return self.state / "starts.json"
+
+    def begin(self, job: str) -> None:
+        """Count a start of ``job``; another job number begins from zero."""
+        record, names = self._read(), self._names()
+        again = record.get("job") == job and record.get("names") == names
+        count = int(record["fruitless"]) + 1 if again else 0
+        files.write_json(self.path, {"job": job, "names": names, "fruitless": count})
+
+    def may_continue(self) -> bool:
+        """Whether this start, or one of the few before it, made progress."""
+        record = self._read()
+        return record.get("names") != self._names() or int(record["fruitless"]) + 1 < FRUITLESS_STARTS
+
+    def _read(self) -> dict[str, str]:
+        return dict(files.read_json(self.path)) if self.path.exists() else {}
+
+    def _names(self) -> str:
+        """Hash of the names of the files in the state's folder."""
+        names = sorted(entry.name for entry in self.state.glob("[!.]*") if entry != self.path)
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()

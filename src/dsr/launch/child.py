@@ -1,0 +1,61 @@
+"""Run a command that gets as long as it needs after a SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended."""
+
+    code: int
+    """Exit code, as a shell reports it."""
+    asked: bool
+    """Whether this process received SIGTERM while the command ran."""
+
+
+def run(command: Sequence[str]) -> Ending:
+    """Run ``command`` and pass a SIGTERM on to the processes that it started, however deep.
+
+    The command inherits a blocked SIGTERM. That makes torchrun deaf to it, which would otherwise kill its workers 30
+    seconds later, possibly in the middle of a checkpoint; the workers unblock it (`dsr.logs.command`).
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    asked = False
+    with subprocess.Popen(command) as child:
+        while child.poll() is None:
+            if _received_sigterm(POLL_SECONDS):
+                asked = True
+                for pid in descendants(child.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGTERM)
+    # The signal may have reached the command first.
+    asked = asked or (child.returncode != 0 and _received_sigterm(2 * POLL_SECONDS))
+    return Ending(child.returncode if child.returncode >= 0 else 128 - child.returncode, asked)
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of a process, its children, and theirs; torchrun's workers are in sessions of their own."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name in parentheses may contain blanks; the parent is the second field after it.
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.parent.name))
+    found = [pid]
+    for process in found:
+        found += children.get(process, ())
+    return found
+
+
+def _received_sigterm(seconds: float) -> bool:
+    return signal.sigtimedwait({signal.SIGTERM}, seconds) is not None

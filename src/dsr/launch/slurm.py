@@ -1,0 +1,60 @@
+"""The SLURM job that this process is part of: whether it still runs, and how it goes back into the queue."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FIRST_PORT, PORTS = 20000, 10000
+"""Range of the port where the processes of several nodes meet; the job's number chooses one."""
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """A job, seen from one of its nodes."""
+
+    id: str
+    nodes: int
+    """Nodes that run this command."""
+    node: int
+    """This node's number, from 0."""
+    address: str
+    """Address of the node that started the others."""
+
+    @classmethod
+    def current(cls, environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
+        """Find the job around this process; None outside SLURM."""
+        job = environment.get("SLURM_JOB_ID")
+        if job is None:
+            return None
+        return cls(
+            id=job,
+            nodes=int(environment.get("SLURM_STEP_NUM_NODES", "1")),
+            node=int(environment.get("SLURM_NODEID", "0")),
+            address=environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),
+        )
+
+    @property
+    def port(self) -> int:
+        """Port on ``address`` where the nodes' processes meet."""
+        return FIRST_PORT + int(self.id) % PORTS
+
+    def running(self) -> bool:
+        """Whether the controller counts the job as running: not cancelled, not being preempted, not over."""
+        answer = _call("squeue", "--noheader", "--jobs", self.id, "--format", "%T")
+        return answer is not None and answer.strip() == "RUNNING"
+
+    def requeue(self) -> bool:
+        """Ask the controller to end this job and start it again under the same number; False if it refuses."""
+        return _call("scontrol", "requeue", self.id) is not None
+
+
+def _call(*command: str) -> str | None:
+    """Output of a SLURM command; None if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,21 @@
+"""Processes of a command: one, several on this node, or several on each node of a SLURM job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from dsr.launch.slurm import SlurmJob
+
+
+def command_line(module: str, arguments: Sequence[str], processes: int, job: SlurmJob | None) -> list[str]:
+    """Return the command that runs ``python -m module arguments`` in ``processes`` processes per node."""
+    if job is not None and job.nodes > 1:
+        place = ["--nnodes", f"{job.nodes}", "--node-rank", f"{job.node}"]
+        place += ["--master-addr", job.address, "--master-port", f"{job.port}"]
+    elif processes > 1:
+        place = ["--standalone"]
+    else:
+        return [sys.executable, "-m", module, *arguments]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *place, "--nproc-per-node", f"{processes}"]
+    return [*torchrun, "-m", module, *arguments]

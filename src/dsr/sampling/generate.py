@@ -1,0 +1,147 @@
+"""Draw a set of images, shared by any number of processes, and publish it as one npz."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from dsr import files, npz
+from dsr.config import SampleSpec, spec_hash
+from dsr.distributed import World
+from dsr.sampling.labels import balanced_labels
+from dsr.sampling.progress import Progress
+from dsr.sampling.sampler import Sampler
+from dsr.sampling.shards import Images, Shards
+from dsr.training.learner import set_arithmetic
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A set of images to draw. Only ``spec`` and the contents of the three input files determine the images."""
+
+    spec: SampleSpec
+    weights: Path
+    """Weights of the denoiser."""
+    statistics: Path
+    """Latent statistics."""
+    decoder: Path
+    """Weights of the decoder."""
+    shards: Path
+    """Folder of finished parts, kept between calls until the images are published."""
+    output: Path
+    """The images; a record of their origin is written beside it, with the suffix .json."""
+    batch: int = 125
+    """Images per process that are drawn together."""
+    threads: int = 1
+    """CPU threads per process."""
+    compile: bool = False
+    """Compile the denoiser."""
+
+    def origin(self, device: torch.device) -> dict[str, str]:
+        """Return what determines the images; CPU and GPU draw different noise, so the kind of device is part of it."""
+        return {
+            "specification": spec_hash(self.spec),
+            "weights": files.sha256(self.weights),
+            "statistics": files.sha256(self.statistics),
+            "decoder": files.sha256(self.decoder),
+            "device": device.type,
+        }
+
+
+def generate(job: Job, world: World) -> None:
+    """Draw what is missing of the images and publish them; after an interruption, the same call goes on.
+
+    Raises:
+        UserError: if an input file is missing or does not fit the specification.
+    """
+    set_arithmetic(job.spec.precision, job.threads)
+    sampler = Sampler(
+        job.spec,
+        weights=job.weights,
+        statistics=job.statistics,
+        decoder=job.decoder,
+        device=world.device,
+        compiled=job.compile,
+    )
+    origin = job.origin(world.device)
+    side = job.spec.autoencoder.image_size
+    shards = Shards(job.shards, origin, job.spec.images, (side, side, 3))
+    missing = _missing(shards, world)
+    log.info("%d of %d shards are to be sampled by %d processes", len(missing), len(shards.parts), world.size)
+    _draw(job, sampler, shards, missing[world.rank :: world.size], world)
+    world.barrier()
+    if world.is_main:
+        digest = _publish(job, shards)
+        files.write_json(job.output.with_suffix(".json"), _record(job, origin, digest))
+        shards.remove()
+        log.info("Wrote %d images to %s", job.spec.images, job.output)
+
+
+def _missing(shards: Shards, world: World) -> list[int]:
+    """Return the numbers of shards to draw, equal on all processes; each process verifies a part of the others."""
+    if world.is_main:
+        shards.sweep()
+    kept = torch.zeros(len(shards.parts), dtype=torch.int64, device=world.device)
+    for number in range(world.rank, len(shards.parts), world.size):
+        kept[number] = shards.keep(number)
+    return (world.sum(kept) == 0).nonzero().flatten().tolist()
+
+
+def _draw(job: Job, sampler: Sampler, shards: Shards, numbers: list[int], world: World) -> None:
+    """Draw and write the shards ``numbers``."""
+    progress = Progress(job.spec.images, shards.done()) if world.is_main else None
+    for number in numbers:
+        part, batches = shards.parts[number], []
+        for start in range(0, len(part), job.batch):
+            batches.append(sampler.images(part[start : start + job.batch]))
+            if progress is not None:
+                progress.update(shards.done() + sum(map(len, batches)))
+        shards.write(number, np.concatenate(batches))
+    if progress is not None:
+        progress.close()
+
+
+def _publish(job: Job, shards: Shards) -> str:
+    """Write all images to the output, one shard in memory at a time; return the SHA-256 of their pixels."""
+    digest = hashlib.sha256()
+
+    def read() -> Iterator[Images]:
+        for number in range(len(shards.parts)):
+            images = shards.read(number)
+            digest.update(images.data)
+            yield images
+
+    side = job.spec.autoencoder.image_size
+    npz.write_images(job.output, read(), job.spec.images, (side, side, 3))
+    return digest.hexdigest()
+
+
+def _record(job: Job, origin: dict[str, str], digest: str) -> dict[str, Any]:
+    """Return what the file beside the images says."""
+    labels = balanced_labels(job.spec.model.classes, job.spec.images, job.spec.seed)
+    with safe_open(job.weights, framework="pt") as file:
+        trained = file.metadata() or {}
+    return {
+        "images": job.spec.images,
+        "seed": job.spec.seed,
+        "pixels_sha256": digest,
+        "labels_sha256": hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest(),
+        "spec_hash": origin["specification"],
+        "weights": {"sha256": origin["weights"], **trained},
+        "statistics_sha256": origin["statistics"],
+        "decoder_sha256": origin["decoder"],
+        "device": origin["device"],
+        "versions": {"torch": str(torch.__version__), "dsr": metadata.version("dsr")},
+        "spec": job.spec.model_dump(mode="json"),
+    }

@@ -1,0 +1,87 @@
+"""From the numbers of images to their pixels."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dsr.analysis.images import to_images
+from dsr.config import SampleSpec
+from dsr.denoiser.build import load_denoiser
+from dsr.encoder.autoencoder import load_autoencoder
+from dsr.errors import UserError
+from dsr.flow import Flow
+from dsr.randomness import noise
+from dsr.sampling.labels import balanced_labels
+from dsr.sampling.ode import Predictor, trajectory
+from dsr.sampling.shards import Images
+
+PURPOSE = "sample"
+"""Name of the sampler's noise among the draws of a seed."""
+
+
+class Sampler:
+    """Draws images with the weights of one file; image i depends on (seed, i) alone.
+
+    Raises:
+        UserError: if a file is missing or does not fit ``spec``, or guidance is asked of a denoiser without null label.
+    """
+
+    def __init__(
+        self,
+        spec: SampleSpec,
+        *,
+        weights: Path,
+        statistics: Path,
+        decoder: Path,
+        device: torch.device,
+        compiled: bool = False,
+    ) -> None:
+        if spec.guidance.scale != 1 and not spec.model.denoiser.class_dropout:
+            raise UserError(
+                f"guidance.scale {spec.guidance.scale}: the denoiser was trained with class_dropout 0 and has no null"
+                " label; sample it unguided"
+            )
+        self._spec, self._device = spec, device
+        self._flow = Flow.from_config(spec.flow)
+        self._labels = balanced_labels(spec.model.classes, spec.images, spec.seed)
+        model = load_denoiser(spec.model, weights, device)
+        self._autoencoder = load_autoencoder(
+            spec.autoencoder, encoder=None, neurons=None, statistics=statistics, decoder=decoder
+        ).to(device)
+        if spec.precision == "bf16":
+            _round_products(model)
+            _round_products(self._autoencoder)
+        self._model: Predictor = torch.compile(model) if compiled else model
+
+    @torch.inference_mode()
+    def images(self, numbers: Sequence[int]) -> Images:
+        """Draw the images of these numbers, uint8 (n, H, W, 3)."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._spec.precision == "bf16"):
+            return to_images(self._autoencoder.decode(self._latents(numbers)))
+
+    def _latents(self, numbers: Sequence[int]) -> Tensor:
+        """Draw normalised latents, (n, C, S, S) fp32."""
+        spec = self._spec
+        shape = (spec.model.channels, spec.model.grid, spec.model.grid)
+        states = trajectory(
+            self._model,
+            self._flow,
+            noise(spec.seed, PURPOSE, numbers, shape, self._device),
+            self._labels[list(numbers)].to(self._device),
+            null_label=spec.model.classes,
+            steps=spec.steps,
+            guidance=spec.guidance,
+        )
+        return deque(states, maxlen=1).pop()
+
+
+def _round_products(module: nn.Module) -> None:
+    """Store the weights of matrix products in bf16, to which autocast would round them at every evaluation."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.bfloat16()

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import SiglipVisionModel
+
+from dsr.analysis.cost import denoiser_cost
+from dsr.analysis.denoiser_maps import map_denoiser, trace_denoiser
+from dsr.analysis.encoder_maps import attention_weights, map_encoder
+from dsr.analysis.maps import OUTPUT, TokenMaps, default_layers
+from dsr.analysis.measure import measure_layer, stack_layers
+from dsr.analysis.outliers import (
+    attention_received,
+    first_component,
+    outlier_mask,
+    outlier_ratio,
+    relative_norms,
+    token_norms,
+)
+from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec
+from dsr.commands import maps as maps_command
+from dsr.config import AutoencoderSpec, Decoder, Dit, DitDh, Encoder, Flow, ModelSpec
+from dsr.config import TestTimeRegisters as Registers
+from dsr.data.images import FolderImages
+from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
+from dsr.denoiser.build import build_denoiser
+from dsr.encoder.autoencoder import build_decoder
+from dsr.encoder.neuron_lists import NeuronList
+from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.errors import UserError
+from dsr.files import write_json
+from dsr.latents.statistics import LatentStatistics
+from tests.unit import tiny_encoder
+
+CPU = torch.device("cpu")
+WIDTH, GRID, SIZE = 64, 8, 32
+STAND_IN = Encoder(
+    family="siglip2",
+    hub="stand-in/siglip2-base",
+    revision="0",
+    input_size=SIZE,
+    patch_size=SIZE // GRID,
+    width=WIDTH,
+    neurons="discovered",
+    statistics="computed",
+)
+DECODER = Decoder(hidden_size=16, depth=1, num_heads=2, intermediate_size=16)
+PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr=None, decoder=DECODER, image_size=SIZE)
+WITH_TTR = AutoencoderSpec(encoder=STAND_IN, passes="single", ttr=Registers(), decoder=DECODER, image_size=SIZE)
+DIT = Dit(kind="dit", hidden_size=16, depth=4, num_heads=2, register_start=2)
+DIT_DH = DitDh(kind="dit-dh", hidden_size=(16, 32), depth=(3, 1), num_heads=(2, 2), register_start=1)
+
+
+def grid(*values: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    side = math.isqrt(len(values))
+    return np.array(values, np.float32).reshape(side, side)
+
+
+# What is measured
+
+
+def test_an_outlier_exceeds_the_multiple_of_its_own_images_median() -> None:
+    norms = np.stack([grid(1, 1, 1, 1, 1, 1, 1, 3, 3.01), 100 * grid(1, 1, 1, 1, 1, 1, 1, 3, 3.01)])
+    mask = outlier_mask(norms, 3.0)
+    assert mask.sum(axis=(1, 2)).tolist() == [1, 1]
+    assert mask[0, 2, 2]
+    assert not mask[0, 2, 1]
+    assert np.allclose(outlier_ratio(norms, 3.0), 1 / 9)
+    assert outlier_ratio(norms, 2.0).tolist() == [2 / 9, 2 / 9]
+
+
+def test_the_criterion_holds_where_the_median_is_zero() -> None:
+    norms = grid(0, 0, 0, 0, 0, 0, 0, 0, 2)
+    assert outlier_ratio(norms, 3.0) == 1 / 9
+    assert relative_norms(norms)[0, 0] == 1
+    assert np.isinf(relative_norms(norms)[2, 2])
+
+
+def test_token_norms_do_not_lose_digits() -> None:
+    tokens = np.full((2, 5, 10_000), 0.1, np.float32)
+    assert np.allclose(token_norms(tokens), 10.0, rtol=1e-6)
+
+
+def test_first_component_finds_the_direction_of_most_variance() -> None:
+    generator = np.random.default_rng(0)
+    line = generator.normal(size=9)
+    line -= line.mean()
+    direction = generator.normal(size=20)
+    direction /= np.linalg.norm(direction)
+    tokens = 5 + np.outer(line, direction) + 1e-4 * generator.normal(size=(9, 20))
+    projection, share = first_component(tokens)
+    expected = line if line[np.abs(line).argmax()] > 0 else -line
+    assert np.allclose(projection, expected, atol=1e-2)
+    assert share > 0.999
+    assert first_component(np.ones((9, 20)))[1] == 0.0
+
+
+def test_attention_received_sums_to_one_with_registers() -> None:
+    weights = torch.randn(2, 3, 11, 11).softmax(-1)
+    assert attention_received(weights[0].numpy()).sum() == pytest.approx(1.0)
+    layer = measure_layer(torch.randn(2, 11, 8), slice(2, 11), weights)
+    assert np.allclose(layer.attention.sum((1, 2)) + layer.register_attention, 1.0)
+    expected = weights[1].mean((0, 1))
+    assert np.allclose(layer.attention[1].ravel(), expected[2:])
+    assert layer.register_attention[1] == pytest.approx(expected[:2].sum().item())
+    assert layer.register_norms.shape == (2, 2)
+
+
+def test_layers_without_registers_or_attention_are_nan_where_others_have_them() -> None:
+    plain, registered = (
+        measure_layer(torch.randn(1, 4, 8), slice(0, 4)),
+        measure_layer(torch.randn(1, 6, 8), slice(2, 6), torch.full((1, 1, 6, 6), 1 / 6)),
+    )
+    arrays = stack_layers([[plain, registered]])
+    assert arrays["norms"].shape == (1, 1, 2, 2, 2)
+    assert np.isnan(arrays["register_norms"][0, 0]).tolist() == [[True, True], [False, False]]
+    assert np.isnan(arrays["attention"][0, 0, 0]).all()
+    assert arrays["register_attention"][0, 0, 1] == pytest.approx(1 / 3)
+
+
+def test_encoder_attention_is_that_of_transformers(tmp_path: Path) -> None:
+    folder = tiny_encoder.write_folder(tmp_path)
+    model = SiglipVisionModel.from_pretrained(folder, attn_implementation="eager").eval()
+    encoder = Siglip2Encoder.load(folder, tiny_encoder.SIZE)
+    pixels = encoder.preprocess(tiny_encoder.pixels(2))
+    with torch.no_grad():
+        expected = model(pixels, output_attentions=True).attentions
+        stream = encoder.embed(pixels)
+        for block, weights in zip(encoder.blocks, expected, strict=True):
+            torch.testing.assert_close(attention_weights(block, stream), weights, rtol=1e-4, atol=1e-6)
+            stream = block(stream)
+
+
+# Maps of real networks
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write a stand-in encoder with planted outliers, its neurons, statistics and a decoder."""
+    folder = tmp_path_factory.mktemp("files")
+    write_encoder(STAND_IN, folder / "encoder")
+    neurons = NeuronList(encoder="stand-in", layers=planted_neurons(STAND_IN.hub)[0], source="planted")
+    write_json(folder / "neurons.json", neurons.model_dump(mode="json"))
+    statistics = LatentStatistics((WIDTH, GRID, GRID))
+    statistics.update(torch.randn(16, WIDTH, GRID, GRID, generator=torch.Generator().manual_seed(0)))
+    statistics.save(folder / "statistics.safetensors")
+    torch.manual_seed(0)
+    save_file(build_decoder(PLAIN).state_dict(), folder / "decoder.safetensors")
+    return {
+        "encoder": folder / "encoder",
+        "neurons": folder / "neurons.json",
+        "statistics": folder / "statistics.safetensors",
+        "decoder": folder / "decoder.safetensors",
+    }
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> FolderImages:
+    """Three dark images with a bright square in the middle."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(3):
+        pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+        pixels[10 + number : 22, 10:22] = 200
+        (folder / f"class-{number}").mkdir()
+        Image.fromarray(pixels).save(folder / f"class-{number}" / "0.png")
+    return FolderImages(folder, SIZE)
+
+
+def test_ttr_moves_the_encoders_outliers_to_the_register(files: dict[str, Path], images: FolderImages) -> None:
+    shared = {"images": images, "encoder": files["encoder"], "decoder": files["decoder"], "device": CPU}
+    before = map_encoder(EncoderMapsSpec(autoencoder=PLAIN, images=(2, 0)), neurons=None, **shared)
+    after = map_encoder(EncoderMapsSpec(autoencoder=WITH_TTR, images=(2, 0)), neurons=files["neurons"], **shared)
+
+    assert before.layers.tolist() == ["1", "2", "3", "4", OUTPUT]
+    assert before.indices.tolist() == [2, 0]
+    assert np.array_equal(before.images[0], images.read(2))
+    assert before.decoded.shape == (2, 1, SIZE, SIZE, 3)
+    last = before.layer("4")
+    outliers = outlier_mask(before.norms[:, 0, last], 3.0).reshape(2, -1)
+    assert [np.flatnonzero(mask).tolist() for mask in outliers] == [marked_tokens(GRID)] * 2
+    assert outlier_ratio(after.norms[:, 0, last], 3.0).max() == 0.0
+    assert after.register_norms[0, 0, last, 0] > 3 * np.median(after.norms[0, 0, last])
+    assert before.register_norms.shape[-1] == 0
+    for maps in (before, after):
+        received = maps.attention[:, :, :-1].sum((-2, -1)) + maps.register_attention[:, :, :-1]
+        assert np.allclose(received, 1.0, atol=1e-5)
+        assert np.isnan(maps.attention[:, :, -1]).all()
+        # The final LayerNorm has no affine part.
+        assert np.allclose(maps.norms[:, 0, -1], math.sqrt(WIDTH), rtol=1e-3)
+    assert (after.register_attention[:, 0, last] > after.attention[:, 0, last].max((-2, -1))).all()
+
+
+def random_model(spec: ModelSpec, path: Path) -> torch.nn.Module:
+    """Build a denoiser without zero weights, and write it."""
+    torch.manual_seed(1)
+    model = build_denoiser(spec).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    save_file(model.state_dict(), path)
+    return model
+
+
+def model_spec(denoiser: Dit | DitDh, registers: int) -> ModelSpec:
+    return ModelSpec(denoiser=denoiser, registers=registers, channels=WIDTH, grid=GRID, classes=3)
+
+
+@pytest.mark.parametrize(("denoiser", "blocks", "first"), [(DIT, 4, 2), (DIT_DH, 4, 1)])
+@pytest.mark.parametrize("registers", [0, 4])
+def test_denoiser_maps(
+    files: dict[str, Path],
+    images: FolderImages,
+    tmp_path: Path,
+    denoiser: Dit | DitDh,
+    blocks: int,
+    first: int,
+    registers: int,
+) -> None:
+    weights = tmp_path / "ema.safetensors"
+    model = random_model(model_spec(denoiser, registers), weights)
+    spec = DenoiserMapsSpec(
+        autoencoder=WITH_TTR,
+        model=model_spec(denoiser, registers),
+        flow=Flow(shift_dim=4096),
+        images=(0, 1),
+        times=(0.3, 0.9),
+    )
+    maps = map_denoiser(spec, images=images, weights=weights, device=CPU, **files)
+    assert maps.layers.tolist() == [*map(str, range(1, blocks + 1)), OUTPUT]
+    assert maps.norms.shape == maps.attention.shape == (2, 2, blocks + 1, GRID, GRID)
+    assert maps.decoded.shape == (2, 2, SIZE, SIZE, 3)
+    assert np.isfinite(maps.norms).all()
+    received = maps.attention[:, :, :-1].sum((-2, -1)) + maps.register_attention[:, :, :-1]
+    assert np.allclose(received, 1.0, atol=1e-5)
+    present = np.isfinite(maps.register_norms).all((0, 1, 3)) if registers else np.zeros(blocks + 1, bool)
+    assert present.tolist() == [registers > 0 and first <= layer < blocks for layer in range(blocks + 1)]
+    assert (maps.register_attention[:, :, :-1] > 0).all((0, 1)).tolist() == present[:-1].tolist()
+
+    x, t, y = torch.randn(2, WIDTH, GRID, GRID), torch.full((2,), 0.5), torch.tensor([0, 1])
+    layers, prediction = trace_denoiser(model, x, t, y)
+    with torch.no_grad():
+        assert torch.equal(prediction, model(x, t, y))
+    assert np.allclose(layers[-1].norms.reshape(2, -1), prediction.flatten(2).norm(dim=1).numpy(), rtol=1e-5)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_maps_command_writes_what_the_functions_return(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = tiny_encoder.write_images(tmp_path, 4)
+    random_model(model_spec(DIT, 4), tmp_path / "ema.safetensors")
+    autoencoder = WITH_TTR.model_copy(update={"image_size": tiny_encoder.SIZE})
+    save_file(build_decoder(autoencoder).state_dict(), tmp_path / "decoder.safetensors")
+    given = ["--images", index, "--encoder", files["encoder"], "--neurons", files["neurons"]]
+    given += ["--decoder", tmp_path / "decoder.safetensors", "--output", tmp_path / "maps.npz"]
+    encoder = EncoderMapsSpec(autoencoder=autoencoder, images=(3,))
+    denoiser = DenoiserMapsSpec(
+        autoencoder=autoencoder, model=model_spec(DIT, 4), flow=Flow(shift_dim=4096), images=(3,), times=(0.5,)
+    )
+    weights = ["--statistics", files["statistics"], "--weights", tmp_path / "ema.safetensors"]
+    for registers, arguments in (
+        (1, ["encoder", "--spec", encoder.model_dump_json()]),
+        (4, ["denoiser", "--spec", denoiser.model_dump_json(), *weights]),
+    ):
+        monkeypatch.setattr("sys.argv", ["maps", *map(str, arguments + given)])
+        maps_command.main()
+        maps = TokenMaps.load(tmp_path / "maps.npz")
+        assert maps.indices.tolist() == [3]
+        assert maps.register_norms.shape[-1] == registers
+
+
+def test_mistakes_are_named(files: dict[str, Path], images: FolderImages, tmp_path: Path) -> None:
+    spec = EncoderMapsSpec(autoencoder=PLAIN, images=(3,))
+    with pytest.raises(UserError, match="below 3"):
+        map_encoder(spec, images=images, encoder=files["encoder"], neurons=None, decoder=None, device=CPU)
+    np.savez(tmp_path / "other.npz", norms=np.zeros(1))
+    with pytest.raises(UserError, match="not a maps file"):
+        TokenMaps.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [(12, ["2", "4", "6", "8", "10", "12"]), (28, ["5", "10", "14", "19", "24", "28"]), (2, ["1", "2"])],
+)
+def test_default_layers_end_with_the_last_block_and_the_output(blocks: int, expected: list[str]) -> None:
+    assert default_layers([*map(str, range(1, blocks + 1)), OUTPUT]) == [*expected, OUTPUT]
+
+
+# Costs
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "registers", "gflops", "published"),
+    [
+        ("dit", 768, 0, 238.121, 676),
+        ("dit", 768, 36, 262.872, 676),
+        ("dit", 1152, 36, 263.325, None),
+        ("dit-dh", 768, 0, 323.157, 839),
+        ("dit-dh", 768, 36, 359.272, 839),
+    ],
+)
+def test_costs_at_full_size_are_the_published_ones(
+    kind: str, channels: int, registers: int, gflops: float, published: int | None
+) -> None:
+    shapes: dict[str, Dit | DitDh] = {
+        "dit": Dit(kind="dit", hidden_size=1152, depth=28, num_heads=16, register_start=8),
+        "dit-dh": DitDh(kind="dit-dh", hidden_size=(1152, 2048), depth=(28, 2), num_heads=(16, 16), register_start=8),
+    }
+    spec = ModelSpec(denoiser=shapes[kind], registers=registers, channels=channels, grid=16, classes=1000)
+    cost = denoiser_cost(spec)
+    assert cost.flops / 1e9 == pytest.approx(gflops, abs=0.001)
+    if published is not None:
+        assert cost.trainable / 1e6 == pytest.approx(published, abs=1.0)
+    assert cost.parameters > cost.trainable

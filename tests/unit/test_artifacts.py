@@ -1,0 +1,389 @@
+"""One artifact over plain HTTP, from good and bad servers; manifest, lock and command line."""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dsr.artifacts import lock, manifest
+from dsr.artifacts.errors import (
+    ArtifactError,
+    ContentError,
+    DiskFullError,
+    LockError,
+    RefusedError,
+    TransferError,
+)
+from dsr.artifacts.fetch import fetch
+from dsr.artifacts.guard import exclusive
+from dsr.artifacts.transfer import Retries
+
+from .artifact_manifest import GRAPH, graph, write
+from .misbehaving_server import Reply, Server, file, page, running
+
+CONTENT = graph("input", "pool_3", padding=3_000_000)
+PLACE = "127.0.0.1/graph.pb"
+QUICK = Retries(attempts=3, first=0.01, longest=0.5)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with running() as server:
+        yield server
+
+
+class Case:
+    """One artifact `thing` that the server has at /graph.pb."""
+
+    def __init__(self, folder: Path, server: Server, **known: object) -> None:
+        source = {"client": "http", "url": f"{server.url}/graph.pb"}
+        self.manifest = write(folder / "manifest.yaml", source, GRAPH, "graph.pb", **known)
+        self.output = folder / "results" / "graph.pb"
+        self.lock = folder / "artifacts.lock"
+        self.part = folder / "results/.downloads/thing/graph.pb.part"
+        self.command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing"]
+        self.command += ["--output", str(self.output), "--lock", str(self.lock), "--manifest", str(self.manifest)]
+
+    def fetch(self, local: Path | None = None, specification: str | None = None) -> None:
+        fetch(
+            "thing",
+            self.output,
+            locked=self.lock,
+            local=local,
+            specification=specification,
+            listed=self.manifest,
+            retries=QUICK,
+        )
+
+
+@pytest.fixture
+def case(tmp_path: Path, server: Server) -> Case:
+    return Case(tmp_path, server)
+
+
+def test_download_is_published_and_recorded(case: Case, server: Server) -> None:
+    server.add(PLACE, file(CONTENT))
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+    entry = json.loads(case.lock.read_text())["artifacts"]["thing"]
+    assert entry["files"] == {"graph.pb": {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}}
+    assert not case.part.parent.exists()
+    case.fetch()
+    assert len(server.seen) == 1, "a complete artifact is not downloaded again"
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_interrupted_transfer_continues_or_starts_over(case: Case, server: Server, ranges: bool) -> None:
+    server.add(PLACE, file(CONTENT, ranges=ranges, cut=2_000_000), file(CONTENT, ranges=ranges))
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+    first, second = server.seen
+    assert "Range" not in first.headers
+    assert second.headers["If-Range"] == '"v1"'
+    start = int(second.headers["Range"].removeprefix("bytes=").rstrip("-"))
+    assert 0 < start <= 2_000_000
+
+
+def test_truncated_transfer_is_kept_for_the_next_run(case: Case, server: Server) -> None:
+    server.add(PLACE, file(CONTENT, cut=1_500_000, ETag=""), file(CONTENT, cut=1_500_000))
+    with pytest.raises(TransferError, match=r"gave up after 3 attempts.*run the command again to go on"):
+        case.fetch()
+    assert not case.output.exists()
+    assert case.part.stat().st_size > 0
+    server.add(PLACE, file(CONTENT))
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+    assert "Range" in server.seen[-1].headers
+
+
+def test_changed_remote_file_is_not_spliced(case: Case, server: Server) -> None:
+    other = graph("input", "pool_3", padding=2_900_000)
+    server.add(PLACE, file(CONTENT, cut=1_500_000), file(other, ETag='"v2"'))
+    case.fetch()
+    assert case.output.read_bytes() == other
+
+
+def test_range_that_the_server_does_not_have_starts_over(case: Case, server: Server) -> None:
+    server.add(PLACE, file(CONTENT, cut=1_500_000), lambda seen: Reply(416), file(CONTENT))
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "error", "message"),
+    [
+        (401, {}, RefusedError, r"access refused \(HTTP 401\).*give a copy with --local"),
+        (403, {}, RefusedError, r"access refused \(HTTP 403\).*give a copy with --local"),
+        (404, {}, RefusedError, r"not there any more \(HTTP 404\).*change the manifest"),
+        (418, {}, RefusedError, r"the server answered HTTP 418"),
+        (429, {"Retry-After": "900"}, TransferError, r"HTTP 429; the server asks to wait 900 s.*kept"),
+        (503, {}, TransferError, r"HTTP 503; gave up after 3 attempts"),
+    ],
+)
+def test_http_errors(
+    case: Case, server: Server, status: int, headers: dict[str, str], error: type[Exception], message: str
+) -> None:
+    server.add(PLACE, lambda seen: Reply(status, b"no", headers))
+    with pytest.raises(error, match=message):
+        case.fetch()
+    assert len(server.seen) == (3 if status == 503 else 1)
+    assert not case.output.exists()
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_honoured(case: Case, server: Server, form: str) -> None:
+    wait = "0" if form == "seconds" else email.utils.formatdate(time.time() - 5, usegmt=True)
+    server.add(PLACE, lambda seen: Reply(429, b"", {"Retry-After": wait}), lambda seen: Reply(503), file(CONTENT))
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+
+
+def test_page_instead_of_file_keeps_what_was_received(case: Case, server: Server) -> None:
+    server.add(PLACE, file(CONTENT, cut=1_500_000), page("Please log in"))
+    with pytest.raises(RefusedError, match=r'web page instead of the file, saying: "Please log in"'):
+        case.fetch()
+    assert case.part.stat().st_size > 0
+    server.add(PLACE, file(CONTENT))
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+
+
+def test_no_server(tmp_path: Path, server: Server) -> None:
+    case = Case(tmp_path, server)
+    server.server_close()
+    with pytest.raises(TransferError, match=r"the connection failed .*gave up after 3 attempts"):
+        case.fetch()
+
+
+@pytest.mark.parametrize("known", [{"sha256": "0" * 64}, {"size": 5}])
+def test_wrong_checksum_of_the_manifest(tmp_path: Path, server: Server, known: dict[str, object]) -> None:
+    case = Case(tmp_path, server, **known)
+    server.add(PLACE, file(CONTENT))
+    with pytest.raises(ContentError, match=rf"graph.pb has {next(iter(known))} .* the manifest demands .*delete it"):
+        case.fetch()
+    assert not case.output.exists()
+    assert not case.lock.exists()
+
+
+def test_lock_mismatch_says_what_to_do(case: Case, server: Server) -> None:
+    server.add(PLACE, file(CONTENT))
+    case.fetch()
+    case.output.unlink()
+    other = graph("input", "pool_3", padding=10)
+    server.add(PLACE, file(other, ETag='"v2"'))
+    message = r"graph.pb has \d+ bytes .*artifacts.lock recorded .*remove the entry 'thing' from .*artifacts.lock"
+    with pytest.raises(LockError, match=message):
+        case.fetch()
+    assert not case.output.exists()
+    case.lock.unlink()
+    case.fetch()
+    assert case.output.read_bytes() == other
+    assert len(server.seen) == 2, "the accepted file was there already"
+
+
+def test_damaged_lock(case: Case, server: Server) -> None:
+    server.add(PLACE, file(CONTENT))
+    case.lock.write_text('{"version": 1, "artifacts": {"thing": 3}}')
+    with pytest.raises(LockError, match=r"not a lock file \(artifacts.thing.*Restore it from version control"):
+        case.fetch()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"nonsense" * 100, "not a TensorFlow graph"), (graph("input", "other"), "lacks the nodes pool_3")],
+)
+def test_wrong_content_is_not_published(case: Case, server: Server, content: bytes, message: str) -> None:
+    server.add(PLACE, file(content))
+    with pytest.raises(ContentError, match=message):
+        case.fetch()
+    assert not case.output.exists()
+    assert not case.lock.exists()
+
+
+def test_local_copy_is_linked(case: Case, tmp_path: Path, server: Server) -> None:
+    own = tmp_path / "own.pb"
+    own.write_bytes(CONTENT)
+    case.fetch(local=own)
+    assert case.output.is_symlink()
+    assert case.output.resolve() == own
+    other = tmp_path / "other.pb"
+    other.write_bytes(graph("input", "pool_3"))
+    case.fetch(local=other)
+    assert case.output.resolve() == other
+    assert not server.seen
+    assert not case.lock.exists(), "a local copy says nothing about what the publisher hands out"
+
+
+def test_local_copy_must_pass_check_and_lock(case: Case, tmp_path: Path, server: Server) -> None:
+    own = tmp_path / "own.pb"
+    with pytest.raises(ContentError, match=r"own.pb: no such file or folder \(--local\)"):
+        case.fetch(local=own)
+    own.write_bytes(graph("input"))
+    with pytest.raises(ContentError, match="lacks the nodes pool_3"):
+        case.fetch(local=own)
+    server.add(PLACE, file(CONTENT))
+    case.fetch()
+    own.write_bytes(graph("input", "pool_3"))
+    with pytest.raises(LockError, match="recorded"):
+        case.fetch(local=own)
+    own.write_bytes(CONTENT)
+    with pytest.raises(ArtifactError, match="is in the way and will not be overwritten"):
+        case.fetch(local=own)
+
+
+def test_existing_output_is_checked(case: Case, server: Server) -> None:
+    case.output.parent.mkdir()
+    case.output.write_bytes(b"half")
+    with pytest.raises(ContentError, match=r"is there already, but wrong; remove it and run again"):
+        case.fetch()
+    assert not server.seen
+
+
+def test_specification_where_none_is_needed(case: Case) -> None:
+    with pytest.raises(ArtifactError, match="kind 'graph' does not depend on the configuration"):
+        case.fetch(specification="{}")
+
+
+def test_file_size_limit_keeps_what_was_written(case: Case, server: Server) -> None:
+    server.add(PLACE, file(CONTENT))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
+    try:
+        with pytest.raises(DiskFullError, match=r"File too large under .*Make room and run the command again"):
+            case.fetch()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert case.part.stat().st_size == 2_000_000
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+    assert server.seen[-1].headers["Range"] == "bytes=2000000-"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("announced", [True, False])
+def test_disk_full(tmp_path: Path, server: Server, announced: bool) -> None:
+    case = Case(tmp_path, server)
+    case.output.parent.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(case.output.parent)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        headers = (
+            {} if announced else {"Transfer_Encoding": "identity", "Content_Length": "unknown", "Connection": "close"}
+        )
+        server.add(PLACE, file(CONTENT, cut=None if announced else len(CONTENT), **headers))
+        message = "needs 3.00 MB under" if announced else "No space left on device"
+        with pytest.raises(DiskFullError, match=rf"{message}.*Make room and run the command again"):
+            case.fetch()
+        assert not case.output.exists()
+    finally:
+        subprocess.run(["umount", str(case.output.parent)], check=True)
+
+
+def test_packaged_manifest_is_valid_and_documented() -> None:
+    packaged = manifest.load()
+    text = (Path(__file__).parents[2] / "docs" / "artifacts.md").read_text()
+    for identifier, artifact in packaged.artifacts.items():
+        row = next((line for line in text.splitlines() if line.startswith(f"| `{identifier}` ")), "")
+        place = getattr(artifact.source, "path", artifact.source.page)
+        assert place in row, f"{identifier}: docs/artifacts.md does not name {place}"
+        assert (artifact.licence.name or "none stated") in row
+        assert artifact.licence.accept is None or artifact.licence.accept in text
+        assert all(file.size is None and file.sha256 is None for file in artifact.files)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "blue"}, r"artifacts.thing.colour: Extra inputs"),
+        ({"check": {"kind": "taste"}}, r"artifacts.thing.check: Input tag 'taste'"),
+        ({"files": []}, r"artifacts.thing.files"),
+        ({"check": {"kind": "images", "images": 1, "classes": 1}}, "images come from kaggle"),
+        ({"source": {"client": "http", "url": "file:///etc/passwd"}}, r"source.http.url"),
+        ({"files": [{"name": "../x", "size": None, "sha256": None}]}, r"files.0.name"),
+    ],
+)
+def test_wrong_manifest(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = write(tmp_path / "manifest.yaml", {"client": "http", "url": "http://127.0.0.1/x"}, GRAPH, "x")
+    content = manifest.yaml.safe_load(path.read_text())
+    content["artifacts"]["thing"] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=message):
+        manifest.load(path)
+
+
+def test_unknown_artifact_lists_the_known() -> None:
+    with pytest.raises(ArtifactError, match=r"'nothing' is not in the manifest. It has: siglip2-b, "):
+        manifest.load().get("nothing")
+
+
+def test_lock_keeps_entries_of_parallel_processes(tmp_path: Path) -> None:
+    path = tmp_path / "artifacts.lock"
+    script = (
+        "import sys; from pathlib import Path; from dsr.artifacts import lock, manifest;"
+        "m = manifest.load(); p = Path(sys.argv[1]);"
+        "[lock.record(p, i, m.get(i), None, {'x': lock.Measure(size=1, sha256='a')}) for i in sys.argv[2:]]"
+    )
+    names = list(manifest.load().artifacts)
+    jobs = [subprocess.Popen([sys.executable, "-c", script, str(path), *part]) for part in (names[:8], names[8:])]
+    assert [job.wait() for job in jobs] == [0, 0]
+    assert list(lock.read(path).artifacts) == sorted(names)
+
+
+def test_guard_waits_for_the_other(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from dsr.artifacts.guard import exclusive\n"
+        "with exclusive(Path(sys.argv[1])): print('in', flush=True); time.sleep(0.3)\n"
+    )
+    path = tmp_path / "x.guard"
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        before = time.monotonic()
+        with exclusive(path):
+            assert time.monotonic() - before > 0.1
+
+
+def test_command_line(case: Case, server: Server) -> None:
+    server.add(PLACE, lambda seen: Reply(403))
+    failed = subprocess.run(case.command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 2, failed.stderr
+    assert "access refused (HTTP 403)" in failed.stderr.splitlines()[-1]
+    server.add(PLACE, file(CONTENT))
+    subprocess.run(case.command, check=True, capture_output=True)
+    assert case.output.read_bytes() == CONTENT
+
+
+def test_killed_download_continues(case: Case, server: Server) -> None:
+    server.add(PLACE, lambda seen: replace(file(CONTENT, cut=2_500_000)(seen), stall=True), file(CONTENT))
+    job = subprocess.Popen(case.command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not (case.part.exists() and case.part.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    job.kill()
+    job.wait()
+    assert case.part.stat().st_size > 0
+    assert not case.output.exists()
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+    assert "Range" in server.seen[-1].headers
+
+
+def test_command_imports_no_framework() -> None:
+    script = (
+        "import sys, dsr.commands.fetch; print(*{'torch', 'kaggle', 'gdown', 'huggingface_hub'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "\n"

@@ -1,0 +1,504 @@
+"""Hugging Face, Google Drive and Kaggle through their own clients, which take a local server for the real sites."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import gdown
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from dsr.artifacts import lock
+from dsr.artifacts.errors import ArtifactError, ContentError, LockError, RefusedError, TransferError
+from dsr.artifacts.fetch import fetch
+from dsr.artifacts.transfer import Retries
+
+from .artifact_manifest import GRAPH, graph, write
+from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
+
+QUICK = Retries(attempts=3, first=0.01, longest=0.5)
+TOKEN = "not-to-be-logged"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def sites(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that every https address leads to."""
+    with running(certificate) as server:
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, server.url)
+        for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "KAGGLE_API_ENVIRONMENT"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(sys.modules[gdown.download.__module__], "DEFAULT_COOKIES_FILE", str(tmp_path / "cookies"))
+        yield server
+
+
+# Hugging Face ---------------------------------------------------------------------------------------------------------
+
+COMMIT, LATER = "a" * 40, "b" * 40
+REPOSITORY = {"client": "hub", "repository": "someone/vit", "revision": "main"}
+TINY = {
+    "kind": "encoder",
+    "model_type": "siglip",
+    "width": 8,
+    "patch_size": 2,
+    "positions": 4,
+    "depth": 1,
+    "intermediate_size": 16,
+}
+FILES = {
+    "config.json": b'{"model_type": "siglip"}',
+    "preprocessor_config.json": b"{}",
+    "model.safetensors": save(
+        {
+            "vision_model.embeddings.patch_embedding.weight": np.zeros((8, 3, 2, 2), np.float32),
+            "vision_model.embeddings.position_embedding.weight": np.zeros((4, 8), np.float32),
+            "vision_model.encoder.layers.0.mlp.fc1.weight": np.zeros((16, 8), np.float32),
+            "text": np.zeros(500_000, np.float32),
+        }
+    ),
+}
+
+
+class Hub:
+    """A repository of three files on the hub."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.server = server
+        self.manifest = write(folder / "manifest.yaml", REPOSITORY, TINY, *FILES)
+        self.output = folder / "encoders" / "vit"
+        self.downloads = folder / "encoders/.downloads/thing"
+        self.lock = folder / "artifacts.lock"
+
+    def add(self, name: str, *routes: Route, revision: str = "main") -> None:
+        self.server.add(f"huggingface.co/someone/vit/resolve/{revision}/{name}", *routes)
+
+    def serve(self, commit: str = COMMIT, **replaced: bytes) -> None:
+        """Serve all files at one commit, and on the main branch."""
+        for name, content in FILES.items():
+            content = replaced.get(name.partition(".")[0], content)
+            tag = (
+                hashlib.sha256(content).hexdigest()
+                if name.endswith(".safetensors")
+                else hashlib.md5(content).hexdigest()
+            )
+            for revision in ("main", commit):
+                self.add(name, file(content, ETag=f'"{tag}"', X_Repo_Commit=commit), revision=revision)
+
+    def fetch(self) -> None:
+        fetch("thing", self.output, locked=self.lock, listed=self.manifest, retries=QUICK)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, sites: Server) -> Hub:
+    return Hub(tmp_path, sites)
+
+
+def test_hub_publishes_all_files_of_one_commit(hub: Hub, sites: Server, caplog: pytest.LogCaptureFixture) -> None:
+    hub.serve()
+    caplog.set_level("DEBUG")
+    hub.fetch()
+    assert {path.name: path.read_bytes() for path in hub.output.iterdir()} == FILES
+    assert lock.read(hub.lock).artifacts["thing"].revision == COMMIT
+    paths = [seen.path for seen in sites.seen if "/main/" in seen.path]
+    assert len(paths) == 1, "only the first look-up may depend on the branch"
+    assert any(seen.headers.get("authorization") == f"Bearer {TOKEN}" for seen in sites.seen)
+    assert TOKEN not in caplog.text
+    assert list((hub.output.parent / ".downloads").iterdir()) == [hub.output.parent / ".downloads/thing.guard"]
+
+
+def test_hub_keeps_to_the_recorded_commit(hub: Hub) -> None:
+    hub.serve()
+    hub.fetch()
+    shutil.rmtree(hub.output)
+    hub.serve(LATER, config=b'{"model_type": "siglip", "new": 1}')
+    hub.serve(COMMIT)
+    hub.add("config.json", file(b"{}", ETag='"x"', X_Repo_Commit=LATER))
+    hub.fetch()
+    assert (hub.output / "config.json").read_bytes() == FILES["config.json"]
+
+
+def test_hub_file_that_changed_under_its_commit(hub: Hub) -> None:
+    hub.serve()
+    hub.fetch()
+    shutil.rmtree(hub.output)
+    hub.serve(config=b'{"model_type": "siglip", "new": 1}')
+    with pytest.raises(LockError, match=r"config.json has 34 bytes .* recorded 24 bytes .*remove the entry 'thing'"):
+        hub.fetch()
+    assert not hub.output.exists()
+
+
+def test_hub_interrupted_transfer_continues(hub: Hub, sites: Server) -> None:
+    # The client writes blocks of 10 MB.
+    content = FILES["model.safetensors"] + bytes(12_000_000)
+    hub.serve(model=content)
+    headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": COMMIT}
+    place = "model.safetensors"
+    whole = file(content, **headers)
+    # Two look-ups, a transfer that is cut, and the rest.
+    hub.add(place, whole, whole, file(content, cut=11_000_000, **headers), whole, revision=COMMIT)
+    with pytest.raises(ContentError, match="not a safetensors file, or cut off"):
+        hub.fetch()
+    assert (hub.downloads / place).read_bytes() == content
+    assert any(seen.headers.get("Range") == "bytes=10485760-" for seen in sites.seen)
+
+
+def test_hub_damaged_transfer(hub: Hub) -> None:
+    hub.serve()
+    wrong = b"x" * len(FILES["model.safetensors"])
+    tag = hashlib.sha256(FILES["model.safetensors"]).hexdigest()
+    hub.add("model.safetensors", file(wrong, ETag=f'"{tag}"', X_Repo_Commit=COMMIT), revision=COMMIT)
+    with pytest.raises(ContentError, match=r"model.safetensors has sha256 .* its publisher states .* delete it"):
+        hub.fetch()
+    assert not hub.output.exists()
+
+
+def _error(status: int, **headers: str) -> Route:
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    return lambda seen: Reply(status, b"{}", {"Content-Type": "application/json", **named})
+
+
+@pytest.mark.parametrize(
+    ("route", "error", "message"),
+    [
+        (
+            _error(403, X_Error_Code="GatedRepo"),
+            RefusedError,
+            r"not been accepted.*Accept it at https://huggingface.co/",
+        ),
+        (_error(401, X_Error_Code="RepoNotFound"), RefusedError, r"access refused \(HTTP 401\).*set HF_TOKEN"),
+        (_error(401), RefusedError, r"access refused \(HTTP 401\).*private, gone or gated: see https://"),
+        (_error(404, X_Error_Code="EntryNotFound"), RefusedError, r"no such file in the repository"),
+        (_error(404, X_Error_Code="RevisionNotFound"), RefusedError, r"no such revision 'main' in the repository"),
+        (_error(429, Retry_After="900"), TransferError, r"the server asks to wait 900 s"),
+        (_error(429), TransferError, r"HTTP 429; gave up after 3 attempts"),
+        (page("Welcome to the hotel"), ContentError, r"does not come from a Hugging Face hub.*proxy"),
+    ],
+)
+def test_hub_errors(hub: Hub, route: Route, error: type[Exception], message: str) -> None:
+    hub.add("config.json", route)
+    with pytest.raises(error, match=message):
+        hub.fetch()
+    assert not hub.output.exists()
+
+
+def test_hub_error_during_the_transfer(hub: Hub) -> None:
+    hub.serve()
+    good = file(FILES["config.json"], ETag='"x"', X_Repo_Commit=COMMIT)
+    hub.add("config.json", good, _error(403, X_Error_Code="GatedRepo"), revision=COMMIT)
+    with pytest.raises(RefusedError, match="licence has not been accepted"):
+        hub.fetch()
+
+
+def test_hub_wrong_architecture(hub: Hub) -> None:
+    hub.serve(config=b'{"model_type": "bert"}')
+    with pytest.raises(ContentError, match=r"config.json: model_type is 'bert', expected 'siglip'"):
+        hub.fetch()
+
+
+def test_local_encoder_is_linked_file_by_file(hub: Hub, tmp_path: Path, sites: Server) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for name, content in FILES.items():
+        (own / name).write_bytes(content)
+    fetch("thing", hub.output, locked=hub.lock, listed=hub.manifest, local=own)
+    assert {path.name: path.resolve().parent for path in hub.output.iterdir()} == dict.fromkeys(FILES, own)
+    assert not hub.output.is_symlink()
+    (own / "model.safetensors").unlink()
+    with pytest.raises(ContentError, match=r"model.safetensors: no such file"):
+        fetch("thing", hub.output, locked=hub.lock, listed=hub.manifest, local=own)
+    assert not sites.seen
+
+
+# Google Drive ---------------------------------------------------------------------------------------------------------
+
+ROOT, SUB, FILE = "root" + "R" * 24, "sub" + "S" * 24, "file" + "F" * 24
+DRIVE = {"client": "drive", "folder": ROOT, "path": "decoders/graph.pb"}
+CONTENT = graph("input", "pool_3", padding=3_000_000)
+
+
+class Drive:
+    """A public folder with `decoders/graph.pb` in it."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.server = server
+        self.manifest = write(folder / "manifest.yaml", DRIVE, GRAPH, "graph.pb")
+        self.output = folder / "results" / "graph.pb"
+        self.lock = folder / "artifacts.lock"
+        self.downloads = folder / "results/.downloads/thing"
+        server.add("drive.google.com/embeddedfolderview", self.listing)
+
+    def listing(self, seen: Seen) -> Reply:
+        link, name = f"https://drive.google.com/drive/folders/{SUB}", "decoders"
+        if seen.query["id"] == [SUB]:
+            link, name = f"https://drive.google.com/file/d/{FILE}/view", "graph.pb"
+        title = "decoders" if seen.query["id"] == [SUB] else "shared"
+        body = f'<html><title>{title}</title><a href="{link}">{name}</a></html>'
+        return Reply(200, body.encode(), {"Content-Type": "text/html"})
+
+    def add(self, *routes: Route) -> None:
+        self.server.add("drive.google.com/uc", *routes)
+
+    def fetch(self) -> None:
+        fetch("thing", self.output, locked=self.lock, listed=self.manifest, retries=QUICK)
+
+
+@pytest.fixture
+def drive(tmp_path: Path, sites: Server) -> Drive:
+    return Drive(tmp_path, sites)
+
+
+def attachment(content: bytes, cut: int | None = None, *, ranges: bool = True) -> Route:
+    return file(content, cut=cut, ranges=ranges, Content_Disposition='attachment; filename="graph.pb"')
+
+
+def scan_warning(seen: Seen) -> Reply:
+    """What Drive sends first for files that it cannot scan for viruses."""
+    form = (
+        '<html><form id="download-form" action="https://drive.usercontent.google.com/download">'
+        f'<input type="hidden" name="id" value="{FILE}"><input type="hidden" name="confirm" value="t"></form></html>'
+    )
+    return Reply(200, form.encode(), {"Content-Type": "text/html"})
+
+
+def quota(seen: Seen) -> Reply:
+    """What Drive sends when too many people wanted a file."""
+    body = (
+        "<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>\n"
+        '<p class="uc-error-caption">Sorry, you can\'t view or download this file at this time.</p>\n'
+        '<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently. '
+        "Please try accessing the file again later.</p>\n</body></html>"
+    )
+    return Reply(200, body.encode(), {"Content-Type": "text/html; charset=utf-8"})
+
+
+def test_drive_file_behind_a_warning(drive: Drive, sites: Server) -> None:
+    drive.add(scan_warning)
+    sites.add("drive.usercontent.google.com/download", attachment(CONTENT))
+    drive.fetch()
+    assert drive.output.read_bytes() == CONTENT
+    assert sites.requests("drive.google.com/uc")[0].query["id"] == [FILE]
+    assert lock.read(drive.lock).artifacts["thing"].files["graph.pb"].size == len(CONTENT)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_drive_interrupted_transfer_continues_or_starts_over(drive: Drive, sites: Server, ranges: bool) -> None:
+    drive.add(attachment(CONTENT, 2_000_000, ranges=ranges), attachment(CONTENT, ranges=ranges))
+    drive.fetch()
+    assert drive.output.read_bytes() == CONTENT
+    starts = [seen.headers.get("Range") for seen in sites.requests("drive.google.com/uc")]
+    assert starts[0] is None
+    assert any(starts)
+
+
+def test_drive_quota_keeps_what_was_received(drive: Drive) -> None:
+    drive.add(attachment(CONTENT, 2_000_000), quota)
+    with pytest.raises(RefusedError, match=r"quota is used up.*again in a day.*uc\?id=file.*--local"):
+        drive.fetch()
+    assert not drive.output.exists()
+    assert [path.stat().st_size > 0 for path in drive.downloads.glob("*.part")] == [True]
+    drive.add(attachment(CONTENT))
+    drive.fetch()
+    assert drive.output.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("route", "error", "message"),
+    [
+        (page("Sign in"), RefusedError, r"does not hand the file out .*Open https://drive.google.com/uc\?id=file"),
+        (lambda seen: attachment(page("Quota")(seen).body)(seen), RefusedError, r"web page instead.*\"Quota\""),
+        (lambda seen: Reply(404, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}), RefusedError, "404"),
+        (lambda seen: Reply(403, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}), RefusedError, "403"),
+        (
+            lambda seen: Reply(503, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}),
+            TransferError,
+            "503",
+        ),
+        (attachment(CONTENT, 10), TransferError, r"Download is incomplete: .*gave up after 3 attempts"),
+    ],
+)
+def test_drive_errors(drive: Drive, route: Route, error: type[Exception], message: str) -> None:
+    drive.add(route)
+    with pytest.raises(error, match=message):
+        drive.fetch()
+    assert not drive.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("route", "message"),
+    [
+        (lambda seen: Reply(404, b"", {}), r"cannot be listed .*Open it in a browser"),
+        (page("Empty"), r"has no decoders/graph.pb, but no file at all"),
+    ],
+)
+def test_drive_folder_that_moved(drive: Drive, sites: Server, route: Route, message: str) -> None:
+    sites.add("drive.google.com/embeddedfolderview", route)
+    with pytest.raises(RefusedError, match=message):
+        drive.fetch()
+
+
+# Kaggle ---------------------------------------------------------------------------------------------------------------
+
+LOGIN = "api.kaggle.com/v1/security.OAuthService/IntrospectToken"
+API = "api.kaggle.com/v1/competitions.CompetitionApiService/DownloadDataFiles"
+STORE = "storage.googleapis.com/bundle/archive.zip"
+JSON = {"Content-Type": "application/json"}
+IMAGE = b"\xff\xd8 an image"
+
+
+def archive(images: int = 3) -> bytes:
+    """Zip a competition of two classes."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as opened:
+        opened.writestr(
+            "LOC_val_solution.csv", "ImageId,PredictionString\nv_1,n02 1 2 3 4 n02 1 1 1 1\nv_2,n01 1 2 3 4\n"
+        )
+        for number in range(images):
+            opened.writestr(f"ILSVRC/Data/CLS-LOC/train/n0{number % 2 + 1}/t_{number}.JPEG", IMAGE)
+        for number in (1, 2):
+            opened.writestr(f"ILSVRC/Data/CLS-LOC/val/v_{number}.JPEG", IMAGE)
+        opened.writestr("ILSVRC/ImageSets/padding.txt", "x" * 3_000_000)
+    return stream.getvalue()
+
+
+class Kaggle:
+    """A competition whose archive lies in a store that the site redirects to."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.server, self.folder = server, folder
+        self.lock = folder / "artifacts.lock"
+        location = f"https://{STORE}?Signature=secret"
+        server.add(LOGIN, lambda seen: Reply(200, b'{"active": true, "username": "someone"}', JSON))
+        server.add(API, lambda seen: Reply(302, b"", {"Location": location}))
+
+    def serve(self, *routes: Route) -> None:
+        self.server.add(STORE, *routes)
+
+    def fetch(self, split: str = "train") -> Path:
+        source = {"client": "kaggle", "competition": "imagenet", "split": split}
+        check = {"kind": "images", "images": 3 if split == "train" else 2, "classes": 2}
+        listed = write(self.folder / f"{split}.yaml", source, check, "imagenet.zip", accept="https://rules.example")
+        fetch("thing", self.folder / "raw" / split, locked=self.lock, listed=listed, retries=QUICK)
+        return self.folder / "raw" / split
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, sites: Server) -> Kaggle:
+    return Kaggle(tmp_path, sites)
+
+
+def stored(content: bytes, cut: int | None = None) -> Route:
+    return file(content, cut=cut, Accept_Ranges="bytes", Last_Modified="Mon, 01 Jan 2024 00:00:00 GMT")
+
+
+def test_kaggle_archive_serves_both_splits(kaggle: Kaggle, sites: Server) -> None:
+    kaggle.serve(stored(archive()))
+    train, validation = kaggle.fetch("train"), kaggle.fetch("validation")
+    assert sorted(str(path.relative_to(train)) for path in train.rglob("*.JPEG")) == [
+        "n01/t_0.JPEG",
+        "n01/t_2.JPEG",
+        "n02/t_1.JPEG",
+    ]
+    assert sorted(str(path.relative_to(validation)) for path in validation.rglob("*.JPEG")) == [
+        "n01/v_2.JPEG",
+        "n02/v_1.JPEG",
+    ]
+    assert len(sites.requests(STORE)) == 1
+    assert sites.requests(API)[0].headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+def test_kaggle_interrupted_transfer_continues(
+    kaggle: Kaggle, sites: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kaggle.serve(stored(archive(), 2_500_000), stored(archive()))
+    kaggle.fetch()
+    assert [seen.headers.get("Range") for seen in sites.requests(STORE)] == [None, "bytes=2097152-"]
+    assert "secret" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (401, RefusedError, r"access refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
+        (403, RefusedError, r"access refused \(HTTP 403\).*rules at https://rules.example with the account"),
+        (404, RefusedError, r"not there any more \(HTTP 404\)"),
+        (503, TransferError, r"HTTP 503; gave up after 3 attempts"),
+    ],
+)
+def test_kaggle_errors(kaggle: Kaggle, sites: Server, status: int, error: type[Exception], message: str) -> None:
+    sites.add(API, lambda seen: Reply(status, b"{}", {"Content-Type": "text/plain"}))
+    with pytest.raises(error, match=message) as caught:
+        kaggle.fetch()
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (401, RefusedError, r"access refused \(HTTP 401\)"),
+        (403, RefusedError, r"no valid token. Make one at https://www.kaggle.com/settings"),
+        (503, TransferError, r"HTTP 503; gave up after 3 attempts"),
+    ],
+)
+def test_kaggle_token_that_is_refused(
+    kaggle: Kaggle, sites: Server, status: int, error: type[Exception], message: str
+) -> None:
+    sites.add(LOGIN, lambda seen: Reply(status, b"{}", {"Content-Type": "text/plain"}))
+    with pytest.raises(error, match=message):
+        kaggle.fetch()
+
+
+def test_kaggle_page_instead_of_archive(kaggle: Kaggle, sites: Server) -> None:
+    sites.add(API, page("Accept the rules first"))
+    with pytest.raises(RefusedError, match=r'web page instead of the file, saying: "Accept the rules first"'):
+        kaggle.fetch()
+    partial = kaggle.folder / "raw/.downloads/imagenet/imagenet.zip"
+    assert [path.name for path in partial.parent.iterdir()] == []
+    partial.write_bytes(archive()[:1000])
+    with pytest.raises(RefusedError, match="Accept the rules first"):
+        kaggle.fetch()
+    assert partial.stat().st_size == 1000
+
+
+def test_kaggle_file_that_is_no_zip(kaggle: Kaggle) -> None:
+    kaggle.serve(stored(b"nothing like a zip"), stored(archive()))
+    assert kaggle.fetch().is_dir()
+
+
+def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
+    source = {"client": "kaggle", "competition": "imagenet", "split": "train"}
+    check = {"kind": "images", "images": 3, "classes": 2}
+    listed = write(tmp_path / "manifest.yaml", source, check, "imagenet.zip", accept="https://rules.example")
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "HTTPS_PROXY": sites.url}
+    command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing", "--output", str(tmp_path / "train")]
+    command += ["--lock", str(tmp_path / "lock"), "--manifest", str(listed)]
+    failed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    assert failed.stderr.count("\n") == 1, failed.stderr
+    assert "no valid token. Make one at https://www.kaggle.com/settings" in failed.stderr
+    assert "https://rules.example" in failed.stderr
+
+
+def test_kaggle_client_that_is_not_installed(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", None)
+    with pytest.raises(ArtifactError, match=r"needs the kaggle client .*pip install kaggle.*--local"):
+        kaggle.fetch()

@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import docutils.core
+import jinja2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from matplotlib.text import Text
+from PIL import Image
+
+from dsr.analysis.maps import OUTPUT, TokenMaps
+from dsr.commands import figure as figure_command
+from dsr.commands import provenance as provenance_command
+from dsr.commands import table as table_command
+from dsr.commands.keyed import keyed_paths
+from dsr.config import Config, Guidance, load
+from dsr.errors import UserError
+from dsr.files import read_json, write_json
+from dsr.npz import write_images
+from dsr.report import specs
+from dsr.report.figures.fid import epoch_reaching, read_curves
+from dsr.report.figures.kinds import KINDS, draw
+from dsr.report.figures.samples import choose_samples, read_chosen
+from dsr.report.figures.style import style
+from dsr.report.markup import pipe_table
+from dsr.report.provenance import markdown as provenance_markdown
+from dsr.report.provenance import provenance
+from dsr.report.published import METRICS, Published
+from dsr.report.render import latex, markdown
+from dsr.report.table import Entry, collect
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+@pytest.fixture
+def config(raw: dict[str, Any]) -> Config:
+    return load(raw)
+
+
+@pytest.fixture
+def spec(config: Config) -> specs.TableSpec:
+    return specs.table(config)
+
+
+def write_metrics(path: Path, fid: float) -> Path:
+    values = {"fid": fid, "sfid": 6.0, "inception_score": 155.0, "precision": 0.69, "recall": 0.561}
+    values |= {"precision_f32": 0.691, "recall_f32": 0.5615}
+    reference = {"name": "validation", "images": 50000, "sha256": "0"}
+    write_json(path, {**values, "images": 50000, "reference": reference, "samples": {"sha256": "1"}})
+    return path
+
+
+# Published values
+
+
+def test_published_values_agree_across_tables_and_rows_are_the_projects(config: Config) -> None:
+    published = Published.read()
+    known = published.frame[published.frame["table"] != "chart"]
+    for _, group in known.groupby(["row", "epochs", "setting"]):
+        for metric in METRICS:
+            assert group[metric].nunique() <= 1
+    assert set(published.main()["row"]) | {"dit-so400m-dsr"} == set(config.rows)
+    assert not known.duplicated(["table", "row", "epochs", "setting"]).any()
+    chart = published.frame[published.frame["table"] == "chart"]
+    assert chart["source"].str.contains("chart").all()
+    assert chart[["inception_score", "precision", "recall", "gflops"]].isna().all(axis=None)
+
+
+def test_published_values() -> None:
+    published = Published.read()
+    assert published.value("dit-siglip2b-dsr", 800, "unguided", "fid") == 3.26
+    assert published.value("dit-siglip2b", 800, "guided", "fid") == 3.58
+    assert published.value("dit-siglip2b", 800, "guided", "recall") is None
+    assert published.value("dit-so400m-dsr", 80, "unguided", "fid") is None
+    assert published.value("dit-siglip2b", 40, "unguided", "fid") is None
+    assert published.constant("dit-siglip2b-dsr", "gflops") == 262.9
+    assert published.constant("ditdh-siglip2b", "params_millions") == 839
+    assert published.constant("dit-so400m", "params_millions") is None
+    assert published.chart("dit-siglip2b")[0] == (40, 7.97)
+    assert len(published.chart("dit-siglip2b-dsr")) == 8
+
+
+# The table
+
+
+def test_table_compares_what_is_there_and_names_what_is_not(spec: specs.TableSpec, tmp_path: Path) -> None:
+    write_json(tmp_path / "cost.json", {"parameters": 677248384, "trainable": 676953216, "flops": 238121091072})
+    missing = tmp_path / "rows/dit-siglip2b/epoch-800/metrics.json"
+    metrics = {
+        Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.91),
+        Entry("dit-siglip2b", 800, "unguided"): missing,
+    }
+    published = Published.read()
+    frame = collect(spec, metrics, {"dit-siglip2b": tmp_path / "cost.json"}, published).set_index(["row", "epoch"])
+    line = frame.loc[("dit-siglip2b", 80)]
+    assert line["difference_fid"] == pytest.approx(0.02)
+    assert line["difference_precision"] == pytest.approx(0.004)
+    assert line["measured_precision_f32"] == 0.691
+    assert line["difference_gflops"] == pytest.approx(0.021, abs=1e-3)
+    assert line["difference_params_millions"] == pytest.approx(0.953, abs=1e-3)
+    absent = frame.loc[("dit-siglip2b", 800)]
+    assert (absent["status"], absent["run"]) == ("not run", f"snakemake {missing}")
+    assert absent["published_fid"] == 3.85
+    assert pd.isna(absent["measured_fid"])
+
+    text = markdown(spec, frame.reset_index(), published)
+    assert "not comparable" not in text
+    assert f"`snakemake {missing}`" in text
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert cells[2][:6] == ["dit-siglip2b", "80", "unguided", "published", "5.89", "156.54"]
+    assert cells[3][3:] == ["measured", "5.91", "155.00", "0.690", "0.561", "676.95", "238.121", "0.9999", "validation"]
+    assert cells[4][3:6] == ["difference", "+0.02", "-1.54"]
+    assert cells[6][3:5] == ["measured", "not run"]
+    assert "49 network evaluations" in text
+    assert "validation (50000 images)" in text
+    assert r"\bottomrule" in latex(spec, frame.reset_index())
+
+
+def test_the_table_lists_published_rows_that_nobody_asked_to_measure(spec: specs.TableSpec) -> None:
+    frame = collect(spec, {}, {}, Published.read())
+    assert len(frame) == 7
+    assert (frame["status"] == "not run").all()
+    assert (frame["run"] == "").all()
+
+
+def test_guided_settings_meet_the_published_guided_fid(spec: specs.TableSpec, tmp_path: Path) -> None:
+    settings = {"unguided": Guidance(), "w15": Guidance(scale=1.5, interval=(0.1, 0.9))}
+    guided = spec.model_copy(update={"settings": settings})
+    path = write_metrics(tmp_path / "metrics.json", 3.5)
+    frame = collect(guided, {Entry("dit-siglip2b", 800, "w15"): path}, {}, Published.read())
+    line = frame[frame["status"] == "measured"].iloc[0]
+    assert line["difference_fid"] == pytest.approx(-0.08)
+    assert pd.isna(line["published_recall"])
+    assert "w15 has scale 1.5 for t in [0.1, 0.9]" in markdown(guided, frame, Published.read())
+
+
+def test_at_demo_scale_published_values_stand_apart(spec: specs.TableSpec, tmp_path: Path) -> None:
+    demo = spec.model_copy(update={"published": False, "source": "digits", "name": "Digits", "epochs": (5, 10)})
+    metrics = {Entry("dit-siglip2b", 10, "unguided"): write_metrics(tmp_path / "metrics.json", 33.25)}
+    published = Published.read()
+    frame = collect(demo, metrics, {}, published)
+    text = markdown(demo, frame, published)
+    own, apart = text.split("## Published (ImageNet-256, not comparable)")
+    assert "handwritten digits" in own
+    assert "33.25" in own
+    for number in ("5.89", "3.26", "156.54", "arXiv"):
+        assert number not in own
+        assert number not in latex(demo, frame)
+    assert "33.25" not in apart
+    assert "5.89" in apart
+    assert "arXiv" not in apart
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (Entry("dit-x", 80, "unguided"), "row 'dit-x'"),
+        (Entry("dit-siglip2b", 79, "unguided"), "epoch '79'"),
+        (Entry("dit-siglip2b", 80, "strong"), "guidance setting 'strong'"),
+    ],
+)
+def test_metrics_of_unknown_rows_are_refused(spec: specs.TableSpec, entry: Entry, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        collect(spec, {entry: Path("metrics.json")}, {}, Published.read())
+
+
+def test_incomplete_metrics_are_refused(spec: specs.TableSpec, tmp_path: Path) -> None:
+    write_json(tmp_path / "metrics.json", {"fid": 1.0})
+    with pytest.raises(UserError, match=r"metrics.json: no inception_score, precision, recall"):
+        collect(spec, {Entry("dit-siglip2b", 80, "unguided"): tmp_path / "metrics.json"}, {}, Published.read())
+
+
+def test_arguments_with_keys() -> None:
+    assert keyed_paths(["a=x/y=z", "b=c"]) == {"a": Path("x/y=z"), "b": Path("c")}
+    assert Entry.parse("row:80") == ("row", 80, "unguided")
+    assert Entry.parse("row:80:w15") == ("row", 80, "w15")
+    for wrong in ("row", "row:eighty", ":80", "a:1:b:c"):
+        with pytest.raises(UserError, match="row:epoch"):
+            Entry.parse(wrong)
+    with pytest.raises(UserError, match="key=path"):
+        keyed_paths(["a"])
+    with pytest.raises(UserError, match="given twice"):
+        keyed_paths(["a=1", "a=2"])
+
+
+def test_markdown_tables_are_aligned() -> None:
+    lines = pipe_table(["Name", "FID"], [["a|b", "1.50"], ["", "10.25"]], ["FID"]).splitlines()
+    assert lines[1] == "| ---- | ----: |"
+    assert lines[2] == r"| a\|b |  1.50 |"
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_table_command_needs_neither_torch_nor_tensorflow(spec: specs.TableSpec, tmp_path: Path) -> None:
+    metrics = write_metrics(tmp_path / "metrics.json", 5.9)
+    arguments = ["--spec", spec.model_dump_json(), "--metrics", f"dit-siglip2b:80={metrics}"]
+    arguments += ["--markdown", str(tmp_path / "t.md"), "--csv", str(tmp_path / "t.csv")]
+    code = (
+        "import sys; from dsr.commands import table; table.main();"
+        "print([name for name in ('torch', 'tensorflow') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    assert pd.read_csv(tmp_path / "t.csv").loc[0, "measured_fid"] == 5.9
+
+
+def test_a_wrong_argument_is_one_line(
+    spec: specs.TableSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = ["--spec", spec.model_dump_json(), "--metrics", "dit-siglip2b=x", "--markdown", "a", "--csv", "b"]
+    monkeypatch.setattr("sys.argv", ["table", *arguments])
+    with pytest.raises(SystemExit):
+        table_command.main()
+    assert "'dit-siglip2b' is not row:epoch" in caplog.text
+
+
+# Provenance
+
+
+def test_provenance_outside_git(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("s\th:m:s\n3600.5\t1:00:00\n59.5\t0:00:59\n")
+    benchmarks = {"train": tmp_path / "train.tsv", "sample": tmp_path / "missing.tsv"}
+    record = provenance(config, tmp_path, benchmarks, [ROOT / "envs/tensorflow.yaml"])
+    assert record["code"] == {"commit": None, "dirty": False}
+    assert record["wall_seconds"] == {"train": 3660.0}
+    assert set(record["rows"]) == set(config.rows)
+    assert record["hardware"]["cores"] >= 1
+    assert any(line.startswith("tensorflow==") for line in record["pinned"])
+    text = provenance_markdown(json.loads(json.dumps(record)))
+    assert "not in a git checkout" in text
+    assert "1:01:00" in text
+
+
+def test_provenance_command_in_git(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "new.py").touch()
+    output = [tmp_path / "p.json", tmp_path / "p.md"]
+    arguments = ["--spec", config.model_dump_json(), "--source", tmp_path, "--json", output[0], "--markdown", output[1]]
+    monkeypatch.setattr("sys.argv", ["provenance", *map(str, arguments)])
+    provenance_command.main()
+    code = read_json(output[0])["code"]
+    assert len(code["commit"]) == 40
+    assert code["dirty"]
+    assert "with uncommitted changes" in output[1].read_text()
+
+
+# Figures
+
+
+def write_maps(path: Path, *, blocks: int = 3, times: tuple[float, ...] = (0.1, 0.5), registers: int = 0) -> Path:
+    generator = np.random.default_rng(blocks)
+    shape = (2, len(times), blocks + 1, 4, 4)
+    norms = generator.uniform(1, 2, shape)
+    norms[..., 1, 2] = 20.0
+    attention = generator.uniform(0.01, 0.05, shape)
+    attention[:, :, -1] = np.nan
+    TokenMaps(
+        indices=np.array([7, 3]),
+        images=generator.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8),
+        times=np.array(times, np.float32),
+        layers=np.array([*map(str, range(1, blocks + 1)), OUTPUT]),
+        norms=norms.astype(np.float32),
+        components=generator.normal(size=shape).astype(np.float32),
+        explained=np.full(shape[:3], 0.5, np.float32),
+        attention=attention.astype(np.float32),
+        register_attention=np.where(np.isnan(attention[..., 0, 0]), np.nan, 0.3 * (registers > 0)).astype(np.float32),
+        register_norms=np.ones((*shape[:3], registers), np.float32),
+        decoded=generator.integers(0, 256, (2, len(times), 16, 16, 3), dtype=np.uint8),
+    ).save(path)
+    return path
+
+
+def inputs_of(kind: str, folder: Path) -> dict[str, Path]:
+    if kind == "fid":
+        return {
+            "dit-siglip2b:80": write_metrics(folder / "a.json", 5.9),
+            "dit-siglip2b:800": write_metrics(folder / "b.json", 3.9),
+            "dit-siglip2b-dsr:80": write_metrics(folder / "c.json", 4.6),
+            "dit-siglip2b-dsr:800": folder / "missing.json",
+        }
+    if kind == "samples":
+        for name in ("a", "b"):
+            write_images(folder / f"{name}.npz", [np.zeros((20, 8, 8, 3), np.uint8)], 20, (8, 8, 3))
+        return {name: folder / f"{name}.npz" for name in ("a", "b")}
+    return {
+        "a": write_maps(folder / "a.npz"),
+        "b": write_maps(folder / "b.npz", registers=4),
+        "deeper": write_maps(folder / "deeper.npz", blocks=5),
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_is_drawn_inside_the_figure(kind: str, config: Config, tmp_path: Path) -> None:
+    spec = specs.figure(config, "epoch 80").model_copy(update={"classes": 10, "images": 9})
+    inputs = inputs_of(kind, tmp_path)
+    draw(kind, spec, inputs, tmp_path / "figure.png", tmp_path / "figure.svg")
+    assert min(Image.open(tmp_path / "figure.png").size) > 200
+    assert ElementTree.parse(tmp_path / "figure.svg").getroot().tag.endswith("svg")
+    with style():
+        figure = KINDS[kind](spec, inputs)
+        figure.draw_without_rendering()
+        ticks = {
+            label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels("both")
+        }
+        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text() and text not in ticks]
+        boxes = [text.get_window_extent() for text in texts]
+        everything = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert everything.x0 >= 0
+    assert everything.y0 >= 0
+    assert everything.x1 <= width
+    assert everything.y1 <= height
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+
+
+@pytest.mark.parametrize("kind", ["norms", "attention", "outliers", "components"])
+def test_an_encoder_has_one_time(kind: str, config: Config, tmp_path: Path) -> None:
+    inputs = {
+        "none": write_maps(tmp_path / "none.npz", times=(0.0,)),
+        "single": write_maps(tmp_path / "s.npz", times=(0.0,)),
+    }
+    with style():
+        figure = KINDS[kind](specs.encoder_figure(config, "siglip2-b"), inputs)
+    words = " ".join(text.get_text() for text in figure.texts)
+    assert "siglip2-b" in words
+    assert "t = " not in words
+
+
+def test_layers_time_and_image_can_be_chosen(config: Config, tmp_path: Path) -> None:
+    spec = specs.figure(config).model_copy(update={"layers": ("2", "5"), "time": 0.1, "image": 3})
+    inputs = inputs_of("norms", tmp_path)
+    with style():
+        words = [text.get_text() for text in KINDS["norms"](spec, inputs).texts]
+    assert {"block 2", "block 5", "none"} <= set(words)
+    assert any("validation image 3 · t = 0.1" in word.replace("\n", " ") for word in words)
+    for wrong, message in (({"layers": ("9",)}, "layers 9"), ({"time": 0.2}, "time 0.2"), ({"image": 1}, "image 1")):
+        with style(), pytest.raises(UserError, match=message):
+            KINDS["norms"](spec.model_copy(update=wrong), inputs)
+
+
+def test_figures_are_reproducible(config: Config, tmp_path: Path) -> None:
+    inputs = inputs_of("norms", tmp_path)
+    for name in ("first", "second"):
+        draw("norms", specs.figure(config), inputs, tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"first.{kind}").read_bytes() == (tmp_path / f"second.{kind}").read_bytes()
+
+
+def test_epoch_reaching_interpolates_in_the_logarithm() -> None:
+    curve = [(100, 4.0), (400, 3.0)]
+    assert epoch_reaching(curve, 3.5) == pytest.approx(200.0)
+    assert epoch_reaching(curve, 3.0) == pytest.approx(400.0)
+    assert epoch_reaching(curve, 5.0) == 100.0
+    assert epoch_reaching(curve, 2.0) is None
+
+
+def test_published_curves_need_about_four_times_fewer_epochs() -> None:
+    published = Published.read()
+    epoch, value = published.chart("dit-siglip2b")[-1]
+    reached = epoch_reaching(published.chart("dit-siglip2b-dsr"), value)
+    assert reached is not None
+    assert 3.5 < epoch / reached < 4.5
+
+
+def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path) -> None:
+    inputs = inputs_of("fid", tmp_path)
+    assert read_curves(inputs) == {"dit-siglip2b": [(80, 5.9), (800, 3.9)], "dit-siglip2b-dsr": [(80, 4.6)]}
+    demo = specs.figure(config).model_copy(update={"published": False})
+    with style(), pytest.raises(UserError, match="none of the metrics files exists"):
+        KINDS["fid"](demo, {"dit-siglip2b:80": tmp_path / "missing.json"})
+
+
+def test_the_arrow_compares_rows_that_differ_in_registers_only(config: Config) -> None:
+    spec = specs.figure(config)
+    assert (spec.baseline, spec.faster) == ("dit-siglip2b", "dit-siglip2b-dsr")
+
+
+def test_samples_are_chosen_by_class_and_not_by_looks(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 5))
+    chosen = choose_samples(labels, 9)
+    assert labels[chosen].tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    assert chosen[:3].tolist() == np.flatnonzero(labels == 0)[:3].tolist()
+    assert labels[choose_samples(labels, 2)].tolist() == [0, 3]
+    images = np.random.default_rng(0).integers(0, 256, (200, 4, 4, 3), dtype=np.uint8)
+    write_images(tmp_path / "samples.npz", [images], 200, (4, 4, 3))
+    assert np.array_equal(read_chosen(tmp_path / "samples.npz", np.array([150, 3])), images[[150, 3]])
+
+
+def test_figure_command(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [f"{key}={path}" for key, path in inputs_of("outliers", tmp_path).items()]
+    arguments = ["outliers", "--spec", specs.figure(config).model_dump_json(), "--inputs", *inputs]
+    monkeypatch.setattr("sys.argv", ["figure", *arguments, "--png", str(tmp_path / "o.png")])
+    figure_command.main()
+    assert (tmp_path / "o.png").exists()
+
+
+# Captions
+
+
+@pytest.mark.parametrize("caption", sorted((ROOT / "docs/captions").glob("*.rst")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("published", [True, False])
+def test_captions_are_valid_and_quote_the_configuration(caption: Path, published: bool, raw: dict[str, Any]) -> None:
+    raw |= {"published": published}
+    job = SimpleNamespace(config=raw, wildcards=SimpleNamespace(row="dit-siglip2b", encoder="siglip2-b"))
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(caption.read_text(encoding="utf-8"))
+    text = template.render(snakemake=job)
+    docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
+    assert "{{" in caption.read_text(encoding="utf-8") or caption.stem in ("components", "attention")

@@ -1,0 +1,142 @@
+"""Latent statistics: numbers, processes and files. Imports little, because processes start with this file."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from dsr.distributed import World, world
+from dsr.errors import UserError
+from dsr.files import write_json
+from dsr.latents.statistics import LatentStatistics, Normaliser
+
+SHAPE = (3, 2, 2)
+
+
+def latents(count: int = 23) -> torch.Tensor:
+    """Latents with a large mean, a small variance, and one constant position."""
+    values = 1000 + 0.01 * torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0))
+    values[:, 0, 0, 0] = 1234.5
+    return values
+
+
+def collect(parts: list[torch.Tensor]) -> LatentStatistics:
+    statistics = LatentStatistics(SHAPE)
+    for part in parts:
+        statistics.update(part)
+    return statistics
+
+
+def test_mean_and_variance_keep_their_digits() -> None:
+    values = latents()
+    exact = values.double().numpy()
+    statistics = collect(list(values.split(5)))
+    assert statistics.count == 23
+    np.testing.assert_allclose(statistics.mean.numpy(), exact.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(statistics.variance.numpy(), exact.var(0), rtol=1e-9)
+    assert statistics.variance[0, 0, 0] == 0
+    naive = values.square().mean(0) - values.mean(0).square()
+    assert (naive - torch.from_numpy(exact.var(0))).abs().max() > 1e-2, "float32 sums would have lost them"
+
+
+def test_the_size_of_batches_does_not_matter() -> None:
+    values = latents()
+    whole, single = collect([values]), collect(list(values.split(1)))
+    torch.testing.assert_close(single.mean, whole.mean, rtol=1e-14, atol=0)
+    torch.testing.assert_close(single.variance, whole.variance, rtol=1e-9, atol=0)
+
+
+def merge_in_process(rank: int, port: int, folder: str) -> None:
+    """Collect the share of one of three processes (the last has nothing), merge, and save."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    share = [slice(0, 17), slice(17, 23), slice(0, 0)][rank]
+    with world() as process:
+        statistics = collect([part for part in latents()[share].split(4) if len(part)])
+        statistics.merge(process)
+        statistics.save(Path(folder) / f"{rank}.safetensors")
+
+
+def test_merging_processes_equals_a_single_pass(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.start_processes(merge_in_process, (port, str(tmp_path)), nprocs=3, start_method="spawn")
+    whole = collect([latents()])
+    for rank in range(3):
+        with safe_open(tmp_path / f"{rank}.safetensors", framework="pt") as file:
+            assert file.metadata() == {"count": "23"}
+            torch.testing.assert_close(file.get_tensor("mean"), whole.mean.float(), rtol=1e-7, atol=0)
+            torch.testing.assert_close(file.get_tensor("var"), whole.variance.float(), rtol=1e-6, atol=1e-18)
+
+
+def test_a_single_process_merges_with_nobody() -> None:
+    statistics = collect([latents()])
+    mean, variance = statistics.mean.clone(), statistics.variance.clone()
+    statistics.merge(World(rank=0, size=1, device=torch.device("cpu")))
+    assert statistics.count == 23
+    assert torch.equal(statistics.mean, mean)
+    assert torch.equal(statistics.variance, variance)
+
+
+def test_normaliser_standardises_and_inverts(tmp_path: Path) -> None:
+    values = torch.randn(200, *SHAPE) * 3 + 7
+    collect([values]).save(tmp_path / "statistics.safetensors")
+    normaliser = Normaliser.load(tmp_path / "statistics.safetensors", SHAPE)
+    normalised = normaliser(values)
+    torch.testing.assert_close(normalised.mean(0), torch.zeros(SHAPE), rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalised.var(0, unbiased=False), torch.ones(SHAPE), rtol=1e-4, atol=0)
+    torch.testing.assert_close(normaliser.inverse(normalised), values, rtol=1e-5, atol=1e-5)
+    assert normaliser.inverse(normalised.bfloat16()).dtype == torch.float32
+
+
+def test_epsilon_is_added_to_the_variance() -> None:
+    normaliser = Normaliser(torch.zeros(SHAPE), torch.zeros(SHAPE))
+    torch.testing.assert_close(normaliser(torch.full((1, *SHAPE), 1e-5)), torch.full((1, *SHAPE), 1e-5**0.5))
+
+
+def test_the_releases_files_are_read(tmp_path: Path) -> None:
+    content = {"mean": torch.randn(SHAPE), "var": torch.rand(SHAPE)}
+    torch.save(content, tmp_path / "stat.pt")
+    normaliser = Normaliser.load(tmp_path / "stat.pt", SHAPE)
+    assert torch.equal(normaliser.mean, content["mean"])
+    assert torch.equal(normaliser.var, content["var"])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"mean": torch.zeros(SHAPE)}, r"no tensor 'var' \(found: mean\)"),
+        ({"mean": torch.zeros(3), "var": torch.ones(3)}, r"'mean' has shape \(3,\), but latents have \(3, 2, 2\)"),
+        ({"mean": torch.zeros(SHAPE), "var": -torch.ones(SHAPE)}, "negative variances"),
+        ({"mean": torch.full(SHAPE, torch.nan), "var": torch.ones(SHAPE)}, "not finite"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_bad_statistics_are_refused(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], message: str, suffix: str
+) -> None:
+    path = tmp_path / f"statistics.{suffix}"
+    (torch.save if suffix == "pt" else save_file)(tensors, path)
+    with pytest.raises(UserError, match=f"statistics.{suffix}: .*{message}"):
+        Normaliser.load(path, SHAPE)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_files_that_are_missing_or_something_else_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"statistics.{suffix}"
+    with pytest.raises(UserError, match="no such file"):
+        Normaliser.load(path, SHAPE)
+    write_json(path, ["not", "tensors"])
+    with pytest.raises(UserError, match="not a readable statistics file"):
+        Normaliser.load(path, SHAPE)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="expected a dictionary with 'mean' and 'var', found list"):
+        Normaliser.load(tmp_path / "list.pt", SHAPE)
