@@ -16,11 +16,13 @@ except ConfigurationError as error:
 
 EXECUTION = CONFIG.execution
 EPOCHS = CONFIG.evaluation.epochs
-# One process group a job; several nodes are the business of the SLURM profile.
-TORCHRUN = f"python -m torch.distributed.run --standalone --nproc-per-node {EXECUTION.processes} -m"
 
-# Both environments run the package from this checkout.
-shell.prefix(f"export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))}; ")
+# Both environments run the package from this checkout. Where TensorFlow is installed beside PyTorch, transformers
+# would import it in every job for nothing. What torch.compile makes is kept for the next job and the next start.
+shell.prefix(
+    f"export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))} USE_TF=0"
+    f" TORCHINDUCTOR_CACHE_DIR={shlex.quote(str(Path(CONFIG.results, 'cache/inductor').absolute()))}; "
+)
 
 
 pathvars:
@@ -103,7 +105,30 @@ def sample_spec(wildcards):
     ).model_dump_json()
 
 
-JOB_THREADS = EXECUTION.processes * EXECUTION.threads
+def threads_of(request):
+    """CPU cores of a job; an entry of the configuration's resources gives all that it asks for."""
+    return getattr(CONFIG.resources, request).cpus
+
+
+def resources_of(request, nodes=1):
+    """What a job asks of a cluster besides CPU cores, as Snakemake's SLURM plugin wants it said."""
+    asked = getattr(CONFIG.resources, request)
+    resources = {"mem_mb": asked.mem_mb, "runtime": asked.minutes}
+    if asked.gpus:
+        # Without tasks_per_gpu the plugin would ask for all the CPU cores once per GPU.
+        resources |= {"gres": asked.gres or f"gpu:{asked.gpus}", "tasks_per_gpu": 0}
+    if nodes > 1:
+        resources |= {"mpi": "srun", "nodes": nodes, "tasks": nodes}
+    return resources
+
+
+def launch(request, nodes=1):
+    """Start of the shell line of a command that runs in several processes, and on several nodes if there are."""
+    # A shell between SLURM and the launcher would die of SIGTERM and take the job with it, hence `exec`.
+    srun = f"srun --nodes {nodes} --ntasks {nodes} --ntasks-per-node 1 --cpus-per-task {threads_of(request)} "
+    return f"exec {srun if nodes > 1 else ''}python -m dsr.commands.launch --processes {EXECUTION.processes}"
+
+
 # How a job runs is part of its command and not of its params: a change here must rerun nothing.
 COMPILE = " --compile" if EXECUTION.compile else ""
 MICRO_BATCH = f" --micro-batch {EXECUTION.micro_batch}" if EXECUTION.micro_batch else ""
@@ -158,7 +183,7 @@ def discover_spec(wildcards):
 
 def statistics_spec(wildcards):
     """Everything but the images that determines latent statistics, as JSON."""
-    return CONFIG.latent_statistics(wildcards.encoder, wildcards.ttr).model_dump_json()
+    return CONFIG.statistics(wildcards.encoder, wildcards.ttr).model_dump_json()
 
 
 def result(row, epoch, guidance, name):

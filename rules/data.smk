@@ -8,6 +8,9 @@ rule prepare_shard:
         "<logs>/prepare/{split}-{shard}.log",
     conda:
         "../envs/torch.yaml"
+    threads: threads_of("prepare_shard")
+    resources:
+        **resources_of("prepare_shard"),
     params:
         source=raw_folder,
         size=CONFIG.data.image_size,

@@ -31,15 +31,21 @@ rule demo_encoder:
 
 rule demo_decoder:
     input:
-        unpack(demo_decoder_inputs),
+        encoder="<results>/encoders/{encoder}/model.safetensors",
+        images="<results>/data/prepared/train/index.npz",
     output:
         "<results>/decoders/{encoder}.safetensors",
     log:
         "<logs>/demo/decoder-{encoder}.log",
     conda:
         "../envs/torch.yaml"
+    params:
+        spec=lambda wildcards: CONFIG.autoencoder(
+            wildcards.encoder, "none"
+        ).model_dump_json(),
     shell:
-        "python -m dsr.commands.demo decoder > {log} 2>&1"
+        "python -m dsr.commands.demo decoder --spec {params.spec:q} --encoder $(dirname {input.encoder})"
+        " --images {input.images} --output {output} > {log} 2>&1"
 
 
 rule demo_graph:

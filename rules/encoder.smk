@@ -13,6 +13,9 @@ rule discover_neurons:
         ttr="single|recursive",
     conda:
         "../envs/torch.yaml"
+    threads: threads_of("discover_neurons")
+    resources:
+        **resources_of("discover_neurons"),
     params:
         spec=discover_spec,
     shell:
@@ -51,11 +54,13 @@ rule statistics:
         encoder=one_of(encoders_with(statistics="computed")),
     conda:
         "../envs/torch.yaml"
-    threads: JOB_THREADS
+    threads: threads_of("statistics")
+    resources:
+        **resources_of("statistics"),
     params:
         spec=statistics_spec,
     shell:
-        f"{TORCHRUN} dsr.commands.statistics{STATISTICS_OPTIONS}"
+        f"{launch('statistics')} dsr.commands.statistics{STATISTICS_OPTIONS}"
         " --spec {params.spec:q}"
         " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --images {input.images}"
         " --output {output} > {log} 2>&1"

@@ -10,6 +10,9 @@ rule reference:
         reference="validation",
     conda:
         "../envs/torch.yaml"
+    threads: threads_of("reference")
+    resources:
+        **resources_of("reference"),
     shell:
         "python -m dsr.commands.reference --images {input} --output {output} > {log} 2>&1"
 
@@ -27,7 +30,9 @@ rule evaluate:
         "<benchmarks>/evaluate/{row}-{epoch}-{guidance}-seed{seed}.tsv"
     conda:
         "../envs/tensorflow.yaml"
-    threads: EXECUTION.threads
+    threads: threads_of("evaluate")
+    resources:
+        **resources_of("evaluate"),
     params:
         spec=CONFIG.evaluation.model_dump_json(exclude={"epochs"}),
         cache=f"{CONFIG.results}/evaluator/cache",

@@ -80,7 +80,9 @@ rule encoder_maps:
         "<logs>/maps/{encoder}-{ttr}.log",
     conda:
         "../envs/torch.yaml"
-    threads: EXECUTION.threads
+    threads: threads_of("maps")
+    resources:
+        **resources_of("maps"),
     params:
         spec=lambda wildcards: analysis_specs.encoder_maps(
             CONFIG, wildcards.encoder, wildcards.ttr
@@ -103,7 +105,9 @@ rule denoiser_maps:
         "<logs>/maps/{row}-{epoch}.log",
     conda:
         "../envs/torch.yaml"
-    threads: EXECUTION.threads
+    threads: threads_of("maps")
+    resources:
+        **resources_of("maps"),
     params:
         spec=lambda wildcards: analysis_specs.denoiser_maps(
             CONFIG, wildcards.row
@@ -160,7 +164,7 @@ rule figure_denoiser:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG).model_dump_json(),
+        spec=report_specs.figure(CONFIG, f"epoch {FINAL_EPOCH}").model_dump_json(),
         inputs=lambda wildcards, input: keyed(CONFIG.rows, input),
     shell:
         f"{FIGURE}"
@@ -184,7 +188,7 @@ rule figure_times:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG).model_dump_json(),
+        spec=report_specs.figure(CONFIG, f"epoch {FINAL_EPOCH}").model_dump_json(),
     shell:
         f"{FIGURE} times"
         " --spec {params.spec:q} --inputs {wildcards.row}={input}"
@@ -207,7 +211,7 @@ rule figure_samples:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG).model_dump_json(),
+        spec=report_specs.figure(CONFIG, f"epoch {FINAL_EPOCH}").model_dump_json(),
         inputs=lambda wildcards, input: keyed(CONFIG.rows, input),
     shell:
         f"{FIGURE} samples"

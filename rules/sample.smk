@@ -13,13 +13,17 @@ rule sample:
         "<benchmarks>/sample/{row}-{epoch}-{guidance}-seed{seed}.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: JOB_THREADS
+    threads: threads_of("sample")
+    resources:
+        **resources_of("sample"),
     params:
         # Finished shards are no output, so an interrupted job goes on where it stopped.
         spec=sample_spec,
         shards=lambda wildcards, output: str(Path(output.samples).parent / "shards"),
     shell:
-        f"{TORCHRUN} dsr.commands.sample{SAMPLE_OPTIONS}"
+        f"{launch('sample')}"
+        " --state {params.shards}"
+        f" dsr.commands.sample{SAMPLE_OPTIONS}"
         " --spec {params.spec:q} --weights {input.weights}"
         " --statistics {input.statistics} --decoder {input.decoder} --shards {params.shards}"
         " --output {output.samples} > {log} 2>&1"

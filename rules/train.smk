@@ -12,16 +12,21 @@ rule train:
         "<benchmarks>/train/{row}-{epoch}.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: JOB_THREADS
+    threads: threads_of("train")
+    resources:
+        **resources_of("train", EXECUTION.nodes),
     params:
-        # The training state is no output: Snakemake deletes outputs before a job runs again.
+        # The training state is no output: Snakemake deletes outputs, and the log, before a job runs again.
         spec=train_spec,
         run=run_folder,
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
     shell:
-        f"{TORCHRUN} dsr.commands.train{TRAIN_OPTIONS}"
+        "mkdir -p {params.run} && ln -srf {params.run}/train-{wildcards.epoch}.log {log} && "
+        f"{launch('train', EXECUTION.nodes)}"
+        " --state {params.run}"
+        f" dsr.commands.train{TRAIN_OPTIONS}"
         " --spec {params.spec:q} --epoch {wildcards.epoch}"
         " --after {input.previous} --images {input.images} --encoder $(dirname {input.encoder})"
-        " --neurons {input.neurons} --statistics {input.statistics} --run {params.run} --output {output}"
+        " --neurons {input.neurons} --statistics {input.statistics} --run-dir {params.run} --output {output}"
         " >> {log} 2>&1"

@@ -345,6 +345,42 @@ class Execution(Section):
     """Steps between lines of the metrics file."""
 
 
+class Request(Section):
+    """What one job asks of a cluster, on each of its nodes."""
+
+    cpus: Positive
+    """CPU cores; the only one that counts on a single machine, where it limits how many jobs run side by side."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs."""
+    gres: str | None = None
+    """SLURM's name of the GPUs where `gpu:<gpus>` does not do, for example gpu:h100:8."""
+    mem_mb: Positive
+    """Memory in MB."""
+    minutes: Positive
+    """Time limit; training and sampling are requeued at theirs and go on."""
+
+
+class Resources(Section):
+    """What the jobs of each rule ask of a cluster; rules that are not here get the profile's default-resources."""
+
+    prepare_shard: Request
+    """Crop one shard of images."""
+    discover_neurons: Request
+    """Find an encoder's register neurons."""
+    statistics: Request
+    """Encode the training images for latent statistics."""
+    train: Request
+    """Train a row to a milestone."""
+    sample: Request
+    """Draw a row's images."""
+    reference: Request
+    """Collect the evaluation's reference images."""
+    evaluate: Request
+    """Score a row's images."""
+    maps: Request
+    """Look at an encoder's or a denoiser's tokens (encoder_maps, denoiser_maps)."""
+
+
 class Config(Section):
     """The whole of `config.yaml`."""
 
@@ -380,6 +416,8 @@ class Config(Section):
     """Figures."""
     execution: Execution
     """Execution."""
+    resources: Resources
+    """What jobs ask of a cluster."""
 
     @model_validator(mode="after")
     def _references(self) -> Config:
@@ -401,6 +439,13 @@ class Config(Section):
                 raise ValueError(
                     f"recipes.{name}.batch: {recipe.batch} is not divisible by {per_step} processes"
                     f" x micro_batch {self.execution.micro_batch or 'automatic'} (see execution)"
+                )
+        for rule in ("statistics", "train", "sample"):
+            gpus = getattr(self.resources, rule).gpus
+            if 0 < gpus < self.execution.processes:
+                raise ValueError(
+                    f"resources.{rule}.gpus: {gpus} is fewer than execution.processes ({self.execution.processes});"
+                    " every process needs a GPU of its own (or give 0 to compute on CPUs)"
                 )
         if self.sampling.images % self.data.classes:
             raise ValueError(
@@ -430,17 +475,6 @@ class Config(Section):
         """Everything that determines an encoder's register neurons; a recursive discovery builds on a single one."""
         first: Ttr = "single" if ttr == "recursive" else "none"
         return DiscoverSpec(autoencoder=self.autoencoder(encoder, first), discovery=self.discovery)
-
-    def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
-        """Everything but the images that determines the register neurons of an encoder."""
-        first: Ttr = "single" if ttr == "recursive" else "none"
-        return DiscoverSpec(autoencoder=self.autoencoder(encoder, first), discovery=self.discovery)
-
-    def latent_statistics(self, encoder: str, ttr: Ttr) -> StatisticsSpec:
-        """Everything but the images that determines the latent statistics of an encoder."""
-        return StatisticsSpec(
-            autoencoder=self.autoencoder(encoder, ttr), images=self.data.train_images, flip=self.data.flip
-        )
 
     def model(self, row: str) -> ModelSpec:
         """Return the denoiser of a row."""

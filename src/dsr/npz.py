@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 import zlib
@@ -75,13 +76,13 @@ def keys(path: Path) -> list[str]:
 
 def read_header(path: Path, key: str = IMAGES_KEY) -> Header:
     """Return shape and dtype of an array without reading it."""
-    with _opened(path) as archive, archive.open(f"{key}.npy") as stream:
+    with _member(path, key) as stream:
         return _header(path, stream)
 
 
 def read_first(path: Path, count: int, key: str = IMAGES_KEY) -> npt.NDArray[Any]:
     """Read up to ``count`` values of a numeric array from its start, flat."""
-    with _opened(path) as archive, archive.open(f"{key}.npy") as stream:
+    with _member(path, key) as stream:
         dtype = _header(path, stream).dtype
         data = _read(path, stream, count * dtype.itemsize)
     return np.frombuffer(data, dtype, count=len(data) // dtype.itemsize)
@@ -100,10 +101,13 @@ def read_images(path: Path, batch: int = 64) -> Iterator[Images]:
     """Yield the images of ``path`` in file order, uint8 (n, H, W, C) with n <= batch; stored or deflated.
 
     Raises:
-        ArchiveError: if the data is shorter or longer than its header says, or fails its checksum.
+        ArchiveError: if they are not uint8 in C order, the data is shorter or longer than its header says, or fails
+            its checksum.
     """
-    with _opened(path) as archive, archive.open(f"{IMAGES_KEY}.npy") as stream:
+    with _member(path, IMAGES_KEY) as stream:
         header = _header(path, stream)
+        if header.dtype != np.uint8 or header.fortran_order:
+            raise ArchiveError(f"{path}: {IMAGES_KEY} is {header.dtype}, expected uint8 in C order; save it so")
         count, shape = header.shape[0], header.shape[1:]
         size = int(np.prod(shape, dtype=np.int64))
         for start in range(0, count, batch):
@@ -130,6 +134,15 @@ def _opened(path: Path) -> zipfile.ZipFile:
         raise ArchiveError(
             f"{path} ({size} bytes) is not an npz, or was cut off ({error}); copy or make it again"
         ) from None
+
+
+@contextlib.contextmanager
+def _member(path: Path, key: str) -> Iterator[IO[bytes]]:
+    with _opened(path) as archive:
+        if f"{key}.npy" not in archive.namelist():
+            raise ArchiveError(f"{path}: no array {key}; was it written by something else?")
+        with archive.open(f"{key}.npy") as stream:
+            yield stream
 
 
 def _header(path: Path, stream: IO[bytes]) -> Header:

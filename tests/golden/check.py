@@ -76,9 +76,10 @@ def compare(golden: Golden, case: str, family: Family, computed: Computed) -> Ou
         if got.shape != want.shape:
             problems.append(f"{key}: shape {got.shape}, expected {want.shape}")
             continue
-        difference, relative, bad = differences(got, want, family.tolerance_of(key))
+        tolerance = family.tolerance_of(key)
+        difference, relative, bad = differences(got, want, tolerance)
         worst_abs, worst_rel = max(worst_abs, difference), max(worst_rel, relative)
-        if bad:
+        if bad > tolerance.flips:
             problems.append(f"{key}: {bad} of {want.size} values differ, by up to {difference:.3g}")
     tolerances = sorted({describe(family.tolerance_of(key)) for key in golden.outputs})
     return Outcome(

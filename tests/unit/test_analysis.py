@@ -283,6 +283,8 @@ def test_mistakes_are_named(files: dict[str, Path], images: FolderImages, tmp_pa
     np.savez(tmp_path / "other.npz", norms=np.zeros(1))
     with pytest.raises(UserError, match="not a maps file"):
         TokenMaps.load(tmp_path / "other.npz")
+    with pytest.raises(UserError, match="diverged"):
+        measure_layer(torch.full((1, 4, 8), torch.nan), slice(0, 4))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 
 from dsr.artifacts import lock, manifest
 from dsr.artifacts.errors import (
@@ -24,13 +25,14 @@ from dsr.artifacts.errors import (
     LockError,
     RefusedError,
     TransferError,
+    TransientError,
 )
 from dsr.artifacts.fetch import fetch
 from dsr.artifacts.guard import exclusive
-from dsr.artifacts.transfer import Retries
+from dsr.artifacts.transfer import Retries, network_errors
 
 from .artifact_manifest import GRAPH, graph, write
-from .misbehaving_server import Reply, Server, file, page, running
+from .misbehaving_server import Reply, Seen, Server, file, page, running
 
 CONTENT = graph("input", "pool_3", padding=3_000_000)
 PLACE = "127.0.0.1/graph.pb"
@@ -115,6 +117,16 @@ def test_changed_remote_file_is_not_spliced(case: Case, server: Server) -> None:
     assert case.output.read_bytes() == other
 
 
+def test_range_that_is_shorter_than_asked(case: Case, server: Server) -> None:
+    def piece(seen: Seen) -> Reply:
+        whole = file(CONTENT)(seen)
+        return replace(whole, body=whole.body[:1000])
+
+    server.add(PLACE, file(CONTENT, cut=1_500_000), piece, file(CONTENT))
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+
+
 def test_range_that_the_server_does_not_have_starts_over(case: Case, server: Server) -> None:
     server.add(PLACE, file(CONTENT, cut=1_500_000), lambda seen: Reply(416), file(CONTENT))
     case.fetch()
@@ -165,6 +177,13 @@ def test_no_server(tmp_path: Path, server: Server) -> None:
     server.server_close()
     with pytest.raises(TransferError, match=r"the connection failed .*gave up after 3 attempts"):
         case.fetch()
+
+
+def test_signed_addresses_do_not_reach_messages() -> None:
+    error = requests.ConnectionError("failed with url: /a.zip?Signature=secret (Caused by 'x')")
+    with pytest.raises(TransientError) as caught, network_errors("x"):
+        raise error
+    assert str(caught.value) == "the connection failed (failed with url: /a.zip?... (Caused by 'x'))"
 
 
 @pytest.mark.parametrize("known", [{"sha256": "0" * 64}, {"size": 5}])

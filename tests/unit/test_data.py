@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from dsr.commands.prepare import main as prepare_command
 from dsr.data.crop import center_crop
-from dsr.data.images import FolderImages, PreparedImages, check_index
+from dsr.data.images import FolderImages, PreparedImages
+from dsr.data.index import check_index
 from dsr.data.order import batch_indices, rank_slice
 from dsr.data.prepare import write_index, write_shard
 from dsr.errors import UserError

@@ -39,6 +39,8 @@ def options(**changes: object) -> Discovery:
 def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> neuron_lists.NeuronList:
     """Run the command as a rule does and read what it wrote."""
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    if "first" not in paths:
+        words.insert(0, "--first")  # A rule without this input leaves the value out.
     monkeypatch.setattr(sys, "argv", ["discover", "--spec", spec.model_dump_json(), "--batch", "4", *words])
     command.main()
     return neuron_lists.read(paths["output"])

@@ -27,6 +27,7 @@ from dsr.errors import UserError
 from dsr.files import read_json, write_json
 from dsr.npz import write_images
 from dsr.report import specs
+from dsr.report.figures.choose import choose_columns
 from dsr.report.figures.fid import epoch_reaching, read_curves
 from dsr.report.figures.kinds import KINDS, draw
 from dsr.report.figures.samples import choose_samples, read_chosen
@@ -316,7 +317,10 @@ def test_every_kind_is_drawn_inside_the_figure(kind: str, config: Config, tmp_pa
         figure = KINDS[kind](spec, inputs)
         figure.draw_without_rendering()
         ticks = {
-            label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels("both")
+            label
+            for axes in figure.axes
+            for axis in (axes.xaxis, axes.yaxis)
+            for label in axis.get_ticklabels(which="both")
         }
         texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text() and text not in ticks]
         boxes = [text.get_window_extent() for text in texts]
@@ -333,13 +337,15 @@ def test_every_kind_is_drawn_inside_the_figure(kind: str, config: Config, tmp_pa
 @pytest.mark.parametrize("kind", ["norms", "attention", "outliers", "components"])
 def test_an_encoder_has_one_time(kind: str, config: Config, tmp_path: Path) -> None:
     inputs = {
-        "none": write_maps(tmp_path / "none.npz", times=(0.0,)),
-        "single": write_maps(tmp_path / "s.npz", times=(0.0,)),
+        "siglip2-b:none": write_maps(tmp_path / "none.npz", times=(0.0,)),
+        "siglip2-b:single": write_maps(tmp_path / "single.npz", times=(0.0,)),
     }
     with style():
-        figure = KINDS[kind](specs.encoder_figure(config, "siglip2-b"), inputs)
-    words = " ".join(text.get_text() for text in figure.texts)
-    assert "siglip2-b" in words
+        figure = KINDS[kind](specs.figure(config), inputs)
+        figure.draw_without_rendering()
+    words = " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
+    assert "in the encoder" in words
+    assert "siglip2-b + test-time register" in words
     assert "t = " not in words
 
 
@@ -353,6 +359,17 @@ def test_layers_time_and_image_can_be_chosen(config: Config, tmp_path: Path) -> 
     for wrong, message in (({"layers": ("9",)}, "layers 9"), ({"time": 0.2}, "time 0.2"), ({"image": 1}, "image 1")):
         with style(), pytest.raises(UserError, match=message):
             KINDS["norms"](spec.model_copy(update=wrong), inputs)
+
+
+def test_networks_of_different_depth_are_compared_at_equal_shares_of_it(config: Config, tmp_path: Path) -> None:
+    files = {
+        "a": TokenMaps.load(write_maps(tmp_path / "a.npz", blocks=6)),
+        "b": TokenMaps.load(write_maps(tmp_path / "b.npz", blocks=3)),
+    }
+    columns = choose_columns(specs.figure(config), files)
+    assert columns.headings == ["depth 1/3", "depth 2/3", "last block", OUTPUT]
+    assert columns.layers == {"a": ["2", "4", "6", OUTPUT], "b": ["1", "2", "3", OUTPUT]}
+    assert choose_columns(specs.figure(config), {"a": files["a"]}).headings[0] == "block 1"
 
 
 def test_figures_are_reproducible(config: Config, tmp_path: Path) -> None:
@@ -415,11 +432,17 @@ def test_figure_command(config: Config, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("caption", sorted((ROOT / "docs/captions").glob("*.rst")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("published", [True, False])
-def test_captions_are_valid_and_quote_the_configuration(caption: Path, published: bool, raw: dict[str, Any]) -> None:
-    raw |= {"published": published}
-    job = SimpleNamespace(config=raw, wildcards=SimpleNamespace(row="dit-siglip2b", encoder="siglip2-b"))
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(caption.read_text(encoding="utf-8"))
-    text = template.render(snakemake=job)
-    docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
-    assert "{{" in caption.read_text(encoding="utf-8") or caption.stem in ("components", "attention")
+def test_captions_are_valid_and_quote_the_configuration(caption: Path, raw: dict[str, Any]) -> None:
+    source = caption.read_text(encoding="utf-8")
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(source)
+    assert "snakemake.config" in source or "snakemake.wildcards" in source
+    texts = set()
+    for kind in ("norms", "components", "attention", "outliers"):
+        for published in (True, False):
+            job = SimpleNamespace(
+                config={**raw, "published": published}, wildcards=SimpleNamespace(row="dit-siglip2b", kind=kind)
+            )
+            text = template.render(snakemake=job)
+            docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
+            texts.add(text)
+    assert len(texts) == (4 if "wildcards.kind" in source else 2 if "published" in source else 1)

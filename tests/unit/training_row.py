@@ -91,7 +91,7 @@ def command_line(job: Job) -> list[str]:
         if field.name == "spec":
             arguments += [option, value.model_dump_json()]
         elif isinstance(value, bool):
-            arguments += [option] if value else ["--no-tensorboard"] if field.name == "tensorboard" else []
+            arguments += [option] if value else ["--no-tensorboard"] * (field.name == "tensorboard")
         elif value is not None:
             arguments += [option, str(value)]
     return arguments

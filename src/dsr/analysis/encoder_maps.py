@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -77,11 +76,4 @@ def attention_weights(block: Block, stream: torch.Tensor) -> torch.Tensor:
 
     The encoder itself uses a fused kernel that does not return them.
     """
-    attention: Any = block.attention
-    x = block.norm1(stream)
-    query, key = (
-        projection(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj)
-    )
-    scores: torch.Tensor = query @ key.transpose(-2, -1) * attention.scale
-    return scores.softmax(-1)
+    return block.attention.weights(block.norm1(stream))

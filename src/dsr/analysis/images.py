@@ -45,5 +45,10 @@ def to_pixels(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tens
 
 def to_images(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
     """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are: clamped, then truncated."""
+    return quantised(pixels).cpu().numpy()
+
+
+def quantised(pixels: torch.Tensor) -> torch.Tensor:
+    """Do the same on the pixels' device."""
     scaled = pixels.float().clamp(0, 1) * 255
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from dsr.analysis.outliers import attention_received, first_component, token_norms
+from dsr.errors import UserError
 
 Array = npt.NDArray[np.float32]
 
@@ -40,8 +41,13 @@ def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | No
         stream: tokens after the layer, (B, T, D).
         image: which of the T tokens are image tokens (a square number of them); the rest are registers.
         weights: attention weights inside the layer, (B, heads, T, T); None where the layer has no attention.
+
+    Raises:
+        UserError: if a token is not finite.
     """
     tokens = stream.float().cpu().numpy()
+    if not np.isfinite(tokens).all():
+        raise UserError("tokens of the network are not finite: its weights have diverged, look at the training log")
     pictured, registers = _split(tokens, image)
     side = math.isqrt(pictured.shape[1])
     components = [first_component(one) for one in pictured]

@@ -21,7 +21,9 @@ def main() -> None:
     parser.add_argument("--spec", required=True, help="DiscoverSpec as JSON")
     parser.add_argument("--encoder", type=Path, required=True, help="Hugging Face folder of the encoder")
     parser.add_argument("--images", type=Path, required=True, help="index.npz of prepared images")
-    parser.add_argument("--first", type=Path, help="neuron file of the first discovery (recursive discovery)")
+    parser.add_argument(
+        "--first", type=Path, nargs="?", help="neuron file of the first discovery (recursive discovery)"
+    )
     parser.add_argument("--batch", type=int, default=8, help="images that are traced together")
     parser.add_argument("--output", type=Path, required=True, help="neuron file to write")
     arguments = parser.parse_args()

@@ -20,7 +20,7 @@ from dsr.launch.torchrun import command_line
 @logs.command
 def main() -> None:
     """Exit with the command's code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--processes", type=int, default=1, help="processes per node")
     parser.add_argument("--state", type=Path, help="folder that the command goes on from; without it, never requeue")
     parser.add_argument("module", help="module of the command")

@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", required=True, help="StatisticsSpec as JSON")
     parser.add_argument("--encoder", type=Path, required=True, help="Hugging Face folder of the encoder")
-    parser.add_argument("--neurons", type=Path, help="neuron file (specifications with test-time registers)")
+    parser.add_argument("--neurons", type=Path, nargs="?", help="neuron file (specifications with test-time registers)")
     parser.add_argument("--images", type=Path, required=True, help="index.npz of the prepared training images")
     parser.add_argument("--batch", type=int, default=64, help="images per process that are encoded together")
     parser.add_argument("--workers", type=int, default=0, help="data-loading workers per process")

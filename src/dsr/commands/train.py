@@ -34,10 +34,12 @@ def main() -> None:
     add("--workers", type=int, default=0, help="data-loading workers per process")
     add("--threads", type=int, default=1, help="CPU threads per process")
     add("--compile", action="store_true", help="compile encoder and denoiser")
+    flag = argparse.BooleanOptionalAction
+    add("--deterministic", action=flag, default=True, help="on GPUs, the same bits in every start, somewhat slower")
     add("--checkpoint-minutes", type=float, default=10.0, help="time between checkpoints")
     add("--log-every", type=int, default=100, help="steps between reports")
     add("--minutes", type=float, help="save and leave after this long (default: no limit)")
-    add("--tensorboard", action=argparse.BooleanOptionalAction, default=True, help="write TensorBoard files")
+    add("--tensorboard", action=flag, default=True, help="write TensorBoard files")
     arguments = parser.parse_args()
     options = vars(arguments) | {
         "spec": TrainSpec.model_validate_json(arguments.spec),

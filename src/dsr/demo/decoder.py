@@ -13,7 +13,7 @@ from dsr.config import AutoencoderSpec, TestTimeRegisters
 from dsr.data.images import Images, PreparedImages
 from dsr.data.order import batch_indices
 from dsr.demo.encoder import planted_neurons
-from dsr.encoder.autoencoder import Autoencoder, build_decoder
+from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.neuron_lists import merge
 from dsr.encoder.pixels import pixel_batches
@@ -31,11 +31,13 @@ _SEED = 0
 logger = logging.getLogger(__name__)
 
 
-def write_decoder(spec: AutoencoderSpec, encoder: Path, images: Path, output: Path) -> None:
+def write_decoder(spec: AutoencoderSpec, encoder: Path, images: Path, output: Path, *, steps: int = STEPS) -> None:
     """Train a decoder of the frozen encoder's latents, with and without test-time registers, and write it."""
-    latents, pixels = training_pairs(spec, Siglip2Encoder.load(encoder, spec.encoder.input_size), PreparedImages(images))
+    latents, pixels = training_pairs(
+        spec, Siglip2Encoder.load(encoder, spec.encoder.input_size), PreparedImages(images)
+    )
     with atomic(output) as temporary:
-        save_file(train(spec, latents, pixels).state_dict(), temporary)
+        save_file(train(spec, latents, pixels, steps).state_dict(), temporary)
 
 
 @torch.no_grad()
@@ -44,7 +46,8 @@ def training_pairs(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return the latent tokens (images, N, C) without and with each list of register neurons, and pixels in [0, 1]."""
     options = spec.ttr or TestTimeRegisters()
-    encoders, neurons = [encoder], {}
+    encoders = [encoder]
+    neurons: dict[int, tuple[int, ...]] = {}
     for population in planted_neurons(spec.encoder.hub):
         neurons = merge(neurons, population)
         encoders.append(with_registers(encoder, neurons, options))
@@ -53,23 +56,25 @@ def training_pairs(
     return latents, torch.cat(batches)
 
 
-def train(spec: AutoencoderSpec, latents: list[torch.Tensor], pixels: torch.Tensor) -> ViTDecoder:
+def train(spec: AutoencoderSpec, latents: list[torch.Tensor], pixels: torch.Tensor, steps: int) -> ViTDecoder:
     """Fit a decoder with the squared error of standardised pixels; every step takes one of the kinds of latents."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(_SEED, "demo decoder"))
         decoder = build_decoder(spec)
     targets = (pixels - 0.5) / 0.5
     optimizer = torch.optim.AdamW(decoder.parameters(), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=STEPS)
-    for step in range(STEPS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps)
+    for step in range(steps):
         chosen = torch.from_numpy(batch_indices(_SEED, step, BATCH, len(pixels)))
         clean = latents[step % len(latents)][chosen]
-        blurred = clean + NOISE * noise(_SEED, "demo decoder noise", range(step * BATCH, (step + 1) * BATCH), clean[0].shape)
+        blurred = clean + NOISE * noise(
+            _SEED, "demo decoder noise", range(step * BATCH, (step + 1) * BATCH), clean[0].shape
+        )
         loss = F.mse_loss(decoder(blurred), targets[chosen])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-        if (step + 1) % 50 == 0:
-            logger.info("decoder step %d of %d: loss %.4f", step + 1, STEPS, loss.item())
+        if (step + 1) % 100 == 0:
+            logger.info("decoder step %d of %d: loss %.4f", step + 1, steps, loss.item())
     return decoder

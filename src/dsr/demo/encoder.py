@@ -233,7 +233,7 @@ class _Planted:
 
 
 def marked_tokens(grid: int) -> list[int]:
-    """Return the tokens that can become outliers: one in every row but the first, at the left and right edge in turn."""
+    """Return the tokens that can become outliers: one in every row but the first, left and right edge in turn."""
     columns = itertools.cycle((0, grid - 1))
     return [row * grid + next(columns) for row in range(1, grid)]
 

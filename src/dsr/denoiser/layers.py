@@ -31,7 +31,18 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return F.rms_norm(x.float(), self.weight.shape, eps=EPS).type_as(x) * self.weight
+        return self.normalised(x) * self.weight
+
+    def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Normalise, scale around one and shift: (B, N, D), twice (B, 1 or N, D) -> (B, N, D).
+
+        Both scales are multiplied before they meet the tokens, so that backward sums over the tokens once, not twice.
+        """
+        return self.normalised(x) * (self.weight * (1 + scale)) + shift
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D) of mean square one."""
+        return F.rms_norm(x.float(), self.weight.shape, eps=EPS).type_as(x)
 
 
 class RotaryPositions(nn.Module):
@@ -62,10 +73,11 @@ class RotaryPositions(nn.Module):
         self.register_buffer("freqs_sin", angles.sin())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn queries or keys (..., N, d); computed in the tables' fp32, returned in the input's dtype."""
+        """Turn queries or keys (B, N, ..., d); computed in the tables' fp32, returned in the input's dtype."""
         even, odd = x.view(*x.shape[:-1], -1, 2).unbind(-1)
         turned = torch.stack([-odd, even], dim=-1).flatten(-2)
-        return (x * self.freqs_cos + turned * self.freqs_sin).type_as(x)
+        shape = (len(self.freqs_cos), *[1] * (x.ndim - 3), x.shape[-1])
+        return (x * self.freqs_cos.view(shape) + turned * self.freqs_sin.view(shape)).type_as(x)
 
 
 class Attention(nn.Module):
@@ -93,9 +105,10 @@ class Attention(nn.Module):
         return scores.softmax(-1)
 
     def _project(self, x: Tensor, rope: RotaryPositions) -> tuple[Tensor, Tensor, Tensor]:
-        projected = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = rope(projected[:2])
-        return query, key, projected[2]
+        """Return queries, keys and values (B, h, N, d), in memory as (B, N, h, d): attention then copies nothing."""
+        projected = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        query, key = rope(projected[:, :, :2]).permute(2, 0, 3, 1, 4)
+        return query, key, projected[:, :, 2].transpose(1, 2)
 
 
 class SwiGLU(nn.Module):
@@ -119,11 +132,6 @@ def modulation(width: int, parts: int) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), nn.Linear(width, parts * width))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Scale around one and shift."""
-    return x * (1 + scale) + shift
-
-
 class Block(nn.Module):
     """Attention and MLP, each normalised, modulated by the condition and gated."""
 
@@ -138,14 +146,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
-        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
-        result: Tensor = x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        x = x + gate1 * self.attn(self.norm1.modulated(x, shift1, scale1), rope)
+        result: Tensor = x + gate2 * self.mlp(self.norm2.modulated(x, shift2, scale2))
         return result
 
     def attention_weights(self, x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Attention weights (B, h, N, N) of :meth:`forward` with the same arguments."""
         shift, scale = self.adaLN_modulation(condition).chunk(6, dim=-1)[:2]
-        return self.attn.weights(modulate(self.norm1(x), shift, scale), rope)
+        return self.attn.weights(self.norm1.modulated(x, shift, scale), rope)
 
 
 class FinalLayer(nn.Module):
@@ -160,7 +168,7 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, C)."""
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
-        projected: Tensor = self.linear(modulate(self.norm_final(x), shift, scale))
+        projected: Tensor = self.linear(self.norm_final.modulated(x, shift, scale))
         return projected
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from dsr.encoder.attention import Attention
+
 
 class Mlp(nn.Module):
     """The two-layer MLP of a block, with its hidden activations in the open."""
@@ -33,12 +35,12 @@ class Block(nn.Module):
 
     Args:
         norm1: normalisation before the attention.
-        attention: self-attention that returns a tuple whose first entry is its output, as those of transformers do.
+        attention: self-attention.
         norm2: normalisation before the MLP.
         mlp: the MLP, possibly one that intervenes.
     """
 
-    def __init__(self, norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: Mlp) -> None:
+    def __init__(self, norm1: nn.Module, attention: Attention, norm2: nn.Module, mlp: Mlp) -> None:
         super().__init__()
         self.norm1 = norm1
         self.attention = attention
@@ -51,7 +53,7 @@ class Block(nn.Module):
 
     def trace(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next residual stream (B, T, D) and the MLP's hidden activations (B, T, M) that led to it."""
-        x = x + self.attention(self.norm1(x))[0]
+        x = x + self.attention(self.norm1(x))
         hidden = self.mlp.hidden(self.norm2(x))
         return x + self.mlp.fc2(hidden), hidden
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from dsr.encoder.attention import Attention
 from dsr.encoder.blocks import Block, Mlp, Trace
 from dsr.errors import UserError
 from dsr.files import read_json
@@ -154,8 +155,10 @@ def resize(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _block(layer: Any) -> Block:
+    source = layer.self_attn
+    attention = Attention(source.q_proj, source.k_proj, source.v_proj, source.out_proj, source.num_heads)
     mlp = Mlp(layer.mlp.fc1, layer.mlp.activation_fn, layer.mlp.fc2)
-    return Block(layer.layer_norm1, layer.self_attn, layer.layer_norm2, mlp)
+    return Block(layer.layer_norm1, attention, layer.layer_norm2, mlp)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 class Cache:
     """A folder of npz files; without a folder everything is computed anew. Deleting the folder is always safe."""
 
-    folder: Path | None
+    folder: Path | None = None
 
     def arrays(self, kind: str, identity: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of an earlier call with the same ``kind`` and ``identity``, or compute and keep them.

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from dsr import npz
 from dsr.evaluation import frechet, inputs
 from dsr.evaluation.cache import Arrays, Cache
+from dsr.evaluation.frechet import Moments
 from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph
 from dsr.evaluation.inception_score import inception_score
 from dsr.evaluation.inputs import ImageFile
@@ -62,27 +63,29 @@ class Stages:
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference's checked file, features, and where derived arrays are kept."""
+    """Features of the reference images, stored statistics if there are any, and where derived arrays are kept."""
 
-    file: ImageFile
     features: Activations
-    cache: Cache
-    identity: Mapping[str, object]
+    pooled: Moments | None = None
+    spatial: Moments | None = None
+    cache: Cache = field(default_factory=Cache)
+    identity: Mapping[str, object] = field(default_factory=dict)
 
-    def gaussian(self, name: str, features: Features, mean_key: str, sigma_key: str) -> tuple[frechet.Gaussian, str]:
-        """Return the Gaussian of one kind of features, and where its moments are from."""
-        stored = inputs.read_moments(self.file.path, mean_key, sigma_key, features.shape[1])
+    def pooled_gaussian(self) -> frechet.Gaussian:
+        """Gaussian that FID compares with: of the stored moments, otherwise of the images."""
+        return self._gaussian("pooled", self.features.pooled, self.pooled)
 
+    def spatial_gaussian(self) -> frechet.Gaussian:
+        """Gaussian that sFID compares with."""
+        return self._gaussian("spatial", self.features.spatial, self.spatial)
+
+    def _gaussian(self, name: str, features: Features, stored: Moments | None) -> frechet.Gaussian:
         def compute() -> Arrays:
-            if stored is None:
-                fitted = frechet.fit(features)
-            else:
-                fitted = frechet.from_moments(stored.mean, stored.sigma, f"{self.file.path}: {mean_key}, {sigma_key}")
+            fitted = frechet.fit(features) if stored is None else frechet.from_moments(stored)
             return {"mean": fitted.mean, "factor": fitted.factor}
 
         arrays = self.cache.arrays(f"{name}-gaussian", self.identity, compute)
-        source = "computed from the images" if stored is None else f"stored ({stored.mean.dtype}, {stored.sigma.dtype})"
-        return frechet.Gaussian(arrays["mean"], arrays["factor"]), source
+        return frechet.Gaussian(arrays["mean"], arrays["factor"])
 
     def neighbours(self, samples: Features, k: int, *, half: bool) -> PrecisionRecall:
         """Precision and Recall of the samples' pooled features."""
@@ -90,6 +93,13 @@ class Reference:
         identity = {**self.identity, "neighbours": k, "half": half}
         kept = self.cache.arrays("radii", identity, lambda: {"radii": radii(own, k)})
         return precision_recall(own, theirs, kept["radii"].astype(np.float32), radii(theirs, k))
+
+    def record(self) -> dict[str, str]:
+        """Where its two Gaussians come from, for the metrics file."""
+        return {
+            name: f"stored ({moments.mean.dtype}, {moments.sigma.dtype})" if moments else "computed from the images"
+            for name, moments in (("statistics", self.pooled), ("spatial_statistics", self.spatial))
+        }
 
 
 def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
@@ -109,19 +119,27 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
             graph_sha256 = inputs.hash_graph(job.graph)
         with InceptionGraph(job.graph, job.threads) as network:
             identity = {"reference": reference_file.sha256, "graph": graph_sha256, "tensorflow": network.version}
+            cache = Cache(job.cache)
             with stages("reference_network"):
-                reference = _reference(reference_file, network, Cache(job.cache), identity)
+                features = _reference_features(reference_file, network, cache, identity)
+            reference = Reference(
+                features,
+                pooled=inputs.read_moments(job.reference, "mu", "sigma", features.pooled.shape[1]),
+                spatial=inputs.read_moments(job.reference, "mu_s", "sigma_s", features.spatial.shape[1]),
+                cache=cache,
+                identity=identity,
+            )
             with stages("sample_network"):
                 features = network.activations(npz.read_images(samples.path, BATCH), samples.images)
             weights = network.softmax_weights()
-        scores, details = _scores(reference, features, weights, spec, stages)
+        scores, float16_blocks = score(reference, features, weights, spec, stages)
     return {
         **scores,
         "images": samples.images,
-        "reference": reference_file.record() | details.pop("reference"),
+        "reference": reference_file.record() | reference.record(),
         "samples": samples.record(),
         "graph_sha256": graph_sha256,
-        "protocol": {"neighbours": spec.neighbours, "split": spec.split, **details},
+        "protocol": {"neighbours": spec.neighbours, "split": spec.split, "float16_blocks": float16_blocks},
         "self_check": {"frechet_relative_error": self_check},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "tensorflow": network.version},
         "device": network.device,
@@ -130,28 +148,27 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
     }
 
 
-def _reference(file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]) -> Reference:
+def _reference_features(
+    file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]
+) -> Activations:
     def compute() -> Arrays:
         found = network.activations(npz.read_images(file.path, BATCH), file.images)
         return {"pooled": found.pooled, "spatial": found.spatial}
 
     arrays = cache.arrays("activations", identity, compute)
-    features = Activations(arrays["pooled"].astype(np.float32), arrays["spatial"].astype(np.float32))
-    return Reference(file, features, cache, identity)
+    return Activations(arrays["pooled"].astype(np.float32), arrays["spatial"].astype(np.float32))
 
 
-def _scores(
+def score(
     reference: Reference, samples: Activations, weights: Features, spec: EvaluateSpec, stages: Stages
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Compute the scores, and details of how they were computed."""
+) -> tuple[dict[str, float], str]:
+    """Return all scores, and how many blocks of distances the protocol kept in float16 ('5 of 5')."""
     with stages("inception_score"):
-        score = inception_score(samples.pooled, weights, spec.split)
+        inception = inception_score(samples.pooled, weights, spec.split)
     with stages("fid"):
-        fitted, source = reference.gaussian("pooled", reference.features.pooled, "mu", "sigma")
-        fid = frechet.distance(frechet.fit(samples.pooled), fitted)
+        fid = frechet.distance(frechet.fit(samples.pooled), reference.pooled_gaussian())
     with stages("sfid"):
-        fitted, spatial_source = reference.gaussian("spatial", reference.features.spatial, "mu_s", "sigma_s")
-        sfid = frechet.distance(frechet.fit(samples.spatial), fitted)
+        sfid = frechet.distance(frechet.fit(samples.spatial), reference.spatial_gaussian())
     with stages("precision_recall"):
         half = reference.neighbours(samples.pooled, spec.neighbours, half=True)
     with stages("precision_recall_f32"):
@@ -159,17 +176,13 @@ def _scores(
     scores = {
         "fid": fid,
         "sfid": sfid,
-        "inception_score": score,
+        "inception_score": inception,
         "precision": half.precision,
         "recall": half.recall,
         "precision_f32": single.precision,
         "recall_f32": single.recall,
     }
-    details = {
-        "reference": {"statistics": source, "spatial_statistics": spatial_source},
-        "float16_blocks": f"{int(half.half_blocks.sum())} of {half.half_blocks.size}",
-    }
-    return scores, details
+    return scores, f"{int(half.half_blocks.sum())} of {half.half_blocks.size}"
 
 
 def _peak_memory() -> int:

@@ -3,7 +3,7 @@
 d = |m1 - m2|^2 + Tr S1 + Tr S2 - 2 Tr (S1 S2)^(1/2). The official evaluator takes the matrix square root of the
 non-symmetric product, which is noisy, fails or returns NaN where a covariance is singular. For any factors with
 F^T F = S the last trace is the sum of the singular values of F1 F2^T, which needs no root and no inverse; where the
-official value is well conditioned both agree to 1e-12.
+official problem is well conditioned both agree to 1e-12.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ Real = npt.NDArray[np.floating[Any]]
 Features = npt.NDArray[np.float32]
 
 _ROWS = 8192  # features centred and multiplied at a time
-_CONDITION = 1e-10  # squared ratio of a Cholesky factor's diagonal below which rounding would be felt
+_CONDITION = 1e-10  # ratio of smallest to largest variance below which rounding would be felt
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Stored mean (d,) and covariance (d, d) of any float dtype; ``source`` names them in errors."""
+
+    mean: Real
+    sigma: Real
+    source: str
 
 
 @dataclass(frozen=True)
@@ -63,20 +72,17 @@ def covariance(features: Features) -> Double:
     return total / (len(features) - 1)
 
 
-def from_moments(mean: Real, sigma: Real, source: str) -> Gaussian:
-    """Use stored moments, mean (d,) and covariance (d, d), of any float dtype; ``source`` names them in errors.
+def from_moments(moments: Moments) -> Gaussian:
+    """Use stored moments.
 
     Raises:
-        UserError: if the shapes do not fit, a value is not finite, or ``sigma`` is not symmetric.
+        UserError: if a value is not finite, or the covariance is not symmetric.
     """
-    if mean.ndim != 1 or sigma.shape != (len(mean), len(mean)):
-        raise UserError(
-            f"{source}: mean {mean.shape} and covariance {sigma.shape} do not fit, expected (d,) and (d, d)"
-        )
+    mean, sigma = moments.mean, moments.sigma
     if not (np.isfinite(mean).all() and np.isfinite(sigma).all()):
-        raise UserError(f"{source}: the stored statistics contain NaN or infinite values; fetch the file again")
-    if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * float(np.abs(sigma).max(initial=0))):
-        raise UserError(f"{source}: the stored covariance is not symmetric; fetch the file again")
+        raise UserError(f"{moments.source}: NaN or infinite values; fetch the file again")
+    if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * float(np.abs(sigma).max())):
+        raise UserError(f"{moments.source}: the covariance is not symmetric; fetch the file again")
     return Gaussian(mean, factorise(sigma.astype(np.float64)))
 
 
@@ -115,7 +121,12 @@ def _data_factor(features: Features) -> Double:
 
 def trace_of_root(first: Double, second: Double) -> float:
     """Tr (S1 S2)^(1/2) for covariances given by their factors: the nuclear norm of F1 F2^T."""
-    return float(np.linalg.svd(first @ second.T, compute_uv=False).sum())
+    product = first @ second.T if len(first) <= len(second) else second @ first.T
+    # Squaring is three times faster, and loses nothing unless the singular values span five orders of magnitude.
+    squares = np.linalg.eigvalsh(product @ product.T)
+    if squares[0] > _CONDITION * squares[-1]:
+        return float(np.sqrt(squares).sum())
+    return float(np.linalg.svd(product, compute_uv=False).sum())
 
 
 def distance(first: Gaussian, second: Gaussian) -> float:

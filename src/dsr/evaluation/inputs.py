@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dsr import files, npz
 from dsr.errors import UserError
+from dsr.evaluation.frechet import Moments
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 """Means and covariances of the pooled and of the spatial features, as ADM's reference files store them."""
@@ -46,14 +45,6 @@ class ImageFile:
             "sha256": self.sha256,
             "constant_images": len(self.constant),
         }
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Stored mean (d,) and covariance (d, d) of any float dtype."""
-
-    mean: npt.NDArray[np.floating[Any]]
-    sigma: npt.NDArray[np.floating[Any]]
 
 
 def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFile:
@@ -116,7 +107,7 @@ def read_moments(path: Path, mean_key: str, sigma_key: str, width: int) -> Momen
             f"{path}: {mean_key} is {mean.dtype} {mean.shape} and {sigma_key} {sigma.dtype} {sigma.shape}, expected "
             f"floats ({width},) and ({width}, {width}) for this graph"
         )
-    return Moments(mean, sigma)
+    return Moments(mean, sigma, f"{path}: {mean_key}, {sigma_key}")
 
 
 def hash_graph(path: Path) -> str:

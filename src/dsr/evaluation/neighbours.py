@@ -86,6 +86,20 @@ def half_blocks(left: Points, right: Points) -> Flags:
     return flags
 
 
+def distances(
+    left: Points, right: Points, part: slice, other: slice, *, half: bool, products: Single | None = None
+) -> Single:
+    """D(u, v) between some rows of ``left`` and of ``right``, (m, c); ``products`` are 2 u.v if known."""
+    rounding = left.rounding(right, part, other, half)
+    if products is None:
+        products = _products(left, right, part, other, half)
+    with np.errstate(invalid="ignore"):
+        squared = _round(left.rows(part, half)[1][:, None] - products, rounding)
+        squared += right.rows(other, half)[1][None, :]
+        squared = _round(squared, rounding)
+        return np.maximum(squared, 0, out=squared)
+
+
 def radii(points: Points, neighbours: int) -> Single:
     """Squared distance of each point to its k-th nearest neighbour within its own set, (n,).
 
@@ -116,9 +130,9 @@ def precision_recall(
     for i, rows in enumerate(reference.blocks):
         for j, columns in enumerate(samples.blocks):
             for part, other in _tiles(rows, columns):
-                distances = _distances(reference, samples, part, other, bool(flags[i, j]))
-                inside_sample[other] |= (distances <= reference_radii[part, None]).any(axis=0)
-                inside_reference[part] |= (distances <= sample_radii[None, other]).any(axis=1)
+                squared = distances(reference, samples, part, other, half=bool(flags[i, j]))
+                inside_sample[other] |= (squared <= reference_radii[part, None]).any(axis=0)
+                inside_reference[part] |= (squared <= sample_radii[None, other]).any(axis=1)
     return PrecisionRecall(
         precision=float(inside_sample.mean()),
         recall=float(inside_reference.mean()),
@@ -132,13 +146,12 @@ def _update(points: Points, smallest: Single, part: slice, other: slice, half: t
     """Merge D(part, other) and, since one matrix product serves both, D(other, part) into the smallest distances."""
     forward, backward = half
     products = _products(points, points, part, other, forward)
-    distances = _distances(points, points, part, other, forward, products)
-    smallest[part] = _merge(smallest[part], distances)
+    smallest[part] = _merge(smallest[part], distances(points, points, part, other, half=forward, products=products))
     if part != other:
         if backward != forward:
             products = _products(points, points, part, other, backward)
-        distances = _distances(points, points, other, part, backward, products.T)
-        smallest[other] = _merge(smallest[other], distances)
+        squared = distances(points, points, other, part, half=backward, products=products.T)
+        smallest[other] = _merge(smallest[other], squared)
 
 
 def _merge(smallest: Single, distances: Single) -> Single:
@@ -167,20 +180,6 @@ def _products(left: Points, right: Points, part: slice, other: slice, half: bool
     return _round(products, rounding) if rounding == "half" else products  # doubling may overflow
 
 
-def _distances(
-    left: Points, right: Points, part: slice, other: slice, half: bool, products: Single | None = None
-) -> Single:
-    """D(u, v) for all pairs, (m, c)."""
-    rounding = left.rounding(right, part, other, half)
-    if products is None:
-        products = _products(left, right, part, other, half)
-    with np.errstate(invalid="ignore"):
-        distances = _round(left.rows(part, half)[1][:, None] - products, rounding)
-        distances += right.rows(other, half)[1][None, :]
-        distances = _round(distances, rounding)
-        return np.maximum(distances, 0, out=distances)
-
-
 def _round(values: Single, rounding: Rounding) -> Single:
     """Round to float16 if asked to; may work in place."""
     if rounding == "half":
@@ -195,7 +194,7 @@ def _is_finite(left: Points, right: Points, rows: slice, columns: slice) -> bool
         return False
     if left.rounding(right, rows, columns, half=True) == "half in range":
         return True
-    return all(bool(np.isfinite(_distances(left, right, *tile, half=True)).all()) for tile in _tiles(rows, columns))
+    return all(bool(np.isfinite(distances(left, right, *tile, half=True)).all()) for tile in _tiles(rows, columns))
 
 
 def _tiles(rows: slice, columns: slice) -> Iterator[tuple[slice, slice]]:

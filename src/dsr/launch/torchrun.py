@@ -18,4 +18,5 @@ def command_line(module: str, arguments: Sequence[str], processes: int, job: Slu
     else:
         return [sys.executable, "-m", module, *arguments]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *place, "--nproc-per-node", f"{processes}"]
-    return [*torchrun, "-m", module, *arguments]
+    # Without the two dashes torchrun looks for its own options among the command's, and finds `--run` ambiguous.
+    return [*torchrun, "-m", "--", module, *arguments]

@@ -53,14 +53,12 @@ class FigureSpec(Section):
     """Title of the project or demo."""
     published: bool
     """Whether published points are drawn beside measured ones."""
-    subject: str = ""
-    """What the maps are of, for the title; empty: 'the encoder' or 'the denoiser'."""
     note: str = ""
     """What else the subtitle says, such as the epoch of the weights."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of inputs by id; an input without one is labelled by its id."""
     layers: tuple[str, ...] = ()
-    """Layers to show ('1' is after the first block); empty: evenly spaced, the last block and the output."""
+    """Layers to show ('1' is after the first block); empty: at equal shares of the depth, and the output."""
     time: float = 0.5
     """Time t at which rows are compared."""
     image: int | None = None
@@ -77,6 +75,9 @@ class FigureSpec(Section):
     """FID against epochs: the row whose last FID the other one reaches earlier; empty draws no arrow."""
     faster: str = ""
     """FID against epochs: the row that reaches it."""
+
+
+_TTR_SUFFIX = {"none": "", "single": " + test-time register", "recursive": " + recursive test-time register"}
 
 
 def table(config: Config, names: Iterable[str] | None = None, command: str = "snakemake") -> TableSpec:
@@ -112,13 +113,18 @@ def table(config: Config, names: Iterable[str] | None = None, command: str = "sn
 
 
 def figure(config: Config, note: str = "") -> FigureSpec:
-    """Return the specification of the figures of rows; rows are compared at the middle one of ``figures.times``."""
+    """Return the specification of all figures; rows are compared at the middle one of ``figures.times``.
+
+    Inputs that show an encoder are named 'encoder:ttr', all others by their row.
+    """
     times = config.figures.times
     baseline, faster = _dual_stage_pair(config)
+    labels = {f"{name}:{ttr}": f"{name}{suffix}" for name in config.encoders for ttr, suffix in _TTR_SUFFIX.items()}
     return FigureSpec(
         name=config.name,
         published=config.published,
         note=note,
+        labels=labels,
         time=times[len(times) // 2],
         multiple=config.figures.outlier_multiple,
         images=config.figures.grid,
@@ -126,17 +132,6 @@ def figure(config: Config, note: str = "") -> FigureSpec:
         seed=config.sampling.seeds[0],
         baseline=baseline,
         faster=faster,
-    )
-
-
-def encoder_figure(config: Config, encoder: str) -> FigureSpec:
-    """Return the specification of an encoder's figures; inputs are named by their test-time registers."""
-    return FigureSpec(
-        name=config.name,
-        published=config.published,
-        subject=encoder,
-        labels={"none": "as it is", "single": "test-time register", "recursive": "recursive test-time register"},
-        multiple=config.figures.outlier_multiple,
     )
 
 

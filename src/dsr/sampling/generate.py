@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +21,8 @@ from dsr.config import SampleSpec, spec_hash
 from dsr.distributed import World
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.progress import Progress
-from dsr.sampling.sampler import Sampler
+from dsr.sampling.sampler import Drawing, Sampler
 from dsr.sampling.shards import Images, Shards
-from dsr.training.learner import set_arithmetic
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def generate(job: Job, world: World) -> None:
     Raises:
         UserError: if an input file is missing or does not fit the specification.
     """
-    set_arithmetic(job.spec.precision, job.threads)
+    torch.set_num_threads(job.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job.spec.precision != "fp32"
     sampler = Sampler(
         job.spec,
         weights=job.weights,
@@ -79,7 +81,7 @@ def generate(job: Job, world: World) -> None:
     shards = Shards(job.shards, origin, job.spec.images, (side, side, 3))
     missing = _missing(shards, world)
     log.info("%d of %d shards are to be sampled by %d processes", len(missing), len(shards.parts), world.size)
-    _draw(job, sampler, shards, missing[world.rank :: world.size], world)
+    draw(job, sampler, shards, missing[world.rank :: world.size], world)
     world.barrier()
     if world.is_main:
         digest = _publish(job, shards)
@@ -98,18 +100,28 @@ def _missing(shards: Shards, world: World) -> list[int]:
     return (world.sum(kept) == 0).nonzero().flatten().tolist()
 
 
-def _draw(job: Job, sampler: Sampler, shards: Shards, numbers: list[int], world: World) -> None:
-    """Draw and write the shards ``numbers``."""
+def draw(job: Job, sampler: Sampler, shards: Shards, numbers: list[int], world: World) -> None:
+    """Draw and write the shards ``numbers``; a shard is written while the next one is drawn."""
     progress = Progress(job.spec.images, shards.done()) if world.is_main else None
-    for number in numbers:
-        part, batches = shards.parts[number], []
-        for start in range(0, len(part), job.batch):
-            batches.append(sampler.images(part[start : start + job.batch]))
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        written: deque[Future[None]] = deque()
+        for number in numbers:
+            part = shards.parts[number]
+            drawings = [sampler.start(part[start : start + job.batch]) for start in range(0, len(part), job.batch)]
+            written.append(writer.submit(_write, shards, number, drawings))
+            if len(written) > 1:
+                written.popleft().result()
             if progress is not None:
-                progress.update(shards.done() + sum(map(len, batches)))
-        shards.write(number, np.concatenate(batches))
+                progress.update(shards.done())
+        for remaining in written:
+            remaining.result()
     if progress is not None:
+        progress.update(shards.done())
         progress.close()
+
+
+def _write(shards: Shards, number: int, drawings: Sequence[Drawing]) -> None:
+    shards.write(number, np.concatenate([drawing.wait() for drawing in drawings]))
 
 
 def _publish(job: Job, shards: Shards) -> str:

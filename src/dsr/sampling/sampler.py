@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dsr.analysis.images import to_images
+from dsr.analysis.images import quantised
+from dsr.compilation import compile_each
 from dsr.config import SampleSpec
 from dsr.denoiser.build import load_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
@@ -54,17 +56,33 @@ class Sampler:
             spec.autoencoder, encoder=None, neurons=None, statistics=statistics, decoder=decoder
         ).to(device)
         if spec.precision == "bf16":
-            _round_products(model)
-            _round_products(self._autoencoder)
-        self._model: Predictor = torch.compile(model) if compiled else model
+            round_products(model)
+            round_products(self._autoencoder)
+        if compiled and self._autoencoder.decoder is not None:
+            compile_each([*model.blocks, model.final_layer, *self._autoencoder.decoder.decoder_layers])
+        self._model: Predictor = model
+
+    def images(self, numbers: Sequence[int]) -> Images:
+        """Draw the images of these numbers, uint8 (n, H, W, 3).
+
+        Raises:
+            UserError: if a pixel is not a finite number.
+        """
+        return self.start(numbers).wait()
 
     @torch.inference_mode()
-    def images(self, numbers: Sequence[int]) -> Images:
-        """Draw the images of these numbers, uint8 (n, H, W, 3)."""
+    def start(self, numbers: Sequence[int]) -> Drawing:
+        """Begin to draw the images of these numbers; a GPU goes on while the caller does something else."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._spec.precision == "bf16"):
-            return to_images(self._autoencoder.decode(self._latents(numbers)))
+            pixels = self._autoencoder.decode(self.latents(numbers))
+        # To pinned memory, which is what makes these copies asynchronous.
+        images, finite = (x.to("cpu", non_blocking=True) for x in (quantised(pixels), pixels.isfinite().all()))
+        done = torch.cuda.Event() if self._device.type == "cuda" else None
+        if done is not None:
+            done.record()  # type: ignore[no-untyped-call]
+        return Drawing(numbers, images, finite, done)
 
-    def _latents(self, numbers: Sequence[int]) -> Tensor:
+    def latents(self, numbers: Sequence[int]) -> Tensor:
         """Draw normalised latents, (n, C, S, S) fp32."""
         spec = self._spec
         shape = (spec.model.channels, spec.model.grid, spec.model.grid)
@@ -80,7 +98,32 @@ class Sampler:
         return deque(states, maxlen=1).pop()
 
 
-def _round_products(module: nn.Module) -> None:
+@dataclass(frozen=True)
+class Drawing:
+    """Images that are being drawn."""
+
+    _numbers: Sequence[int]
+    _images: Tensor
+    _finite: Tensor
+    _done: torch.cuda.Event | None
+
+    def wait(self) -> Images:
+        """Return the images, uint8 (n, H, W, 3), when they are there; callable from any thread.
+
+        Raises:
+            UserError: if a pixel is not a finite number.
+        """
+        if self._done is not None:
+            self._done.synchronize()
+        if not self._finite:
+            raise UserError(
+                f"images {self._numbers[0]} to {self._numbers[-1]} are not finite numbers: the weights, statistics or"
+                " decoder are damaged or do not belong together"
+            )
+        return self._images.numpy()
+
+
+def round_products(module: nn.Module) -> None:
     """Store the weights of matrix products in bf16, to which autocast would round them at every evaluation."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):

@@ -119,20 +119,24 @@ class Samples:
         """Micro-batches of the next step; take all of them before the step after."""
         step, self._step = self._step, self._step + 1
         recipe, batch = self._spec.recipe, self._share.batch
-        times = self._flow.times(torch.from_numpy(uniforms(recipe.seed, "time", step, batch)).float())
+        times = self._sent(self._flow.times(torch.from_numpy(uniforms(recipe.seed, "time", step, batch)).float()))
         dropout = self._spec.model.denoiser.class_dropout
-        dropped = torch.from_numpy(uniforms(recipe.seed, "drop", step, batch) < dropout)
+        dropped = self._sent(torch.from_numpy(uniforms(recipe.seed, "drop", step, batch) < dropout))
         for part in self._share.micro_batches:
             pixels, labels = next(self._pixels)
-            labels = labels.masked_fill(dropped[part], self._spec.model.classes)
+            labels = labels.to(self._device, non_blocking=True)
             latents = self._encode(pixels.to(self._device, non_blocking=True).float() / 255)
             positions = range(step * batch + part.start, step * batch + part.stop)
             yield MicroBatch(
                 x1=latents,
                 x0=noise(recipe.seed, "noise", positions, latents.shape[1:], self._device),
-                t=times[part].to(self._device),
-                y=labels.to(self._device),
+                t=times[part],
+                y=labels.masked_fill(dropped[part], self._spec.model.classes),
             )
+
+    def _sent(self, values: Tensor) -> Tensor:
+        """Copy to the device without waiting for what it is doing, which takes pinned memory."""
+        return values.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else values
 
     def blank(self) -> MicroBatch:
         """Zeros in the shape of a micro-batch."""

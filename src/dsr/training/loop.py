@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dsr import files
+from dsr.compilation import compile_each, compiled
 from dsr.data.images import PreparedImages
 from dsr.denoiser.build import build_denoiser
 from dsr.distributed import World
@@ -56,7 +57,7 @@ def train(job: Job, world: World) -> bool:
 
 def _run(job: Job, world: World, request: StopRequest, resumed: int) -> bool:
     """Train from the state of step ``resumed`` (-1: from the beginning); False if asked to leave before the end."""
-    set_arithmetic(job.spec.recipe.precision, job.threads)
+    set_arithmetic(job.spec.recipe.precision, job.threads, deterministic=job.deterministic)
     share = Share.of(world, job.spec.recipe.batch, job.micro_batch)
     learner = _learner(job, world, share)
     if resumed >= 0:
@@ -72,21 +73,20 @@ def _run(job: Job, world: World, request: StopRequest, resumed: int) -> bool:
 def _loop(
     job: Job, world: World, request: StopRequest, learner: Learner, samples: Samples, progress: Progress | None
 ) -> bool:
+    """Report, checkpoint, leave if it is time to, step; False if asked to leave before the milestone."""
     recipe, saved_step, saved_at = job.recipe(), learner.step, time.monotonic()
     result: StepResult | None = None
     while True:
-        # Report.
         if progress is not None and result is not None:
             progress.update(learner.step, result)
 
-        # Checkpoint, at the milestone at the latest. The other processes wait for the first in the next step.
+        # Only the first process writes; the others wait for it in the next step, or where they leave.
         finished, stopping = learner.step >= job.last_step, result is not None and result.stop
         due = time.monotonic() - saved_at >= 60.0 * job.checkpoint_minutes
         if world.is_main and learner.step > saved_step and (due or finished or stopping):
             _save(job, learner, recipe)
             saved_step, saved_at = learner.step, time.monotonic()
 
-        # Done?
         if finished:
             if world.is_main:
                 snapshot.write(job.run_dir, learner, job.spec, job.epoch)
@@ -99,7 +99,6 @@ def _loop(
                 )  # fmt: skip
             return False
 
-        # Step.
         try:
             result = learner.update(samples.next_step(), stop=lambda: bool(request.reason))
         except NotFiniteError as error:
@@ -112,7 +111,7 @@ def _learner(job: Job, world: World, share: Share) -> Learner:
     torch.manual_seed(derive(recipe.seed, "init"))
     model = build_denoiser(job.spec.model, train_all=recipe.train_all)
     if job.compile:
-        model.compile()  # type: ignore[no-untyped-call]
+        compile_each([*model.blocks, model.final_layer])
     return Learner(
         model,
         Flow.from_config(job.spec.flow),
@@ -128,7 +127,7 @@ def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     autoencoder = load_autoencoder(
         job.spec.autoencoder, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
     ).to(world.device)
-    encode = torch.compile(autoencoder.encode) if job.compile else autoencoder.encode
+    encode = compiled(autoencoder.encode) if job.compile else autoencoder.encode
     return Samples(job.spec, PreparedImages(job.images), encode, world, share, first=first, workers=job.workers)
 
 

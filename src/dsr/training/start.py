@@ -12,7 +12,7 @@ import torch
 
 from dsr import files
 from dsr.config import TrainSpec, differing_keys, spec_hash
-from dsr.data.images import check_index
+from dsr.data.index import check_index
 from dsr.distributed import World
 from dsr.errors import UserError
 from dsr.training import checkpoint
@@ -54,6 +54,8 @@ class Job:
     """CPU threads per process."""
     compile: bool = False
     """Compile encoder and denoiser."""
+    deterministic: bool = True
+    """Make GPUs compute the same bits in every start, at some cost of speed; CPUs do so anyway."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints."""
     log_every: int = 100
@@ -113,6 +115,7 @@ def decide(job: Job) -> Start:
     snapshot = snapshot_path(job.run_dir, job.epoch, job.spec.recipe.ema[0])
     path = checkpoint.newest(job.run_dir)
     if path is None:
+        checkpoint.clean(job.run_dir, 0)
         if snapshot.exists():
             log.warning("%s exists but the run has no state; publishing it again without training", snapshot)
             return Start(None, finished=True)

@@ -43,9 +43,9 @@ class StopRequest:
 def stop_request(minutes: float | None = None) -> Iterator[StopRequest]:
     """Note SIGTERM and SIGINT instead of dying of them, and count ``minutes`` from now (null: no limit).
 
-    torchrun passes a SIGTERM on to its workers and kills them 30 seconds later (a constant of torch 2.8): the step
-    in progress and one checkpoint must fit, or the last regular checkpoint is what remains. A time budget has no
-    such limit.
+    Left to itself, torchrun passes a SIGTERM on and kills its workers 30 seconds later (a constant of torch 2.8): then
+    the step in progress and one checkpoint must fit into that, or the last regular checkpoint is what remains.
+    `dsr.commands.launch` keeps torchrun from that in SLURM jobs, and a time budget has no such limit anywhere.
     """
     request = StopRequest(minutes)
     previous = {number: signal.signal(number, request.note) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -24,10 +24,11 @@ class Golden:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """|got - expected| <= atol + rtol * |expected|, elementwise; both zero means exact."""
+    """|got - expected| <= atol + rtol * |expected|, elementwise, but for up to ``flips`` values; all zero is exact."""
 
     rtol: float = 0.0
     atol: float = 0.0
+    flips: int = 0
 
 
 Computed = Mapping[str, np.ndarray | float | int]

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from dsr.analysis.maps import OUTPUT, TokenMaps, default_layers
 from dsr.errors import UserError
 from dsr.report.specs import FigureSpec
 
 
-def choose_layers(spec: FigureSpec, files: Sequence[TokenMaps], count: int = 7) -> list[str]:
-    """Return the layers asked for, or ``count`` among those that all files have.
+@dataclass(frozen=True)
+class Columns:
+    """Which layer of each file is in which column."""
+
+    headings: list[str]
+    layers: dict[str, list[str]]
+    """Layer names of every file, one per column."""
+    same: bool
+    """Whether a column is the same layer of every file; otherwise it is the same share of the depth."""
+
+
+def choose_columns(spec: FigureSpec, files: Mapping[str, TokenMaps], count: int = 7) -> Columns:
+    """Choose the layers asked for, or ``count`` at equal shares of every network's depth, the output included.
 
     Raises:
         UserError: if a layer asked for is in none of the files.
     """
-    shared = [layer for layer in files[0].layers.tolist() if all(layer in file.layers for file in files)]
-    if not spec.layers:
-        return default_layers(shared, count)
-    unknown = [layer for layer in spec.layers if not any(layer in file.layers for file in files)]
-    if unknown:
-        raise UserError(f"layers {', '.join(unknown)} are in none of the maps; known: {', '.join(shared)}")
-    return list(spec.layers)
+    known = {name: file.layers.tolist() for name, file in files.items()}
+    if spec.layers:
+        unknown = [layer for layer in spec.layers if not any(layer in layers for layers in known.values())]
+        if unknown:
+            longest = max(known.values(), key=len)
+            raise UserError(f"layers {', '.join(unknown)} are in none of the maps; known: {', '.join(longest)}")
+        return Columns([_heading(layer) for layer in spec.layers], {name: [*spec.layers] for name in files}, True)
+    count = min([count, *map(len, known.values())])
+    layers = {name: default_layers(known[name], count) for name in files}
+    first, *others = layers.values()
+    if all(other == first for other in others):
+        return Columns([_heading(layer) for layer in first], layers, True)
+    shares = [f"depth {number}/{count - 1}" for number in range(1, count - 1)]
+    return Columns([*shares, "last block", OUTPUT], layers, False)
 
 
-def column_name(layer: str) -> str:
-    """Heading of a layer."""
+def _heading(layer: str) -> str:
     return layer if layer == OUTPUT else f"block {layer}"
 
 
@@ -49,9 +67,9 @@ def is_denoiser(file: TokenMaps) -> bool:
     return bool(file.times.max() > 0)
 
 
-def subject_of(spec: FigureSpec, file: TokenMaps) -> str:
+def subject_of(file: TokenMaps) -> str:
     """What the maps are of."""
-    return spec.subject or ("the denoiser" if is_denoiser(file) else "the encoder")
+    return "the denoiser" if is_denoiser(file) else "the encoder"
 
 
 def subtitle_parts(spec: FigureSpec) -> list[str]:

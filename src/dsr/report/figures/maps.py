@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,7 @@ from matplotlib.figure import Figure
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.analysis.outliers import outlier_ratio, relative_norms
 from dsr.report.figures.choose import (
-    choose_layers,
-    column_name,
+    choose_columns,
     image_position,
     is_denoiser,
     label_of,
@@ -36,7 +36,7 @@ def norms(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         rows,
         columns,
         _norm_scale(spec, rows),
-        title="Token norms" + _where(spec, files),
+        title="Token norms" + _where(files),
         subtitle=_subtitle(spec, files, _norm_text(spec)),
         **_heads(files),
     )
@@ -45,17 +45,17 @@ def norms(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
 def times(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     """Show token norms at every t, of one file or of several."""
     files = {name: TokenMaps.load(path) for name, path in inputs.items()}
-    layers = choose_layers(spec, list(files.values()))
+    columns = choose_columns(spec, files)
     rows = []
     for name, file in files.items():
         label = "" if len(files) == 1 else f"{label_of(spec, name)}, "
         for position, time in enumerate(file.times):
-            row = _row(file, f"{label}t = {time:g}", layers, image_position(spec, file), position, _norm(spec))
-            rows.append(row)
+            shown = _Shown(file, image_position(spec, file), position, columns.layers[name], not columns.same)
+            rows.append(_row(shown, f"{label}t = {time:g}", _norm(spec)))
     owner = f" of {label_of(spec, next(iter(files)))}" if len(files) == 1 else ""
     return draw_maps(
         rows,
-        [column_name(layer) for layer in layers],
+        columns.headings,
         _norm_scale(spec, rows),
         title=f"Token norms{owner} across noise levels",
         subtitle=_subtitle(spec, files, f"t = 1 is noise; {_norm_text(spec)}", timed=False),
@@ -74,7 +74,7 @@ def components(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         rows,
         columns,
         Scale("projection (each map on its own scale)"),
-        title="First principal component of the tokens" + _where(spec, files),
+        title="First principal component of the tokens" + _where(files),
         subtitle=_subtitle(spec, files, "signed so that the largest value is positive"),
         **_heads(files),
     )
@@ -89,7 +89,7 @@ def attention(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
             return None, ""
         count = int(np.isfinite(file.register_norms[image, time, layer]).sum())
         relative = shares * (shares.size + count)
-        return relative, f"max {relative.max():.1f}×" + (f", reg. {registers:.0%}" if count else "")
+        return relative, f"max {relative.max():.1f}×" + (f"\nregisters {registers:.0%}" if count else "")
 
     rows, columns, files = _compare(spec, inputs, received, output=False)
     values = _values(rows)
@@ -98,7 +98,7 @@ def attention(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         rows,
         columns,
         Scale("attention received (1 = equal shares)", LogNorm(low, high, clip=True), _ticks(low, high)),
-        title="Attention received" + _where(spec, files),
+        title="Attention received" + _where(files),
         subtitle=_subtitle(
             spec,
             files,
@@ -108,28 +108,47 @@ def attention(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     )
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What one row of panels shows of a file."""
+
+    file: TokenMaps
+    image: int
+    time: int
+    layers: Sequence[str]
+    named: bool
+    """Whether notes say which block it is."""
+
+
 def _compare(
     spec: FigureSpec, inputs: Mapping[str, Path], quantity: Quantity, output: bool = True
 ) -> tuple[list[MapRow], list[str], dict[str, TokenMaps]]:
     files = {name: TokenMaps.load(path) for name, path in inputs.items()}
-    layers = [layer for layer in choose_layers(spec, list(files.values())) if output or layer != OUTPUT]
-    rows = [
-        _row(file, label_of(spec, name), layers, image_position(spec, file), time_position(spec, file), quantity)
-        for name, file in files.items()
-    ]
-    return rows, [column_name(layer) for layer in layers], files
+    columns = choose_columns(spec, files)
+    kept = [place for place, heading in enumerate(columns.headings) if output or heading != OUTPUT]
+    rows = []
+    for name, file in files.items():
+        layers = [columns.layers[name][place] for place in kept]
+        shown = _Shown(file, image_position(spec, file), time_position(spec, file), layers, not columns.same)
+        rows.append(_row(shown, label_of(spec, name), quantity))
+    return rows, [columns.headings[place] for place in kept], files
 
 
-def _row(file: TokenMaps, label: str, layers: Sequence[str], image: int, time: int, quantity: Quantity) -> MapRow:
+def _row(shown: _Shown, label: str, quantity: Quantity) -> MapRow:
     """Make a row of panels; a layer that the file lacks is left out."""
-    known = file.layers.tolist()
-    found = [quantity(file, image, time, known.index(layer)) if layer in known else (None, "") for layer in layers]
+    file, known = shown.file, shown.file.layers.tolist()
+    maps: list[Map | None] = []
+    notes = []
+    for layer in shown.layers:
+        values, note = quantity(file, shown.image, shown.time, known.index(layer)) if layer in known else (None, "")
+        maps.append(values)
+        notes.append(f"block {layer}\n{note}" if shown.named and layer != OUTPUT else note)
     return MapRow(
         label=label,
-        maps=[values for values, _ in found],
-        notes=[note for _, note in found],
-        before=file.images[image],
-        after=file.decoded[image, time] if file.decoded.size else None,
+        maps=maps,
+        notes=notes,
+        before=file.images[shown.image],
+        after=file.decoded[shown.image, shown.time] if file.decoded.size else None,
     )
 
 
@@ -167,8 +186,8 @@ def _values(rows: Sequence[MapRow]) -> npt.NDArray[np.float64]:
     return np.asarray(values[np.isfinite(values)], np.float64)
 
 
-def _where(spec: FigureSpec, files: Mapping[str, TokenMaps]) -> str:
-    return f" in {subject_of(spec, next(iter(files.values())))}"
+def _where(files: Mapping[str, TokenMaps]) -> str:
+    return f" in {subject_of(next(iter(files.values())))}"
 
 
 def _heads(files: Mapping[str, TokenMaps]) -> dict[str, str]:

@@ -10,11 +10,10 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from dsr.analysis.maps import TokenMaps
+from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.analysis.outliers import outlier_ratio
 from dsr.report.figures.choose import (
-    choose_layers,
-    column_name,
+    choose_columns,
     is_denoiser,
     label_of,
     subject_of,
@@ -31,8 +30,8 @@ _WIDTH, _HEIGHT, _HEADER = 0.78, 0.44, 0.28
 def outliers(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     """Draw the share of outlier tokens of every file (rows) after every chosen layer (columns), over all images."""
     files = {name: TokenMaps.load(path) for name, path in inputs.items()}
-    layers = choose_layers(spec, list(files.values()), count=9)
-    ratios = np.array([[_ratio(spec, file, layer) for layer in layers] for file in files.values()])
+    columns = choose_columns(spec, files, count=9)
+    ratios = np.array([[_ratio(spec, files[name], layer) for layer in columns.layers[name]] for name in files])
     labels = [label_of(spec, name) for name in files]
     first = next(iter(files.values()))
     parts = [*subtitle_parts(spec), f"{len(first.indices)} validation image{'s' if len(first.indices) > 1 else ''}"]
@@ -40,24 +39,25 @@ def outliers(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         parts.append(f"t = {first.times[time_position(spec, first)]:g}")
     subtitle = " · ".join([*parts, f"share of tokens whose norm exceeds {spec.multiple:g}× the median of their map"])
     left = EDGE + text_width(labels, BODY) + 0.12
-    width = max(left + len(layers) * _WIDTH + EDGE, 5.0)
+    width = max(left + len(columns.headings) * _WIDTH + EDGE, 5.0)
     top = heading_height(subtitle, width) + _HEADER
     height = top + len(files) * _HEIGHT + EDGE
     figure = Figure(figsize=(width, height))
-    heading(figure, f"Outlier tokens in {subject_of(spec, first)}", subtitle)
-    box = (left / width, EDGE / height, len(layers) * _WIDTH / width, len(files) * _HEIGHT / height)
+    heading(figure, f"Outlier tokens in {subject_of(first)}", subtitle)
+    box = (left / width, EDGE / height, len(columns.headings) * _WIDTH / width, len(files) * _HEIGHT / height)
     axes = figure.add_axes(box)
     norm = Normalize(0.0, max(float(np.nanmax(ratios)), 0.01))
     axes.pcolormesh(ratios, cmap=MAP, norm=norm, edgecolors="white", linewidth=1.5)
     axes.invert_yaxis()
-    axes.set_xticks(np.arange(len(layers)) + 0.5, labels=[column_name(layer) for layer in layers], fontsize=SMALL)
+    axes.set_xticks(np.arange(len(columns.headings)) + 0.5, labels=columns.headings, fontsize=SMALL)
     axes.set_yticks(np.arange(len(labels)) + 0.5, labels=labels, fontsize=BODY)
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelcolor=mpl.rcParams["text.color"])
     axes.spines[:].set_visible(False)
     for row, column in np.argwhere(np.isfinite(ratios)):
         shade = "black" if norm(ratios[row, column]) > 0.6 else "white"
-        text = f"{ratios[row, column]:.1%}"
+        layer = [*columns.layers.values()][row][column]
+        text = f"{ratios[row, column]:.1%}" + ("" if columns.same or layer == OUTPUT else f"\nblock {layer}")
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=shade, fontsize=SMALL)
     return figure
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from dsr.report.figures.style import BODY, EDGE, FRAME, MAP, MUTED, NOTE, SMALL, heading, heading_height, text_width
 
-CELL, GAP, NOTE_HEIGHT, HEADER = 1.0, 0.07, 0.17, 0.24
-"""Inches: side of a panel, space between panels, room for a note below one, column headings."""
+CELL, GAP, NOTE_HEIGHT, LINE, HEADER = 1.0, 0.07, 0.17, 0.12, 0.24
+"""Inches: side of a panel, space between panels, a note below one, each further line of it, column headings."""
 BAR, BAR_WIDTH = 1.05, 0.14
 """Inches: room at the right for the colour bar with its labels, and its own width."""
 LABEL_CHARACTERS = 20
@@ -65,11 +65,12 @@ def draw_maps(
     after: str = "",
 ) -> Figure:
     """Draw rows of maps under ``columns``; ``before`` and ``after`` head the columns of images."""
-    labels = ["\n".join(textwrap.wrap(row.label, LABEL_CHARACTERS)) for row in rows]
+    labels = ["\n".join(textwrap.wrap(row.label, LABEL_CHARACTERS, break_on_hyphens=False)) for row in rows]
     heads = [before] * bool(before) + list(columns) + [after] * bool(after)
     left = EDGE + text_width(labels, BODY) + 0.12
     width = left + len(heads) * (CELL + GAP) + BAR
-    pitch = CELL + NOTE_HEIGHT + GAP
+    notes = max(note.count("\n") for row in rows for note in row.notes) * LINE + NOTE_HEIGHT
+    pitch = CELL + notes + GAP
     top = heading_height(subtitle, width) + HEADER
     height = top + len(rows) * pitch + EDGE
     figure = Figure(figsize=(width, height))
@@ -95,7 +96,7 @@ def draw_maps(
                 axes.set_xlabel(row.notes[place], fontsize=NOTE, color=MUTED, labelpad=2.5)
             else:
                 axes.imshow(content, interpolation="lanczos")
-    _colour_bar(figure, scale, left + len(heads) * (CELL + GAP) + 0.1, top, len(rows) * pitch - NOTE_HEIGHT - GAP)
+    _colour_bar(figure, scale, left + len(heads) * (CELL + GAP) + 0.1, top, len(rows) * pitch - notes - GAP)
     return figure
 
 

@@ -1,0 +1,86 @@
+"""Speed of the encoders, with and without test-time registers: `PYTHONPATH=src python -m benchmarks.encode`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import inputs, machine
+from dsr.compilation import compiled
+from dsr.config import AutoencoderSpec
+from dsr.encoder import neuron_lists
+from dsr.encoder.autoencoder import Autoencoder
+from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.ttr import with_registers
+from dsr.training.learner import set_arithmetic
+
+
+def autoencoder(spec: AutoencoderSpec) -> Autoencoder:
+    """Make an encoder with random weights on the GPU, with the test-time registers of ``spec``."""
+    encoder = Siglip2Encoder.from_vision_model(inputs.vision_model(spec), input_size=spec.encoder.input_size)
+    path = inputs.neurons(spec.passes)
+    if path is not None and spec.ttr is not None:
+        encoder = with_registers(encoder, neuron_lists.read(path).layers, spec.ttr)
+    return Autoencoder(encoder=encoder, decoder=None, normaliser=None).cuda()
+
+
+def measure(
+    row: str, *, batch: int, compile: bool, ceiling: dict[str, float], profile: bool = False, ttr: bool = True
+) -> dict[str, Any]:
+    """Encode one batch again and again; ``ttr`` off measures the plain encoder of a row that has registers."""
+    machine.fresh()
+    set_arithmetic("tf32", 1, deterministic=False)
+    spec = inputs.paper().train(row).autoencoder
+    if not ttr:
+        spec = spec.model_copy(update={"passes": "none", "ttr": None})
+    model = autoencoder(spec)
+    pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
+    with FlopCounterMode(display=False) as counter:
+        model.encode(pixels[:1])
+    encode = compiled(model.encode) if compile else model.encode
+    time = machine.seconds(lambda: encode(pixels), repeats=10, warmup=3)
+    achieved = counter.get_total_flops() * batch / time
+    result: dict[str, Any] = {
+        "stage": "encode",
+        "encoder": spec.encoder.hub.split("/")[1],
+        "ttr": spec.passes,
+        "batch": batch,
+        "compiled": compile,
+        "images/s": batch / time,
+        "TFLOP/s": achieved / 1e12,
+        "of ceiling": achieved / ceiling["tf32"],
+        "peak GiB": machine.peak_gib(),
+    }
+    if profile:
+        result["kernels (ms)"] = machine.kernel_times(lambda: [encode(pixels) for _ in range(3)], 3)
+    return result
+
+
+def main() -> None:
+    """Measure both encoders, plain and with registers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=["dit-siglip2b-dsr", "dit-so400m-dsr"], help="rows of the table")
+    parser.add_argument("--batch", type=int, default=128, help="images that are encoded together")
+    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--profile", action="store_true", help="list kernels")
+    machine.add_output(parser)
+    options = parser.parse_args()
+    machine.one_gpu()
+    ceiling = machine.ceilings()
+    machine.report(
+        [
+            measure(
+                row, batch=options.batch, compile=not options.eager, ceiling=ceiling, profile=options.profile, ttr=ttr
+            )
+            for row in options.rows
+            for ttr in (False, True)
+        ],
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

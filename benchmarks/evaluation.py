@@ -1,0 +1,185 @@
+"""Time and memory of the metrics beside the official formulation: `python benchmarks/evaluation.py --images 50000`.
+
+Synthetic features, 2048 wide, with the squared norm of Inception's. The official column computes what the ADM
+evaluator computes: numpy.cov, scipy.linalg.sqrtm of the product, float32 softmax, and float16 distances in TensorFlow,
+10,000 x 10,000 at a time. Each cell is a process of its own, so its peak memory is its own; the features and the
+imports are in the peak, not in the time. The network is not part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+WIDTH, CLASSES, SPLIT, BLOCK, NEIGHBOURS = 2048, 1008, 5000, 10_000, 3
+
+Metric = Callable[[np.ndarray, np.ndarray], object]
+
+
+def draw_features(count: int, seed: int) -> np.ndarray:
+    """Non-negative, correlated float32 features (count, 2048) with |x|^2 around 455; the seed moves them a little."""
+    generator = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99).standard_normal((64, WIDTH), dtype=np.float32) * np.float32(0.06 + 0.001 * seed)
+    rows = generator.standard_normal((count, 64), dtype=np.float32) @ mixing
+    for start in range(0, count, BLOCK):
+        part = rows[start : start + BLOCK]
+        part += 0.5 * generator.standard_normal(part.shape, dtype=np.float32)
+        np.abs(part, out=part)
+        part *= np.sqrt(455 / np.square(part[:1000]).sum(axis=1).mean())
+    return rows
+
+
+def draw_weights() -> np.ndarray:
+    """Softmax weights (2048, 1008)."""
+    return np.random.default_rng(7).standard_normal((WIDTH, CLASSES), dtype=np.float32) / 10
+
+
+def our_fid(sample: np.ndarray, reference: np.ndarray) -> float:
+    """FID by factors and singular values."""
+    from dsr.evaluation import frechet
+
+    return frechet.distance(frechet.fit(sample), frechet.fit(reference))
+
+
+def official_fid(sample: np.ndarray, reference: np.ndarray) -> float:
+    """FID by the matrix root of the product."""
+    from scipy.linalg import sqrtm
+
+    (mean, sigma), (other, other_sigma) = (
+        (rows.mean(axis=0), np.cov(rows, rowvar=False)) for rows in (sample, reference)
+    )
+    root = np.real(sqrtm(sigma @ other_sigma))
+    difference = mean - other
+    return float(difference @ difference + np.trace(sigma) + np.trace(other_sigma) - 2 * np.trace(root))
+
+
+def our_inception_score(sample: np.ndarray, reference: np.ndarray) -> float:
+    """Inception Score from log-probabilities."""
+    from dsr.evaluation.inception_score import inception_score
+
+    return inception_score(sample, draw_weights())
+
+
+def official_inception_score(sample: np.ndarray, reference: np.ndarray) -> float:
+    """Inception Score from float32 probabilities."""
+    import tensorflow as tf
+
+    weights = draw_weights()
+    p = np.concatenate(
+        [tf.nn.softmax(sample[start : start + 512] @ weights).numpy() for start in range(0, len(sample), 512)]
+    )
+    scores = []
+    for start in range(0, len(p), SPLIT):
+        part = p[start : start + SPLIT]
+        divergence = part * (np.log(part) - np.log(part.mean(axis=0, keepdims=True)))
+        scores.append(np.exp(divergence.sum(axis=1).mean()))
+    return float(np.mean(scores))
+
+
+def our_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Precision and Recall in the float16 protocol."""
+    return _our_precision_recall(sample, reference, half=True)
+
+
+def our_precision_recall_f32(sample: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Precision and Recall in float32."""
+    return _our_precision_recall(sample, reference, half=False)
+
+
+def _our_precision_recall(sample: np.ndarray, reference: np.ndarray, *, half: bool) -> tuple[float, float]:
+    from dsr.evaluation.neighbours import Points, precision_recall, radii
+
+    left, right = Points(reference, half=half), Points(sample, half=half)
+    found = precision_recall(left, right, radii(left, NEIGHBOURS), radii(right, NEIGHBOURS))
+    return found.precision, found.recall
+
+
+def official_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Precision and Recall with TensorFlow's float16 blocks and a partition of whole rows."""
+    radius, sample_radius = _official_radii(reference), _official_radii(sample)
+    inside_sample, inside_reference = np.zeros(len(sample), bool), np.zeros(len(reference), bool)
+    for start in range(0, len(reference), BLOCK):
+        rows = slice(start, start + BLOCK)
+        for begin in range(0, len(sample), BLOCK):
+            columns = slice(begin, begin + BLOCK)
+            block = _official_distances(reference[rows], sample[columns])
+            inside_sample[columns] |= (block <= radius[rows, None]).any(axis=0)
+            inside_reference[rows] |= (block <= sample_radius[None, columns]).any(axis=1)
+    return float(inside_sample.mean()), float(inside_reference.mean())
+
+
+def _official_radii(rows: np.ndarray) -> np.ndarray:
+    result = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        whole = np.empty((len(part), len(rows)), np.float16)
+        for begin in range(0, len(rows), BLOCK):
+            whole[:, begin : begin + BLOCK] = _official_distances(part, rows[begin : begin + BLOCK])
+        result[start : start + BLOCK] = np.partition(whole, NEIGHBOURS, axis=1)[:, NEIGHBOURS]
+    return result
+
+
+def _official_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    import tensorflow as tf
+
+    for kind in (np.float16, np.float32):
+        u, v = tf.constant(left.astype(kind)), tf.constant(right.astype(kind))
+        norms, others = (tf.reduce_sum(tf.square(points), 1) for points in (u, v))
+        block = tf.maximum(norms[:, None] - 2 * tf.matmul(u, v, transpose_b=True) + others[None], 0.0).numpy()
+        if np.isfinite(block).all():
+            break
+    return block
+
+
+STAGES: dict[str, tuple[Metric, Metric | None]] = {
+    "FID": (our_fid, official_fid),
+    "Inception Score": (our_inception_score, official_inception_score),
+    "Precision, Recall": (our_precision_recall, official_precision_recall),
+    "the same in float32": (our_precision_recall_f32, None),
+}
+
+
+def measure(metric: Metric, images: int, references: int) -> tuple[float, float, object]:
+    """Seconds, peak GiB of the process, result."""
+    if "official" in metric.__name__:
+        importlib.import_module("tensorflow")
+    sample, reference = draw_features(images, 1), draw_features(references, 0)
+    start = time.perf_counter()
+    result = metric(sample, reference)
+    seconds = time.perf_counter() - start
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, result
+
+
+def main() -> None:
+    """Print one line per metric."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=5_000, help="samples")
+    parser.add_argument("--references", type=int, default=10_000, help="reference images")
+    parser.add_argument("--metrics", nargs="+", default=list(STAGES), choices=list(STAGES), help="what to measure")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    print(f"{arguments.images} samples, {arguments.references} references, {WIDTH} wide, {os.cpu_count()} cores")
+    print(f"{'':20}{'seconds: ours':>15}{'official':>10}{'ratio':>7}{'GiB: ours':>12}{'official':>10}  results")
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for name in arguments.metrics:
+            seconds, memory, result = pool.apply(measure, (STAGES[name][0], arguments.images, arguments.references))
+            line = [f"{seconds:.1f}", "-", "-", f"{memory:.2f}", "-", f"  {result}"]
+            if STAGES[name][1] is not None:
+                other = pool.apply(measure, (STAGES[name][1], arguments.images, arguments.references))
+                line[1], line[2], line[4] = f"{other[0]:.1f}", f"{other[0] / seconds:.1f}", f"{other[1]:.2f}"
+                line[5] += f" {other[2]}"
+            widths = (15, 10, 7, 12, 10, 0)
+            print(
+                f"{name:20}" + "".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What the benchmarks work on: the paper's configuration, full-size random weights, and images of noise."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from dsr.config import AutoencoderSpec, Config, ModelSpec, load
+from dsr.data.prepare import write_index, write_shard
+from dsr.denoiser.build import build_denoiser
+from dsr.encoder.autoencoder import build_decoder
+from dsr.latents.statistics import LatentStatistics
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SHAPES = {
+    "siglip2-b": {"intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "siglip2-so400m": {"intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16},
+}
+"""What the configuration does not say about the published encoders."""
+
+NEURONS = {"single": "siglip2-b-single.json", "recursive": "siglip2-so400m-recursive.json"}
+"""The released lists, by passes; each is of the one encoder that the paper uses it with."""
+
+SPREAD = 0.02
+"""Standard deviation of random weights."""
+
+
+def paper() -> Config:
+    """Read the configuration of the paper."""
+    return load(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
+
+
+def neurons(passes: str) -> Path | None:
+    """Return the neuron file for a row's test-time registers."""
+    return ROOT / "src/dsr/encoder/neurons" / NEURONS[passes] if passes in NEURONS else None
+
+
+def vision_model(spec: AutoencoderSpec) -> SiglipVisionModel:
+    """Make the vision tower of an encoder with random weights, on the GPU."""
+    encoder = spec.encoder
+    name = next(name for name in SHAPES if name.split("-")[1] in encoder.hub)
+    config = SiglipVisionConfig(
+        hidden_size=encoder.width,
+        image_size=encoder.input_size,
+        patch_size=encoder.patch_size,
+        vision_use_head=False,
+        **SHAPES[name],
+    )
+    with torch.device("cuda"):
+        model = SiglipVisionModel(config)
+    return model.eval()
+
+
+def encoder_folder(spec: AutoencoderSpec, folder: Path) -> Path:
+    """Write an encoder as the hub has it."""
+    vision_model(spec).save_pretrained(folder)
+    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    return folder
+
+
+def statistics_file(spec: AutoencoderSpec, path: Path) -> Path:
+    """Write latent statistics of noise."""
+    statistics = LatentStatistics(spec.latent_shape)
+    statistics.update(torch.randn(8, *spec.latent_shape))
+    statistics.save(path)
+    return path
+
+
+def decoder_file(spec: AutoencoderSpec, path: Path) -> Path:
+    """Write a decoder with its initial weights."""
+    with torch.device("cuda"):
+        decoder = build_decoder(spec)
+    save_file({name: value.contiguous() for name, value in decoder.state_dict().items()}, path)
+    return path
+
+
+def denoiser(spec: ModelSpec) -> nn.Module:
+    """Make a denoiser with random weights on the GPU; none is zero, as many initial ones are."""
+    with torch.device("cuda"):
+        model = build_denoiser(spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=SPREAD)
+    return model
+
+
+def denoiser_file(spec: ModelSpec, path: Path) -> Path:
+    """Write a denoiser with random weights."""
+    save_file({name: value.contiguous() for name, value in denoiser(spec).state_dict().items()}, path)
+    return path
+
+
+def prepared_images(folder: Path, images: int, classes: int = 8, size: int = 256) -> Path:
+    """Write prepared images that compress like photographs, and return their index."""
+    raw, shards = folder / "raw", 8
+    paths = [raw / f"class{number % classes}" / f"{number:06d}.png" for number in range(images)]
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        pool.starmap(_write_image, [(path, number, size) for number, path in enumerate(paths)], chunksize=32)
+        outputs = [folder / f"shard-{number:05d}.zip" for number in range(shards)]
+        pool.starmap(write_shard, [(raw, size, number, shards, output) for number, output in enumerate(outputs)])
+    shutil.rmtree(raw)
+    write_index(outputs, folder / "index.npz")
+    return folder / "index.npz"
+
+
+def _write_image(path: Path, seed: int, size: int) -> None:
+    """Write noise with as much power in every octave, and a little grain: about 100 kB at 256 pixels."""
+    generator = np.random.default_rng(seed)
+    pixels = np.full((size, size, 3), 128.0)
+    for side in (4, 8, 16, 32, 64):
+        octave = Image.fromarray(generator.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        pixels += 0.4 * (np.asarray(octave.resize((size, size), Image.Resampling.BICUBIC)) - 128.0)
+    pixels += generator.normal(0, 3, pixels.shape)
+    stream = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, format="PNG", compress_level=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(stream.getvalue())

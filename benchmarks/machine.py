@@ -1,0 +1,136 @@
+"""The accelerator that a benchmark runs on: its ceilings, time, memory, and where the time of its kernels goes."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from dsr.distributed import World
+from dsr.errors import UserError
+
+SIDE = 8192
+"""Side of the square matrices whose product gives the ceilings."""
+
+KINDS = {
+    "optimizer and averages": r"multi_tensor|adam|lerp|foreach",
+    "attention": r"flash|fmha|attention|flex|sdpa",
+    "matrix products": r"gemm|nvjet|cutlass|xmma|cublas|conv|implicit|wgrad|splitK",
+    "generated element-wise": r"^triton",
+    "copies": r"memcpy|memset|copy",
+}
+"""Kernels by name; the first that matches counts."""
+
+
+def one_gpu() -> World:
+    """Return a world of one process on the first GPU.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not torch.cuda.is_available():
+        raise UserError("benchmarks measure a GPU, and PyTorch finds none here")
+    torch.cuda.set_device(0)
+    return World(rank=0, size=1, device=torch.device("cuda", 0))
+
+
+def seconds(action: Callable[[], Any], *, repeats: int = 5, warmup: int = 2) -> float:
+    """Median time of ``action`` on the GPU, in seconds."""
+    times = []
+    for number in range(warmup + repeats):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        action()
+        end.record()
+        end.synchronize()
+        if number >= warmup:
+            times.append(begin.elapsed_time(end) / 1000)
+    return statistics.median(times)
+
+
+def ceilings() -> dict[str, float]:
+    """FLOP/s of a product of large random square matrices, by precision."""
+    found = {}
+    before = torch.backends.cuda.matmul.allow_tf32
+    for name, dtype in (("bf16", torch.bfloat16), ("tf32", torch.float32)):
+        torch.backends.cuda.matmul.allow_tf32 = True
+        a, b = (torch.randn(SIDE, SIDE, device="cuda", dtype=dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        found[name] = 2 * SIDE**3 / seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), repeats=20)
+    torch.backends.cuda.matmul.allow_tf32 = before
+    return found
+
+
+def about() -> dict[str, Any]:
+    """Name the GPU and the software."""
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1),
+        "torch": str(torch.__version__),
+        "cuda": str(torch.version.cuda),
+    }
+
+
+def fresh() -> None:
+    """Give unused memory back and start measuring its peak anew."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gib() -> float:
+    """Peak of allocated memory since :func:`fresh`."""
+    return round(torch.cuda.max_memory_allocated() / 2**30, 1)
+
+
+def kernel_times(action: Callable[[], Any], steps: int) -> dict[str, Any]:
+    """Milliseconds of kernels a step while ``action`` runs ``steps`` of them: by kind, and the longest by name."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        action()
+        torch.cuda.synchronize()
+    kinds: dict[str, float] = {}
+    names: dict[str, float] = {}
+    for event in profiler.key_averages():
+        time = event.self_device_time_total / 1000 / steps
+        kind = next((kind for kind, pattern in KINDS.items() if re.search(pattern, event.key, re.I)), "other")
+        kinds[kind] = kinds.get(kind, 0.0) + time
+        names[event.key[:90]] = names.get(event.key[:90], 0.0) + time
+    longest = sorted(names.items(), key=lambda item: -item[1])[:25]
+    return {
+        "total": round(sum(kinds.values()), 2),
+        "kinds": {kind: round(time, 2) for kind, time in sorted(kinds.items(), key=lambda item: -item[1])},
+        "longest": {name: round(time, 2) for name, time in longest if time > 0.05},
+    }
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the option that all benchmarks share."""
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+
+
+def report(rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Print results as a table of their plain values, and write all of them as JSON."""
+    keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict)))
+    cells = [keys, *[[_text(row.get(key, "")) for key in keys] for row in rows]]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), flush=True)
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, dict):
+                print(f"{key}: {json.dumps(value)}", flush=True)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"machine": about(), "results": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

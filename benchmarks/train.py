@@ -1,0 +1,188 @@
+"""Speed of training, by the trainer's own classes on real-size rows: `PYTHONPATH=src python -m benchmarks.train`."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import inputs, machine
+from benchmarks.encode import autoencoder
+from dsr.analysis.cost import denoiser_cost
+from dsr.compilation import compile_each, compiled
+from dsr.config import TrainSpec
+from dsr.data.images import PreparedImages
+from dsr.flow import Flow
+from dsr.training.batches import Samples, Share
+from dsr.training.learner import Learner, set_arithmetic
+
+
+class Clock:
+    """Times of the parts of a step on the GPU, between marks; the wait for data on the host."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[str, torch.cuda.Event]] = []
+        self.parts: dict[str, list[float]] = defaultdict(list)
+        self.asked = 0.0
+
+    def mark(self, part: str) -> None:
+        """Note that the GPU is at the end of ``part``."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append((part, event))
+
+    def watch(self, learner: Learner, encode: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """Mark the learner's parts as it works, and return an ``encode`` that does so too."""
+
+        def marked(pixels: torch.Tensor) -> torch.Tensor:
+            self.parts["data wait (host)"].append(time.perf_counter() - self.asked)
+            self.mark("data")
+            latents = encode(pixels)
+            self.mark("encode")
+            self.asked = time.perf_counter()
+            return latents
+
+        learner.model.register_forward_pre_hook(lambda *_: self.mark("noise"))
+        learner.model.register_forward_hook(lambda *_: self.mark("forward"))
+        learner.optimizer.register_step_pre_hook(lambda *_: self.mark("backward, norm"))
+        learner.optimizer.register_step_post_hook(lambda *_: self.mark("optimizer"))
+        return marked
+
+    def close_step(self) -> None:
+        """Sum the parts of the step that ends here."""
+        self.mark("averages")
+        torch.cuda.synchronize()
+        sums: dict[str, float] = defaultdict(float)
+        for (_, before), (part, event) in zip(self._marks, self._marks[1:], strict=False):
+            sums[part] += before.elapsed_time(event) / 1000
+        for part, total in sums.items():
+            self.parts[part].append(total)
+        self._marks = self._marks[-1:]
+
+    def medians(self) -> dict[str, float]:
+        """Milliseconds a step, by part."""
+        return {part: round(1000 * statistics.median(times), 2) for part, times in self.parts.items()}
+
+
+def specification(row: str, precision: str, batch: int, images: int) -> TrainSpec:
+    """Return a row of the paper at another batch, precision and number of images."""
+    spec = inputs.paper().train(row)
+    recipe = spec.recipe.model_copy(update={"batch": batch, "precision": precision})
+    return spec.model_copy(update={"recipe": recipe, "images": images})
+
+
+def measure(
+    row: str,
+    index: Path,
+    *,
+    precision: str,
+    batch: int,
+    micro_batch: int | None,
+    compile: bool,
+    ceiling: dict[str, float],
+    steps: int = 12,
+    workers: int = 14,
+    profile: bool = False,
+) -> dict[str, Any]:
+    """Train for some steps: first freely, for the speed, then with the GPU's clock, for the breakdown."""
+    machine.fresh()
+    world = machine.one_gpu()
+    images = PreparedImages(index)
+    spec = specification(row, precision, batch, len(images))
+    set_arithmetic(precision, 1, deterministic=False)
+    share = Share.of(world, batch, micro_batch)
+    model, encoder = inputs.denoiser(spec.model), autoencoder(spec.autoencoder)
+    if compile:
+        compile_each([*model.blocks, model.final_layer])
+    learner = Learner(
+        model,
+        Flow.from_config(spec.flow),
+        spec.recipe,
+        world,
+        steps_per_epoch=spec.steps_per_epoch,
+        micro_batches=len(share.micro_batches),
+    )
+    clock = Clock()
+    encode = compiled(encoder.encode) if compile else encoder.encode
+    samples = Samples(spec, images, clock.watch(learner, encode), world, share, first=0, workers=workers)
+
+    def step() -> None:
+        clock.asked = time.perf_counter()
+        learner.update(samples.next_step(), stop=lambda: False)
+
+    began = time.perf_counter()
+    step()
+    torch.cuda.synchronize()
+    first = time.perf_counter() - began
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    torch.cuda.synchronize()
+    speed = steps * batch / (time.perf_counter() - began)
+    clock.close_step()
+    clock.parts.clear()
+    for _ in range(5):
+        step()
+        clock.close_step()
+    achieved = 3 * denoiser_cost(spec.model).flops * speed
+    result: dict[str, Any] = {
+        "stage": "train",
+        "row": row,
+        "precision": precision,
+        "batch": batch,
+        "micro-batch": share.micro_batch,
+        "compiled": compile,
+        "images/s": speed,
+        "TFLOP/s": achieved / 1e12,
+        "of ceiling": achieved / ceiling[precision],
+        "peak GiB": machine.peak_gib(),
+        "first step s": first,
+        "step (ms)": {"wall": round(1000 * batch / speed, 2), **clock.medians()},
+    }
+    if profile:
+        result["kernels (ms)"] = machine.kernel_times(lambda: [step() for _ in range(2)], 2)
+    return result
+
+
+def main() -> None:
+    """Measure one row in one setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--row", default="dit-siglip2b-dsr", help="row of the table")
+    parser.add_argument("--precision", default="bf16", choices=["fp32", "tf32", "bf16"])
+    parser.add_argument("--batch", type=int, default=128, help="images a step")
+    parser.add_argument("--micro-batch", type=int, help="images a backward pass (default: all)")
+    parser.add_argument("--steps", type=int, default=30, help="steps to measure")
+    parser.add_argument("--workers", type=int, default=14, help="data-loading workers")
+    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--profile", action="store_true", help="list kernels")
+    machine.add_output(parser)
+    options = parser.parse_args()
+    machine.one_gpu()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(
+            options.row,
+            inputs.prepared_images(Path(folder), 2048),
+            precision=options.precision,
+            batch=options.batch,
+            micro_batch=options.micro_batch,
+            compile=not options.eager,
+            ceiling=machine.ceilings(),
+            steps=options.steps,
+            workers=options.workers,
+            profile=options.profile,
+        )
+    machine.report([result], options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Prepared images as bytes: where every PNG lies in its shard. Needs NumPy only."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsr.errors import UserError
+
+_KEYS = {"shard", "offset", "length", "label", "shards", "shard_bytes", "image_size", "classes"}
+
+
+class PreparedIndex:
+    """Reads PNG files inside the shards that an index file lists; reading one is one ``pread``.
+
+    It can be pickled, and used after a fork: a process opens the shards that it reads.
+
+    Args:
+        path: file written by ``dsr.commands.prepare index``; the shards lie beside it.
+
+    Raises:
+        UserError: if the index or a shard is missing, or a shard is not the one that was indexed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        arrays = _arrays(path)
+        self.labels = arrays["label"].astype(np.int64)
+        """Class of every image, shape (images,)."""
+        self.classes = [str(name) for name in arrays["classes"]]
+        """Names of the classes."""
+        self.image_size = int(arrays["image_size"])
+        """Side of an image in pixels."""
+        self._shard, self._offset, self._length = arrays["shard"], arrays["offset"], arrays["length"]
+        self._paths = [path.parent / str(name) for name in arrays["shards"]]
+        self._files: dict[int, int] = {}
+        for shard, size in zip(self._paths, arrays["shard_bytes"], strict=True):
+            if not shard.is_file() or shard.stat().st_size != size:
+                raise UserError(
+                    f"{shard}: expected the file of {size} bytes that {path} lists; prepare the images again"
+                )
+
+    def encoded(self, index: int) -> bytearray:
+        """Return the PNG file of image ``index``.
+
+        Raises:
+            OSError: if the shard was cut off after it was opened.
+        """
+        encoded = bytearray(int(self._length[index]))
+        if os.preadv(self._file(int(self._shard[index])), [encoded], int(self._offset[index])) != len(encoded):
+            raise OSError(f"{self._paths[self._shard[index]]}: ends inside image {index}")
+        return encoded
+
+    def _file(self, shard: int) -> int:
+        if shard not in self._files:
+            self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
+        return self._files[shard]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    def __del__(self) -> None:
+        for file in self.__dict__.get("_files", {}).values():
+            os.close(file)
+
+
+def check_index(path: Path, *, images: int, classes: int, image_size: int) -> None:
+    """Compare an index with what the configuration says about the images.
+
+    Raises:
+        UserError: naming the key that differs, with both values.
+    """
+    index = PreparedIndex(path)
+    for key, found, expected in (
+        ("images", len(index), images),
+        ("classes", len(index.classes), classes),
+        ("image_size", index.image_size, image_size),
+    ):
+        if found != expected:
+            raise UserError(f"{path}: {key} is {found}, but the configuration says {expected}; correct one of them")
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; write it with `python -m dsr.commands.prepare index`") from None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a readable index of prepared images ({error})") from None
+    if missing := _KEYS - set(arrays):
+        raise UserError(f"{path}: not an index of prepared images (missing {', '.join(sorted(missing))})")
+    return arrays

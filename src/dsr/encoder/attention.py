@@ -1,0 +1,53 @@
+"""Self-attention of a frozen ViT encoder: one product for queries, keys and values, and a fused kernel."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the weights of four linear layers, which stay where they are.
+
+    Args:
+        query, key, value, output: projections D -> D.
+        heads: attention heads.
+    """
+
+    def __init__(self, query: nn.Linear, key: nn.Linear, value: nn.Linear, output: nn.Linear, heads: int) -> None:
+        super().__init__()
+        self.q_proj = query
+        self.k_proj = key
+        self.v_proj = value
+        self.out_proj = output
+        self.num_heads = heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        projected = F.linear(x, weight, bias).view(*x.shape[:2], 3, self.num_heads, -1)
+        query, key, value = projected.transpose(1, 3).unbind(2)
+        attended = _attend(query, key, value)
+        output: torch.Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return output
+
+    def weights(self, x: torch.Tensor) -> torch.Tensor:
+        """Attention weights (B, heads, T, T) of :meth:`forward`; every row sums to 1."""
+        query, key = (
+            part(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (self.q_proj, self.k_proj)
+        )
+        scores: torch.Tensor = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+        return scores.softmax(-1)
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    # PyTorch's fused kernel for float32 takes three TF32 products where the other layers take one; the generated
+    # kernel of flex_attention takes one, but exists in compiled code only.
+    if torch.compiler.is_compiling() and query.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+        return cast(torch.Tensor, flex_attention(query, key, value))
+    return F.scaled_dot_product_attention(query, key, value)

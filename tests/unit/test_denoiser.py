@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dsr.config import ModelSpec
+from dsr.denoiser.build import Denoiser, WeightsError, build_denoiser, load_denoiser
+from dsr.denoiser.dit import LightningDiT
+from dsr.denoiser.dit_dh import DiTDH
+from dsr.denoiser.layers import RotaryPositions, position_table
+from dsr.errors import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CPU = torch.device("cpu")
+DIT = {"kind": "dit", "hidden_size": 32, "depth": 4, "num_heads": 4, "register_start": 1}
+DIT_DH = {"kind": "dit-dh", "hidden_size": [32, 40], "depth": [3, 1], "num_heads": [4, 5], "register_start": 1}
+BOTH = pytest.mark.parametrize("denoiser", [DIT, DIT_DH], ids=["dit", "dit-dh"])
+BOTH_WITH_AND_WITHOUT = pytest.mark.parametrize(
+    ("denoiser", "registers", "golden"),
+    [
+        (DIT, 0, "lightning_dit_plain"),
+        (DIT, 4, "lightning_dit_registers"),
+        (DIT_DH, 0, "ddt_plain"),
+        (DIT_DH, 4, "ddt_registers"),
+    ],
+)
+
+
+def tiny(denoiser: dict[str, Any], registers: int = 0, **entries: Any) -> ModelSpec:
+    spec = {"denoiser": denoiser | entries, "registers": registers, "channels": 6, "grid": 4, "classes": 10}
+    return ModelSpec.model_validate_json(json.dumps(spec))
+
+
+def trained(spec: ModelSpec) -> Denoiser:
+    """Build a denoiser that is not zero: every parameter is moved off its initial value."""
+    torch.manual_seed(0)
+    model = build_denoiser(spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def inputs(count: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(count, 6, 4, 4, generator=generator),
+        torch.rand(count, generator=generator),
+        torch.randint(0, 11, (count,), generator=generator),
+    )
+
+
+def write_golden_weights(name: str, path: Path) -> dict[str, np.ndarray]:
+    """Write the tensors of a vector file, named as in a released checkpoint; return the whole file."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        content = {key: file[key] for key in file.files}
+    weights = {key[6:]: torch.from_numpy(value) for key, value in content.items() if key.startswith("param/")}
+    save_file(weights, path)
+    return content
+
+
+@BOTH_WITH_AND_WITHOUT
+def test_released_weights_load_and_give_the_released_output(
+    denoiser: dict[str, Any], registers: int, golden: str, tmp_path: Path
+) -> None:
+    content = write_golden_weights(golden, tmp_path / "ema.safetensors")
+    model = load_denoiser(tiny(denoiser, registers), tmp_path / "ema.safetensors", CPU)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    output = model(*(torch.from_numpy(content[f"in/{name}"]) for name in "xty"))
+    torch.testing.assert_close(output, torch.from_numpy(content["out/out"]), rtol=1e-4, atol=5e-6)
+
+
+@BOTH_WITH_AND_WITHOUT
+def test_tables_are_constructed_as_released(denoiser: dict[str, Any], registers: int, golden: str) -> None:
+    state = build_denoiser(tiny(denoiser, registers)).state_dict()
+    tables = [name for name in state if "pos_embed" in name or "rope" in name]
+    assert len(tables) == {"dit": 3, "dit-dh": 5}[denoiser["kind"]] + {"dit": 3, "dit-dh": 6}[denoiser["kind"]] * (
+        registers > 0
+    )
+    with np.load(GOLDEN / f"{golden}.npz") as file:
+        for name in tables:
+            torch.testing.assert_close(state[name], torch.from_numpy(file[f"param/{name}"]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "registers", "channels", "millions"),
+    [
+        ("dit", 0, 768, 677.25),
+        ("dit", 36, 768, 677.33),
+        ("dit", 0, 1152, 678.13),
+        ("dit", 36, 1152, 678.22),
+        ("dit-dh", 0, 768, 838.68),
+        ("dit-dh", 36, 768, 838.91),
+    ],
+)
+def test_full_size_models_have_the_published_size(
+    denoiser: str, registers: int, channels: int, millions: float
+) -> None:
+    network = {
+        "dit": {"kind": "dit", "hidden_size": 1152, "depth": 28, "num_heads": 16},
+        "dit-dh": {"kind": "dit-dh", "hidden_size": [1152, 2048], "depth": [28, 2], "num_heads": [16, 16]},
+    }[denoiser]
+    spec = {"denoiser": network | {"register_start": 8}, "registers": registers, "channels": channels}
+    with torch.device("meta"):
+        model = build_denoiser(ModelSpec.model_validate_json(json.dumps(spec | {"grid": 16, "classes": 1000})))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert round(count / 1e6, 2) == millions
+    assert model.null_label == 1000
+
+
+@BOTH
+def test_a_new_denoiser_predicts_zero_and_its_blocks_change_nothing(denoiser: dict[str, Any]) -> None:
+    model = build_denoiser(tiny(denoiser, 4))
+    x, t, y = inputs()
+    assert torch.count_nonzero(model(x, t, y)) == 0
+    tokens, condition = torch.randn(3, 20, 32), torch.randn(3, 1, 32)
+    rope = RotaryPositions(8, 4, 4)
+    assert torch.equal(model.blocks[0](tokens, condition, rope), tokens)
+
+
+def test_linear_layers_start_as_in_the_release() -> None:
+    """Xavier with zero bias in LightningDiT, PyTorch's default in DiT-DH."""
+    assert torch.count_nonzero(build_denoiser(tiny(DIT)).blocks[0].attn.qkv.bias) == 0
+    assert torch.count_nonzero(build_denoiser(tiny(DIT_DH)).blocks[0].attn.qkv.bias) > 0
+    for denoiser in (DIT, DIT_DH):
+        torch.manual_seed(0)
+        model = build_denoiser(tiny(denoiser, 4))
+        assert model.t_embedder.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert model.t_embedder.W.std().item() == pytest.approx(1.0, rel=0.15)
+        assert model.y_embedder.embedding_table.weight.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@BOTH
+def test_without_registers_the_start_plays_no_part(denoiser: dict[str, Any]) -> None:
+    plain, other = trained(tiny(denoiser)), trained(tiny(denoiser, register_start=2))
+    assert not any("register" in name or "incontext" in name for name in plain.state_dict())
+    assert torch.equal(plain(*inputs()), other(*inputs()))
+
+
+@BOTH
+def test_registers_enter_before_their_block(denoiser: dict[str, Any]) -> None:
+    model = trained(tiny(denoiser, 4))
+    lengths: list[int] = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, arguments, __: lengths.append(arguments[0].shape[1]))
+    output = model(*inputs())
+    assert output.shape == (3, 6, 4, 4)
+    assert lengths == [16, 20, 20, 20]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("register_tokens"):
+                parameter += 1.0
+    assert not torch.allclose(model(*inputs()), output, atol=1e-3)
+
+
+def test_registers_have_no_rotary_position() -> None:
+    plain, with_registers = RotaryPositions(8, 4), RotaryPositions(8, 4, registers=9)
+    x = torch.randn(2, 25, 3, 8)
+    turned = with_registers(x)
+    assert torch.equal(turned[:, :9], x[:, :9])
+    assert torch.equal(turned[:, 9:], plain(x[:, 9:]))
+
+
+def test_position_table_has_columns_first_and_rotary_tables_rows_first() -> None:
+    table = position_table(32, 4).view(4, 4, 32)
+    assert torch.equal(table[0, :, :16], table[3, :, :16])
+    assert torch.equal(table[:, 0, 16:], table[:, 3, 16:])
+    cos = RotaryPositions(8, 4).freqs_cos.view(4, 4, 8)
+    assert torch.equal(cos[:, 0, :4], cos[:, 3, :4])
+    assert torch.equal(cos[0, :, 4:], cos[3, :, 4:])
+
+
+@pytest.mark.parametrize("grid", [4])
+def test_attention_weights_are_those_of_the_forward_pass(grid: int) -> None:
+    attention = trained(tiny(DIT)).blocks[1].attn
+    x, rope = torch.randn(2, grid**2, 32), RotaryPositions(8, grid)
+    weights = attention.weights(x, rope)
+    assert weights.shape == (2, 4, 16, 16)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 16))
+    value = attention.qkv(x)[..., 64:].unflatten(-1, (4, 8)).transpose(1, 2)
+    expected = attention.proj((weights @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x, rope), expected, rtol=1e-4, atol=1e-5)
+
+
+@BOTH
+def test_everything_is_trained_unless_told_otherwise(denoiser: dict[str, Any]) -> None:
+    model = trained(tiny(denoiser, 4))
+    model(*inputs()).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    frozen = build_denoiser(tiny(denoiser, 4), train_all=False)
+    names = {name for name, parameter in frozen.named_parameters() if not parameter.requires_grad}
+    assert names == {name for name, _ in frozen.named_parameters() if "pos_embed" in name or name == "t_embedder.W"}
+
+
+@BOTH
+def test_the_whole_forward_pass_compiles_to_one_graph(denoiser: dict[str, Any]) -> None:
+    model = trained(tiny(denoiser, 4))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs()), model(*inputs()))
+
+
+@BOTH
+def test_autocast_predicts_nearly_the_same(denoiser: dict[str, Any]) -> None:
+    model = trained(tiny(denoiser, 4))
+    exact = model(*inputs())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(*inputs())
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"registers": 5}, "registers 5: give 0 or a perfect square"),
+        ({"registers": 4, "register_start": 4}, "register_start 4: registers enter before one of the blocks 0 to 3"),
+    ],
+)
+def test_impossible_registers_are_refused(settings: dict[str, int], message: str) -> None:
+    common = {"input_size": 4, "in_channels": 6, "num_classes": 10}
+    with pytest.raises(UserError, match=message):
+        LightningDiT(hidden_size=32, depth=4, num_heads=4, **common, **settings)
+    with pytest.raises(UserError, match=message):
+        DiTDH(hidden_size=(32, 40), depth=(4, 1), num_heads=(4, 5), **common, **settings)
+
+
+def test_impossible_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="head width 6"):
+        RotaryPositions(6, 4)
+    with pytest.raises(ValueError, match="width 30"):
+        position_table(30, 4)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "registers", "message"),
+    [
+        (DIT | {"hidden_size": 48}, 0, r"pos_embed is \[1, 16, 32\], expected \[1, 16, 48\]"),
+        (DIT, 4, r"register_tokens \[1, 4, 32\] is missing"),
+        (DIT | {"depth": 3}, 0, r"blocks\.3\.\S+ \[.*\] is not part of the denoiser"),
+        (DIT | {"class_dropout": 0.0}, 0, r"y_embedder.embedding_table.weight is \[11, 32\], expected \[10, 32\]"),
+    ],
+)
+def test_weights_of_another_denoiser_are_refused(
+    denoiser: dict[str, Any], registers: int, message: str, tmp_path: Path
+) -> None:
+    write_golden_weights("lightning_dit_plain", tmp_path / "ema.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        load_denoiser(tiny(denoiser, registers), tmp_path / "ema.safetensors", CPU)
+
+
+def test_missing_and_damaged_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ema.safetensors"
+    with pytest.raises(WeightsError, match="no such file"):
+        load_denoiser(tiny(DIT), path, CPU)
+    write_golden_weights("lightning_dit_plain", path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="not a complete safetensors file"):
+        load_denoiser(tiny(DIT), path, CPU)

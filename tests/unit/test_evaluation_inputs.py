@@ -1,0 +1,221 @@
+"""Reading and checking of image files; every wrong file ends in a sentence that names it and says what to do."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsr import npz
+from dsr.errors import UserError
+from dsr.evaluation import inputs
+
+SHAPE = (130, 8, 8, 3)
+
+
+def images(count: int = SHAPE[0], size: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def saved(path: Path, array: np.ndarray, **others: np.ndarray) -> Path:
+    np.savez(path, array, **others)
+    return path
+
+
+# ----------------------------------------------------------------------------------------------- reading and writing
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("batch", [1, 64, 130, 1000])
+def test_reading_in_batches_equals_numpy(tmp_path: Path, save: Callable[..., None], batch: int) -> None:
+    path = tmp_path / "images.npz"
+    save(path, images())
+    batches = list(npz.read_images(path, batch))
+    assert all(len(part) == batch for part in batches[:-1])
+    np.testing.assert_array_equal(np.concatenate(batches), np.load(path)["arr_0"])
+    assert npz.keys(path) == ["arr_0"]
+    assert npz.read_header(path) == npz.Header(SHAPE, np.dtype(np.uint8), False)
+
+
+def test_written_images_are_numpys_and_reproducible(tmp_path: Path) -> None:
+    for name, cuts in (("a", (40, 41)), ("b", ())):
+        npz.write_images(tmp_path / name, np.split(images(), cuts), SHAPE[0], SHAPE[1:])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    np.testing.assert_array_equal(np.load(tmp_path / "a")["arr_0"], images())
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "message"),
+    [
+        (129, images(), "hold more"),
+        (131, images(), "hold 130"),
+        (130, images() / 255, "float64"),
+        (4, images(4, 9), "9"),
+    ],
+)
+def test_wrong_batches_leave_no_file(tmp_path: Path, count: int, batch: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        npz.write_images(tmp_path / "images.npz", [batch], count, SHAPE[1:])
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------------ wrong samples
+
+
+def truncated(path: Path) -> Path:
+    saved(path, images())
+    path.write_bytes(path.read_bytes()[:-1000])
+    return path
+
+
+def flipped(path: Path) -> Path:
+    saved(path, images())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    return path
+
+
+def flipped_deflated(path: Path) -> Path:
+    np.savez_compressed(path, images())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(bytes(content))
+    return path
+
+
+def announcing(count: int) -> Callable[[Path], Path]:
+    """130 images under a header that says ``count``."""
+
+    def write(path: Path) -> Path:
+        with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as stream:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *SHAPE[1:])}
+            np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(images().tobytes())
+        return path
+
+    return write
+
+
+def version_three(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as stream:
+        np.lib.format.write_array(stream, images(), version=(3, 0))
+    return path
+
+
+def text(path: Path) -> Path:
+    path.write_text("no archive")
+    return path
+
+
+def missing(path: Path) -> Path:
+    return path
+
+
+def statistics(path: Path) -> Path:
+    return saved(path, images(), mu=np.zeros(3), sigma=np.eye(3))
+
+
+def unnamed(path: Path) -> Path:
+    np.savez(path, samples=images())
+    return path
+
+
+def holding(array: np.ndarray, **others: np.ndarray) -> Callable[[Path], Path]:
+    return lambda path: saved(path, array, **others)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (missing, "no such file"),
+        (text, "not an npz, or was cut off"),
+        (truncated, "not an npz, or was cut off"),
+        (flipped, "fail their checksum"),
+        (flipped_deflated, "fail their checksum"),
+        (announcing(131), "header announces 131 images, the data ends within image 130"),
+        (announcing(129), "data after the 129 images of the header"),
+        (version_three, r"npy format \(3, 0\) is not supported"),
+        (statistics, "must not hold statistics .mu, sigma.*swapped"),
+        (unnamed, "no array arr_0 .found: samples."),
+        (holding(images(), labels=np.arange(130)), "unknown arrays labels beside arr_0"),
+        (holding(images().astype(np.float32) / 255), r"float32 with values such as 0 \.\. 1, expected uint8"),
+        (holding(images().astype(np.float64) / 127.5 - 1), r"float64 with values such as -1 \.\. 1"),
+        (holding(np.full(SHAPE, np.nan, np.float32)), "float32 with NaN or infinite values"),
+        (holding(images() > 127), "arr_0 is bool"),
+        (holding(images().astype(np.int8)), "arr_0 is int8 with values such as -128 .. 127"),
+        (holding(images().astype(np.uint16)), "arr_0 is uint16"),
+        (holding(np.array([{}, None])), "arr_0 is object"),
+        (holding(images() // 255), "no value is above 1"),
+        (holding(images().transpose(0, 3, 1, 2).copy()), "130 x 3 x 8 x 8.*move the channels last"),
+        (holding(images()[..., 0]), "arr_0 is 130 x 8 x 8, expected"),
+        (holding(images()[..., :1]), "arr_0 is 130 x 8 x 8 x 1, expected"),
+        (holding(np.repeat(images()[..., :1], 4, axis=-1)), "arr_0 is 130 x 8 x 8 x 4, expected"),
+        (holding(images()[None]), "arr_0 is 1 x 130 x 8 x 8 x 3, expected"),
+        (holding(images()[:, :3].copy()), "3 x 8 pixels, expected square"),
+        (holding(np.asfortranarray(images())), "Fortran order"),
+        (holding(images()[:0]), "0 images are too few"),
+        (holding(images()[:3]), "3 images are too few, expected at least 4"),
+    ],
+)
+def test_wrong_samples_are_refused(tmp_path: Path, write: Callable[[Path], Path], message: str) -> None:
+    path = write(tmp_path / "samples.npz")
+    with pytest.raises(UserError, match=message) as error:
+        inputs.check_samples(path, expected=None, at_least=4)
+    assert str(path) in str(error.value)
+
+
+def test_another_number_of_samples_than_expected_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="130 images, expected 50000; was sampling cut short"):
+        inputs.check_samples(saved(tmp_path / "samples.npz", images()), expected=50_000, at_least=4)
+
+
+def test_right_samples_are_described(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    array = images()
+    array[7], array[99] = 0, (1, 2, 3)
+    checked = inputs.check_samples(saved(tmp_path / "samples.npz", array), expected=None, at_least=4)
+    assert (checked.images, checked.image_size, checked.constant) == (130, 8, (7, 99))
+    assert "2 images are one colour all over (7, 99)" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------- wrong reference
+
+
+def test_reference_of_another_resolution_is_refused(tmp_path: Path) -> None:
+    samples = inputs.check_samples(saved(tmp_path / "samples.npz", images()), expected=None, at_least=4)
+    with pytest.raises(UserError, match=r"reference images are 16 pixels wide, the samples of .*samples.npz 8"):
+        inputs.check_reference(saved(tmp_path / "reference.npz", images(size=16)), samples, at_least=4)
+
+
+def test_reference_may_hold_statistics_and_unused_arrays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    samples = inputs.check_samples(saved(tmp_path / "samples.npz", images()), expected=None, at_least=4)
+    path = saved(tmp_path / "reference.npz", images(seed=1), mu=np.zeros(5, np.float32), sigma=np.eye(5), labels=[0])
+    assert inputs.check_reference(path, samples, at_least=4).images == 130
+    assert "labels are not used" in caplog.text
+    moments = inputs.read_moments(path, "mu", "sigma", 5)
+    assert moments is not None
+    assert moments.mean.dtype == np.float32
+    assert inputs.read_moments(path, "mu_s", "sigma_s", 5) is None
+
+
+def test_scoring_a_file_against_itself_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = saved(tmp_path / "samples.npz", images())
+    inputs.check_reference(path, inputs.check_samples(path, expected=None, at_least=4), at_least=4)
+    assert "are the same file" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"mu": np.zeros(5)}, "mu without its counterpart"),
+        ({"mu": np.zeros(4), "sigma": np.eye(4)}, r"expected floats \(5,\) and \(5, 5\) for this graph"),
+        ({"mu": np.zeros(5, int), "sigma": np.eye(5)}, "mu is int64"),
+    ],
+)
+def test_wrong_statistics_are_refused(tmp_path: Path, stored: dict[str, np.ndarray], message: str) -> None:
+    path = saved(tmp_path / "reference.npz", images(), **stored)
+    with pytest.raises(UserError, match=message):
+        inputs.read_moments(path, "mu", "sigma", 5)

@@ -1,0 +1,152 @@
+"""Whole evaluations through TensorFlow, on a small stand-in graph."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsr import files
+from dsr.commands.evaluate import main as evaluate_command
+from dsr.commands.reference import main as reference_command
+from dsr.data.prepare import write_index, write_shard
+from dsr.errors import UserError
+from dsr.evaluation import neighbours
+from dsr.evaluation.half import squared_norms, to_half
+from dsr.evaluation.inception import InceptionGraph
+from dsr.evaluation.neighbours import Points
+
+VECTORS = Path(__file__).parents[1] / "golden" / "evaluator"
+GRAPH = VECTORS / "stub_inception_seed0.pb"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, **arguments: object) -> dict[str, object]:
+    line = [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *line])
+    evaluate_command()
+    return files.read_json(Path(str(arguments["output"])))
+
+
+def test_evaluation_reproduces_recorded_scores_and_uses_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with np.load(VECTORS / "e2e_small_images.npz") as recorded:
+        np.savez(tmp_path / "samples.npz", recorded["sample"])
+        np.savez_compressed(tmp_path / "reference.npz", recorded["ref"])
+        scores = {key: float(recorded[key]) for key in ("fid", "sfid", "inception_score", "precision", "recall")}
+    arguments = {
+        "samples": tmp_path / "samples.npz",
+        "reference": tmp_path / "reference.npz",
+        "graph": GRAPH,
+        "cache": tmp_path / "cache",
+        "output": tmp_path / "metrics.json",
+        "row": "b-dit",
+        "epoch": 80,
+    }
+    caplog.set_level("INFO")
+    first = run(monkeypatch, **arguments)
+    # 50 and 70 images against 2048 features: the official root of a singular product is off by up to 3e-5.
+    assert {key: first[key] for key in scores} == pytest.approx(scores, rel=1e-4)
+    assert (first["row"], first["epoch"], first["images"]) == ("b-dit", 80, 70)
+    assert "guidance" not in first
+    assert first["samples"]["sha256"] == files.sha256(tmp_path / "samples.npz")
+    assert first["reference"]["statistics"] == "computed from the images"
+    assert first["protocol"] == {"neighbours": 3, "split": 5000, "float16_blocks": "1 of 1"}
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert len(kept) == 5
+    assert "from" not in caplog.text
+
+    caplog.clear()
+    again = run(monkeypatch, **arguments)
+    assert {key: again[key] for key in scores} == {key: first[key] for key in scores}
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
+    assert "activations of the reference: from" in caplog.text
+
+    with pytest.raises(SystemExit):
+        run(monkeypatch, **arguments | {"spec": '{"images": 71}', "output": tmp_path / "none.json"})
+    assert "70 images, expected 71" in caplog.text
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_stored_statistics_stand_for_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with np.load(VECTORS / "e2e_small_pool.npz") as features:
+        pooled = features["sample"].astype(np.float64)
+    with np.load(VECTORS / "e2e_small_images.npz") as recorded:
+        np.savez(tmp_path / "samples.npz", recorded["sample"])
+        moments = {"mu": pooled.mean(axis=0), "sigma": 0.25 * np.eye(2048, dtype=np.float32)}
+        np.savez(tmp_path / "reference.npz", recorded["ref"], **moments)
+    found = run(
+        monkeypatch,
+        samples=tmp_path / "samples.npz",
+        reference=tmp_path / "reference.npz",
+        graph=GRAPH,
+        output=tmp_path / "metrics.json",
+    )
+    deviations = np.linalg.svd((pooled - pooled.mean(axis=0)) / np.sqrt(69), compute_uv=False)
+    assert found["fid"] == pytest.approx(np.square(deviations).sum() + 0.25 * 2048 - 2 * 0.5 * deviations.sum())
+    assert found["reference"]["statistics"] == "stored (float64, float32)"
+    assert found["reference"]["spatial_statistics"] == "computed from the images"
+    assert found["recall"] == pytest.approx(0.96)
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
+    wrong = tmp_path / "graph.pb"
+    for content in (b"no graph", b""):
+        wrong.write_bytes(content)
+        with pytest.raises(UserError, match="is not the evaluator's Inception graph"):
+            InceptionGraph(wrong)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 20.0, 30.0])
+@pytest.mark.parametrize("width", [5, 64, 1999])
+def test_float16_distances_are_tensorflows(width: int, scale: float) -> None:
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    left, right = (
+        ((generator.standard_normal((count, width)) + 0.5) * scale * np.sqrt(64 / width)).astype(np.float32)
+        for count in (40, 30)
+    )
+    right[:4] = left[:4]
+    u, v = (tf.constant(to_half(points).astype(np.float16)) for points in (left, right))
+    norms, others = (tf.reduce_sum(tf.square(points), 1) for points in (u, v))
+    expected = tf.maximum(norms[:, None] - 2 * tf.matmul(u, v, transpose_b=True) + others[None], 0.0).numpy()
+
+    np.testing.assert_array_equal(squared_norms(to_half(left)), norms.numpy())
+    one, two = Points(left, half=True), Points(right, half=True)
+    assert neighbours.half_blocks(one, two)[0, 0] == np.isfinite(expected).all()
+    if np.isfinite(expected).all():
+        found = neighbours.distances(one, two, slice(0, 40), slice(0, 30), half=True)
+        assert np.sum(found != expected) <= 1  # the order of a long dot product may move one rounding
+
+
+def test_reference_command_writes_prepared_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        path = tmp_path / "raw" / "class" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    write_shard(tmp_path / "raw", 8, 0, 1, tmp_path / "prepared" / "shard-00000.zip")
+    write_index([tmp_path / "prepared" / "shard-00000.zip"], tmp_path / "prepared" / "index.npz")
+    line = ["reference", "--images", str(tmp_path / "prepared" / "index.npz"), "--output", str(tmp_path / "all.npz")]
+    monkeypatch.setattr(sys, "argv", line)
+    reference_command()
+    with np.load(tmp_path / "all.npz") as written:
+        np.testing.assert_array_equal(written["arr_0"], pixels)
+
+    chosen = []
+    for seed in ("1", "1", "2"):
+        monkeypatch.setattr(sys, "argv", [*line, "--count", "4", "--seed", seed])
+        reference_command()
+        with np.load(tmp_path / "all.npz") as written:
+            chosen.append([int(np.nonzero((pixels == image).all(axis=(1, 2, 3)))[0][0]) for image in written["arr_0"]])
+    assert chosen[0] == chosen[1] == sorted(chosen[0])
+    assert chosen[1] != chosen[2]
+
+    monkeypatch.setattr(sys, "argv", [*line, "--count", "10"])
+    with pytest.raises(SystemExit):
+        reference_command()
