@@ -12,7 +12,7 @@ CORES ?= $(shell nproc)
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 DEMO := $(RUN) snakemake --profile profiles/demo --cores $(CORES)
 
-.PHONY: help setup demo test lint format schema clean
+.PHONY: help setup demo test test-slurm lint format schema clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ demo: .venv/ready  ## Run the whole workflow at demo scale (handwritten digits, 
 
 test: .venv/ready lint  ## Lint, then run every test
 	@$(RUN) python -m pytest
+
+test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian, root)
+	@$(RUN) python -m pytest tests/slurm -o python_files='scenario_*.py' --durations=0
 
 lint: .venv/ready  ## Format, style, types, and the workflow's own lint
 	@$(RUN) ruff format --check .

@@ -28,7 +28,7 @@ def autoencoder(spec: AutoencoderSpec) -> Autoencoder:
 
 
 def measure(
-    row: str, *, batch: int, compile: bool, ceiling: dict[str, float], profile: bool = False, ttr: bool = True
+    row: str, *, batch: int, fast: bool, ceiling: dict[str, float], profile: bool = False, ttr: bool = True
 ) -> dict[str, Any]:
     """Encode one batch again and again; ``ttr`` off measures the plain encoder of a row that has registers."""
     machine.fresh()
@@ -40,7 +40,7 @@ def measure(
     pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
     with FlopCounterMode(display=False) as counter:
         model.encode(pixels[:1])
-    encode = compiled(model.encode) if compile else model.encode
+    encode = compiled(model.encode) if fast else model.encode
     time = machine.seconds(lambda: encode(pixels), repeats=10, warmup=3)
     achieved = counter.get_total_flops() * batch / time
     result: dict[str, Any] = {
@@ -48,7 +48,7 @@ def measure(
         "encoder": spec.encoder.hub.split("/")[1],
         "ttr": spec.passes,
         "batch": batch,
-        "compiled": compile,
+        "compiled": fast,
         "images/s": batch / time,
         "TFLOP/s": achieved / 1e12,
         "of ceiling": achieved / ceiling["tf32"],
@@ -72,9 +72,7 @@ def main() -> None:
     ceiling = machine.ceilings()
     machine.report(
         [
-            measure(
-                row, batch=options.batch, compile=not options.eager, ceiling=ceiling, profile=options.profile, ttr=ttr
-            )
+            measure(row, batch=options.batch, fast=not options.eager, ceiling=ceiling, profile=options.profile, ttr=ttr)
             for row in options.rows
             for ttr in (False, True)
         ],

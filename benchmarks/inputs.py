@@ -33,8 +33,8 @@ SHAPES = {
 NEURONS = {"single": "siglip2-b-single.json", "recursive": "siglip2-so400m-recursive.json"}
 """The released lists, by passes; each is of the one encoder that the paper uses it with."""
 
-SPREAD = 0.02
-"""Standard deviation of random weights."""
+SPREAD = {1: 0.3, 2: 0.02}
+"""Standard deviation of random vectors and matrices in place of zero initial weights."""
 
 
 def paper() -> Config:
@@ -94,7 +94,7 @@ def denoiser(spec: ModelSpec) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
-                parameter.normal_(std=SPREAD)
+                parameter.normal_(std=SPREAD[parameter.ndim])
     return model
 
 

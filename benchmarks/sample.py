@@ -23,7 +23,7 @@ def measure(
     folder: Path,
     *,
     batch: int,
-    compile: bool,
+    fast: bool,
     ceiling: dict[str, float],
     shards: int = 2,
     profile: bool = False,
@@ -39,9 +39,7 @@ def measure(
     if not decoder.exists():
         inputs.decoder_file(spec.autoencoder, decoder)
     job = Job(spec, weights, statistics, decoder, folder / f"{row}-shards", folder / "unused.npz", batch)
-    sampler = Sampler(
-        spec, weights=weights, statistics=statistics, decoder=decoder, device=world.device, compiled=compile
-    )
+    sampler = Sampler(spec, weights=weights, statistics=statistics, decoder=decoder, device=world.device, compiled=fast)
     weights.unlink()
     began = time.perf_counter()
     sampler.images(range(batch))
@@ -60,7 +58,7 @@ def measure(
         "row": row,
         "precision": spec.precision,
         "batch": batch,
-        "compiled": compile,
+        "compiled": fast,
         "images/s": speed,
         "TFLOP/s": achieved / 1e12,
         "of ceiling": achieved / ceiling[spec.precision],
@@ -91,7 +89,7 @@ def main() -> None:
                 row,
                 Path(folder),
                 batch=options.batch,
-                compile=not options.eager,
+                fast=not options.eager,
                 ceiling=ceiling,
                 shards=options.shards,
                 profile=options.profile,

@@ -85,7 +85,7 @@ def measure(
     precision: str,
     batch: int,
     micro_batch: int | None,
-    compile: bool,
+    fast: bool,
     ceiling: dict[str, float],
     steps: int = 12,
     workers: int = 14,
@@ -99,7 +99,7 @@ def measure(
     set_arithmetic(precision, 1, deterministic=False)
     share = Share.of(world, batch, micro_batch)
     model, encoder = inputs.denoiser(spec.model), autoencoder(spec.autoencoder)
-    if compile:
+    if fast:
         compile_each([*model.blocks, model.final_layer])
     learner = Learner(
         model,
@@ -110,7 +110,7 @@ def measure(
         micro_batches=len(share.micro_batches),
     )
     clock = Clock()
-    encode = compiled(encoder.encode) if compile else encoder.encode
+    encode = compiled(encoder.encode) if fast else encoder.encode
     samples = Samples(spec, images, clock.watch(learner, encode), world, share, first=0, workers=workers)
 
     def step() -> None:
@@ -141,7 +141,7 @@ def measure(
         "precision": precision,
         "batch": batch,
         "micro-batch": share.micro_batch,
-        "compiled": compile,
+        "compiled": fast,
         "images/s": speed,
         "TFLOP/s": achieved / 1e12,
         "of ceiling": achieved / ceiling[precision],
@@ -175,7 +175,7 @@ def main() -> None:
             precision=options.precision,
             batch=options.batch,
             micro_batch=options.micro_batch,
-            compile=not options.eager,
+            fast=not options.eager,
             ceiling=machine.ceilings(),
             steps=options.steps,
             workers=options.workers,

@@ -1,5 +1,7 @@
 # Everything that is fetched: what it is, where from and how it is checked stands in src/dsr/artifacts/manifest.yaml.
 # Sizes and hashes of first downloads are recorded in artifacts.lock and enforced from then on.
+from dsr.artifacts.manifest import load as load_manifest
+
 FETCH = f"python -m dsr.commands.fetch --lock {CONFIG.results}/artifacts.lock"
 
 
@@ -55,13 +57,25 @@ rule fetch_decoder:
         + " --artifact decoder-{wildcards.encoder} --spec {params.spec:q} --output {output} > {log} 2>&1"
 
 
+# Where the release has none (SigLIP2-So400M with a single pass), statistics are computed.
+RELEASED_STATISTICS = [
+    rf"{re.escape(encoder)}(?=-{ttr}\.)"
+    for encoder in encoders_with(statistics="released")
+    for ttr in ("none", "single", "recursive")
+    if f"statistics-{encoder}-{ttr}" in load_manifest().artifacts
+]
+
+
+ruleorder: fetch_statistics > statistics
+
+
 rule fetch_statistics:
     output:
         "<results>/latents/{encoder}-{ttr}.safetensors",
     log:
         "<logs>/fetch/statistics-{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder=one_of(encoders_with(statistics="released")),
+        encoder="|".join(RELEASED_STATISTICS) or "(?!)",
     conda:
         "../envs/torch.yaml"
     params:
@@ -83,3 +97,15 @@ rule fetch_graph:
         "../envs/torch.yaml"
     shell:
         f"{FETCH} --artifact inception-graph" " --output {output} > {log} 2>&1"
+
+
+# ADM's reference batch: 10 000 images, and the statistics of the whole training set.
+rule fetch_reference:
+    output:
+        "<results>/evaluator/reference-adm.npz",
+    log:
+        "<logs>/fetch/reference-adm.log",
+    conda:
+        "../envs/torch.yaml"
+    shell:
+        f"{FETCH} --artifact reference-imagenet256" " --output {output} > {log} 2>&1"

@@ -3,11 +3,17 @@ import json
 import shlex
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 
 from dsr.analysis import specs as analysis_specs
 from dsr.config import ConfigurationError, load, spec_hash
 from dsr.report import specs as report_specs
+
+# Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
+with open(workflow.source_path("../config.yaml"), encoding="utf-8") as stream:
+    ROW_ORDER = list(yaml.safe_load(stream)["rows"])
+config["rows"] = {name: config["rows"][name] for name in ROW_ORDER} | config["rows"]
 
 try:
     CONFIG = load(config)
@@ -45,6 +51,7 @@ wildcard_constraints:
     seed=r"\d+",
     split="train|validation",
     shard=r"\d{5}",
+    reference="validation|train|adm",
     decay=r"0\.\d+",
 
 
@@ -93,9 +100,14 @@ def train_spec(wildcards):
     return CONFIG.train(wildcards.row).model_dump_json()
 
 
+def state_folder(row):
+    """Folder of a row's training state. It carries the recipe's hash, so another recipe never meets this state."""
+    return f"{CONFIG.results}/rows/{row}/run-{spec_hash(CONFIG.train(row))}"
+
+
 def run_folder(wildcards):
-    """Folder of the training state. It carries the recipe's hash, so another recipe never meets this state."""
-    return f"{CONFIG.results}/rows/{wildcards.row}/run-{spec_hash(CONFIG.train(wildcards.row))}"
+    """Folder of the training state of the row that a job trains."""
+    return state_folder(wildcards.row)
 
 
 def sample_spec(wildcards):
@@ -139,6 +151,7 @@ TRAIN_OPTIONS = (
 SAMPLE_OPTIONS = (
     f" --batch {EXECUTION.sample_batch} --threads {EXECUTION.threads}{COMPILE}"
 )
+KEEP = " --keep" if len(CONFIG.evaluation.references) > 1 else ""
 STATISTICS_OPTIONS = f" --batch {EXECUTION.sample_batch} --workers {EXECUTION.workers}"
 # The encoder's first pass of discovery runs without registers; the second on top of the first.
 FIRST_PASS = {"single": "none", "recursive": "single"}
@@ -201,6 +214,24 @@ def metrics_files(rows):
     }
 
 
+def variant_files(rows):
+    """Metrics files by 'row:epoch:guidance:reference:seed', if there are several references or sampling seeds."""
+    references, seeds = CONFIG.evaluation.references, CONFIG.sampling.seeds
+    if len(references) * len(seeds) == 1:
+        return {}
+    return {
+        f"{row}:{epoch}:{guidance}:{reference}:{seed}": (
+            f"<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/"
+            f"metrics{'' if reference == references[0] else f'-{reference}'}.json"
+        )
+        for row in rows
+        for epoch in EPOCHS
+        for guidance in CONFIG.sampling.guidance
+        for reference in references
+        for seed in seeds
+    }
+
+
 def keyed(names, paths):
     """Arguments 'name=path', in order."""
     return " ".join(f"{name}={path}" for name, path in zip(names, paths, strict=True))
@@ -218,15 +249,35 @@ def figures(wildcards):
 
 
 def benchmark_files(wildcards):
-    """Snakemake's record of the time that every job of the rows took, as 'job=path'; missing ones are left out."""
-    folder = f"{CONFIG.results}/benchmarks"
-    jobs = [f"statistics/{encoder}-{ttr}" for encoder, ttr in ENCODINGS]
+    """Snakemake's record of the time that every job of the rows took, as 'stage:row:...=path'."""
+    names = {f"statistics:{e}:{ttr}": f"statistics/{e}-{ttr}" for e, ttr in ENCODINGS}
     for row in CONFIG.rows:
         for epoch in EPOCHS:
-            jobs.append(f"train/{row}-{epoch}")
-            jobs += [
-                f"{stage}/{row}-{epoch}-{guidance}-seed{FIRST_SEED}"
-                for guidance in CONFIG.sampling.guidance
-                for stage in ("sample", "evaluate")
-            ]
-    return keyed(jobs, [f"{folder}/{job}.tsv" for job in jobs])
+            names[f"train:{row}:{epoch}"] = f"train/{row}-{epoch}"
+            for guidance in CONFIG.sampling.guidance:
+                for stage in ("sample", "evaluate"):
+                    job = f"{row}-{epoch}-{guidance}-seed{FIRST_SEED}"
+                    names[f"{stage}:{row}:{epoch}:{guidance}"] = f"{stage}/{job}"
+    paths = [f"{CONFIG.results}/benchmarks/{name}.tsv" for name in names.values()]
+    return keyed(names, paths)
+
+
+def training_records(wildcards):
+    """The trainer's own record of every row, as 'row=path'."""
+    return keyed(
+        CONFIG.rows, [f"{state_folder(row)}/metrics.jsonl" for row in CONFIG.rows]
+    )
+
+
+def planned_metrics(rows):
+    """Metrics files of these rows as the table names them, where they are or would be."""
+    return {
+        key: path.replace("<results>", CONFIG.results)
+        for key, path in metrics_files(rows).items()
+    }
+
+
+def existing_metrics(wildcards):
+    """When each metrics file that exists while the plan is made was written."""
+    paths = map(Path, planned_metrics(CONFIG.rows).values())
+    return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}

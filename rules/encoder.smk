@@ -9,7 +9,6 @@ rule discover_neurons:
     log:
         "<logs>/discover/{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder=one_of(encoders_with(neurons="discovered")),
         ttr="single|recursive",
     conda:
         "../envs/torch.yaml"
@@ -21,6 +20,10 @@ rule discover_neurons:
     shell:
         "python -m dsr.commands.discover --spec {params.spec:q} --encoder $(dirname {input.encoder})"
         " --images {input.images} --first {input.first} --output {output} > {log} 2>&1"
+
+
+# Where the release has no list (SigLIP2-So400M with a single pass), neurons are discovered.
+ruleorder: released_neurons > discover_neurons
 
 
 rule released_neurons:
@@ -50,8 +53,6 @@ rule statistics:
         "<logs>/statistics/{encoder}-{ttr}.log",
     benchmark:
         "<benchmarks>/statistics/{encoder}-{ttr}.tsv"
-    wildcard_constraints:
-        encoder=one_of(encoders_with(statistics="computed")),
     conda:
         "../envs/torch.yaml"
     threads: threads_of("statistics")

@@ -17,6 +17,26 @@ rule reference:
         "python -m dsr.commands.reference --images {input} --output {output} > {log} 2>&1"
 
 
+# As many training images as there are validation images, chosen at random once and for all.
+rule reference_train:
+    input:
+        "<results>/data/prepared/train/index.npz",
+    output:
+        "<results>/evaluator/reference-train.npz",
+    log:
+        "<logs>/reference/train.log",
+    conda:
+        "../envs/torch.yaml"
+    threads: threads_of("reference")
+    resources:
+        **resources_of("reference"),
+    params:
+        chosen=CONFIG.data.validation_images,
+    shell:
+        "python -m dsr.commands.reference --images {input} --count {params.chosen} --seed 0"
+        " --output {output} > {log} 2>&1"
+
+
 rule evaluate:
     input:
         samples="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/samples.npz",
@@ -34,9 +54,25 @@ rule evaluate:
     resources:
         **resources_of("evaluate"),
     params:
-        spec=CONFIG.evaluation.model_dump_json(exclude={"epochs"}),
+        spec=CONFIG.evaluation.model_dump_json(exclude={"epochs", "references"}),
         cache=f"{CONFIG.results}/evaluator/cache",
     shell:
         "python -m dsr.commands.evaluate --spec {params.spec:q} --samples {input.samples}"
         " --reference {input.reference} --graph {input.graph} --cache {params.cache}"
-        " --threads {threads} --output {output} > {log} 2>&1"
+        f"{KEEP} --threads"
+        " {threads} --output {output} > {log} 2>&1"
+
+
+# The samples' activations are kept when there are several references, so that the network sees the samples once.
+use rule evaluate as evaluate_again with:
+    input:
+        samples="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/samples.npz",
+        reference="<results>/evaluator/reference-{reference}.npz",
+        graph="<results>/evaluator/graph.pb",
+        first="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/metrics.json",
+    output:
+        "<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/metrics-{reference}.json",
+    log:
+        "<logs>/evaluate/{row}-{epoch}-{guidance}-seed{seed}-{reference}.log",
+    benchmark:
+        "<benchmarks>/evaluate/{row}-{epoch}-{guidance}-seed{seed}-{reference}.tsv"

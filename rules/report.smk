@@ -1,4 +1,11 @@
 # From metrics and weights to what a reader sees: the table, the figures, and where it all comes from.
+# How a missing result is asked for: as this run was, with its configuration files.
+COMMAND = " ".join(
+    ["snakemake"]
+    + ["--configfile"] * bool(workflow.overwrite_configfiles)
+    + [os.path.relpath(path) for path in workflow.overwrite_configfiles]
+    + ["--cores all --"]
+)
 FIGURE = "python -m dsr.commands.figure"
 ENCODING_NAMES = [f"{encoder}:{ttr}" for encoder, ttr in ENCODINGS]
 
@@ -20,13 +27,15 @@ rule table:
     input:
         metrics=metrics_files(CONFIG.rows).values(),
         cost=expand("<results>/rows/{row}/cost.json", row=CONFIG.rows),
+        variants=variant_files(CONFIG.rows).values(),
     output:
-        markdown=report(
-            "<results>/table1.md",
+        html=report(
+            "<results>/table1.html",
             category="1. Results",
             labels={"result": "Table 1"},
             caption="../docs/captions/table1.rst",
         ),
+        markdown="<results>/table1.md",
         csv="<results>/table1.csv",
         latex="<results>/table1.tex",
     log:
@@ -39,9 +48,42 @@ rule table:
             metrics_files(CONFIG.rows), input.metrics
         ),
         cost=lambda wildcards, input: keyed(CONFIG.rows, input.cost),
+        variants=lambda wildcards, input: keyed(
+            variant_files(CONFIG.rows), input.variants
+        ),
     shell:
         "python -m dsr.commands.table --spec {params.spec:q} --metrics {params.metrics} --cost {params.cost}"
-        " --markdown {output.markdown} --csv {output.csv} --latex {output.latex} > {log} 2>&1"
+        " --variants {params.variants}"
+        " --markdown {output.markdown} --csv {output.csv} --latex {output.latex} --html {output.html} > {log} 2>&1"
+
+
+# Whatever has been measured so far, as it is on disk. Metrics are no input of this rule: as inputs that are out of date
+# they would be made again, and asking what is there must never train anything.
+rule partial_table:
+    input:
+        cost=expand("<results>/rows/{row}/cost.json", row=CONFIG.rows),
+    output:
+        html=report(
+            "<results>/table1-partial.html",
+            category="1. Results",
+            labels={"result": "Table 1, as far as measured"},
+            caption="../docs/captions/table1.rst",
+        ),
+        markdown="<results>/table1-partial.md",
+        csv="<results>/table1-partial.csv",
+    log:
+        "<logs>/table1-partial.log",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=report_specs.table(CONFIG, command=COMMAND).model_dump_json(),
+        metrics=keyed(*zip(*planned_metrics(CONFIG.rows).items())),
+        cost=lambda wildcards, input: keyed(CONFIG.rows, input.cost),
+        # A result that is new, or gone, makes the table again.
+        present=existing_metrics,
+    shell:
+        "python -m dsr.commands.table --spec {params.spec:q} --metrics {params.metrics} --cost {params.cost}"
+        " --markdown {output.markdown} --csv {output.csv} --html {output.html} > {log} 2>&1"
 
 
 rule row_table:
@@ -254,12 +296,13 @@ rule provenance:
         "<results>/table1.md",
     output:
         json="<results>/provenance.json",
-        markdown=report(
-            "<results>/provenance.md",
+        html=report(
+            "<results>/provenance.html",
             category="5. Provenance",
             labels={"result": "where these results come from"},
             caption="../docs/captions/provenance.rst",
         ),
+        markdown="<results>/provenance.md",
     log:
         "<logs>/provenance.log",
     localrule: True
@@ -269,11 +312,12 @@ rule provenance:
         spec=CONFIG.model_dump_json(),
         source=workflow.basedir,
         benchmarks=benchmark_files,
+        records=training_records,
         environments=[
             f"{workflow.basedir}/envs/{name}.yaml"
             for name in ("torch", "tensorflow", "workflow")
         ],
     shell:
         "python -m dsr.commands.provenance --spec {params.spec:q} --source {params.source:q}"
-        " --benchmarks {params.benchmarks} --environments {params.environments:q}"
-        " --json {output.json} --markdown {output.markdown} > {log} 2>&1"
+        " --benchmarks {params.benchmarks} --records {params.records} --environments {params.environments:q}"
+        " --json {output.json} --markdown {output.markdown} --html {output.html} > {log} 2>&1"

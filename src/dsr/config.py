@@ -58,7 +58,7 @@ class Data(Section):
 class Encoder(Section):
     """A frozen image encoder. To add one, add an entry here; a new family also needs a class in `dsr/encoder`."""
 
-    family: Literal["siglip2"]
+    family: Literal["siglip2", "dinov2"]
     """Which class in `dsr/encoder` loads it."""
     hub: str
     """Model id on the Hugging Face hub."""
@@ -71,9 +71,13 @@ class Encoder(Section):
     width: Positive
     """Width of a token: the number of latent channels."""
     neurons: Literal["released", "discovered"]
-    """Register neurons: the release's lists, or found by the workflow on `discovery.images` images."""
+    """Register neurons: the release's lists, or found by the workflow on `discovery.images` images.
+
+    Also with `released`, those that the release does not have (So400M with a single pass) are found by the workflow."""
     statistics: Literal["released", "computed"]
-    """Latent statistics: the release's files, or computed by the workflow over the training images."""
+    """Latent statistics: the release's files, or computed by the workflow over the training images.
+
+    Also with `released`, those that the release does not have (So400M with a single pass) are computed."""
 
     @model_validator(mode="after")
     def _whole_patches(self) -> Encoder:
@@ -301,6 +305,16 @@ class Evaluation(Section):
     """k of Precision and Recall."""
     split: Positive = 5000
     """Images in a split of the Inception Score."""
+    references: tuple[Literal["validation", "train", "adm"], ...] = ("validation",)
+    """What samples are compared with: the validation images, as many random training images, ADM's reference batch.
+
+    The first is `validation`, whose numbers stand beside published ones; of the others the table shows FID."""
+
+    @model_validator(mode="after")
+    def _validation_first(self) -> Evaluation:
+        if self.references[:1] != ("validation",) or len(set(self.references)) != len(self.references):
+            raise ValueError(f"references {list(self.references)}: the first must be validation, and none may repeat")
+        return self
 
     @model_validator(mode="after")
     def _ascending(self) -> Evaluation:
@@ -330,7 +344,7 @@ class Execution(Section):
     nodes: Positive = 1
     """Nodes of a training job."""
     micro_batch: Positive | None = None
-    """Images per process and backward pass; null takes the whole share of the batch at once."""
+    """Images per process and backward pass; null takes as many as fit into the GPU's memory."""
     sample_batch: Positive = 125
     """Images per process that are sampled together."""
     workers: Annotated[int, Field(ge=0)] = 0
@@ -451,6 +465,8 @@ class Config(Section):
             raise ValueError(
                 f"sampling.images: {self.sampling.images} is not a multiple of {self.data.classes} classes"
             )
+        if self.data.source == "digits" and "adm" in self.evaluation.references:
+            raise ValueError("evaluation.references: adm is a reference for ImageNet and not for digits")
         if self.data.source == "imagefolder" and not (self.data.train and self.data.validation):
             raise ValueError("data.source is imagefolder: give the paths data.train and data.validation")
         return self

@@ -78,13 +78,19 @@ class Cluster:
         """Cancel all jobs, stop every daemon started here, and remove the folder and the link."""
         if LINK.is_symlink() and LINK.readlink() == self.folder / "etc/slurm.conf":
             if self._runs("slurmctld"):
-                subprocess.run(["scancel", "--user", "root"], capture_output=True, timeout=20, check=False)
                 with contextlib.suppress(ClusterError):
-                    wait_until(lambda: not output("squeue", "--noheader"), 30, "jobs do not end")
+                    self.clear()
             for name in (*(f"slurmd.{node}" for node in self.names), "slurmctld", "munged"):
                 self._stop(name, signal.SIGTERM)
             LINK.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Cancel all jobs and bring every node back."""
+        subprocess.run(["scancel", "--user", "root"], capture_output=True, timeout=20, check=False)
+        for name in self.names:
+            self.start_node(name)
+        wait_until(lambda: not output("squeue", "--noheader"), 60, "jobs do not end")
 
     def start_node(self, name: str) -> None:
         """Start a node's daemon, and tell the controller that the node is back if it was given up."""

@@ -63,7 +63,16 @@ def test_evaluation_reproduces_recorded_scores_and_uses_its_cache(
     again = run(monkeypatch, **arguments)
     assert {key: again[key] for key in scores} == {key: first[key] for key in scores}
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
-    assert "activations of the reference: from" in caplog.text
+    assert "activations: from" in caplog.text
+
+    monkeypatch.setattr(
+        sys, "argv", ["evaluate", "--keep", *(str(x) for k, v in arguments.items() for x in (f"--{k}", v))]
+    )
+    evaluate_command()
+    assert len(list((tmp_path / "cache").iterdir())) == 6
+    monkeypatch.setattr(InceptionGraph, "activations", None)  # other references need the network no more
+    evaluate_command()
+    assert files.read_json(tmp_path / "metrics.json")["fid"] == first["fid"]
 
     with pytest.raises(SystemExit):
         run(monkeypatch, **arguments | {"spec": '{"images": 71}', "output": tmp_path / "none.json"})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -32,12 +33,15 @@ from dsr.report.figures.fid import epoch_reaching, read_curves
 from dsr.report.figures.kinds import KINDS, draw
 from dsr.report.figures.samples import choose_samples, read_chosen
 from dsr.report.figures.style import style
+from dsr.report.hours import row_times
 from dsr.report.markup import pipe_table
+from dsr.report.page import page
 from dsr.report.provenance import markdown as provenance_markdown
 from dsr.report.provenance import provenance
 from dsr.report.published import METRICS, Published
 from dsr.report.render import latex, markdown
 from dsr.report.table import Entry, collect
+from dsr.report.variants import Variant, read_fids, reference_lines, seed_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -446,3 +450,61 @@ def test_captions_are_valid_and_quote_the_configuration(caption: Path, raw: dict
             docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
             texts.add(text)
     assert len(texts) == (4 if "wildcards.kind" in source else 2 if "published" in source else 1)
+
+
+# Pages
+
+
+def test_a_page_holds_the_table_and_loads_nothing(spec: specs.TableSpec, tmp_path: Path) -> None:
+    metrics = {Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.91)}
+    published = Published.read()
+    html = page(markdown(spec, collect(spec, metrics, {}, published), published) + "\n<script>bad()</script>\n")
+    assert html.count("<table>") == 1
+    lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in html.split("<tr>")[1:]]
+    assert lines[0][:5] == ["Row", "Epochs", "Guidance", "Value", "FID"]
+    assert lines[2][3:5] == ["measured", "5.91"]
+    assert "<title>Taming Outlier Tokens" in html
+    assert "&lt;script&gt;" in html
+    assert "http" not in html.partition("<body>")[0]
+    assert "src=" not in html
+
+
+def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path) -> None:
+    record = tmp_path / "metrics.jsonl"
+    line = {"step": 100, "steps": 100, "images_per_second": 1024.0, "restart": 0}
+    record.write_text("".join(json.dumps(line | {"restart": restart}) + "\n" for restart in (0, 1)), encoding="utf-8")
+    wall = {"train:dit-siglip2b:80": 150.0, "sample:dit-siglip2b:80:unguided": 3600.0, "statistics:siglip2-b:none": 9.0}
+    times = row_times(config, wall, {"dit-siglip2b": record, "dit-so400m": tmp_path / "missing.jsonl"})
+    assert set(times) == {"dit-siglip2b"}
+    assert times["dit-siglip2b"]["train"] == pytest.approx(200.0)  # two attempts of 100 s
+    assert times["dit-siglip2b"]["gpu_hours"] == pytest.approx((200 + 3600) * 8 / 3600)
+
+
+# Several seeds, several references
+
+
+def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(spec: specs.TableSpec, tmp_path: Path) -> None:
+    keys = {"validation:0": 5.8, "validation:1": 6.0, "validation:2": 6.2, "train:0": 5.5, "train:1": None}
+    files = {}
+    for key, fid in keys.items():
+        path = tmp_path / f"{key}.json"
+        files[Variant.parse(f"dit-siglip2b:80:unguided:{key}")] = path if fid is None else write_metrics(path, fid)
+    fids = read_fids(files)
+    published = Published.read()
+    _, lines = seed_lines(fids, published)
+    assert lines == [
+        ["dit-siglip2b", "80", "unguided", "validation", "3", "6.00 ± 0.20", "5.89", "+0.11"]
+    ]  # of `train` there is one seed
+    assert seed_lines({key: fid + 1 for key, fid in fids.items()}, published)[1][0][-1] == "+1.11 *"
+    assert seed_lines(fids, None)[1][0][-2:] == ["", ""]
+    heading, lines = reference_lines(fids)
+    assert heading[-2:] == ["FID, validation", "FID, train"]
+    assert lines == [["dit-siglip2b", "80", "unguided", "0", "5.80", "5.50"]]
+
+    metrics = {Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.8)}
+    frame = collect(spec, metrics, {}, published)
+    text = markdown(spec, frame, published, fids)
+    assert text.index("## Sampling seeds") < text.index("## References") < text.index("## How this was measured")
+    assert "Sampling seeds" not in markdown(spec, frame, published)
+    with pytest.raises(UserError, match="row:epoch:guidance:reference:seed"):
+        Variant.parse("dit-siglip2b:80")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +40,39 @@ def test_one_row_needs_only_its_own_jobs(fresh: Checkout) -> None:
     assert "neurons" not in run.stdout
 
 
+def test_the_partial_table_takes_what_exists_and_plans_nothing_else(fresh: Checkout) -> None:
+    metrics = fresh.folder / "results/demo/rows/dit-siglip2b/epoch-1/unguided-seed0/metrics.json"
+    metrics.parent.mkdir(parents=True)
+    values = {"fid": 12.25, "inception_score": 2.0, "precision": 0.5, "recall": 0.25, "images": 20}
+    reference = {"name": "validation", "images": 360}
+    metrics.write_text(json.dumps({**values, "reference": reference}), encoding="utf-8")
+    run = fresh.tiny("results/demo/table1-partial.md")
+    assert run.returncode == 0, run.stdout
+    assert set(job_counts(run.stdout)) <= {"cost", "partial_table"}
+    text = (fresh.folder / "results/demo/table1-partial.md").read_text(encoding="utf-8")
+    assert "12.25" in text
+    command = re.search(r"dit-siglip2b-dsr, epoch 1, unguided: `(.*)`", text)
+    assert command is not None
+    planned = fresh.snakemake(*shlex.split(command[1])[1:], "-n")
+    assert job_counts(planned.stdout)["evaluate"] == 1
+
+    shutil.rmtree(metrics.parents[3])
+    assert fresh.planned("results/demo/table1-partial.md")["partial_table"] == 1
+
+
+def test_more_references_and_seeds_are_more_evaluations_of_the_same_weights(fresh: Checkout, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    change = {"evaluation": {"references": ["validation", "train", "adm"]}, "sampling": {"seeds": [0, 1]}}
+    overlay.write_text(yaml.safe_dump(change), encoding="utf-8")
+    run = fresh.snakemake("-n", "results/table1.md", "--configfile", str(overlay))
+    assert run.returncode == 0, run.stdout
+    counts = job_counts(run.stdout)
+    assert counts["train"] == 12
+    assert counts["sample"] == counts["evaluate"] == 12 * 2
+    assert counts["evaluate_again"] == 12 * 2 * 2
+    assert counts["reference_train"] == counts["fetch_reference"] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -45,6 +82,7 @@ def test_one_row_needs_only_its_own_jobs(fresh: Checkout) -> None:
         ({"recipes": {"dit": {"batch": 1023}}}, "recipes.dit.batch: 1023 is not divisible by 8 processes"),
         ({"rows": {"dit-siglip2b": {"encoder": "clip"}}}, "rows.dit-siglip2b.encoder: 'clip' is not one of siglip2-b"),
         ({"recipes": {"dit": {"lr": "2e-4"}}}, "recipes.dit.lr: Input should be a valid number (given: '2e-4')"),
+        ({"evaluation": {"references": ["adm"]}}, "the first must be validation"),
         ({"sampling": {"images": 50001}}, "sampling.images: 50001 is not a multiple of 1000 classes"),
     ],
 )

@@ -14,7 +14,7 @@ from dsr.analysis.specs import EncoderMapsSpec
 from dsr.data.images import Images
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.encoder.blocks import Block
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.vit import VitEncoder
 
 
 def map_encoder(
@@ -56,10 +56,10 @@ def map_encoder(
 
 
 @torch.no_grad()
-def trace_encoder(network: Siglip2Encoder, inputs: torch.Tensor) -> list[LayerMaps]:
+def trace_encoder(network: VitEncoder, inputs: torch.Tensor) -> list[LayerMaps]:
     """Measure the stream of preprocessed images (B, 3, H, W) after every block, and the final feature."""
     stream = network.embed(inputs)
-    image = slice(0, stream.shape[1] - network.registers)
+    image = network.image_tokens(stream.shape[1])
     layers = []
     for block in network.blocks:
         if not isinstance(block, Block):
@@ -72,7 +72,7 @@ def trace_encoder(network: Siglip2Encoder, inputs: torch.Tensor) -> list[LayerMa
 
 
 def attention_weights(block: Block, stream: torch.Tensor) -> torch.Tensor:
-    """Attention weights (B, heads, T, T) of a SigLIP block that reads the stream (B, T, D); rows sum to 1.
+    """Attention weights (B, heads, T, T) of a block that reads the stream (B, T, D); rows sum to 1.
 
     The encoder itself uses a fused kernel that does not return them.
     """

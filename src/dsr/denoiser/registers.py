@@ -2,22 +2,18 @@
 
 They enter before a chosen block, attend and are attended to, and are dropped before the output. They carry the
 sin-cos positions of their own small grid and are not turned by rotary positions (see `RotaryPositions`). To give
-them to another transformer:
+them to another transformer, replace two of its layers (docs/registers.md):
 
-    self.register_tokens, self.register_pos_embed = registers.create(36, width)
-    ...
-    for index, block in enumerate(self.blocks):
-        if index == start:
-            x = registers.insert(x, self.register_tokens, self.register_pos_embed)
-        x = block(x)
-    x = registers.strip(x, 36)
+    dit.blocks[8] = registers.Entry(dit.blocks[8], count=36, width=1152)
+    dit.final_layer = registers.Exit(dit.final_layer, count=36)
 
-They are two parameters of the model that owns them, and not a submodule, because released checkpoints name them so.
+In our own denoisers they are two parameters of the model, because released checkpoints name them so.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +48,39 @@ def insert(x: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
 def strip(x: Tensor, count: int) -> Tensor:
     """Drop the registers again: (B, R + N, D) -> (B, N, D)."""
     return x[:, count:]
+
+
+class Entry(nn.Module):
+    """A block of another model, before which registers enter; whatever the block gets besides tokens is passed on.
+
+    Args:
+        block: takes tokens (B, R + N, D) first, for any number of them.
+        count: registers R, a perfect square.
+        width: width D of a token, a multiple of 4.
+
+    Raises:
+        UserError: if ``count`` is no perfect square.
+    """
+
+    def __init__(self, block: nn.Module, *, count: int, width: int) -> None:
+        super().__init__()
+        check(count, 0, 1)
+        self.block = block
+        self.tokens, self.positions = create(count, width)
+
+    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Any:
+        """Tokens (B, N, D) -> what the block makes of (B, R + N, D)."""
+        return self.block(insert(x, self.tokens, self.positions), *arguments, **options)
+
+
+class Exit(nn.Module):
+    """A layer of another model, before which ``count`` registers leave."""
+
+    def __init__(self, layer: nn.Module, *, count: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.count = count
+
+    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Any:
+        """Tokens (B, R + N, D) -> what the layer makes of (B, N, D)."""
+        return self.layer(strip(x, self.count), *arguments, **options)

@@ -12,8 +12,9 @@ from torch import nn
 from dsr.config import AutoencoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
-from dsr.encoder.siglip2 import PIXEL_MEAN, PIXEL_STD, Siglip2Encoder
+from dsr.encoder.families import FAMILIES
 from dsr.encoder.ttr import with_registers
+from dsr.encoder.vit import VitEncoder
 from dsr.errors import UserError
 from dsr.latents.statistics import Normaliser
 
@@ -25,21 +26,28 @@ class Autoencoder(nn.Module):
         encoder: needed by :meth:`encode`.
         decoder: needed by :meth:`decode`.
         normaliser: standardises latents; None leaves them raw.
+        family: without an encoder, the family whose processors scale pixels as the decoder returns them.
     """
 
     pixel_mean: torch.Tensor
     pixel_std: torch.Tensor
 
     def __init__(
-        self, *, encoder: Siglip2Encoder | None, decoder: ViTDecoder | None, normaliser: Normaliser | None
+        self,
+        *,
+        encoder: VitEncoder | None,
+        decoder: ViTDecoder | None,
+        normaliser: Normaliser | None,
+        family: str = "siglip2",
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.normaliser = normaliser
         # The decoder returns pixels in the scale that the encoder saw.
-        mean = encoder.pixel_mean.clone() if encoder else torch.tensor(PIXEL_MEAN).view(3, 1, 1)
-        std = encoder.pixel_std.clone() if encoder else torch.tensor(PIXEL_STD).view(3, 1, 1)
+        scale = FAMILIES[family]
+        mean = encoder.pixel_mean.clone() if encoder else torch.tensor(scale.pixel_mean).view(3, 1, 1)
+        std = encoder.pixel_std.clone() if encoder else torch.tensor(scale.pixel_std).view(3, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.requires_grad_(False).eval()
@@ -92,16 +100,17 @@ def load_autoencoder(
         encoder=load_encoder(spec, encoder=encoder, neurons=neurons) if encoder else None,
         decoder=load_decoder(spec, decoder) if decoder else None,
         normaliser=Normaliser.load(statistics, spec.latent_shape) if statistics else None,
+        family=spec.encoder.family,
     )
 
 
-def load_encoder(spec: AutoencoderSpec, *, encoder: Path, neurons: Path | None) -> Siglip2Encoder:
+def load_encoder(spec: AutoencoderSpec, *, encoder: Path, neurons: Path | None) -> VitEncoder:
     """Load the encoder of a specification, with test-time registers where ``spec.ttr`` is set.
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification.
     """
-    loaded = Siglip2Encoder.load(encoder, spec.encoder.input_size)
+    loaded = FAMILIES[spec.encoder.family].encoder.load(encoder, spec.encoder.input_size)
     for key, found, expected in (
         ("width", loaded.width, spec.encoder.width),
         ("patch_size", loaded.patch_size, spec.encoder.patch_size),

@@ -31,21 +31,34 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: x += attention(norm1(x)); x += mlp(norm2(x)).
+    """A pre-norm transformer block: x += scale1(attention(norm1(x))); x += scale2(mlp(norm2(x))).
 
     Args:
         norm1: normalisation before the attention.
         attention: self-attention.
         norm2: normalisation before the MLP.
         mlp: the MLP, possibly one that intervenes.
+        scale1: what the attention writes passes through this (DINOv2's LayerScale); None leaves it as it is.
+        scale2: the same for the MLP.
     """
 
-    def __init__(self, norm1: nn.Module, attention: Attention, norm2: nn.Module, mlp: Mlp) -> None:
+    def __init__(
+        self,
+        norm1: nn.Module,
+        attention: Attention,
+        norm2: nn.Module,
+        mlp: Mlp,
+        *,
+        scale1: nn.Module | None = None,
+        scale2: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.norm1 = norm1
         self.attention = attention
         self.norm2 = norm2
         self.mlp = mlp
+        self.scale1 = nn.Identity() if scale1 is None else scale1
+        self.scale2 = nn.Identity() if scale2 is None else scale2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map the residual stream (B, T, D) to the next one."""
@@ -53,17 +66,17 @@ class Block(nn.Module):
 
     def trace(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next residual stream (B, T, D) and the MLP's hidden activations (B, T, M) that led to it."""
-        x = x + self.attention(self.norm1(x))
+        x = x + self.scale1(self.attention(self.norm1(x)))
         hidden = self.mlp.hidden(self.norm2(x))
-        return x + self.mlp.fc2(hidden), hidden
+        return x + self.scale2(self.mlp.fc2(hidden)), hidden
 
     def with_mlp(self, mlp: Mlp) -> Block:
         """Return a block that shares everything but its MLP with this one."""
-        return Block(self.norm1, self.attention, self.norm2, mlp)
+        return Block(self.norm1, self.attention, self.norm2, mlp, scale1=self.scale1, scale2=self.scale2)
 
 
 class Trace(NamedTuple):
-    """What happens inside an encoder; register tokens, if any, are the last of the T tokens."""
+    """What happens inside an encoder; test-time registers, if any, are the last of the T tokens."""
 
     hidden_states: list[torch.Tensor]
     """Residual streams (B, T, D): the embeddings, then the output of every block."""

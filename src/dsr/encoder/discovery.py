@@ -16,7 +16,7 @@ from dsr.data.images import Images
 from dsr.encoder.blocks import Trace
 from dsr.encoder.neuron_lists import NeuronList, by_layer, merge
 from dsr.encoder.pixels import pixel_batches
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.vit import VitEncoder
 from dsr.errors import UserError
 from dsr.randomness import permutation
 
@@ -46,9 +46,10 @@ class NeuronScores:
         """Largest token norm seen so far."""
         self._sum: torch.Tensor | None = None
 
-    def add(self, trace: Trace, registers: int = 0) -> None:
-        """Add the images of one trace; its last ``registers`` tokens take no part."""
-        norms = self._tokens(self._detected(trace), registers).norm(dim=-1)
+    def add(self, trace: Trace, registers: int = 0, *, prefix: int = 0) -> None:
+        """Add the images of one trace; its first ``prefix`` and last ``registers`` tokens take no part."""
+        image = slice(prefix, trace.hidden_states[0].shape[1] - registers)
+        norms = self._tokens(self._detected(trace)[:, image]).norm(dim=-1)
         outliers = norms > self.options.norm_threshold
         contributing = outliers.any(dim=1)
         self.largest_norm = max(self.largest_norm, float(norms.max()))
@@ -56,7 +57,7 @@ class NeuronScores:
             return
         outliers = outliers[contributing]
         scores = torch.stack(
-            [self._score(self._tokens(layer[contributing], registers), outliers) for layer in trace.activations]
+            [self._score(self._tokens(layer[contributing][:, image]), outliers) for layer in trace.activations]
         )
         self.images += len(outliers)
         self._sum = scores if self._sum is None else self._sum + scores
@@ -82,8 +83,7 @@ class NeuronScores:
             )
         return outputs[self.options.layer]
 
-    def _tokens(self, tokens: torch.Tensor, registers: int) -> torch.Tensor:
-        tokens = tokens[:, : tokens.shape[1] - registers]
+    def _tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1) if self.mean_token else tokens
 
     def _score(self, activations: torch.Tensor, outliers: torch.Tensor) -> torch.Tensor:
@@ -123,7 +123,7 @@ def rank(
 
 @torch.no_grad()
 def find_register_neurons(
-    spec: DiscoverSpec, encoder: Siglip2Encoder, images: Images, *, first: NeuronList | None = None, batch: int = 8
+    spec: DiscoverSpec, encoder: VitEncoder, images: Images, *, first: NeuronList | None = None, batch: int = 8
 ) -> NeuronList:
     """Find register neurons on a random choice of images.
 
@@ -145,7 +145,7 @@ def find_register_neurons(
     chosen = permutation(spec.seed, "discovery", 0, len(images))[: options.images]
     scores = NeuronScores(options)
     for pixels in pixel_batches(images, chosen.tolist(), batch=batch, device=encoder.pixel_mean.device):
-        scores.add(encoder.trace(encoder.preprocess(pixels)), encoder.registers)
+        scores.add(encoder.trace(encoder.preprocess(pixels)), encoder.registers, prefix=encoder.prefix)
     ranked = rank(
         scores.mean(),
         options.top_k,

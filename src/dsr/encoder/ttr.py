@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from dsr.config import TestTimeRegisters
 from dsr.encoder.blocks import Mlp
 from dsr.encoder.neuron_lists import check_ranges
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.vit import Encoder
 
 
 class InterventionMlp(Mlp):
@@ -53,9 +55,7 @@ class InterventionMlp(Mlp):
         return torch.where(high.abs() > low.abs(), high, low)
 
 
-def with_registers(
-    encoder: Siglip2Encoder, neurons: Mapping[int, Sequence[int]], options: TestTimeRegisters
-) -> Siglip2Encoder:
+def with_registers(encoder: Encoder, neurons: Mapping[int, Sequence[int]], options: TestTimeRegisters) -> Encoder:
     """Return an encoder with test-time registers that shares the weights of a plain one.
 
     Args:
@@ -73,11 +73,28 @@ def with_registers(
     check_ranges(neurons, [block.mlp.fc1.out_features for block in blocks])
     for layer, indices in neurons.items():
         blocks[layer] = blocks[layer].with_mlp(InterventionMlp(blocks[layer].mlp, indices, options))
-    return Siglip2Encoder(
-        encoder.embeddings,
-        blocks,
-        input_size=encoder.input_size,
-        pixel_mean=encoder.pixel_mean.flatten().tolist(),
-        pixel_std=encoder.pixel_std.flatten().tolist(),
-        registers=options.registers,
-    ).to(encoder.pixel_mean.device)
+    return encoder.with_blocks(blocks, options.registers)
+
+
+class AppendRegisters(nn.Module):
+    """Appends registers, zero tokens, to the sequence of a model that is not ours."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (B, T + count, D)."""
+        return F.pad(x, (0, 0, 0, self.count))
+
+
+class DropRegisters(nn.Module):
+    """Drops the last ``count`` tokens again."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T + count, D) -> (B, T, D)."""
+        return x[:, : x.shape[1] - self.count]

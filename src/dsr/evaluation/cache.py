@@ -1,4 +1,4 @@
-"""Arrays that depend on the reference alone, kept between evaluations under the hash of what they were made from."""
+"""Arrays that depend on one set of images alone, kept between evaluations under the hash of their origin."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Cache:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{kind}-{digest}.npz"
         if path.exists():
-            _log.info("%s of the reference: from %s", kind, path)
+            _log.info("%s: from %s", kind, path)
             return {key: npz.read_array(path, key) for key in npz.keys(path)}
         arrays = compute()
         with files.atomic_stream(path) as stream:

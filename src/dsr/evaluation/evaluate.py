@@ -44,6 +44,8 @@ class Job:
     """Folder for what depends on the reference alone."""
     threads: int = 1
     """CPU threads."""
+    keep: bool = False
+    """Keep the samples' activations in the cache too, for a comparison with other references."""
 
 
 @dataclass
@@ -121,7 +123,7 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
             identity = {"reference": reference_file.sha256, "graph": graph_sha256, "tensorflow": network.version}
             cache = Cache(job.cache)
             with stages("reference_network"):
-                features = _reference_features(reference_file, network, cache, identity)
+                features = _features(reference_file, network, cache, identity)
             reference = Reference(
                 features,
                 pooled=inputs.read_moments(job.reference, "mu", "sigma", features.pooled.shape[1]),
@@ -130,7 +132,8 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
                 identity=identity,
             )
             with stages("sample_network"):
-                features = network.activations(npz.read_images(samples.path, BATCH), samples.images)
+                identity = identity | {"reference": samples.sha256}
+                features = _features(samples, network, cache if job.keep else Cache(), identity)
             weights = network.softmax_weights()
         scores, float16_blocks = score(reference, features, weights, spec, stages)
     return {
@@ -148,9 +151,7 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
     }
 
 
-def _reference_features(
-    file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]
-) -> Activations:
+def _features(file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]) -> Activations:
     def compute() -> Arrays:
         found = network.activations(npz.read_images(file.path, BATCH), file.images)
         return {"pooled": found.pooled, "spatial": found.spatial}

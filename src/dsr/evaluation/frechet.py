@@ -3,7 +3,7 @@
 d = |m1 - m2|^2 + Tr S1 + Tr S2 - 2 Tr (S1 S2)^(1/2). The official evaluator takes the matrix square root of the
 non-symmetric product, which is noisy, fails or returns NaN where a covariance is singular. For any factors with
 F^T F = S the last trace is the sum of the singular values of F1 F2^T, which needs no root and no inverse; where the
-official problem is well conditioned both agree to 1e-12.
+problem is well conditioned both agree to 1e-12.
 """
 
 from __future__ import annotations

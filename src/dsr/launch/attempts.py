@@ -33,6 +33,12 @@ class Attempts:
         count = int(record["fruitless"]) + 1 if again else 0
         files.write_json(self.path, {"job": job, "names": names, "fruitless": count})
 
+    def end(self) -> None:
+        """Forget the starts of a job that is done, and the state's folder if nothing else is in it."""
+        self.path.unlink(missing_ok=True)
+        if self.state.is_dir() and not any(self.state.iterdir()):
+            self.state.rmdir()
+
     def may_continue(self) -> bool:
         """Whether this start, or one of the few before it, made progress."""
         record = self._read()

@@ -31,6 +31,8 @@ def supervise(command: Sequence[str], job: SlurmJob, state: Path | None) -> int:
     if attempts is not None and job.node == 0:
         attempts.begin(job.id)
     ending = child.run(command)
+    if ending.code == 0 and attempts is not None and job.node == 0:
+        attempts.end()
     stopped = ending.code == EXIT_STOPPED or (ending.asked and ending.code != 0)
     if not stopped or attempts is None:
         return ending.code

@@ -16,6 +16,7 @@ import pandas as pd
 from dsr.config import Config, spec_hash
 from dsr.environments import requirements
 from dsr.errors import UserError
+from dsr.report.hours import STAGES, gpus, row_times
 from dsr.report.markup import pipe_table
 
 PACKAGES = (
@@ -36,7 +37,11 @@ PACKAGES = (
 
 
 def provenance(
-    config: Config, source: Path, benchmarks: Mapping[str, Path], environments: Sequence[Path]
+    config: Config,
+    source: Path,
+    benchmarks: Mapping[str, Path],
+    environments: Sequence[Path],
+    records: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Return what is known about how the results were made.
 
@@ -47,7 +52,9 @@ def provenance(
         source: folder of the code, inside or outside a git checkout.
         benchmarks: Snakemake's benchmark file of every job; one that does not exist is left out.
         environments: conda environment files whose pinned versions are recorded.
+        records: the trainer's metrics file by row; one that does not exist is left out.
     """
+    wall_seconds = {job: _seconds(path) for job, path in benchmarks.items() if path.exists()}
     installed = {name: _version(name) for name in PACKAGES}
     return {
         "name": config.name,
@@ -58,7 +65,9 @@ def provenance(
         "installed": {name: version for name, version in installed.items() if version},
         "pinned": requirements(list(environments)),
         "hardware": _hardware(),
-        "wall_seconds": {job: _seconds(path) for job, path in benchmarks.items() if path.exists()},
+        "wall_seconds": wall_seconds,
+        "row_times": row_times(config, wall_seconds, records or {}),
+        "gpus": {stage: gpus(config, stage) for stage in STAGES},
     }
 
 
@@ -81,12 +90,27 @@ def markdown(record: Mapping[str, Any]) -> str:
         f"# Provenance: {record['name']}",
         pipe_table(["", "Value"], [[*fact] for fact in facts.items() if fact[1]]),
     ]
+    if record["row_times"]:
+        parts += _row_times(record)
     if record["wall_seconds"]:
         rows = [[job, _duration(seconds)] for job, seconds in record["wall_seconds"].items()]
         rows.append(["sum", _duration(sum(record["wall_seconds"].values()))])
         note = "Wall time of the last attempt of every job, as Snakemake measured it; jobs may have run side by side."
-        parts += ["## Time", note, pipe_table(["Job", "h:mm:ss"], rows, ["h:mm:ss"])]
+        parts += ["## Time of each job", note, pipe_table(["Job", "h:mm:ss"], rows, ["h:mm:ss"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _row_times(record: Mapping[str, Any]) -> list[str]:
+    header = ["Row", "Training", "Sampling", "Evaluation", "GPU-hours"]
+    held, rows = record["gpus"], []
+    for row, times in record["row_times"].items():
+        spent = f"{times['gpu_hours']:.1f}" if any(held.values()) else "-"
+        rows.append([row, *(_duration(times[stage]) for stage in STAGES), spent])
+    note = (
+        f"Wall time (h:mm:ss) of all epochs and seeds that have run. GPUs held: {held['train']} in training, "
+        f"{held['sample']} in sampling, {held['evaluate']} in evaluation. Training counts interrupted attempts too."
+    )
+    return ["## Time of each row", note, pipe_table(header, rows, header[1:])]
 
 
 def _git(source: Path) -> dict[str, Any]:

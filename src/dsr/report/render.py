@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -10,6 +10,7 @@ from dsr.report.markup import pipe_table
 from dsr.report.published import Published
 from dsr.report.specs import TableSpec
 from dsr.report.table import QUANTITIES
+from dsr.report.variants import Variant, reference_lines, seed_lines
 
 TITLES = {
     "fid": "FID",
@@ -33,13 +34,19 @@ _TTR = {"none": "no test-time register", "single": "test-time register", "recurs
 Line = dict[str, str]
 
 
-def markdown(spec: TableSpec, frame: pd.DataFrame, published: Published) -> str:
-    """Return Table 1 as Markdown; where published values are not comparable they stand in a table of their own."""
+def markdown(
+    spec: TableSpec, frame: pd.DataFrame, published: Published, fids: Mapping[Variant, float] | None = None
+) -> str:
+    """Return Table 1 as Markdown; where published values are not comparable they stand in a table of their own.
+
+    ``fids`` are those of several sampling seeds or references, if there are any.
+    """
     if spec.published:
         parts = [f"# {spec.name}: published and measured", _pipe(_compared(frame))]
     else:
         parts = [f"# {_title(spec)}", _disclaimer(spec), _pipe(_measured(frame))]
         parts += ["## Published (ImageNet-256, not comparable)", _pipe(_published(published.main()))]
+    parts += _variants(fids or {}, published if spec.published else None)
     absent = frame[(frame["status"] == "not run") & (frame["run"] != "")]
     if not absent.empty:
         commands = [f"{one.row}, epoch {one.epoch}, {one.setting}: `{one.run}`" for one in absent.itertuples()]
@@ -87,6 +94,22 @@ def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
             "interval of its guided FIDs are not published; what the paper leaves empty stays empty"
         )
     return notes
+
+
+def _variants(fids: Mapping[Variant, float], published: Published | None) -> list[str]:
+    parts = []
+    heading, lines = seed_lines(fids, published)
+    if lines:
+        note = (
+            "Mean and sample standard deviation of FID over sampling seeds (of one training run: training seeds "
+            "move FID more). A star marks a difference from the published value that exceeds it."
+        )
+        parts += ["## Sampling seeds", note, pipe_table(heading, lines, heading[4:])]
+    heading, lines = reference_lines(fids)
+    if lines:
+        note = "The same images against each reference; published values are compared with the first one only."
+        parts += ["## References", note, pipe_table(heading, lines, heading[3:])]
+    return parts
 
 
 def _title(spec: TableSpec) -> str:

@@ -92,9 +92,14 @@ def _line(
     line["ema_decay"] = row.ema
     line["guidance_scale"] = spec.settings[entry.setting].scale
     line["images"] = found.get("images")
-    line["reference"], line["reference_images"] = reference.get("name"), reference.get("images")
+    line["reference"], line["reference_images"] = _plain(reference.get("name")), reference.get("images")
     line["samples_sha256"] = found.get("samples", {}).get("sha256")
     return line
+
+
+def _plain(name: str | None) -> str | None:
+    """Name of a reference without what its file's name says besides."""
+    return name.removeprefix("reference-") if name else None
 
 
 def _columns() -> list[str]:

@@ -77,7 +77,7 @@ class Sampler:
             pixels = self._autoencoder.decode(self.latents(numbers))
         # To pinned memory, which is what makes these copies asynchronous.
         images, finite = (x.to("cpu", non_blocking=True) for x in (quantised(pixels), pixels.isfinite().all()))
-        done = torch.cuda.Event() if self._device.type == "cuda" else None
+        done = torch.cuda.Event() if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if done is not None:
             done.record()  # type: ignore[no-untyped-call]
         return Drawing(numbers, images, finite, done)

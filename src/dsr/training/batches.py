@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from dsr.config import TrainSpec
+from dsr.config import ModelSpec, TrainSpec
 from dsr.data.images import PreparedImages
 from dsr.data.order import batch_indices
 from dsr.distributed import World
@@ -138,9 +138,9 @@ class Samples:
         """Copy to the device without waiting for what it is doing, which takes pinned memory."""
         return values.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else values
 
-    def blank(self) -> MicroBatch:
-        """Zeros in the shape of a micro-batch."""
-        model, count = self._spec.model, self._share.micro_batch
-        x = torch.zeros(count, model.channels, model.grid, model.grid, device=self._device)
-        y = torch.zeros(count, dtype=torch.int64, device=self._device)
-        return MicroBatch(x1=x, x0=x, t=x.new_zeros(count), y=y)
+
+def blank(model: ModelSpec, images: int, device: torch.device) -> MicroBatch:
+    """Zeros in the shape of a micro-batch."""
+    x = torch.zeros(images, model.channels, model.grid, model.grid, device=device)
+    y = torch.zeros(images, dtype=torch.int64, device=device)
+    return MicroBatch(x1=x, x0=x, t=x.new_zeros(images), y=y)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dsr.arithmetic import usable_precision
 from dsr.config import Recipe
 from dsr.distributed import World
 from dsr.errors import UserError
@@ -56,13 +57,31 @@ def set_arithmetic(precision: str, threads: int, *, deterministic: bool) -> None
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+class Fetched:
+    """Values on their way from the device to the host, (n,)."""
+
+    def __init__(self, device: torch.Tensor) -> None:
+        self.device = device
+        # Without waiting; PyTorch takes pinned memory for this.
+        self._host = device.to("cpu", non_blocking=True)
+        self._event = torch.cuda.Event() if device.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._event is not None:
+            self._event.record()  # type: ignore[no-untyped-call]
+
+    def values(self) -> list[float]:
+        """Wait for the values."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [float(value) for value in self._host.tolist()]
+
+
 class Learner:
     """Denoiser, moving averages and optimizer, in step on all processes.
 
     Args:
         model: initial weights; those of the first process count.
         rows: samples of the global batch that belong to each process.
-        micro_batches: backward passes that these are spread over.
+        micro_batches: backward passes that these are spread over; may be changed between steps.
     """
 
     def __init__(
@@ -76,6 +95,7 @@ class Learner:
         micro_batches: int = 1,
     ) -> None:
         self.step = 0
+        self.micro_batches = micro_batches
         self.model = model.to(world.device).train()
         self._forward: nn.Module = self.model
         if world.size > 1:
@@ -83,7 +103,8 @@ class Learner:
         self.optimizer = make_optimizer(recipe, self.model)
         self.averages = {str(decay): MovingAverage(self.model, decay) for decay in recipe.ema}
         self._flow, self._recipe, self._world = flow, recipe, world
-        self._steps_per_epoch, self._micro_batches = steps_per_epoch, micro_batches
+        self._precision = usable_precision(recipe.precision, world.device)
+        self._steps_per_epoch = steps_per_epoch
         self._rows = recipe.batch // world.size
 
     def update(self, micro_batches: Iterable[MicroBatch], *, stop: Callable[[], bool]) -> StepResult:
@@ -97,21 +118,25 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self._world.device)
         for number, batch in enumerate(micro_batches, start=1):
-            with self._reduced_only_if(number == self._micro_batches):
+            with self._reduced_only_if(number == self.micro_batches):
                 part = self._loss(batch).sum() / self._rows
                 part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
         norm = gradient_norm(self.model.parameters())
         # One collective and one wait for the device a step: loss, request to stop and gradient norm together.
-        shared = self._world.sum(torch.stack([loss / self._world.size, loss.new_tensor(float(stop()))]))
-        mean_loss, votes, grad_norm = torch.cat([shared, norm.view(1)]).tolist()
-        if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
-            raise NotFiniteError(f"step {self.step + 1}: loss {mean_loss}, gradient norm {grad_norm}")
+        vote = torch.full_like(loss, float(stop()))
+        shared = self._world.sum(torch.stack([loss / self._world.size, vote]))
+        outcome = Fetched(torch.cat([shared, norm.view(1)]))
         lr = learning_rate(self._recipe, self.step, self._steps_per_epoch)
         if self._recipe.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self._recipe.clip, norm)
         set_learning_rate(self.optimizer, lr)
+        # The device goes on while the host waits for the outcome: AdamW itself leaves everything as it is if told so.
+        self.optimizer.found_inf = 1.0 - outcome.device.isfinite().all().float()  # type: ignore[attr-defined]
         self.optimizer.step()
+        mean_loss, votes, grad_norm = outcome.values()
+        if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
+            raise NotFiniteError(f"step {self.step + 1}: loss {mean_loss}, gradient norm {grad_norm}")
         for average in self.averages.values():
             average.update()
         self.step += 1
@@ -126,6 +151,19 @@ class Learner:
         if self._world.size > 1:
             self._loss(batch).sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.zero_grad(set_to_none=True)
+
+    def rehearse(self, batch: MicroBatch) -> None:
+        """Run one backward pass on this process alone and forget it, with the memory that later steps will need.
+
+        Raises:
+            torch.OutOfMemoryError: if there is too little.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        missing = 0 if self.optimizer.state else 2 * sum(parameter.nbytes for parameter in self.model.parameters())
+        moments = torch.empty(missing, dtype=torch.uint8, device=self._world.device)
+        self._loss(batch, self.model).sum().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad(set_to_none=True)
+        del moments
 
     def state(self, recipe: dict[str, Any]) -> TrainState:
         """Return the state, sharing memory with the model."""
@@ -149,12 +187,12 @@ class Learner:
             average.load_state_dict(state.averages[decay])
         self.step = state.step
 
-    def _loss(self, batch: MicroBatch) -> torch.Tensor:
+    def _loss(self, batch: MicroBatch, model: nn.Module | None = None) -> torch.Tensor:
         """Loss per sample of a micro-batch, (n,) fp32."""
         x_t = self._flow.interpolate(batch.x1, batch.x0, batch.t)
-        autocast = torch.autocast(x_t.device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16")
+        autocast = torch.autocast(x_t.device.type, torch.bfloat16, enabled=self._precision == "bf16")
         with autocast:
-            prediction = self._forward(x_t, batch.t, batch.y)
+            prediction = (model or self._forward)(x_t, batch.t, batch.y)
         return self._flow.loss(prediction.float(), batch.x1, batch.x0, batch.t)
 
     def _reduced_only_if(self, last: bool) -> contextlib.AbstractContextManager[None]:

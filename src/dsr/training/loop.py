@@ -19,7 +19,8 @@ from dsr.errors import UserError
 from dsr.flow import Flow
 from dsr.randomness import derive
 from dsr.training import checkpoint, snapshot
-from dsr.training.batches import Samples, Share
+from dsr.training.batches import Samples, Share, blank
+from dsr.training.fit import largest_share
 from dsr.training.learner import Learner, NotFiniteError, StepResult, set_arithmetic
 from dsr.training.lock import exclusive
 from dsr.training.progress import Progress
@@ -58,13 +59,18 @@ def train(job: Job, world: World) -> bool:
 def _run(job: Job, world: World, request: StopRequest, resumed: int) -> bool:
     """Train from the state of step ``resumed`` (-1: from the beginning); False if asked to leave before the end."""
     set_arithmetic(job.spec.recipe.precision, job.threads, deterministic=job.deterministic)
-    share = Share.of(world, job.spec.recipe.batch, job.micro_batch)
-    learner = _learner(job, world, share)
+    batch = job.spec.recipe.batch
+    learner = _learner(job, world)
     if resumed >= 0:
         learner.load(checkpoint.load(checkpoint.state_path(job.run_dir, resumed), mapped=world.device.type == "cuda"))
         log.info("Resumed at step %d, epoch %.2f", learner.step, learner.step / job.spec.steps_per_epoch)
+    if job.micro_batch is None:
+        share = largest_share(world, batch, learner, job.spec.model)
+    else:
+        share = Share.of(world, batch, job.micro_batch)
+    learner.micro_batches = len(share.micro_batches)
     samples = _samples(job, world, share, learner.step)
-    learner.settle(samples.blank())
+    learner.settle(blank(job.spec.model, share.micro_batch, world.device))
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(contextlib.closing(_progress(job, learner.step))) if world.is_main else None
         return _loop(job, world, request, learner, samples, progress)
@@ -103,9 +109,14 @@ def _loop(
             result = learner.update(samples.next_step(), stop=lambda: bool(request.reason))
         except NotFiniteError as error:
             raise _explained(error, job) if world.is_main else SystemExit(1) from None
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU's memory is full ({error}); set execution.micro_batch to a smaller divisor of"
+                f" {job.spec.recipe.batch // world.size} and run the same command again"
+            ) from None
 
 
-def _learner(job: Job, world: World, share: Share) -> Learner:
+def _learner(job: Job, world: World) -> Learner:
     """Build the denoiser, with initial weights that depend on the seed only, and what trains it."""
     recipe = job.spec.recipe
     torch.manual_seed(derive(recipe.seed, "init"))
@@ -118,7 +129,6 @@ def _learner(job: Job, world: World, share: Share) -> Learner:
         recipe,
         world,
         steps_per_epoch=job.spec.steps_per_epoch,
-        micro_batches=len(share.micro_batches),
     )
 
 

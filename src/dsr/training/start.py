@@ -47,7 +47,7 @@ class Job:
     output: Path
     """Where the milestone's averages are published."""
     micro_batch: int | None = None
-    """Images per process and backward pass; None takes a process's part of the batch at once."""
+    """Images per process and backward pass; None takes as many of a process's part as fit into its memory."""
     workers: int = 0
     """Data-loading workers per process."""
     threads: int = 1

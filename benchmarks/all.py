@@ -1,0 +1,117 @@
+"""All stages in one process on one GPU, beside the goals: `PYTHONPATH=src python -m benchmarks.all`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import data, encode, inputs, kernels, machine, parity, sample, train
+from dsr import files
+
+log = logging.getLogger(__name__)
+
+DIT, SO400M, DIT_DH = "dit-siglip2b-dsr", "dit-so400m-dsr", "ditdh-siglip2b-dsr"
+
+REFERENCES = {
+    "train-bf16": (388, 540),
+    "train-tf32": (155, 230),
+    "sample": (10.4, 40),
+    "sample-dh": (8.4, 30),
+    "encode-b": (2450, 5600),
+    "encode-so400m": (662, 1500),
+    "data": (None, 4500),
+}
+"""Images/s of the public release on one H100, and the goal."""
+
+
+def stages(folder: Path, ceiling: dict[str, float], options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """Return what each stage measures."""
+    common: dict[str, Any] = {"ceiling": ceiling, "fast": not options.eager, "profile": options.profile}
+    index = folder / "images" / "index.npz"
+
+    def trained(row: str, precision: str, batch: int, micro_batch: int | None = None) -> dict[str, Any]:
+        if not index.exists():
+            inputs.prepared_images(index.parent, 2048)
+        settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": micro_batch}
+        return train.measure(row, index, **settings, **common, steps=options.steps)
+
+    def read() -> dict[str, Any]:
+        if not index.exists():
+            inputs.prepared_images(index.parent, 2048)
+        return data.measure(index, batch=128, workers=16)
+
+    def sampled(row: str) -> dict[str, Any]:
+        return sample.measure(row, folder, batch=options.sample_batch, shards=options.shards, **common)
+
+    return {
+        "kernels": kernels.measure,
+        "train-bf16": lambda: trained(DIT, "bf16", 128),
+        "train-tf32": lambda: trained(DIT, "tf32", 64),
+        "train-tf32-128": lambda: trained(DIT, "tf32", 128, 64),
+        "train-dh-bf16": lambda: trained(DIT_DH, "bf16", 128),
+        "train-dh-tf32": lambda: trained(DIT_DH, "tf32", 64),
+        "sample": lambda: sampled(DIT),
+        "sample-dh": lambda: sampled(DIT_DH),
+        "encode-b": lambda: encode.measure(DIT, batch=128, **common),
+        "encode-b-plain": lambda: encode.measure(DIT, batch=128, ttr=False, **common),
+        "encode-so400m": lambda: encode.measure(SO400M, batch=128, **common),
+        "encode-so400m-plain": lambda: encode.measure(SO400M, batch=128, ttr=False, **common),
+        "data": read,
+        "parity": lambda: [*parity.denoiser(DIT), *parity.encoder(DIT)],
+    }
+
+
+def compared(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Put a stage's speed beside the release's and the goal."""
+    release, goal = REFERENCES.get(name, (None, None))
+    line = {key: result[key] for key in ("images/s", "of ceiling", "peak GiB") if key in result}
+    if release is not None:
+        line |= {"release": release, "ratio": result["images/s"] / release}
+    return {"stage": name, **line, **({} if goal is None else {"goal": goal})}
+
+
+def main() -> None:
+    """Measure the stages in the order given; one that fails does not stop the others."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--stages", nargs="+", help="names of stages (default: all)")
+    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--profile", action="store_true", help="list kernels")
+    parser.add_argument("--steps", type=int, default=12, help="training steps to measure")
+    parser.add_argument("--shards", type=int, default=2, help="shards of 500 images to sample")
+    parser.add_argument("--sample-batch", type=int, default=125, help="images that are sampled together")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no stage after this long")
+    machine.add_output(parser)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    began, results, lines = time.monotonic(), {}, []
+    machine.one_gpu()
+    ceiling = machine.ceilings()
+    log.info("%s, ceilings %s TFLOP/s", machine.about(), {key: round(v / 1e12) for key, v in ceiling.items()})
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        known = stages(Path(folder), ceiling, options)
+        for name in options.stages or known:
+            if time.monotonic() - began > options.seconds:
+                log.warning("%s: not begun, the time is up", name)
+                continue
+            try:
+                found = known[name]()
+            except Exception:
+                log.exception("%s failed", name)
+                continue
+            results[name] = found
+            machine.report(found if isinstance(found, list) else [found], None)
+            log.info("%s done after %.0f s", name, time.monotonic() - began)
+            if isinstance(found, dict):
+                lines.append(compared(name, found))
+            if options.json is not None:
+                files.write_json(options.json, {"machine": machine.about(), "ceilings": ceiling, "results": results})
+    machine.report(lines, None)
+
+
+if __name__ == "__main__":
+    main()

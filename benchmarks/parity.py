@@ -1,0 +1,104 @@
+"""Errors of the fast paths against plain float32: `PYTHONPATH=src python -m benchmarks.parity`.
+
+Relative errors ||fast - exact|| / ||exact||, of full-size models with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import inputs, machine
+from benchmarks.encode import autoencoder
+from dsr.compilation import compile_each, compiled
+from dsr.config import Guidance
+from dsr.flow import Flow
+from dsr.sampling.ode import trajectory
+from dsr.sampling.sampler import round_products
+from dsr.training.learner import set_arithmetic
+
+
+def error(fast: Tensor, exact: Tensor) -> float:
+    """Relative error in the L2 norm."""
+    return float((fast.double() - exact.double()).norm() / exact.double().norm())
+
+
+def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
+    """Compare prediction, gradient and sampled latents of a row's denoiser."""
+    spec = inputs.paper().train(row)
+    model = inputs.denoiser(spec.model)
+    flow = Flow.from_config(spec.flow)
+    shape = (batch, spec.model.channels, spec.model.grid, spec.model.grid)
+    x1, x0 = torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda")
+    t = flow.times(torch.rand(batch, device="cuda"))
+    y = torch.randint(spec.model.classes, (batch,), device="cuda")
+
+    def outcome(precision: str) -> tuple[Tensor, Tensor, Tensor]:
+        set_arithmetic(precision, 1, deterministic=False)
+        model.zero_grad(set_to_none=True)
+        with _autocast(precision):
+            prediction = model(flow.interpolate(x1, x0, t), t, y)
+        flow.loss(prediction.float(), x1, x0, t).mean().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        return prediction.detach().float(), gradient, sampled(precision)
+
+    def sampled(precision: str) -> Tensor:
+        with torch.inference_mode(), _autocast(precision):
+            states = trajectory(
+                model, flow, x0, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
+            )
+            return deque(states, maxlen=1).pop()
+
+    exact = outcome("fp32")
+    results = []
+    for way in ("eager", "compiled"):
+        if way == "compiled":
+            compile_each([*model.blocks, model.final_layer])
+        for precision in ("tf32", "bf16"):
+            values = outcome(precision)
+            if precision == "bf16" and way == "compiled":
+                round_products(model)
+                values = (*values[:2], sampled(precision))
+            names = ("prediction", "gradient", "sampled latents")
+            errors = {name: error(*pair) for name, pair in zip(names, zip(values, exact, strict=True), strict=True)}
+            results.append({"model": row, "way": way, "precision": precision, **errors})
+    return results
+
+
+def encoder(row: str, batch: int = 16) -> list[dict[str, Any]]:
+    """Compare the latents of a row's encoder."""
+    spec = inputs.paper().train(row).autoencoder
+    model = autoencoder(spec)
+    pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
+    set_arithmetic("fp32", 1, deterministic=False)
+    exact = model.encode(pixels)
+    set_arithmetic("tf32", 1, deterministic=False)
+    ways = {"eager": model.encode, "compiled": compiled(model.encode)}
+    name = spec.encoder.hub.split("/")[1]
+    return [
+        {"model": name, "way": way, "precision": "tf32", "latents": error(encode(pixels), exact)}
+        for way, encode in ways.items()
+    ]
+
+
+def _autocast(precision: str) -> contextlib.AbstractContextManager[None]:
+    return torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16")
+
+
+def main() -> None:
+    """Compare the models of some rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=["dit-siglip2b-dsr"], help="rows of the table")
+    machine.add_output(parser)
+    options = parser.parse_args()
+    machine.one_gpu()
+    machine.report([line for row in options.rows for line in (*denoiser(row), *encoder(row))], options.json)
+
+
+if __name__ == "__main__":
+    main()

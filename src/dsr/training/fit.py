@@ -1,0 +1,54 @@
+"""How many images fit into one backward pass: tried out, because it depends on the GPU, the row and the compiler."""
+
+from __future__ import annotations
+
+import gc
+import logging
+
+import torch
+
+from dsr.config import ModelSpec
+from dsr.distributed import World
+from dsr.errors import UserError
+from dsr.training.batches import Share, blank
+from dsr.training.learner import Learner
+
+log = logging.getLogger(__name__)
+
+
+def largest_share(world: World, batch: int, learner: Learner, model: ModelSpec) -> Share:
+    """Split ``batch`` into the largest micro-batches that fit: a process's part, or a half, a quarter, ... of it.
+
+    Where there is no GPU, nothing is tried and a process's part is taken at once.
+
+    Raises:
+        UserError: if the batch does not divide, or a single image does not fit.
+    """
+    share = Share.of(world, batch, None)
+    if world.device.type != "cuda":
+        return share
+    while not _fits(world, learner, model, share.micro_batch):
+        if share.micro_batch % 2:
+            raise UserError(
+                f"a backward pass of {share.micro_batch} images does not fit into the GPU's memory, and it cannot be"
+                " halved: use more processes, or set execution.micro_batch"
+            )
+        share = Share.of(world, batch, share.micro_batch // 2)
+    log.info(
+        "Micro-batch: %d of a process's %d images at once (the largest that fits into %.0f GiB)",
+        share.micro_batch, share.rows, torch.cuda.get_device_properties(world.device).total_memory / 2**30,
+    )  # fmt: skip
+    return share
+
+
+def _fits(world: World, learner: Learner, model: ModelSpec, images: int) -> bool:
+    """Whether a forward and a backward pass fit on every process."""
+    failed = False
+    try:
+        learner.rehearse(blank(model, images, world.device))
+    except torch.OutOfMemoryError:
+        failed = True
+    # Outside of the handler, where nothing refers to the tensors of the failed pass any more.
+    gc.collect()
+    torch.cuda.empty_cache()
+    return not world.any(failed)

@@ -1,0 +1,126 @@
+"""The demo's report as a reader meets it: opened in Chromium, offline, every table and figure looked at."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORT = ROOT / "results/demo/report.html"
+SCREENSHOTS = ROOT / "results/demo/screenshots"
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1000",
+)
+
+pytestmark = [
+    pytest.mark.skipif(not REPORT.exists(), reason="results/demo/report.html is not there: `make demo` makes it"),
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed: `make test-report` does"),
+    pytest.mark.skipif(shutil.which("chromedriver") is None, reason="chromium-driver is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium with the report open, without network."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.set_script_timeout(60)
+    driver.execute_cdp_cmd("Network.enable", {})
+    driver.execute_cdp_cmd(
+        "Network.emulateNetworkConditions",
+        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+    )
+    driver.get(REPORT.as_uri())
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def results(browser: Any) -> dict[str, str]:
+    """Return the MIME type of every result in the report."""
+    found: dict[str, str] = json.loads(
+        browser.execute_script(
+            "return JSON.stringify(Object.fromEntries(Object.keys(results).map(p => [p, getResultMimeType(p)])))"
+        )
+    )
+    return found
+
+
+def show(browser: Any, path: str, content: str) -> None:
+    """Show a result as a click on its eye does."""
+    browser.execute_script(
+        "app.setView({content: arguments[1], contentPath: results[arguments[0]].data_uri, resultPath: arguments[0]})",
+        path,
+        content,
+    )
+
+
+def picture(browser: Any, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    browser.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
+
+
+def test_it_opens_with_the_results_first(browser: Any) -> None:
+    menu = browser.find_element("css selector", "nav, #app").text
+    assert menu.index("1. Results") < menu.index("2. Outliers in the encoder") < menu.index("5. Provenance")
+    picture(browser, "start")
+
+
+def test_every_figure_loads(browser: Any, results: dict[str, str]) -> None:
+    figures = [path for path, kind in results.items() if kind.startswith("image/")]
+    assert len(figures) >= 10
+    for path in figures:
+        show(browser, path, "img")
+        width = browser.execute_async_script(
+            "const [path, done] = arguments; const image = new Image(); image.src = results[path].data_uri;"
+            "image.decode().then(() => done(image.naturalWidth), () => done(0))",
+            path,
+        )
+        assert width > 200, path
+        picture(browser, Path(path).stem)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("table1", "FID"), ("provenance", "GPU-hours")])
+def test_tables_are_tables(browser: Any, results: dict[str, str], name: str, expected: str) -> None:
+    path = next(path for path, kind in results.items() if kind == "text/html" and Path(path).stem == name)
+    show(browser, path, "html")
+    browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+    try:
+        headings = [cell.text for cell in browser.find_elements("css selector", "table th")]
+        assert expected in headings
+        first = [cell.text for cell in browser.find_elements("css selector", "tbody td:first-child")]
+        assert "dit-siglip2b-dsr" in first
+    finally:
+        browser.switch_to.default_content()
+        picture(browser, name)
+
+
+def test_every_result_has_a_caption(browser: Any, results: dict[str, str]) -> None:
+    for path in results:
+        assert len(browser.execute_script("return results[arguments[0]].caption || ''", path)) > 80, path
+
+
+def test_nothing_was_fetched_and_nothing_went_wrong(browser: Any) -> None:
+    fetched = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert [name for name in fetched if not name.startswith(("data:", "blob:"))] == []
+    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == []

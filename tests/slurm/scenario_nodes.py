@@ -1,0 +1,42 @@
+"""What happens when a node fails: the job goes on elsewhere."""
+
+from __future__ import annotations
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.workspace import ROW, WEIGHTS, Workspace, node
+
+SAMPLES = f"results/demo/rows/{ROW}/epoch-20/unguided-seed0/samples.npz"
+SHARDS = f"results/demo/rows/{ROW}/epoch-20/unguided-seed0/shards"
+
+
+def test_training_survives_its_node(workspace: Workspace, reference: Workspace, cluster: Cluster) -> None:
+    run = workspace.submit(WEIGHTS)
+    job = run.job()
+    run.until(lambda: workspace.starts() == 1 and saved(workspace), "training does not start")
+    lost = node(job)
+    cluster.fail_node(lost)
+    run.until(lambda: workspace.starts() == 2, "training does not go on")
+    assert node(job) not in ("", lost)
+    assert run.finish() == 0, run.log
+    assert run.jobs() == [job]
+    assert workspace.weights() == reference.weights()
+
+
+def test_sampling_survives_its_node(workspace: Workspace, reference: Workspace, cluster: Cluster) -> None:
+    (workspace.folder / WEIGHTS).parent.mkdir(parents=True)
+    (workspace.folder / WEIGHTS).write_bytes(reference.weights())
+    run = workspace.submit("--allowed-rules", "sample", "--", SAMPLES)
+    job, shards = run.job(), workspace.folder / SHARDS
+    run.until(lambda: len(list(shards.glob("shard-*"))) >= 4, "sampling does not start")
+    cluster.fail_node(node(job))
+    kept = {path.name: path.stat().st_mtime_ns for path in shards.glob("shard-*")}
+    assert len(kept) < 16
+    run.until(lambda: len(list(shards.glob("shard-*"))) > len(kept), "sampling does not go on")
+    assert {name: (shards / name).stat().st_mtime_ns for name in kept} == kept
+    assert run.finish() == 0, run.log
+    assert (workspace.folder / SAMPLES).exists()
+
+
+def saved(workspace: Workspace) -> bool:
+    """Whether there is a training state."""
+    return workspace.run_folder is not None and any(workspace.run_folder.glob("state-*.pt"))

@@ -1,0 +1,190 @@
+"""A checkout in which Snakemake submits to the test cluster, as a user's would."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.slurm.cluster import alive, output
+
+HERE = Path(__file__).resolve().parent
+OVERLAYS = ("profiles/demo/config-overlay.yaml", f"{HERE}/small.yaml")
+ROW = "dit-siglip2b-dsr"
+WEIGHTS = f"results/demo/rows/{ROW}/epoch-20/ema.safetensors"
+PATIENCE = 300.0
+"""Seconds that anything may take; two busy cores are slow."""
+
+
+@dataclass
+class Workspace:
+    """A checkout, and the Snakemake processes started in it."""
+
+    folder: Path
+    overlays: tuple[str, ...] = OVERLAYS
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def copy(self, folder: Path) -> Workspace:
+        """Copy everything, results included."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Workspace(folder)
+
+    def forget_training(self) -> None:
+        """Remove the row's weights and training state."""
+        shutil.rmtree(self.folder / f"results/demo/rows/{ROW}")
+        shutil.rmtree(self.folder / ".snakemake")
+
+    def settle(self) -> None:
+        """Set the two lines of the SLURM profile that every user sets, and look at jobs more often.
+
+        Snakemake's environments are those of the tests, so conda is not needed.
+        """
+        path = self.folder / "slurm/config.yaml"
+        text = path.read_text(encoding="utf-8")
+        for pattern, replacement in (
+            (r"slurm_partition: \w+", "slurm_partition: low"),
+            (r"(before-status-checks): \d+", r"\1: 5"),
+            (r"software-deployment-method: conda\n", ""),
+        ):
+            text, count = re.subn(pattern, replacement, text)
+            assert count == 1, pattern
+        path.write_text(text, encoding="utf-8")
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return Snakemake's command line."""
+        return [f"{Path(sys.executable).parent}/snakemake", "--configfile", *self.overlays, *arguments]
+
+    def local(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end, without the cluster unless the arguments say so."""
+        return subprocess.run(
+            self.command(*arguments), cwd=self.folder, env=environment(), text=True, timeout=3 * PATIENCE,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+
+    def submit(self, *arguments: str) -> Submission:
+        """Start Snakemake with the SLURM profile."""
+        path = self.folder / f"snakemake-{len(self.started)}.log"
+        with path.open("wb") as log:
+            process = subprocess.Popen(
+                self.command("--profile", "slurm", *arguments), cwd=self.folder, env=environment(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self.started.append(process)
+        return Submission(process, path)
+
+    def close(self) -> None:
+        """Kill what is left of Snakemake."""
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+    @property
+    def run_folder(self) -> Path | None:
+        """Folder of the row's training state, once there is one."""
+        return next((self.folder / f"results/demo/rows/{ROW}").glob("run-*"), None)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of the training record; a line that is being written is left out."""
+        folder = self.run_folder
+        if folder is None or not (folder / "metrics.jsonl").exists():
+            return []
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def starts(self) -> int:
+        """How often training has begun so far (with at least a few steps done)."""
+        return len({line["restart"] for line in self.metrics()})
+
+    def training_log(self) -> str:
+        """Everything that all starts of the training wrote."""
+        folder = self.run_folder
+        path = None if folder is None else folder / "train-20.log"
+        return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
+
+    def weights(self) -> bytes:
+        """Content of the milestone's file."""
+        return (self.folder / WEIGHTS).read_bytes()
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A Snakemake process that submits jobs."""
+
+    process: subprocess.Popen[bytes]
+    path: Path
+
+    @property
+    def log(self) -> str:
+        """What Snakemake has said."""
+        return self.path.read_text(encoding="utf-8", errors="replace")
+
+    def jobs(self) -> list[str]:
+        """Numbers of the jobs submitted so far."""
+        return re.findall(r"has been submitted with SLURM jobid (\d+)", self.log)
+
+    def job(self, number: int = 0) -> str:
+        """Wait for the number of a submitted job."""
+        self.until(lambda: len(self.jobs()) > number, "no job is submitted")
+        return self.jobs()[number]
+
+    def until(self, condition: Callable[[], bool], problem: str) -> None:
+        """Wait for a condition while Snakemake runs."""
+        wait(condition, lambda: f"{problem}\n{self.log[-3000:]}", self.process)
+
+    def finish(self, seconds: float = 2 * PATIENCE) -> int:
+        """Wait for Snakemake's end and return its exit code."""
+        return self.process.wait(timeout=seconds)
+
+    def kill(self) -> None:
+        """Kill Snakemake outright."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def wait(
+    condition: Callable[[], bool], problem: Callable[[], str], process: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Wait for a condition; fail after a while, or as soon as ``process`` has ended without it."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        over = process is not None and not alive(process.pid)
+        if (over and not condition()) or time.monotonic() > end:
+            raise AssertionError(problem())
+        time.sleep(0.3)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a user who has activated the project's own."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+
+
+def state(job: str) -> str:
+    """State of a job ('' for one that SLURM does not know)."""
+    return output("squeue", "--noheader", "--states", "all", "--jobs", job, "--format", "%T")
+
+
+def node(job: str) -> str:
+    """Node or nodes of a running job."""
+    return output("squeue", "--noheader", "--jobs", job, "--format", "%N")
+
+
+def preempt(seconds: int = 3) -> str:
+    """Let a job of the higher partition take every GPU of the cluster for a moment; return its number."""
+    return output(
+        "sbatch", "--parsable", "--partition", "high", "--nodes", "2", "--gres", "gpu:8", "--time", "5",
+        "--output", "/dev/null", "--wrap", f"sleep {seconds}",
+    )  # fmt: skip

@@ -1,0 +1,204 @@
+"""DINOv2 with and without trained registers, against transformers' own forward."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from dsr.analysis.encoder_maps import trace_encoder
+from dsr.config import AutoencoderSpec, Discovery
+from dsr.config import TestTimeRegisters as Registers
+from dsr.encoder.autoencoder import build_decoder, load_autoencoder
+from dsr.encoder.dinov2 import PIXEL_MEAN, PIXEL_STD, Dinov2Encoder
+from dsr.encoder.discovery import NeuronScores, rank
+from dsr.encoder.ttr import with_registers
+from dsr.errors import UserError
+from dsr.files import write_json
+from tests.unit import tiny_encoder
+from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels
+
+PATCH, TABLE, SIZE = 14, 6 * 14, 4 * 14
+"""Positions are a table of 6 x 6; images at SIZE have 4 x 4 patches, so it is resized as the published one is."""
+KINDS = {"dinov2": (Dinov2Config, Dinov2Model), "dinov2_with_registers": (Dinov2WithRegistersConfig,
+         Dinov2WithRegistersModel)}  # fmt: skip
+PREFIX = {"dinov2": 1, "dinov2_with_registers": 5}
+PLANTED = (1, 7)
+
+
+def write_folder(folder: Path, kind: str) -> Path:
+    """Write a random model whose every weight matters, with one neuron that makes outliers of some tokens."""
+    torch.manual_seed(0)
+    configuration, architecture = KINDS[kind]
+    model = architecture(
+        configuration(
+            hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4, mlp_ratio=2, image_size=TABLE,
+            patch_size=PATCH,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        layer = model.encoder.layer[PLANTED[0]]
+        direction = torch.randn(WIDTH)
+        layer.mlp.fc1.weight[PLANTED[1]] = 200 * direction / direction.norm()
+        layer.mlp.fc1.bias[PLANTED[1]] = -200
+    model.save_pretrained(folder)
+    write_json(folder / "preprocessor_config.json", {"image_mean": list(PIXEL_MEAN), "image_std": list(PIXEL_STD)})
+    return folder
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp(kind), kind)
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def spec(ttr: Registers | None = None) -> AutoencoderSpec:
+    plain = tiny_encoder.spec(ttr, image_size=64)
+    changes = {"family": "dinov2", "input_size": SIZE, "patch_size": PATCH}
+    return plain.model_copy(update={"encoder": plain.encoder.model_copy(update=changes)})
+
+
+def forward(folder: Path, kind: str, images: torch.Tensor) -> torch.Tensor:
+    """Return what transformers computes, its final LayerNorm without weight and bias; image tokens only."""
+    model = KINDS[kind][1].from_pretrained(folder).double().eval()
+    model.layernorm.weight, model.layernorm.bias = None, None
+    with torch.no_grad():
+        return model(images).last_hidden_state[:, PREFIX[kind] :]
+
+
+@pytest.mark.parametrize("size", [SIZE, TABLE])
+def test_features_are_those_of_transformers(folder: Path, kind: str, size: int) -> None:
+    encoder = Dinov2Encoder.load(folder, size).double()
+    images = encoder.preprocess(pixels(2, 96).double())
+    features = encoder(images)
+    assert features.shape == (2, (size // PATCH) ** 2, WIDTH)
+    torch.testing.assert_close(features, forward(folder, kind, images), rtol=0, atol=1e-6)
+    torch.testing.assert_close(features.norm(dim=-1).mean(), torch.tensor(WIDTH**0.5).double(), rtol=1e-3, atol=0)
+
+
+def test_features_in_float32(folder: Path, kind: str) -> None:
+    encoder = Dinov2Encoder.load(folder, SIZE)
+    images = encoder.preprocess(pixels(2))
+    torch.testing.assert_close(encoder(images).double(), forward(folder, kind, images.double()), rtol=0, atol=1e-4)
+
+
+def test_streams_are_those_of_transformers(folder: Path, kind: str) -> None:
+    encoder = Dinov2Encoder.load(folder, SIZE).double()
+    images = encoder.preprocess(pixels(2).double())
+    model = KINDS[kind][1].from_pretrained(folder).double().eval()
+    with torch.no_grad():
+        states = model(images, output_hidden_states=True).hidden_states
+    trace = encoder.trace(images)
+    assert len(states) == len(trace.hidden_states) == LAYERS + 1
+    for ours, theirs in zip(trace.hidden_states, states, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert trace.activations[0].shape == (2, PREFIX[kind] + 16, HIDDEN * 4 // 3)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_published_geometry() -> None:
+    """A table of 37 x 37 positions at an input of 224: 16 x 16 tokens."""
+    torch.manual_seed(0)
+    for configuration, architecture in KINDS.values():
+        model = architecture(
+            configuration(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=518, patch_size=14)
+        ).eval()  # fmt: skip
+        encoder = Dinov2Encoder.from_vision_model(model, input_size=224)
+        images = encoder.preprocess(pixels(1, 256))
+        assert model.embeddings.position_embeddings.shape == (1, 37 * 37 + 1, 8)
+        with torch.no_grad():
+            want = model(images, output_hidden_states=True).hidden_states[-1][:, encoder.prefix :]
+        assert want.shape == (1, 256, 8)
+        torch.testing.assert_close(encoder(images), F.layer_norm(want, (8,), eps=1e-6), rtol=0, atol=1e-5)
+
+
+def test_an_autoencoder_around_it(folder: Path, kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = tmp_path / "decoder.safetensors"
+    save_file(build_decoder(spec()).state_dict(), decoder)
+    files = {"neurons": None, "statistics": None, "decoder": decoder}
+    whole = load_autoencoder(spec(), encoder=folder, **files)
+    images = pixels(2)
+    latents = whole.encode(images)
+    assert latents.shape == (2, WIDTH, 4, 4)
+    scaled = (F.interpolate(images, (SIZE, SIZE), mode="bicubic") - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / (
+        torch.tensor(PIXEL_STD).view(3, 1, 1)
+    )
+    want = forward(folder, kind, scaled.double()).transpose(1, 2).unflatten(2, (4, 4))
+    torch.testing.assert_close(latents.double(), want, rtol=0, atol=1e-4)
+    decode_only = load_autoencoder(spec(), encoder=None, **files)
+    assert torch.equal(decode_only.decode(latents), whole.decode(latents)), "pixels in the scale of DINOv2's processor"
+    torch._dynamo.reset()
+    compiled = torch.compile(whole.encode, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images), latents, rtol=1e-5, atol=1e-5)
+
+
+def test_maps_leave_out_what_is_no_image_token(folder: Path, kind: str) -> None:
+    encoder = Dinov2Encoder.load(folder, SIZE)
+    images = encoder.preprocess(pixels(2))
+    layers = trace_encoder(encoder, images)
+    stream = encoder.trace(images).hidden_states[1]
+    norms = stream.norm(dim=-1).numpy()
+    assert layers[0].norms == pytest.approx(norms[:, PREFIX[kind] :].reshape(2, 4, 4), rel=1e-5)
+    assert layers[0].register_norms == pytest.approx(norms[:, : PREFIX[kind]], rel=1e-5)
+    assert layers[0].attention.sum((1, 2)) + layers[0].register_attention == pytest.approx(1, rel=1e-5)
+
+
+def test_discovery_and_test_time_registers(folder: Path, kind: str) -> None:
+    encoder = Dinov2Encoder.load(folder, SIZE)
+    images = encoder.preprocess(pixels(6))
+    trace = encoder.trace(images)
+    threshold = float(trace.hidden_states[-1][:, encoder.prefix :].norm(dim=-1).median()) * 2
+    scores = NeuronScores(Discovery(images=6, norm_threshold=threshold, top_k=1))
+    scores.add(trace, prefix=encoder.prefix)
+    assert [entry[:2] for entry in rank(scores.mean(), 1)] == [PLANTED]
+
+    intervened = with_registers(encoder, {PLANTED[0]: (PLANTED[1],)}, Registers())
+    after = intervened.trace(images)
+    assert after.hidden_states[0].shape[1] == PREFIX[kind] + 16 + 1
+    activations = after.activations[PLANTED[0]][..., PLANTED[1]]
+    before = trace.activations[PLANTED[0]][..., PLANTED[1]]
+    # Token 0, here CLS, is left as it is; the appended token draws a little of the attention before it.
+    torch.testing.assert_close(activations[:, 0], before[:, 0], rtol=0.1, atol=0.1)
+    assert not activations[:, 1:-1].any()
+    assert intervened(images).shape == (6, 16, WIDTH)
+    assert intervened.pre_norm(images).norm(dim=-1).max() < threshold
+
+
+def test_what_cannot_be_loaded_is_refused(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    for change, message in (
+        ({"use_swiglu_ffn": True}, "use_swiglu_ffn is True, only False"),
+        ({"model_type": "siglip"}, "model_type is 'siglip', expected 'dinov2' or 'dinov2_with_registers'"),
+    ):
+        (copied / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(UserError, match=message):
+            Dinov2Encoder.load(copied, SIZE)
+    (copied / "config.json").write_text(json.dumps(config))
+    weights = copied / "model.safetensors"
+    state = load_file(weights)
+    unread = [key for key in state if key.startswith("layernorm.") or key.endswith("mask_token")]
+    save_file({key: value for key, value in state.items() if key not in unread}, weights, {"format": "pt"})
+    Dinov2Encoder.load(copied, SIZE)
+    del state["encoder.layer.0.layer_scale1.lambda1"]
+    save_file(state, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"1 vision weights are missing .*layer_scale1"):
+        Dinov2Encoder.load(copied, SIZE)

@@ -1,0 +1,195 @@
+"""The launcher in a SLURM job, with real signals and processes; only squeue and scontrol are stand-ins."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dsr.launch.attempts import FRUITLESS_STARTS, Attempts
+from dsr.launch.slurm import SlurmJob
+from dsr.launch.torchrun import command_line
+
+# Starts a worker in a session of its own, as torchrun does, and reports how it ended.
+LAUNCHER = """
+import subprocess, sys
+sys.exit(subprocess.run([sys.executable, "-m", "worker", *sys.argv[1:]], start_new_session=True).returncode)
+"""
+WORKER = """
+import sys, time
+from pathlib import Path
+from dsr import logs
+from dsr.training.stop import EXIT_STOPPED, stop_request
+
+@logs.command
+def main():
+    folder, name, code = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    with stop_request() as request:
+        (folder.parent / "started").touch()
+        while not request.reason and code == EXIT_STOPPED:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        if name != "nothing":
+            (folder / name).touch()
+    sys.exit(code)
+
+main()
+"""
+
+
+class Job:
+    """A fake SLURM job in which the launcher runs."""
+
+    def __init__(self, folder: Path, state: str = "RUNNING") -> None:
+        self.state, self.calls, self._folder = folder / "state", folder / "calls", folder
+        self.state.mkdir()
+        (folder / "launcher.py").write_text(LAUNCHER)
+        (folder / "worker.py").write_text(WORKER)
+        for name, answer in (("squeue", f"echo {state}"), ("scontrol", "")):
+            program = folder / "bin" / name
+            program.parent.mkdir(exist_ok=True)
+            program.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.calls}\n{answer}\n')
+            program.chmod(0o755)
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, options: tuple[str, ...] | None = None, job: str = "7") -> subprocess.Popen[str]:
+        """Start the launcher and wait until its worker works."""
+        paths = f"{self._folder}:{os.environ.get('PYTHONPATH', '')}"
+        environment = {**os.environ, "PATH": f"{self._folder}/bin:{os.environ['PATH']}", "PYTHONPATH": paths}
+        options = ("--state", f"{self.state}") if options is None else options
+        started = self._folder / "started"
+        started.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dsr.commands.launch", *options, "launcher", f"{self.state}", *arguments],
+            env={**environment, "SLURM_JOB_ID": job} if job else environment, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.processes.append(process)
+        wait_for(started.exists)
+        return process
+
+    def called(self) -> str:
+        """Calls of squeue and scontrol so far."""
+        return self.calls.read_text() if self.calls.exists() else ""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    job = Job(tmp_path)
+    yield job
+    for process in job.processes:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_stopped_command_saves_and_is_requeued(job: Job) -> None:
+    process = job.start("saved", "75")
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "scontrol requeue 7" in job.called())
+    assert (job.state / "saved").exists()
+    assert "squeue --noheader --jobs 7" in job.called()
+    # SLURM ends it; until then it stays, because an exit would end the job.
+    assert process.poll() is None
+
+
+def test_a_cancelled_job_is_not_requeued(tmp_path: Path) -> None:
+    job = Job(tmp_path, state="COMPLETING")
+    process = job.start("saved", "75")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 75
+    assert "requeue" not in job.called()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_command_that_ends_by_itself_ends_the_job_with_its_code(job: Job, code: int) -> None:
+    assert job.start("saved", f"{code}").wait(15) == code
+    assert job.called() == ""
+
+
+def test_a_command_that_finishes_although_stopped_is_done(job: Job) -> None:
+    process = job.start("saved", "0")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
+    assert job.called() == ""
+    assert sorted(path.name for path in job.state.iterdir()) == ["saved"]
+
+
+def test_without_a_state_nothing_is_requeued(job: Job) -> None:
+    process = job.start("saved", "75", options=())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 75
+    assert job.called() == ""
+
+
+def test_outside_slurm_the_launcher_becomes_the_command(job: Job) -> None:
+    process = job.start("saved", "75", job="")
+    name = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    assert b"launcher" in name
+    assert b"dsr.commands.launch" not in name
+
+
+def test_a_job_that_never_gets_anywhere_is_given_up(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path)
+    for start in range(FRUITLESS_STARTS):
+        attempts.begin("7")
+        assert attempts.may_continue() == (start + 1 < FRUITLESS_STARTS)
+    (tmp_path / "state-00000010.pt").touch()
+    assert attempts.may_continue()
+    attempts.begin("7")
+    attempts.begin("7")
+    assert attempts.may_continue()
+
+
+def test_another_job_begins_anew(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path)
+    for _ in range(FRUITLESS_STARTS):
+        attempts.begin("7")
+    assert not attempts.may_continue()
+    attempts.begin("8")
+    assert attempts.may_continue()
+
+
+def test_processes_find_each_other_on_one_node_and_on_several() -> None:
+    assert command_line("m", ["--run", "x"], 1, None)[1:] == ["-m", "m", "--run", "x"]
+    one = command_line("m", ["--run", "x"], 8, None)
+    assert one[3:] == ["--standalone", "--nproc-per-node", "8", "-m", "--", "m", "--run", "x"]
+    environment = {
+        "SLURM_JOB_ID": "12345678", "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1",
+        "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
+    }  # fmt: skip
+    job = SlurmJob.current(environment)
+    assert job == SlurmJob(id="12345678", nodes=2, node=1, address="10.0.0.7")
+    two = command_line("m", [], 8, job)
+    assert two[3:13] == [
+        "--nnodes", "2", "--node-rank", "1", "--master-addr", "10.0.0.7", "--master-port", "25678",
+        "--nproc-per-node", "8",
+    ]  # fmt: skip
+    assert SlurmJob.current({}) is None
+
+
+def test_torchrun_is_deaf_to_sigterm_and_its_workers_are_not(job: Job) -> None:
+    process = job.start("saved", "75")
+    wait_for(lambda: len(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()) == 1)
+    launcher = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().strip()
+    worker = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().strip()
+    assert signal.SIGTERM in blocked(launcher)
+    assert signal.SIGTERM not in blocked(worker)
+
+
+def blocked(pid: str) -> set[int]:
+    """Signals that a process has blocked."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk"))
+    mask = int(line.split()[1], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}

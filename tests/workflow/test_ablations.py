@@ -1,0 +1,51 @@
+"""The rows of profiles/ablations: what Snakemake would run for them, and that they are the published ones."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import yaml
+
+from .conftest import ROOT, Checkout, job_counts
+
+OVERLAY = "profiles/ablations/config-overlay.yaml"
+DISCOVERED = {"discover_neurons", "statistics"}
+RELEASED = {"released_neurons", "fetch_statistics"}
+EXPECTED = {
+    "dit-siglip2b-ttr": RELEASED,
+    "dit-so400m-ttr": DISCOVERED,
+    "dit-so400m-recursive": RELEASED,
+    "dit-siglip2b-registers": {"fetch_statistics"},
+    "dit-dinov2b": {"statistics"},
+    "dit-dinov2b-registers": {"statistics"},
+}
+"""Row -> what is done about register neurons and latent statistics."""
+
+
+def test_rows_are_those_of_the_published_tables() -> None:
+    overlay = yaml.safe_load((ROOT / OVERLAY).read_text(encoding="utf-8"))
+    main = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    with (ROOT / "src/dsr/report/published.csv").open(encoding="utf-8") as stream:
+        rows = {
+            row["row"] for row in csv.DictReader(stream) if row["table"] in ("encoder-registers", "diffusion-registers")
+        }
+    # Loss masking is the paper's counter-example and changes the loss.
+    assert rows - set(main["rows"]) - {"dit-siglip2b-masked"} == set(overlay["rows"]) == set(EXPECTED)
+
+
+def test_all_rows_are_planned_beside_the_six(fresh: Checkout) -> None:
+    run = fresh.snakemake("-n", "results/table1.md", "--configfile", OVERLAY)
+    assert run.returncode == 0, run.stdout
+    assert job_counts(run.stdout)["train"] == (6 + len(EXPECTED)) * 2  # epochs 80 and 800
+
+
+@pytest.mark.parametrize("row", EXPECTED)
+def test_a_row_up_to_epoch_80(fresh: Checkout, row: str) -> None:
+    run = fresh.snakemake(
+        "-n", f"results/rows/{row}/epoch-80/unguided-seed0/metrics.json", "--configfile", OVERLAY
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout
+    counts = job_counts(run.stdout)
+    assert counts["train"] == counts["sample"] == counts["evaluate"] == 1
+    assert set(counts) & (DISCOVERED | RELEASED) == EXPECTED[row]
