@@ -44,6 +44,12 @@ test: .venv/ready lint  ## Lint, then run every test
 test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian, root)
 	@$(RUN) python -m pytest tests/slurm -o python_files='scenario_*.py' --durations=0
 
+test-report: demo  ## Open the demo's report in Chromium, look at everything, leave screenshots (installs it if root)
+	@if ! { command -v chromium && command -v chromedriver; } > /dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; \
+	fi
+	@$(RUN) python -m pytest -rs tests/report
+
 lint: .venv/ready  ## Format, style, types, and the workflow's own lint
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .

@@ -29,21 +29,15 @@ REFERENCES = {
 """Images/s of the public release on one H100, and the goal."""
 
 
-def stages(folder: Path, ceiling: dict[str, float], options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+def stages(
+    folder: Path, index: Path, ceiling: dict[str, float], options: argparse.Namespace
+) -> dict[str, Callable[[], Any]]:
     """Return what each stage measures."""
     common: dict[str, Any] = {"ceiling": ceiling, "fast": not options.eager, "profile": options.profile}
-    index = folder / "images" / "index.npz"
 
     def trained(row: str, precision: str, batch: int, micro_batch: int | None = None) -> dict[str, Any]:
-        if not index.exists():
-            inputs.prepared_images(index.parent, 2048)
         settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": micro_batch}
         return train.measure(row, index, **settings, **common, steps=options.steps)
-
-    def read() -> dict[str, Any]:
-        if not index.exists():
-            inputs.prepared_images(index.parent, 2048)
-        return data.measure(index, batch=128, workers=16)
 
     def sampled(row: str) -> dict[str, Any]:
         return sample.measure(row, folder, batch=options.sample_batch, shards=options.shards, **common)
@@ -61,7 +55,7 @@ def stages(folder: Path, ceiling: dict[str, float], options: argparse.Namespace)
         "encode-b-plain": lambda: encode.measure(DIT, batch=128, ttr=False, **common),
         "encode-so400m": lambda: encode.measure(SO400M, batch=128, **common),
         "encode-so400m-plain": lambda: encode.measure(SO400M, batch=128, ttr=False, **common),
-        "data": read,
+        "data": lambda: data.measure(index, batch=128, workers=16),
         "parity": lambda: [*parity.denoiser(DIT), *parity.encoder(DIT)],
     }
 
@@ -89,11 +83,12 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     began, results, lines = time.monotonic(), {}, []
-    machine.one_gpu()
-    ceiling = machine.ceilings()
-    log.info("%s, ceilings %s TFLOP/s", machine.about(), {key: round(v / 1e12) for key, v in ceiling.items()})
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        known = stages(Path(folder), ceiling, options)
+        index = inputs.prepared_images(Path(folder) / "images", 2048)
+        machine.one_gpu()
+        ceiling = machine.ceilings()
+        log.info("%s, ceilings %s TFLOP/s", machine.about(), {key: round(v / 1e12) for key, v in ceiling.items()})
+        known = stages(Path(folder), index, ceiling, options)
         for name in options.stages or known:
             if time.monotonic() - began > options.seconds:
                 log.warning("%s: not begun, the time is up", name)

@@ -105,10 +105,10 @@ def denoiser_file(spec: ModelSpec, path: Path) -> Path:
 
 
 def prepared_images(folder: Path, images: int, classes: int = 8, size: int = 256) -> Path:
-    """Write prepared images that compress like photographs, and return their index."""
+    """Write prepared images that compress like photographs and return their index; call it before the GPU is used."""
     raw, shards = folder / "raw", 8
     paths = [raw / f"class{number % classes}" / f"{number:06d}.png" for number in range(images)]
-    with multiprocessing.get_context("spawn").Pool() as pool:
+    with multiprocessing.get_context("fork").Pool() as pool:
         pool.starmap(_write_image, [(path, number, size) for number, path in enumerate(paths)], chunksize=32)
         outputs = [folder / f"shard-{number:05d}.zip" for number in range(shards)]
         pool.starmap(write_shard, [(raw, size, number, shards, output) for number, output in enumerate(outputs)])

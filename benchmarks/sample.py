@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks import inputs, machine
 from dsr.analysis.cost import denoiser_cost
 from dsr.sampling.generate import Job, draw
@@ -50,9 +48,8 @@ def measure(
     draw(job, sampler, parts, list(range(shards)), world)
     speed = shards * len(parts.parts[0]) / (time.perf_counter() - began)
     achieved = (spec.steps - 1) * denoiser_cost(spec.model).flops * speed
-    with torch.inference_mode():
-        ode = machine.seconds(lambda: sampler.latents(range(batch)), repeats=1, warmup=0)
-        whole = machine.seconds(lambda: sampler.start(range(batch)), repeats=1, warmup=0)
+    ode = machine.seconds(lambda: sampler.latents(range(batch)), repeats=1, warmup=0)
+    whole = machine.seconds(lambda: sampler.start(range(batch)), repeats=1, warmup=0)
     result: dict[str, Any] = {
         "stage": "sample",
         "row": row,

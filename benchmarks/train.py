@@ -167,11 +167,12 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="list kernels")
     machine.add_output(parser)
     options = parser.parse_args()
-    machine.one_gpu()
     with tempfile.TemporaryDirectory() as folder:
+        index = inputs.prepared_images(Path(folder), 2048)
+        machine.one_gpu()
         result = measure(
             options.row,
-            inputs.prepared_images(Path(folder), 2048),
+            index,
             precision=options.precision,
             batch=options.batch,
             micro_batch=options.micro_batch,

@@ -183,6 +183,7 @@ def raw_folder(wildcards):
 
 
 FINAL_EPOCH = EPOCHS[-1]
+LAST_EDITION = f"{CONFIG.results}/.table1-edition"
 FIRST_SEED = CONFIG.sampling.seeds[0]
 # Encoders as the rows use them, with and without TTR.
 ENCODINGS = sorted({(row.encoder, row.ttr) for row in CONFIG.rows.values()})
@@ -281,3 +282,21 @@ def existing_metrics(wildcards):
     """When each metrics file that exists while the plan is made was written."""
     paths = map(Path, planned_metrics(CONFIG.rows).values())
     return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
+
+
+def table_edition():
+    """Number of the table's edition: one more than the last one's where metrics are missing.
+
+    As a param, it makes the table run again and with it what it lost: left to itself, Snakemake asks for missing
+    files only when something after them has to run. It is counted once a run, before anything is made.
+    """
+    last = Path(LAST_EDITION)
+    files = [*metrics_files(CONFIG.rows).values(), *variant_files(CONFIG.rows).values()]
+    complete = all(
+        Path(file.replace("<results>", CONFIG.results)).exists() for file in files
+    )
+    edition = int(last.read_text()) if last.exists() else 0
+    return edition if complete else edition + 1
+
+
+TABLE_EDITION = table_edition()

@@ -40,6 +40,7 @@ rule table:
         latex="<results>/table1.tex",
     log:
         "<logs>/table1.log",
+    localrule: True
     conda:
         "../envs/torch.yaml"
     params:
@@ -51,10 +52,12 @@ rule table:
         variants=lambda wildcards, input: keyed(
             variant_files(CONFIG.rows), input.variants
         ),
+        edition=TABLE_EDITION,
     shell:
         "python -m dsr.commands.table --spec {params.spec:q} --metrics {params.metrics} --cost {params.cost}"
         " --variants {params.variants}"
         " --markdown {output.markdown} --csv {output.csv} --latex {output.latex} --html {output.html} > {log} 2>&1"
+        f" && echo {TABLE_EDITION} > {LAST_EDITION}"
 
 
 # Whatever has been measured so far, as it is on disk. Metrics are no input of this rule: as inputs that are out of date

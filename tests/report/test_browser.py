@@ -96,6 +96,8 @@ def test_every_figure_loads(browser: Any, results: dict[str, str]) -> None:
             path,
         )
         assert width > 200, path
+        top = browser.execute_script("return document.querySelector('.p-3 > img').getBoundingClientRect().top")
+        assert top >= 0, f"{path}: its top is cut off"
         picture(browser, Path(path).stem)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.slurm.cluster import Cluster
 from tests.slurm.workspace import ROW, WEIGHTS, Workspace, node
 
-SAMPLES = f"results/demo/rows/{ROW}/epoch-20/unguided-seed0/samples.npz"
-SHARDS = f"results/demo/rows/{ROW}/epoch-20/unguided-seed0/shards"
+SAMPLES = f"results/demo/rows/{ROW}/epoch-12/unguided-seed0/samples.npz"
+SHARDS = f"results/demo/rows/{ROW}/epoch-12/unguided-seed0/shards"
 
 
 def test_training_survives_its_node(workspace: Workspace, reference: Workspace, cluster: Cluster) -> None:

@@ -20,7 +20,7 @@ from tests.slurm.cluster import alive, output
 HERE = Path(__file__).resolve().parent
 OVERLAYS = ("profiles/demo/config-overlay.yaml", f"{HERE}/small.yaml")
 ROW = "dit-siglip2b-dsr"
-WEIGHTS = f"results/demo/rows/{ROW}/epoch-20/ema.safetensors"
+WEIGHTS = f"results/demo/rows/{ROW}/epoch-12/ema.safetensors"
 PATIENCE = 300.0
 """Seconds that anything may take; two busy cores are slow."""
 
@@ -107,7 +107,7 @@ class Workspace:
     def training_log(self) -> str:
         """Everything that all starts of the training wrote."""
         folder = self.run_folder
-        path = None if folder is None else folder / "train-20.log"
+        path = None if folder is None else folder / "train-12.log"
         return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
 
     def weights(self) -> bytes:
@@ -140,7 +140,7 @@ class Submission:
         """Wait for a condition while Snakemake runs."""
         wait(condition, lambda: f"{problem}\n{self.log[-3000:]}", self.process)
 
-    def finish(self, seconds: float = 2 * PATIENCE) -> int:
+    def finish(self, seconds: float = 3 * PATIENCE) -> int:
         """Wait for Snakemake's end and return its exit code."""
         return self.process.wait(timeout=seconds)
 

@@ -77,7 +77,7 @@ def variants(hub: str, tower: Siglip2Encoder) -> list[Siglip2Encoder]:
     """Return the tower plain, and with every further planted population silenced."""
     neurons: dict[int, tuple[int, ...]] = {}
     result = [tower]
-    for population in stand_ins.planted_neurons(hub):
+    for population in stand_ins.planted_neurons(specification(hub)):
         neurons = merge(neurons, population)
         result.append(with_registers(tower, neurons, TestTimeRegisters()))
     return result
@@ -106,7 +106,7 @@ def test_digits_are_split_evenly_and_reproducibly(digits: Path, tmp_path: Path) 
 def test_discovery_finds_exactly_the_planted_neurons(hub: str, towers: dict[str, Tower], digits: Path) -> None:
     entry, tower = towers[hub]
     images = FolderImages(digits / "train", SIZE)
-    populations = stand_ins.planted_neurons(hub)
+    populations = stand_ins.planted_neurons(specification(hub))
     spec = DiscoverSpec(
         autoencoder=AutoencoderSpec(encoder=entry, ttr=None, decoder=DECODER, image_size=SIZE),
         discovery=Discovery(images=100, norm_threshold=THRESHOLD, top_k=stand_ins.PLANTED + 1),

@@ -12,14 +12,18 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from dsr.analysis.encoder_maps import trace_encoder
-from dsr.config import AutoencoderSpec, Discovery
+from dsr.config import AutoencoderSpec, DiscoverSpec, Discovery, StatisticsSpec
 from dsr.config import TestTimeRegisters as Registers
+from dsr.data.images import PreparedImages
+from dsr.distributed import World
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
+from dsr.encoder.blocks import Trace
 from dsr.encoder.dinov2 import PIXEL_MEAN, PIXEL_STD, Dinov2Encoder
-from dsr.encoder.discovery import NeuronScores, rank
+from dsr.encoder.discovery import NeuronScores, find_register_neurons
 from dsr.encoder.ttr import with_registers
 from dsr.errors import UserError
 from dsr.files import write_json
+from dsr.latents.compute import compute_statistics
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels
 
@@ -61,6 +65,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp(kind), kind)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder.write_images(tmp_path_factory.mktemp("images"), 6)
 
 
 @pytest.fixture
@@ -162,16 +171,18 @@ def test_maps_leave_out_what_is_no_image_token(folder: Path, kind: str) -> None:
     assert layers[0].attention.sum((1, 2)) + layers[0].register_attention == pytest.approx(1, rel=1e-5)
 
 
-def test_discovery_and_test_time_registers(folder: Path, kind: str) -> None:
+def test_discovery_and_test_time_registers(folder: Path, kind: str, index: Path) -> None:
     encoder = Dinov2Encoder.load(folder, SIZE)
     images = encoder.preprocess(pixels(6))
     trace = encoder.trace(images)
     threshold = float(trace.hidden_states[-1][:, encoder.prefix :].norm(dim=-1).median()) * 2
-    scores = NeuronScores(Discovery(images=6, norm_threshold=threshold, top_k=1))
-    scores.add(trace, prefix=encoder.prefix)
-    assert [entry[:2] for entry in rank(scores.mean(), 1)] == [PLANTED]
+    options = Discovery(images=6, norm_threshold=threshold, top_k=1)
+    found = find_register_neurons(
+        DiscoverSpec(autoencoder=spec(), discovery=options), encoder, PreparedImages(index), batch=4
+    )
+    assert found.layers == {PLANTED[0]: (PLANTED[1],)}
 
-    intervened = with_registers(encoder, {PLANTED[0]: (PLANTED[1],)}, Registers())
+    intervened = with_registers(encoder, found.layers, Registers())
     after = intervened.trace(images)
     assert after.hidden_states[0].shape[1] == PREFIX[kind] + 16 + 1
     activations = after.activations[PLANTED[0]][..., PLANTED[1]]
@@ -181,6 +192,24 @@ def test_discovery_and_test_time_registers(folder: Path, kind: str) -> None:
     assert not activations[:, 1:-1].any()
     assert intervened(images).shape == (6, 16, WIDTH)
     assert intervened.pre_norm(images).norm(dim=-1).max() < threshold
+
+
+def test_prefix_tokens_take_no_part_in_discovery() -> None:
+    output = torch.tensor([[[90.0], [1.0], [10.0], [70.0]]])
+    activations = torch.tensor([[[9.0], [1.0], [3.0], [8.0]]])
+    scores = NeuronScores(Discovery(images=1, norm_threshold=5.0, top_k=1))
+    scores.add(Trace([output, output], [activations]), 1, prefix=1)
+    assert scores.mean().tolist() == [[3.0]]
+    assert scores.largest_norm == 10
+
+
+def test_latent_statistics(folder: Path, index: Path) -> None:
+    autoencoder = load_autoencoder(spec(), encoder=folder, neurons=None, statistics=None, decoder=None)
+    images = PreparedImages(index)
+    wanted = StatisticsSpec(autoencoder=spec(), images=6, flip=False)
+    got = compute_statistics(wanted, autoencoder, images, World(0, 1, torch.device("cpu")), batch=4)
+    latents = autoencoder.encode(torch.stack([images[number][0] for number in range(6)]) / 255)
+    torch.testing.assert_close(got.mean.float(), latents.mean(0), rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_be_loaded_is_refused(copied: Path) -> None:

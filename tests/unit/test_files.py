@@ -10,9 +10,14 @@ from dsr.files import append_json_line, atomic, read_json_lines, sha256, write_t
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic(path) as temporary:
-        temporary.write_text("half of the new", encoding="utf-8")
-        raise RuntimeError
+
+    def interrupted() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half of the new", encoding="utf-8")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
     assert path.read_text(encoding="utf-8") == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
 

@@ -58,16 +58,21 @@ class Job:
             program.chmod(0o755)
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: str, options: tuple[str, ...] | None = None, job: str = "7") -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, options: tuple[str, ...] | None = None, step: bool = True
+    ) -> subprocess.Popen[str]:
         """Start the launcher and wait until its worker works."""
         paths = f"{self._folder}:{os.environ.get('PYTHONPATH', '')}"
-        environment = {**os.environ, "PATH": f"{self._folder}/bin:{os.environ['PATH']}", "PYTHONPATH": paths}
+        programs = f"{self._folder}/bin:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": programs, "PYTHONPATH": paths, "SLURM_JOB_ID": "7"}
         options = ("--state", f"{self.state}") if options is None else options
         started = self._folder / "started"
         started.unlink(missing_ok=True)
+        if step:
+            environment["SLURM_STEP_ID"] = "0"
         process = subprocess.Popen(
             [sys.executable, "-m", "dsr.commands.launch", *options, "launcher", f"{self.state}", *arguments],
-            env={**environment, "SLURM_JOB_ID": job} if job else environment, stderr=subprocess.PIPE, text=True,
+            env=environment, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.processes.append(process)
         wait_for(started.exists)
@@ -133,8 +138,8 @@ def test_without_a_state_nothing_is_requeued(job: Job) -> None:
     assert job.called() == ""
 
 
-def test_outside_slurm_the_launcher_becomes_the_command(job: Job) -> None:
-    process = job.start("saved", "75", job="")
+def test_outside_a_step_the_launcher_becomes_the_command(job: Job) -> None:
+    process = job.start("saved", "75", step=False)
     name = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
     assert b"launcher" in name
     assert b"dsr.commands.launch" not in name
@@ -166,7 +171,7 @@ def test_processes_find_each_other_on_one_node_and_on_several() -> None:
     one = command_line("m", ["--run", "x"], 8, None)
     assert one[3:] == ["--standalone", "--nproc-per-node", "8", "-m", "--", "m", "--run", "x"]
     environment = {
-        "SLURM_JOB_ID": "12345678", "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1",
+        "SLURM_JOB_ID": "12345678", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1",
         "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
     }  # fmt: skip
     job = SlurmJob.current(environment)

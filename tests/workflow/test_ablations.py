@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 import yaml
 
-from .conftest import ROOT, Checkout, job_counts
+from .conftest import ROOT, Checkout, copy_checkout, job_counts
 
 OVERLAY = "profiles/ablations/config-overlay.yaml"
 DISCOVERED = {"discover_neurons", "statistics"}
@@ -49,3 +50,14 @@ def test_a_row_up_to_epoch_80(fresh: Checkout, row: str) -> None:
     counts = job_counts(run.stdout)
     assert counts["train"] == counts["sample"] == counts["evaluate"] == 1
     assert set(counts) & (DISCOVERED | RELEASED) == EXPECTED[row]
+
+
+def test_a_decoder_that_is_there_is_used_and_not_fetched(tmp_path: Path) -> None:
+    checkout = copy_checkout(tmp_path)
+    decoder = checkout.folder / "results/decoders/dinov2-b-registers.safetensors"
+    decoder.parent.mkdir(parents=True)
+    decoder.write_bytes(b"a user's")
+    run = checkout.snakemake("-n", "results/rows/dit-dinov2b/table1.md", "--configfile", OVERLAY)
+    assert run.returncode == 0, run.stdout
+    assert "fetch_decoder" not in job_counts(run.stdout)
+    assert job_counts(run.stdout)["sample"] == 2

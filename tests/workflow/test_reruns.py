@@ -63,6 +63,6 @@ def test_another_learning_rate_retrains_one_row_from_the_start(finished: Checkou
     run = finished.tiny(weights, overlays=(str(overlay),))
     assert run.returncode == 0, run.stdout
     log = (finished.folder / f"results/demo/logs/train/{ROW}-1.log").read_text(encoding="utf-8")
-    assert "from the start" in log
+    assert "the recipe changed, so training starts from the beginning" in log
     assert "recipe.lr" in log
     assert "0.0123" in log

@@ -133,7 +133,10 @@ class Manifest(Section):
             ArtifactError: if there is none of this id; the message lists them.
         """
         if identifier not in self.artifacts:
-            raise ArtifactError(f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}")
+            raise ArtifactError(
+                f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}. For a file of your own "
+                "write a manifest of your own (docs/ablations.md shows it) and give it with --manifest"
+            )
         return self.artifacts[identifier]
 
 

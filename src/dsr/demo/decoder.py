@@ -48,7 +48,7 @@ def training_pairs(
     options = spec.ttr or TestTimeRegisters()
     encoders = [encoder]
     neurons: dict[int, tuple[int, ...]] = {}
-    for population in planted_neurons(spec.encoder.hub):
+    for population in planted_neurons(spec.encoder):
         neurons = merge(neurons, population)
         encoders.append(with_registers(encoder, neurons, options))
     batches = list(pixel_batches(images, range(len(images)), batch=BATCH, device=torch.device("cpu")))

@@ -33,9 +33,10 @@ from transformers import SiglipVisionConfig
 from dsr import config
 from dsr.errors import UserError
 from dsr.files import atomic, write_json, write_text
-from dsr.randomness import noise
+from dsr.randomness import noise, permutation
 
 HEADS = 4
+MLP_RATIO = 2
 INITIATORS, AMPLIFIERS = 4, 2
 PLANTED = INITIATORS + AMPLIFIERS
 """Neurons of one population: what `discovery.top_k` should be."""
@@ -73,10 +74,20 @@ STAND_INS: Mapping[str, StandIn] = {
 """The models that `encoders.*.hub` may name in the demo."""
 
 
-def planted_neurons(hub: str) -> list[dict[int, tuple[int, ...]]]:
-    """Return the planted (layer -> neurons) of every population of a stand-in, in the order of discovery."""
+def planted_neurons(spec: config.Encoder) -> list[dict[int, tuple[int, ...]]]:
+    """Return the planted (layer -> neurons) of every population of a stand-in, in the order of discovery.
+
+    Raises:
+        UserError: if there is no stand-in of that name, or the revision is no number.
+    """
+
+    def chosen(block: int, count: int) -> tuple[int, ...]:
+        order = permutation(_seed(spec), "stand-in encoder planted", block, MLP_RATIO * spec.width)
+        return tuple(order[:count].tolist())
+
     return [
-        {block: tuple(range(INITIATORS)), block + 1: tuple(range(AMPLIFIERS))} for block in _stand_in(hub).populations
+        {block: chosen(block, INITIATORS), block + 1: chosen(block + 1, AMPLIFIERS)}
+        for block in _stand_in(spec).populations
     ]
 
 
@@ -86,13 +97,11 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
     Raises:
         UserError: if there is no stand-in of that name, the revision is no number, or the width is too small.
     """
-    stand_in = _stand_in(spec.hub)
-    if not spec.revision.isdecimal():
-        raise UserError(f"revision {spec.revision!r} of {spec.hub}: expected the seed of its weights, such as '0'")
-    weights = _Tower(spec, stand_in, int(spec.revision)).weights()
+    stand_in = _stand_in(spec)
+    weights = _Tower(spec, stand_in).weights()
     shape = SiglipVisionConfig(
         hidden_size=spec.width,
-        intermediate_size=2 * spec.width,
+        intermediate_size=MLP_RATIO * spec.width,
         num_hidden_layers=stand_in.layers,
         num_attention_heads=HEADS,
         image_size=spec.input_size,
@@ -114,17 +123,23 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
     logger.info("%s: %d planted neurons", output, PLANTED * len(stand_in.populations))
 
 
-def _stand_in(hub: str) -> StandIn:
-    if hub not in STAND_INS:
-        raise UserError(f"hub {hub!r}: the demo has the stand-ins {', '.join(STAND_INS)}")
-    return STAND_INS[hub]
+def _stand_in(spec: config.Encoder) -> StandIn:
+    if spec.hub not in STAND_INS:
+        raise UserError(f"hub {spec.hub!r}: the demo has the stand-ins {', '.join(STAND_INS)}")
+    return STAND_INS[spec.hub]
+
+
+def _seed(spec: config.Encoder) -> int:
+    if not spec.revision.isdecimal():
+        raise UserError(f"revision {spec.revision!r} of {spec.hub}: expected the seed of its weights, such as '0'")
+    return int(spec.revision)
 
 
 class _Tower:
     """Weights of a stand-in; all directions are columns of one random orthogonal matrix, float64."""
 
-    def __init__(self, spec: config.Encoder, stand_in: StandIn, seed: int) -> None:
-        self.spec, self.stand_in, self.seed = spec, stand_in, seed
+    def __init__(self, spec: config.Encoder, stand_in: StandIn) -> None:
+        self.spec, self.stand_in, self.seed = spec, stand_in, _seed(spec)
         side = min(spec.patch_size, 4)
         sizes = [1, side**2, 8, 1, 1, len(stand_in.populations)]
         if spec.width < sum(sizes) or spec.width % HEADS:
@@ -139,6 +154,7 @@ class _Tower:
         self.kernel = patch @ _low_frequencies(spec.patch_size, side)
         self.white = torch.nn.functional.normalize(self.kernel.sum(1), dim=0)
         self.constant, self.mark = constant[:, 0], mark[:, 0]
+        self.planted = planted_neurons(spec)
 
     def normal(self, name: str, *shape: int) -> torch.Tensor:
         """Draw standard normal numbers."""
@@ -191,23 +207,24 @@ class _Tower:
 
     def _mlp(self, layer: int) -> Weights:
         """Random neurons blind to what the planted ones read and write, and the planted ones of this block."""
-        width, hidden = self.spec.width, 2 * self.spec.width
+        width, hidden = self.spec.width, MLP_RATIO * self.spec.width
         read = self.normal(f"fc1 {layer}", hidden, width) * (MIXING / math.sqrt(width))
         write = self.normal(f"fc2 {layer}", width, hidden) * (MIXING / math.sqrt(hidden))
         read = _orthogonal(read.T, self.outliers).T
         write = _orthogonal(write, self.outliers, self.mark, self.white)
         bias = torch.zeros(hidden, dtype=torch.float64)
-        for population, block in enumerate(self.stand_in.populations):
+        for population, (block, neurons) in enumerate(zip(self.stand_in.populations, self.planted, strict=True)):
             outlier = self.outliers[:, population]
             if layer == block:
                 # A deeper population needs a blanker patch, so that it never fires where the one before has not.
-                planted = _Planted(INITIATORS, self.mark - self.white, BLANK, 0.2 + 0.05 * population)
+                fires = _Firing(self.mark - self.white, BLANK, 0.2 + 0.05 * population)
             elif layer == block + 1:
-                planted = _Planted(AMPLIFIERS, outlier, 1.0, 0.7)
+                fires = _Firing(outlier, 1.0, 0.7)
             else:
                 continue
-            read[: planted.count], bias[: planted.count] = planted.rows(width)
-            write[:, : planted.count] = outlier[:, None] * (OUTLIER / planted.count / ACTIVATION)
+            chosen = list(neurons[layer])
+            read[chosen], bias[chosen] = fires.rows(len(chosen), width)
+            write[:, chosen] = outlier[:, None] * (OUTLIER / len(chosen) / ACTIVATION)
         return {
             "mlp.fc1.weight": read,
             "mlp.fc1.bias": bias,
@@ -217,17 +234,16 @@ class _Tower:
 
 
 @dataclass(frozen=True)
-class _Planted:
-    """Neurons that reach ACTIVATION where a direction's share of the token's norm is ``full``, and need ``least``."""
+class _Firing:
+    """Firing from ``least`` on, and up to ACTIVATION at ``full``: the share that a direction has in a token's norm."""
 
-    count: int
     direction: torch.Tensor
     full: float
     least: float
 
-    def rows(self, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def rows(self, count: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return weights (count, D) and biases (count,); every further neuron is 3 % weaker, to rank after it."""
-        gains = ACTIVATION / (self.full - self.least) * 0.97 ** torch.arange(self.count, dtype=torch.float64)
+        gains = ACTIVATION / (self.full - self.least) * 0.97 ** torch.arange(count, dtype=torch.float64)
         # LayerNorm gives every token the norm sqrt(D).
         return torch.outer(gains, self.direction) / math.sqrt(width), -gains * self.least
 

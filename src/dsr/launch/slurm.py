@@ -25,12 +25,14 @@ class SlurmJob:
 
     @classmethod
     def current(cls, environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
-        """Find the job around this process; None outside SLURM."""
-        job = environment.get("SLURM_JOB_ID")
-        if job is None:
+        """Find the job around this process; None outside SLURM.
+
+        Only steps (`srun`) count: a Snakemake that computes inside someone's own batch job must not requeue that.
+        """
+        if "SLURM_STEP_ID" not in environment:
             return None
         return cls(
-            id=job,
+            id=environment["SLURM_JOB_ID"],
             nodes=int(environment.get("SLURM_STEP_NUM_NODES", "1")),
             node=int(environment.get("SLURM_NODEID", "0")),
             address=environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),

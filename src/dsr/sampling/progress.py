@@ -30,7 +30,7 @@ class Progress:
         now = time.perf_counter()
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
-        elif now - self._reported >= LINE_SECONDS:
+        elif done > self._before and now - self._reported >= LINE_SECONDS:
             self._reported = now
             speed = (done - self._before) / (now - self._began)
             minutes = (self._images - done) / speed / 60

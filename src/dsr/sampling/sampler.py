@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr.analysis.images import quantised
+from dsr.arithmetic import usable_precision
 from dsr.compilation import compile_each
 from dsr.config import SampleSpec
 from dsr.denoiser.build import load_denoiser
@@ -55,7 +56,8 @@ class Sampler:
         self._autoencoder = load_autoencoder(
             spec.autoencoder, encoder=None, neurons=None, statistics=statistics, decoder=decoder
         ).to(device)
-        if spec.precision == "bf16":
+        self._precision = usable_precision(spec.precision, device)
+        if self._precision == "bf16":
             round_products(model)
             round_products(self._autoencoder)
         if compiled and self._autoencoder.decoder is not None:
@@ -73,8 +75,9 @@ class Sampler:
     @torch.inference_mode()
     def start(self, numbers: Sequence[int]) -> Drawing:
         """Begin to draw the images of these numbers; a GPU goes on while the caller does something else."""
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._spec.precision == "bf16"):
-            pixels = self._autoencoder.decode(self.latents(numbers))
+        latents = self.latents(numbers)
+        with self._arithmetic():
+            pixels = self._autoencoder.decode(latents)
         # To pinned memory, which is what makes these copies asynchronous.
         images, finite = (x.to("cpu", non_blocking=True) for x in (quantised(pixels), pixels.isfinite().all()))
         done = torch.cuda.Event() if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -82,6 +85,7 @@ class Sampler:
             done.record()  # type: ignore[no-untyped-call]
         return Drawing(numbers, images, finite, done)
 
+    @torch.inference_mode()
     def latents(self, numbers: Sequence[int]) -> Tensor:
         """Draw normalised latents, (n, C, S, S) fp32."""
         spec = self._spec
@@ -95,7 +99,11 @@ class Sampler:
             steps=spec.steps,
             guidance=spec.guidance,
         )
-        return deque(states, maxlen=1).pop()
+        with self._arithmetic():
+            return deque(states, maxlen=1).pop()
+
+    def _arithmetic(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16")
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,9 @@ class MovingAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Take the parameters' present values into the average."""
-        # average + (1 - decay) (parameter - average), in one pass over the memory.
-        torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1.0 - self.decay)
+        average = list(self._average.values())
+        torch._foreach_mul_(average, self.decay)
+        torch._foreach_add_(average, list(self._parameters.values()), alpha=1.0 - self.decay)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the averages by parameter name (not copies)."""
