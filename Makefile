@@ -42,7 +42,7 @@ test: .venv/ready lint  ## Lint, then run every test
 	@$(RUN) python -m pytest
 
 test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian, root)
-	@$(RUN) python -m pytest tests/slurm -o python_files='scenario_*.py' --durations=0
+	@$(RUN) python -m pytest tests/slurm -n 0 -o python_files='scenario_*.py' --durations=0
 
 test-report: demo  ## Open the demo's report in Chromium, look at everything, leave screenshots (installs it if root)
 	@if ! { command -v chromium && command -v chromedriver; } > /dev/null && [ "$$(id -u)" = 0 ]; then \

@@ -11,7 +11,8 @@ rule fetch_images:
     log:
         "<logs>/fetch/images-{split}.log",
     conda:
-        "../envs/torch.yaml"
+        # The Kaggle client needs a newer Python than the jobs have.
+        "../envs/workflow.yaml"
     params:
         folder=f"{CONFIG.results}/data/raw/{{split}}",
         spec=lambda wildcards: json.dumps(
@@ -21,8 +22,8 @@ rule fetch_images:
             }
         ),
     shell:
-        FETCH
-        + " --artifact imagenet-{wildcards.split} --spec {params.spec:q} --output {params.folder}"
+        f"{FETCH} --artifact"
+        " imagenet-{wildcards.split} --spec {params.spec:q} --output {params.folder}"
         " > {log} 2>&1 && echo {params.spec:q} > {output}"
 
 
@@ -36,9 +37,13 @@ rule fetch_encoder:
         "<logs>/fetch/encoder-{encoder}.log",
     conda:
         "../envs/torch.yaml"
+    params:
+        spec=lambda wildcards: CONFIG.autoencoder(
+            wildcards.encoder, "none"
+        ).model_dump_json(),
     shell:
         f"{FETCH} --artifact"
-        " {wildcards.encoder} --output $(dirname {output.weights}) > {log} 2>&1"
+        " {wildcards.encoder} --spec {params.spec:q} --output $(dirname {output.weights}) > {log} 2>&1"
 
 
 rule fetch_decoder:

@@ -44,5 +44,5 @@ def workspace(reference: Workspace, cluster: Cluster, tmp_path_factory: pytest.T
     copy = reference.copy(tmp_path_factory.mktemp("workspace") / "checkout")
     copy.forget_training()
     yield copy
-    copy.close()
     cluster.clear()
+    copy.close()

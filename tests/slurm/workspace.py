@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.slurm.cluster import alive, output
+from tests.slurm.cluster import alive, kill, output, processes
 
 HERE = Path(__file__).resolve().parent
 OVERLAYS = ("profiles/demo/config-overlay.yaml", f"{HERE}/small.yaml")
@@ -82,10 +83,14 @@ class Workspace:
         return Submission(process, path)
 
     def close(self) -> None:
-        """Kill what is left of Snakemake."""
+        """Kill what is left of Snakemake, here and in jobs: without cgroups SLURM loses sight of some processes."""
         for process in self.started:
             process.kill()
             process.wait()
+        for pid, _ in processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cwd").readlink().is_relative_to(self.folder):
+                    kill(pid, signal.SIGKILL)
 
     @property
     def run_folder(self) -> Path | None:

@@ -146,7 +146,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write a stand-in encoder with planted outliers, its neurons, statistics and a decoder."""
     folder = tmp_path_factory.mktemp("files")
     write_encoder(STAND_IN, folder / "encoder")
-    neurons = NeuronList(encoder="stand-in", layers=planted_neurons(STAND_IN.hub)[0], source="planted")
+    neurons = NeuronList(encoder="stand-in", layers=planted_neurons(STAND_IN)[0], source="planted")
     write_json(folder / "neurons.json", neurons.model_dump(mode="json"))
     statistics = LatentStatistics((WIDTH, GRID, GRID))
     statistics.update(torch.randn(16, WIDTH, GRID, GRID, generator=torch.Generator().manual_seed(0)))

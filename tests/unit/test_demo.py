@@ -191,7 +191,7 @@ def test_decoder_learns_latents_with_and_without_registers(
     entry, tower = towers[SO400M]
     stand_ins.write_encoder(entry, tmp_path / "encoder")
     spec = AutoencoderSpec(encoder=entry, ttr=None, decoder=DECODER, image_size=SIZE)
-    write_decoder(spec, tmp_path / "encoder", prepared, tmp_path / "decoder.safetensors", steps=100)
+    write_decoder(spec, tmp_path / "encoder", prepared, tmp_path / "decoder.safetensors", steps=80)
     decoder = load_decoder(spec, tmp_path / "decoder.safetensors")
     latents, pixels = training_pairs(spec, tower, FolderImages(digits / "validation", SIZE))
     assert len(latents) == 3
@@ -205,7 +205,7 @@ def test_frozen_classifier_runs_in_the_evaluator(prepared: Path, tmp_path: Path)
     pytest.importorskip("tensorflow")
     from dsr.evaluation.inception import InceptionGraph
 
-    write_graph(prepared, tmp_path / "graph.pb", steps=120)
+    write_graph(prepared, tmp_path / "graph.pb", steps=100)
     index = PreparedIndex(prepared)
     chosen = range(0, len(index), 10)
     images = np.stack([np.asarray(Image.open(io.BytesIO(index.encoded(i))).convert("RGB")) for i in chosen])
