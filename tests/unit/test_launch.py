@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,9 @@ from dsr.launch.slurm import SlurmJob
 from dsr.launch.torchrun import command_line
 
 # Starts a worker in a session of its own, as torchrun does, and reports how it ended.
+PATIENCE = 120
+"""Seconds that a step may take on a loaded machine: every process imports PyTorch."""
+
 LAUNCHER = """
 import subprocess, sys
 sys.exit(subprocess.run([sys.executable, "-m", "worker", *sys.argv[1:]], start_new_session=True).returncode)
@@ -88,12 +92,16 @@ def job(tmp_path: Path) -> Iterator[Job]:
     job = Job(tmp_path)
     yield job
     for process in job.processes:
+        # Workers outlive a killed launcher, so they are asked first.
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
         process.kill()
         process.wait()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 15
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -113,20 +121,20 @@ def test_a_cancelled_job_is_not_requeued(tmp_path: Path) -> None:
     job = Job(tmp_path, state="COMPLETING")
     process = job.start("saved", "75")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 75
+    assert process.wait(PATIENCE) == 75
     assert "requeue" not in job.called()
 
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_command_that_ends_by_itself_ends_the_job_with_its_code(job: Job, code: int) -> None:
-    assert job.start("saved", f"{code}").wait(15) == code
+    assert job.start("saved", f"{code}").wait(PATIENCE) == code
     assert job.called() == ""
 
 
 def test_a_command_that_finishes_although_stopped_is_done(job: Job) -> None:
     process = job.start("saved", "0")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
+    assert process.wait(PATIENCE) == 0
     assert job.called() == ""
     assert sorted(path.name for path in job.state.iterdir()) == ["saved"]
 
@@ -134,7 +142,7 @@ def test_a_command_that_finishes_although_stopped_is_done(job: Job) -> None:
 def test_without_a_state_nothing_is_requeued(job: Job) -> None:
     process = job.start("saved", "75", options=())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 75
+    assert process.wait(PATIENCE) == 75
     assert job.called() == ""
 
 
