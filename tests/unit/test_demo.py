@@ -191,7 +191,7 @@ def test_decoder_learns_latents_with_and_without_registers(
     entry, tower = towers[SO400M]
     stand_ins.write_encoder(entry, tmp_path / "encoder")
     spec = AutoencoderSpec(encoder=entry, ttr=None, decoder=DECODER, image_size=SIZE)
-    write_decoder(spec, tmp_path / "encoder", prepared, tmp_path / "decoder.safetensors", steps=80)
+    write_decoder(spec, tmp_path / "encoder", prepared, tmp_path / "decoder.safetensors", steps=160)
     decoder = load_decoder(spec, tmp_path / "decoder.safetensors")
     latents, pixels = training_pairs(spec, tower, FolderImages(digits / "validation", SIZE))
     assert len(latents) == 3
