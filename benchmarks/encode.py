@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs, machine
 from dsr.compilation import compiled
-from dsr.config import AutoencoderSpec
+from dsr.config.specs import AutoencoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.siglip2 import Siglip2Encoder

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from dsr.config import AutoencoderSpec, Config, ModelSpec, load
+from dsr.config.load import Config, load
+from dsr.config.specs import AutoencoderSpec, ModelSpec
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
 from dsr.compilation import compile_each, compiled
-from dsr.config import Guidance
+from dsr.config.sampling import Guidance
 from dsr.flow import Flow
 from dsr.sampling.ode import trajectory
 from dsr.sampling.sampler import round_products

@@ -17,7 +17,7 @@ from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
 from dsr.analysis.cost import denoiser_cost
 from dsr.compilation import compile_each, compiled
-from dsr.config import TrainSpec
+from dsr.config.specs import TrainSpec
 from dsr.data.images import PreparedImages
 from dsr.flow import Flow
 from dsr.training.batches import Samples, Share

@@ -12,7 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dsr.config import Discovery, TestTimeRegisters
+from dsr.config.encoders import Discovery, TestTimeRegisters
 from dsr.encoder.blocks import Mlp, Trace
 from dsr.encoder.discovery import NeuronScores, rank
 from dsr.encoder.neuron_lists import by_layer

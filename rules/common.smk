@@ -7,7 +7,9 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from dsr.analysis import specs as analysis_specs
-from dsr.config import ConfigurationError, load, spec_hash
+from dsr.config.base import ConfigurationError
+from dsr.config.load import load
+from dsr.config.specs import spec_hash
 from dsr.report import specs as report_specs
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.

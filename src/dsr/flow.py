@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dsr import config
+from dsr.config import training as config
 
 
 @dataclass(frozen=True)

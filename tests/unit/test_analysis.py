@@ -26,8 +26,11 @@ from dsr.analysis.outliers import (
 )
 from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec
 from dsr.commands import maps as maps_command
-from dsr.config import AutoencoderSpec, Decoder, Dit, DitDh, Encoder, Flow, ModelSpec
-from dsr.config import TestTimeRegisters as Registers
+from dsr.config.denoisers import Dit, DitDh
+from dsr.config.encoders import Decoder, Encoder
+from dsr.config.encoders import TestTimeRegisters as Registers
+from dsr.config.specs import AutoencoderSpec, ModelSpec
+from dsr.config.training import Flow
 from dsr.data.images import FolderImages
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.build import build_denoiser

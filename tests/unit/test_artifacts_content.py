@@ -22,7 +22,9 @@ from dsr.artifacts import formats, imagenet, images, manifest, weights
 from dsr.artifacts.checks import ArraysCheck, DecoderCheck, DenoiserCheck, GraphCheck, ImageCount, StatisticsCheck
 from dsr.artifacts.errors import ArtifactError, ContentError, DiskFullError
 from dsr.artifacts.fetch import fetch
-from dsr.config import AutoencoderSpec, Decoder, Dit, Encoder, ModelSpec
+from dsr.config.denoisers import Dit
+from dsr.config.encoders import Decoder, Encoder
+from dsr.config.specs import AutoencoderSpec, ModelSpec
 from dsr.denoiser.build import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import load_decoder
 from dsr.latents.statistics import Normaliser

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsr.config import TestTimeRegisters as Registers
+from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder, load_encoder
 from dsr.encoder.decoder import ViTDecoder

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dsr.config import Config, ConfigurationError, differing_keys, load, spec_hash
+from dsr.config.base import ConfigurationError
+from dsr.config.load import Config, load
+from dsr.config.specs import differing_keys, spec_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 

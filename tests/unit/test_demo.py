@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from dsr.analysis.outliers import outlier_ratio
-from dsr.config import AutoencoderSpec, Decoder, DiscoverSpec, Discovery, Encoder, TestTimeRegisters
+from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters
+from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import FolderImages
 from dsr.data.index import PreparedIndex
 from dsr.data.prepare import write_index, write_shard

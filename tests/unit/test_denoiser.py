@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsr.config import ModelSpec
+from dsr.config.specs import ModelSpec
 from dsr.denoiser.build import Denoiser, WeightsError, build_denoiser, load_denoiser
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from dsr.analysis.encoder_maps import trace_encoder
-from dsr.config import AutoencoderSpec, DiscoverSpec, Discovery, StatisticsSpec
-from dsr.config import TestTimeRegisters as Registers
+from dsr.config.encoders import Discovery
+from dsr.config.encoders import TestTimeRegisters as Registers
+from dsr.config.specs import AutoencoderSpec, DiscoverSpec, StatisticsSpec
 from dsr.data.images import PreparedImages
 from dsr.distributed import World
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder

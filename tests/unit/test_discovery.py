@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from dsr.commands import discover as command
-from dsr.config import DiscoverSpec, Discovery
-from dsr.config import TestTimeRegisters as Registers
+from dsr.config.encoders import Discovery
+from dsr.config.encoders import TestTimeRegisters as Registers
+from dsr.config.specs import DiscoverSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.blocks import Trace
 from dsr.encoder.discovery import NeuronScores, rank

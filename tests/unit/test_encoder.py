@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import SiglipVisionModel
 
-from dsr.config import TestTimeRegisters as Registers
+from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.encoder.blocks import Mlp
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import InterventionMlp, with_registers

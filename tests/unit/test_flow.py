@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dsr import config
+from dsr.config import training as config
 from dsr.flow import Flow
 
 FLOW = Flow(shift=math.sqrt(48))

@@ -23,7 +23,8 @@ from dsr.commands import figure as figure_command
 from dsr.commands import provenance as provenance_command
 from dsr.commands import table as table_command
 from dsr.commands.keyed import keyed_paths
-from dsr.config import Config, Guidance, load
+from dsr.config.load import Config, load
+from dsr.config.sampling import Guidance
 from dsr.errors import UserError
 from dsr.files import read_json, write_json
 from dsr.npz import write_images

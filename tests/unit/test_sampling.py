@@ -20,7 +20,8 @@ from torch import Tensor
 
 from dsr import files
 from dsr.commands.sample import main as sample_command
-from dsr.config import Guidance, SampleSpec
+from dsr.config.sampling import Guidance
+from dsr.config.specs import SampleSpec
 from dsr.denoiser.build import build_denoiser, load_denoiser
 from dsr.distributed import World
 from dsr.encoder.autoencoder import build_decoder

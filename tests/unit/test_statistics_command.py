@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dsr.commands import statistics as command
-from dsr.config import StatisticsSpec
+from dsr.config.specs import StatisticsSpec
 from dsr.data.images import PreparedImages
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.latents.statistics import Normaliser

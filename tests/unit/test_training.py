@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dsr import files
-from dsr.config import spec_hash
+from dsr.config.specs import spec_hash
 from dsr.denoiser.build import build_denoiser
 from dsr.distributed import World
 from dsr.errors import UserError

@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import SiglipConfig, SiglipModel
 
-from dsr.config import AutoencoderSpec, Decoder, Encoder, TestTimeRegisters
+from dsr.config.encoders import Decoder, Encoder, TestTimeRegisters
+from dsr.config.specs import AutoencoderSpec
 from dsr.data.prepare import write_index, write_shard
 from dsr.files import write_json
 

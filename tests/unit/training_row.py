@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from dsr.config import TrainSpec
+from dsr.config.specs import TrainSpec
 from dsr.data.prepare import write_index, write_shard
 from dsr.distributed import World
 from dsr.latents.statistics import LatentStatistics

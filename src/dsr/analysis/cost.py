@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsr.config import ModelSpec
+from dsr.config.specs import ModelSpec
 from dsr.denoiser.build import build_denoiser
 
 

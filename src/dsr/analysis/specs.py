@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dsr.config import AutoencoderSpec, Config, Flow, ModelSpec, Section, Share, Ttr
+from dsr.config.base import Section, Share
+from dsr.config.encoders import Ttr
+from dsr.config.load import Config
+from dsr.config.specs import AutoencoderSpec, ModelSpec
+from dsr.config.training import Flow
 
 
 class EncoderMapsSpec(Section):

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from dsr.artifacts.errors import ArtifactError
-from dsr.config import AutoencoderSpec, Decoder, ModelSpec, Positive, Section
+from dsr.config.base import Positive, Section
+from dsr.config.encoders import Decoder
+from dsr.config.specs import AutoencoderSpec, ModelSpec
 
 Spec = TypeVar("Spec", bound=Section)
 

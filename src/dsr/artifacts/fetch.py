@@ -13,7 +13,7 @@ from dsr.artifacts.errors import ArtifactError, ContentError
 from dsr.artifacts.guard import exclusive
 from dsr.artifacts.manifest import Artifact, DriveSource, HttpSource, HubSource, KaggleSource
 from dsr.artifacts.transfer import Retries
-from dsr.config import AutoencoderSpec, differing_keys
+from dsr.config.specs import AutoencoderSpec, differing_keys
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from dsr import files
 from dsr.artifacts.errors import ContentError, LockError
 from dsr.artifacts.guard import exclusive
 from dsr.artifacts.manifest import Artifact, Source
-from dsr.config import Section
+from dsr.config.base import Section
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dsr.artifacts.checks import Check
 from dsr.artifacts.errors import ArtifactError
-from dsr.config import Positive, Section
+from dsr.config.base import Positive, Section
 
 PACKAGED = Path(__file__).with_name("manifest.yaml")
 """The manifest that is used unless another is named."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dsr.analysis.cost import denoiser_cost
-from dsr.config import ModelSpec
+from dsr.config.specs import ModelSpec
 from dsr.files import write_json
 from dsr.logs import command
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dsr import config
+from dsr.config.encoders import Encoder
+from dsr.config.specs import AutoencoderSpec
 from dsr.logs import command
 
 
@@ -42,11 +43,11 @@ def main() -> None:
     elif arguments.kind == "encoder":
         from dsr.demo.encoder import write_encoder
 
-        write_encoder(config.Encoder.model_validate_json(arguments.spec), arguments.output)
+        write_encoder(Encoder.model_validate_json(arguments.spec), arguments.output)
     elif arguments.kind == "decoder":
         from dsr.demo.decoder import write_decoder
 
-        spec = config.AutoencoderSpec.model_validate_json(arguments.spec)
+        spec = AutoencoderSpec.model_validate_json(arguments.spec)
         write_decoder(spec, arguments.encoder, arguments.images, arguments.output)
     else:
         from dsr.demo.graph import write_graph

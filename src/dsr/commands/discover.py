@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dsr.config import DiscoverSpec
+from dsr.config.specs import DiscoverSpec
 from dsr.data.images import PreparedImages
 from dsr.distributed import world
 from dsr.encoder import neuron_lists

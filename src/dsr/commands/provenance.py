@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dsr.commands.keyed import keyed_paths
-from dsr.config import Config
+from dsr.config.load import Config
 from dsr.files import write_json, write_text
 from dsr.logs import command
 from dsr.report.page import page

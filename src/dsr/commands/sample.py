@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dsr import logs
-from dsr.config import SampleSpec
+from dsr.config.specs import SampleSpec
 from dsr.distributed import world
 from dsr.sampling.generate import Job, generate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dsr.config import Config
+from dsr.config.load import Config
 from dsr.files import write_json
 from dsr.logs import command
 

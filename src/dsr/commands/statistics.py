@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dsr.config import StatisticsSpec
+from dsr.config.specs import StatisticsSpec
 from dsr.data.images import PreparedImages
 from dsr.distributed import world
 from dsr.encoder.autoencoder import load_autoencoder

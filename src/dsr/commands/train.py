@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dsr import logs
-from dsr.config import TrainSpec
+from dsr.config.specs import TrainSpec
 from dsr.distributed import world
 from dsr.training.loop import train
 from dsr.training.snapshot import epoch_of

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from dsr.config import AutoencoderSpec, TestTimeRegisters
+from dsr.config.encoders import TestTimeRegisters
+from dsr.config.specs import AutoencoderSpec
 from dsr.data.images import Images, PreparedImages
 from dsr.data.order import batch_indices
 from dsr.demo.encoder import planted_neurons

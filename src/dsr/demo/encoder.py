@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import SiglipVisionConfig
 
-from dsr import config
+from dsr.config import encoders as config
 from dsr.errors import UserError
 from dsr.files import atomic, write_json, write_text
 from dsr.randomness import noise, permutation

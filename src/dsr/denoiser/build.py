@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dsr.config import DitDh, ModelSpec
+from dsr.config.denoisers import DitDh
+from dsr.config.specs import ModelSpec
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
 from dsr.errors import UserError

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from dsr.config import AutoencoderSpec
+from dsr.config.specs import AutoencoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.families import FAMILIES

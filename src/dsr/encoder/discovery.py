@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 import torch
 
-from dsr.config import DiscoverSpec, Discovery
+from dsr.config.encoders import Discovery
+from dsr.config.specs import DiscoverSpec
 from dsr.data.images import Images
 from dsr.encoder.blocks import Trace
 from dsr.encoder.neuron_lists import NeuronList, by_layer, merge

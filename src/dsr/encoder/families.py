@@ -24,4 +24,4 @@ FAMILIES: Mapping[str, Family] = {
     "siglip2": Family(siglip2.Siglip2Encoder, siglip2.PIXEL_MEAN, siglip2.PIXEL_STD),
     "dinov2": Family(dinov2.Dinov2Encoder, dinov2.PIXEL_MEAN, dinov2.PIXEL_STD),
 }
-"""To add one: a class here, and its name in `dsr.config.Encoder.family`."""
+"""To add one: a class here, and its name in `dsr.config.encoders.Encoder.family`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError, field_validator
 
-from dsr.config import Section
+from dsr.config.base import Section
 from dsr.errors import UserError
 from dsr.files import write_json
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dsr.config import TestTimeRegisters
+from dsr.config.encoders import TestTimeRegisters
 from dsr.encoder.blocks import Mlp
 from dsr.encoder.neuron_lists import check_ranges
 from dsr.encoder.vit import Encoder

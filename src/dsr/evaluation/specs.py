@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsr.config import Positive, Section
+from dsr.config.base import Positive, Section
 
 
 class EvaluateSpec(Section):

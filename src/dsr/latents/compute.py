@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from dsr.config import StatisticsSpec
+from dsr.config.specs import StatisticsSpec
 from dsr.data.images import Images
 from dsr.data.order import rank_slice
 from dsr.distributed import World

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from dsr.config import Config
+from dsr.config.load import Config
 from dsr.files import read_json_lines
 
 STAGES = ("train", "sample", "evaluate")

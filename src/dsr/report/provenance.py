@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from dsr.config import Config, spec_hash
+from dsr.config.load import Config
+from dsr.config.specs import spec_hash
 from dsr.environments import requirements
 from dsr.errors import UserError
 from dsr.report.hours import STAGES, gpus, row_times

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 from pydantic import Field
 
-from dsr.config import Config, Guidance, Section, Ttr
+from dsr.config.base import Section
+from dsr.config.encoders import Ttr
+from dsr.config.load import Config
+from dsr.config.sampling import Guidance
 
 
 class TableRow(Section):

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 
 from dsr import files, npz
-from dsr.config import SampleSpec, spec_hash
+from dsr.config.specs import SampleSpec, spec_hash
 from dsr.distributed import World
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.progress import Progress

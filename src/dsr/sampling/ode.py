@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from dsr.config import Guidance
+from dsr.config.sampling import Guidance
 from dsr.flow import Flow
 
 Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]

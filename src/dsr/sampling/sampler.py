@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dsr.analysis.images import quantised
 from dsr.arithmetic import usable_precision
 from dsr.compilation import compile_each
-from dsr.config import SampleSpec
+from dsr.config.specs import SampleSpec
 from dsr.denoiser.build import load_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.errors import UserError

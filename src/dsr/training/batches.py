@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from dsr.config import ModelSpec, TrainSpec
+from dsr.config.specs import ModelSpec, TrainSpec
 from dsr.data.images import PreparedImages
 from dsr.data.order import batch_indices
 from dsr.distributed import World

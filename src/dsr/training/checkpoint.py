@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dsr import files
-from dsr.config import differing_keys
+from dsr.config.specs import differing_keys
 from dsr.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import logging
 
 import torch
 
-from dsr.config import ModelSpec
+from dsr.config.specs import ModelSpec
 from dsr.distributed import World
 from dsr.errors import UserError
 from dsr.training.batches import Share, blank

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dsr.arithmetic import usable_precision
-from dsr.config import Recipe
+from dsr.config.training import Recipe
 from dsr.distributed import World
 from dsr.errors import UserError
 from dsr.flow import Flow

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dsr import files
-from dsr.config import TrainSpec, spec_hash
+from dsr.config.specs import TrainSpec, spec_hash
 from dsr.errors import UserError
 from dsr.training.learner import Learner
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from dsr import files
-from dsr.config import TrainSpec, differing_keys, spec_hash
+from dsr.config.specs import TrainSpec, differing_keys, spec_hash
 from dsr.data.index import check_index
 from dsr.distributed import World
 from dsr.errors import UserError

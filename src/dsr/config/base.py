@@ -1,0 +1,22 @@
+"""What every section of the configuration shares."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dsr.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigurationError(UserError):
+    """The configuration is wrong; the message names the key, what was expected and what to do."""
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, types are strict, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)

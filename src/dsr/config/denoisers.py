@@ -1,0 +1,67 @@
+"""Denoisers: the two backbones and their diffusion registers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dsr.config.base import Positive, Section, Share
+
+
+class _Denoiser(Section):
+    register_start: Annotated[int, Field(ge=0)] = 0
+    """Diffusion registers enter before this block (0-based)."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP over the width of a token, before SwiGLU's 2/3."""
+    class_dropout: Share = 0.1
+    """Probability that a training label becomes the null label."""
+
+
+class Dit(_Denoiser):
+    """LightningDiT: one stack of blocks."""
+
+    kind: Literal["dit"]
+    """Which backbone."""
+    hidden_size: Positive
+    """Width of a token."""
+    depth: Positive
+    """Number of blocks."""
+    num_heads: Positive
+    """Attention heads."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Dit:
+        _check_stack(self.hidden_size, self.num_heads, self.register_start, self.depth)
+        return self
+
+
+class DitDh(_Denoiser):
+    """DiT with a wide shallow head: (encoder stack, head stack)."""
+
+    kind: Literal["dit-dh"]
+    """Which backbone."""
+    hidden_size: tuple[Positive, Positive]
+    """Width of a token in the encoder stack and in the head."""
+    depth: tuple[Positive, Positive]
+    """Number of blocks in the encoder stack and in the head."""
+    num_heads: tuple[Positive, Positive]
+    """Attention heads in the encoder stack and in the head."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DitDh:
+        for width, heads in zip(self.hidden_size, self.num_heads, strict=True):
+            _check_stack(width, heads, self.register_start, self.depth[0])
+        return self
+
+
+Denoiser = Annotated[Dit | DitDh, Field(discriminator="kind")]
+
+
+def _check_stack(width: int, heads: int, register_start: int, depth: int) -> None:
+    if width % (4 * heads):
+        raise ValueError(f"hidden_size {width} must be a multiple of 4 * num_heads ({heads}) for rotary positions")
+    if register_start >= depth:
+        raise ValueError(
+            f"register_start {register_start} is beyond the last block ({depth - 1}): no block would see them"
+        )

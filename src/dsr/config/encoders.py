@@ -1,0 +1,88 @@
+"""Encoders, test-time registers, decoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dsr.config.base import Positive, Section
+
+Ttr = Literal["none", "single", "recursive"]
+
+
+class Encoder(Section):
+    """A frozen image encoder. To add one, add an entry here; a new family also needs a class in `dsr/encoder`."""
+
+    family: Literal["siglip2", "dinov2"]
+    """Which class in `dsr/encoder` loads it."""
+    hub: str
+    """Model id on the Hugging Face hub."""
+    revision: str
+    """Revision (commit or tag) on the hub."""
+    input_size: Positive
+    """Side of the square image that the encoder sees; other sizes are resized (bicubic, no antialiasing)."""
+    patch_size: Positive
+    """Side of a patch in pixels of the encoder's input."""
+    width: Positive
+    """Width of a token: the number of latent channels."""
+    neurons: Literal["released", "discovered"]
+    """Register neurons: the release's lists, or found by the workflow on `discovery.images` images.
+
+    Also with `released`, those that the release does not have (So400M with a single pass) are found by the workflow."""
+    statistics: Literal["released", "computed"]
+    """Latent statistics: the release's files, or computed by the workflow over the training images.
+
+    Also with `released`, those that the release does not have (So400M with a single pass) are computed."""
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Encoder:
+        if self.input_size % self.patch_size:
+            raise ValueError(f"input_size {self.input_size} is not a multiple of patch_size {self.patch_size}")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side."""
+        return self.input_size // self.patch_size
+
+
+class TestTimeRegisters(Section):
+    """How test-time registers (TTR) intervene. The defaults are the release's behaviour, quirks included."""
+
+    registers: Positive = 1
+    """Register tokens appended to the encoder's sequence."""
+    maximum: Literal["shared", "per-neuron"] = "shared"
+    """The release gives all neurons of a layer one shared extreme value; per-neuron gives each its own."""
+    first_token: Literal["kept", "zeroed"] = "kept"
+    """The release never zeroes token 0 (its code expects a CLS token there; SigLIP2 has none)."""
+
+
+class Discovery(Section):
+    """How register neurons are found (Section 3 of the test-time-register method)."""
+
+    images: Positive
+    """Training images looked at."""
+    norm_threshold: Annotated[float, Field(gt=0)]
+    """A token is an outlier when the L2 norm of the detection layer's output exceeds this."""
+    layer: int = -1
+    """Detection layer; -1 is the last block, before the final LayerNorm."""
+    top_k: Positive
+    """Neurons kept per pass."""
+    highest_layer: int | None = None
+    """Neurons in layers above this one are not considered; null considers all."""
+    sparsity_filter: bool = False
+    """Count a neuron only where at least half of the tokens have an activation below 0.5."""
+
+
+class Decoder(Section):
+    """The ViT that decodes latents to pixels; trained by others (paper) or by the demo."""
+
+    hidden_size: Positive
+    """Width of a token."""
+    depth: Positive
+    """Number of blocks."""
+    num_heads: Positive
+    """Attention heads."""
+    intermediate_size: Positive
+    """Hidden width of the MLP."""

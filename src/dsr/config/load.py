@@ -1,0 +1,179 @@
+"""The whole of `config.yaml`, checked, and the specifications that it gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+
+from dsr.config.base import ConfigurationError, Section
+from dsr.config.data import Data
+from dsr.config.denoisers import Denoiser
+from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
+from dsr.config.execution import Execution, Resources
+from dsr.config.sampling import Evaluation, Figures, Sampling
+from dsr.config.specs import AutoencoderSpec, DiscoverSpec, ModelSpec, SampleSpec, StatisticsSpec, TrainSpec
+from dsr.config.training import Flow, Recipe, Row
+
+
+class Config(Section):
+    """The whole of `config.yaml`."""
+
+    name: str
+    """Title of tables and report."""
+    published: bool
+    """Whether the published numbers are comparable with these results (not so at demo scale)."""
+    results: str
+    """Folder of all results."""
+    data: Data
+    """The images."""
+    encoders: dict[str, Encoder]
+    """Frozen image encoders, by id."""
+    ttr: TestTimeRegisters
+    """Test-time registers."""
+    discovery: Discovery
+    """Register-neuron discovery."""
+    decoder: Decoder
+    """Pixel decoder, one shape for every encoder."""
+    denoisers: dict[str, Denoiser]
+    """Denoisers, by id."""
+    flow: Flow
+    """Path and time law."""
+    recipes: dict[str, Recipe]
+    """Training recipes, by id."""
+    rows: dict[str, Row]
+    """The rows of the table, by id."""
+    sampling: Sampling
+    """Sampling."""
+    evaluation: Evaluation
+    """Evaluation."""
+    figures: Figures
+    """Figures."""
+    execution: Execution
+    """Execution."""
+    resources: Resources
+    """What jobs ask of a cluster."""
+
+    @model_validator(mode="after")
+    def _references(self) -> Config:
+        for name, row in self.rows.items():
+            for key, known in (
+                ("encoder", self.encoders),
+                ("denoiser", self.denoisers),
+                ("recipe", self.recipes),
+            ):
+                if getattr(row, key) not in known:
+                    raise ValueError(f"rows.{name}.{key}: '{getattr(row, key)}' is not one of {', '.join(known)}")
+            batch, images = self.recipes[row.recipe].batch, self.data.train_images
+            if batch > images:
+                raise ValueError(f"recipes.{row.recipe}.batch: {batch} is more than the {images} training images")
+        per_step = self.execution.processes * self.execution.nodes
+        for name, recipe in self.recipes.items():
+            per_process = recipe.batch // per_step
+            if recipe.batch % per_step or per_process % (self.execution.micro_batch or per_process):
+                raise ValueError(
+                    f"recipes.{name}.batch: {recipe.batch} is not divisible by {per_step} processes"
+                    f" x micro_batch {self.execution.micro_batch or 'automatic'} (see execution)"
+                )
+        for rule in ("statistics", "train", "sample"):
+            gpus = getattr(self.resources, rule).gpus
+            if 0 < gpus < self.execution.processes:
+                raise ValueError(
+                    f"resources.{rule}.gpus: {gpus} is fewer than execution.processes ({self.execution.processes});"
+                    " every process needs a GPU of its own (or give 0 to compute on CPUs)"
+                )
+        if self.sampling.images % self.data.classes:
+            raise ValueError(
+                f"sampling.images: {self.sampling.images} is not a multiple of {self.data.classes} classes"
+            )
+        if self.data.source == "digits" and "adm" in self.evaluation.references:
+            raise ValueError("evaluation.references: adm is a reference for ImageNet and not for digits")
+        if self.data.source == "imagefolder" and not (self.data.train and self.data.validation):
+            raise ValueError("data.source is imagefolder: give the paths data.train and data.validation")
+        return self
+
+    def autoencoder(self, encoder: str, ttr: Ttr) -> AutoencoderSpec:
+        """What turns images into latents and back, for one encoder with or without TTR."""
+        return AutoencoderSpec(
+            encoder=self.encoders[encoder],
+            passes=ttr,
+            ttr=self.ttr if ttr != "none" else None,
+            decoder=self.decoder,
+            image_size=self.data.image_size,
+        )
+
+    def statistics(self, encoder: str, ttr: Ttr) -> StatisticsSpec:
+        """Everything that determines the latent statistics of an encoder with or without TTR."""
+        return StatisticsSpec(
+            autoencoder=self.autoencoder(encoder, ttr), images=self.data.train_images, flip=self.data.flip
+        )
+
+    def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
+        """Everything that determines an encoder's register neurons; a recursive discovery builds on a single one."""
+        first: Ttr = "single" if ttr == "recursive" else "none"
+        return DiscoverSpec(autoencoder=self.autoencoder(encoder, first), discovery=self.discovery)
+
+    def model(self, row: str) -> ModelSpec:
+        """Return the denoiser of a row."""
+        entry = self.rows[row]
+        encoder = self.encoders[entry.encoder]
+        return ModelSpec(
+            denoiser=self.denoisers[entry.denoiser],
+            registers=entry.registers,
+            channels=encoder.width,
+            grid=encoder.grid,
+            classes=self.data.classes,
+        )
+
+    def train(self, row: str) -> TrainSpec:
+        """Everything that determines the weights of a row."""
+        entry = self.rows[row]
+        return TrainSpec(
+            row=row,
+            autoencoder=self.autoencoder(entry.encoder, entry.ttr),
+            model=self.model(row),
+            flow=self.flow,
+            recipe=self.recipes[entry.recipe],
+            images=self.data.train_images,
+            flip=self.data.flip,
+        )
+
+    def sample(self, row: str, guidance: str, seed: int) -> SampleSpec:
+        """Everything but the weights that determines the images of a row."""
+        entry = self.rows[row]
+        return SampleSpec(
+            autoencoder=self.autoencoder(entry.encoder, entry.ttr),
+            model=self.model(row),
+            flow=self.flow,
+            images=self.sampling.images,
+            steps=self.sampling.steps,
+            precision=self.sampling.precision,
+            guidance=self.sampling.guidance[guidance],
+            seed=seed,
+        )
+
+
+def load(raw: Mapping[str, Any]) -> Config:
+    """Validate a parsed configuration.
+
+    Raises:
+        ConfigurationError: naming every wrong key, one a line.
+    """
+    try:
+        return Config.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            place = ".".join(str(part) for part in problem["loc"])
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "extra_forbidden":
+                message = "unknown key (misspelt? `rules/config.schema.json` lists the known ones)"
+            elif problem["type"] == "missing":
+                message = "missing"
+            else:
+                given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
+                message = f"{message}{given}"
+            lines.append(f"  {place}: {message}" if place else f"  {message}")
+        raise ConfigurationError("The configuration is not valid:\n" + "\n".join(lines)) from None

@@ -1,0 +1,81 @@
+"""How images are drawn, scored and shown."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dsr.config.base import Positive, Section, Share
+
+
+class Guidance(Section):
+    """Classifier-free guidance; inside the interval D = D_null + scale (D_class - D_null)."""
+
+    scale: Annotated[float, Field(ge=1)] = 1.0
+    """Guidance scale; 1 is none."""
+    interval: tuple[Share, Share] = (0.0, 1.0)
+    """Closed interval of the shifted time t in which guidance acts."""
+
+
+class Sampling(Section):
+    """How images are drawn for evaluation."""
+
+    images: Positive
+    """Images per row and epoch, balanced over the classes."""
+    steps: Annotated[int, Field(ge=2)] = 50
+    """Grid points of the Euler solver (steps - 1 network evaluations)."""
+    seeds: tuple[int, ...] = (0,)
+    """Sampling seeds; the first is the one that tables report."""
+    precision: Literal["fp32", "tf32", "bf16"]
+    """Arithmetic of the denoiser and the decoder (the ODE state stays fp32)."""
+    guidance: dict[str, Guidance]
+    """Named guidance settings; `unguided` must be one of them."""
+
+    @model_validator(mode="after")
+    def _unguided(self) -> Sampling:
+        if self.guidance.get("unguided", Guidance(scale=2.0)).scale != 1.0:
+            raise ValueError("guidance: an entry `unguided: {scale: 1.0}` is needed")
+        if not self.seeds:
+            raise ValueError("seeds: give at least one")
+        return self
+
+
+class Evaluation(Section):
+    """How samples are scored (ADM protocol)."""
+
+    epochs: tuple[Positive, ...]
+    """Epochs at which every row is sampled and scored; the last is the end of training."""
+    neighbours: Positive = 3
+    """k of Precision and Recall."""
+    split: Positive = 5000
+    """Images in a split of the Inception Score."""
+    references: tuple[Literal["validation", "train", "adm"], ...] = ("validation",)
+    """What samples are compared with: the validation images, as many random training images, ADM's reference batch.
+
+    The first is `validation`, whose numbers stand beside published ones; of the others the table shows FID."""
+
+    @model_validator(mode="after")
+    def _validation_first(self) -> Evaluation:
+        if self.references[:1] != ("validation",) or len(set(self.references)) != len(self.references):
+            raise ValueError(f"references {list(self.references)}: the first must be validation, and none may repeat")
+        return self
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Evaluation:
+        if not self.epochs or list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError(f"epochs {list(self.epochs)} must be ascending, without repeats, and not empty")
+        return self
+
+
+class Figures(Section):
+    """What the figures show."""
+
+    images: tuple[Annotated[int, Field(ge=0)], ...]
+    """Validation images (by index) whose token maps are drawn."""
+    times: tuple[Share, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """Times t at which the denoiser's tokens are looked at."""
+    outlier_multiple: Annotated[float, Field(gt=1)] = 3.0
+    """A token is an outlier when its norm exceeds this multiple of its image's median token norm."""
+    grid: Annotated[int, Field(gt=0)] = 64
+    """Images in a sample grid."""

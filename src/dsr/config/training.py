@@ -1,0 +1,85 @@
+"""How a denoiser is trained: the flow, the recipe, the row that names both."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dsr.config.base import Positive, Section
+from dsr.config.encoders import Ttr
+
+
+class Flow(Section):
+    """The flow that training and sampling share (t = 0 is data, t = 1 is noise)."""
+
+    shift_dim: Positive
+    """Dimension that sets the time shift sqrt(shift_dim / 4096); the release uses 196608 for every row."""
+    t_eps: Annotated[float, Field(gt=0)] = 0.05
+    """Lower clamp of t where the velocity is formed from the data prediction."""
+
+    @property
+    def shift(self) -> float:
+        """The time shift s in t = s tau / (1 + (s - 1) tau)."""
+        return math.sqrt(self.shift_dim / 4096)
+
+
+class Recipe(Section):
+    """How a denoiser is trained. Everything here changes the result, and nothing that does is elsewhere."""
+
+    batch: Positive
+    """Global batch over all processes and accumulation steps."""
+    lr: Annotated[float, Field(gt=0)]
+    """Learning rate of AdamW."""
+    final_lr: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate at the end of the decay; null is constant."""
+    decay_epochs: tuple[Annotated[int, Field(ge=0)], Positive] | None = None
+    """First and last epoch of the linear decay from lr to final_lr; null is constant."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's betas."""
+    eps: float = 1e-8
+    """AdamW's eps."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Clip the gradient's global L2 norm to this; null does not clip."""
+    ema: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+    """Decays of the moving averages; the first is the one that tables report."""
+    seed: int = 0
+    """Seed of initial weights, data order, flips, noise, times and label drop."""
+    precision: Literal["fp32", "tf32", "bf16"]
+    """Arithmetic of the denoiser (weights and optimizer state stay fp32)."""
+    train_all: bool = True
+    """Train position tables and Fourier frequencies too, as the release does."""
+
+    @model_validator(mode="after")
+    def _schedule(self) -> Recipe:
+        if (self.final_lr is None) != (self.decay_epochs is None):
+            raise ValueError("final_lr and decay_epochs go together: give both, or neither for a constant rate")
+        if self.decay_epochs is not None and self.decay_epochs[0] >= self.decay_epochs[1]:
+            raise ValueError(f"decay_epochs {list(self.decay_epochs)}: the first must be before the last")
+        if not self.ema:
+            raise ValueError("ema: give at least one decay")
+        return self
+
+
+class Row(Section):
+    """One row of the table: encoder x TTR x denoiser x registers x recipe."""
+
+    encoder: str
+    """Key of `encoders`."""
+    ttr: Ttr
+    """Test-time registers in the encoder: none, single, or recursive (a second discovery on top of the first)."""
+    denoiser: str
+    """Key of `denoisers`."""
+    registers: Annotated[int, Field(ge=0)]
+    """Diffusion registers; 0 is none, otherwise a perfect square."""
+    recipe: str
+    """Key of `recipes`."""
+
+    @model_validator(mode="after")
+    def _square(self) -> Row:
+        if math.isqrt(self.registers) ** 2 != self.registers:
+            raise ValueError(f"registers {self.registers} is not a perfect square (their positions form a square grid)")
+        return self
