@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsr.config import Guidance
+from dsr.config.sampling import Guidance
 from dsr.denoiser.build import Denoiser
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from dsr.config import Discovery, TestTimeRegisters
+from dsr.config.encoders import Discovery, TestTimeRegisters
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.discovery import NeuronScores, rank

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsr.config import Recipe
+from dsr.config.training import Recipe
 from dsr.distributed import World
 from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
