@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data, encode, inputs, kernels, machine, parity, sample, train
+from benchmarks import blocks, data, encode, inputs, kernels, machine, parity, sample, train
 from dsr import files
 
 log = logging.getLogger(__name__)
@@ -20,10 +20,13 @@ DIT, SO400M, DIT_DH = "dit-siglip2b-dsr", "dit-so400m-dsr", "ditdh-siglip2b-dsr"
 REFERENCES = {
     "train-bf16": (388, 540),
     "train-tf32": (155, 230),
+    "train-tf32-128": (None, None),
     "sample": (10.4, 40),
     "sample-dh": (8.4, 30),
     "encode-b": (2450, 5600),
+    "encode-b-half": (2450, 5600),
     "encode-so400m": (662, 1500),
+    "encode-so400m-half": (662, 1500),
     "data": (None, 4500),
 }
 """Images/s of the public release on one H100, and the goal."""
@@ -33,30 +36,47 @@ def stages(
     folder: Path, index: Path, ceiling: dict[str, float], options: argparse.Namespace
 ) -> dict[str, Callable[[], Any]]:
     """Return what each stage measures."""
-    common: dict[str, Any] = {"ceiling": ceiling, "fast": not options.eager, "profile": options.profile}
+    common: dict[str, Any] = {"ceiling": ceiling, "fast": not options.eager}
 
-    def trained(row: str, precision: str, batch: int, micro_batch: int | None = None) -> dict[str, Any]:
-        settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": micro_batch}
-        return train.measure(row, index, **settings, **common, steps=options.steps)
+    def trained(name: str, row: str, precision: str, batch: int) -> dict[str, Any]:
+        settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": None}
+        states = (
+            Path(tempfile.gettempdir()) / "benchmark-states" if options.checkpoint and precision == "bf16" else None
+        )
+        return train.measure(
+            row, index, **settings, **common, steps=options.steps, checkpoint=states, profile=name in options.profile
+        )
 
-    def sampled(row: str) -> dict[str, Any]:
-        return sample.measure(row, folder, batch=options.sample_batch, shards=options.shards, **common)
+    def sampled(name: str, row: str) -> dict[str, Any]:
+        return sample.measure(
+            row, folder, batch=options.sample_batch, shards=options.shards, profile=name in options.profile, **common
+        )
+
+    def encoded(name: str, row: str, **settings: Any) -> dict[str, Any]:
+        return encode.measure(row, batch=128, **settings, **common, profile=name in options.profile)
 
     return {
-        "kernels": kernels.measure,
-        "train-bf16": lambda: trained(DIT, "bf16", 128),
-        "train-tf32": lambda: trained(DIT, "tf32", 64),
-        "train-tf32-128": lambda: trained(DIT, "tf32", 128, 64),
-        "train-dh-bf16": lambda: trained(DIT_DH, "bf16", 128),
-        "train-dh-tf32": lambda: trained(DIT_DH, "tf32", 64),
-        "sample": lambda: sampled(DIT),
-        "sample-dh": lambda: sampled(DIT_DH),
-        "encode-b": lambda: encode.measure(DIT, batch=128, **common),
-        "encode-b-plain": lambda: encode.measure(DIT, batch=128, ttr=False, **common),
-        "encode-so400m": lambda: encode.measure(SO400M, batch=128, **common),
-        "encode-so400m-plain": lambda: encode.measure(SO400M, batch=128, ttr=False, **common),
+        "blocks": blocks.measure,
+        "kernels": lambda: kernels.measure(options.ways) if options.ways else kernels.measure(),
+        "train-bf16": lambda: trained("train-bf16", DIT, "bf16", 128),
+        "train-tf32": lambda: trained("train-tf32", DIT, "tf32", 64),
+        "train-tf32-128": lambda: trained("train-tf32-128", DIT, "tf32", 128),
+        "train-dh-bf16": lambda: trained("train-dh-bf16", DIT_DH, "bf16", 128),
+        "train-dh-tf32": lambda: trained("train-dh-tf32", DIT_DH, "tf32", 64),
+        "sample": lambda: sampled("sample", DIT),
+        "sample-dh": lambda: sampled("sample-dh", DIT_DH),
+        "encode-b": lambda: encoded("encode-b", DIT),
+        "encode-b-plain": lambda: encoded("encode-b-plain", DIT, ttr=False),
+        "encode-b-half": lambda: encoded("encode-b-half", DIT, half=True),
+        "encode-b-half-plain": lambda: encoded("encode-b-half-plain", DIT, ttr=False, half=True),
+        "encode-so400m": lambda: encoded("encode-so400m", SO400M),
+        "encode-so400m-plain": lambda: encoded("encode-so400m-plain", SO400M, ttr=False),
+        "encode-so400m-half": lambda: encoded("encode-so400m-half", SO400M, half=True),
+        "encode-so400m-half-plain": lambda: encoded("encode-so400m-half-plain", SO400M, ttr=False, half=True),
         "data": lambda: data.measure(index, batch=128, workers=16),
         "parity": lambda: [*parity.denoiser(DIT), *parity.encoder(DIT)],
+        "parity-dh": lambda: parity.denoiser(DIT_DH),
+        "parity-so400m": lambda: parity.encoder(SO400M),
     }
 
 
@@ -74,7 +94,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--stages", nargs="+", help="names of stages (default: all)")
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--profile", action="store_true", help="list kernels")
+    parser.add_argument("--profile", nargs="*", default=[], help="stages whose kernels to list")
+    parser.add_argument("--ways", nargs="+", help="ways to time in the stage 'kernels' (default: all)")
+    parser.add_argument("--checkpoint", action="store_true", help="also time checkpoints, in the temporary folder")
     parser.add_argument("--steps", type=int, default=12, help="training steps to measure")
     parser.add_argument("--shards", type=int, default=2, help="shards of 500 images to sample")
     parser.add_argument("--sample-batch", type=int, default=125, help="images that are sampled together")

@@ -28,15 +28,24 @@ def autoencoder(spec: AutoencoderSpec) -> Autoencoder:
 
 
 def measure(
-    row: str, *, batch: int, fast: bool, ceiling: dict[str, float], profile: bool = False, ttr: bool = True
+    row: str,
+    *,
+    batch: int,
+    fast: bool,
+    ceiling: dict[str, float],
+    profile: bool = False,
+    ttr: bool = True,
+    half: bool = False,
 ) -> dict[str, Any]:
-    """Encode one batch again and again; ``ttr`` off measures the plain encoder of a row that has registers."""
+    """Encode one batch again and again; without ``ttr``, the plain encoder of a row that has registers."""
     machine.fresh()
     set_arithmetic("tf32", 1, deterministic=False)
     spec = inputs.paper().train(row).autoencoder
     if not ttr:
         spec = spec.model_copy(update={"passes": "none", "ttr": None})
     model = autoencoder(spec)
+    if half:
+        model.use_half()
     pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
     with FlopCounterMode(display=False) as counter:
         model.encode(pixels[:1])
@@ -47,11 +56,12 @@ def measure(
         "stage": "encode",
         "encoder": spec.encoder.hub.split("/")[1],
         "ttr": spec.passes,
+        "products": "float16" if half else "tf32",
         "batch": batch,
         "compiled": fast,
         "images/s": batch / time,
         "TFLOP/s": achieved / 1e12,
-        "of ceiling": achieved / ceiling["tf32"],
+        "of ceiling": achieved / ceiling["bf16" if half else "tf32"],
         "peak GiB": machine.peak_gib(),
     }
     if profile:

@@ -38,6 +38,10 @@ SPREAD = {1: 0.3, 2: 0.02}
 """Standard deviation of random vectors and matrices in place of zero initial weights."""
 
 
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def paper() -> Config:
     """Read the configuration of the paper."""
     return load(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
@@ -49,7 +53,7 @@ def neurons(passes: str) -> Path | None:
 
 
 def vision_model(spec: AutoencoderSpec) -> SiglipVisionModel:
-    """Make the vision tower of an encoder with random weights, on the GPU."""
+    """Make the vision tower of an encoder with random weights, on the GPU if there is one."""
     encoder = spec.encoder
     name = next(name for name in SHAPES if name.split("-")[1] in encoder.hub)
     config = SiglipVisionConfig(
@@ -59,7 +63,7 @@ def vision_model(spec: AutoencoderSpec) -> SiglipVisionModel:
         vision_use_head=False,
         **SHAPES[name],
     )
-    with torch.device("cuda"):
+    with torch.device(_device()):
         model = SiglipVisionModel(config)
     return model.eval()
 
@@ -82,15 +86,15 @@ def statistics_file(spec: AutoencoderSpec, path: Path) -> Path:
 
 def decoder_file(spec: AutoencoderSpec, path: Path) -> Path:
     """Write a decoder with its initial weights."""
-    with torch.device("cuda"):
+    with torch.device(_device()):
         decoder = build_decoder(spec)
     save_file({name: value.contiguous() for name, value in decoder.state_dict().items()}, path)
     return path
 
 
 def denoiser(spec: ModelSpec) -> nn.Module:
-    """Make a denoiser with random weights on the GPU; none is zero, as many initial ones are."""
-    with torch.device("cuda"):
+    """Make a denoiser with random weights, on the GPU if there is one; none is zero, as many initial ones are."""
+    with torch.device(_device()):
         model = build_denoiser(spec)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks import machine
+from dsr.attention import by_products
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -38,6 +39,8 @@ def attention(name: str, dtype: torch.dtype, way: str, *, backward: bool, **bloc
     inputs = [part.transpose(1, 2).requires_grad_(backward) for part in packed.unbind(2)]
     if way == "flex":
         attend: Attend = torch.compile(lambda q, k, v: flex_attention(q, k, v, kernel_options=blocks), dynamic=False)
+    elif way == "products":
+        attend = torch.compile(by_products, dynamic=False)
     else:
         attend = _backend(way)
 
@@ -86,24 +89,30 @@ def _backend(name: str) -> Attend:
     return attend
 
 
-def measure() -> list[dict[str, Any]]:
-    """Time every alternative; one that does not exist for a shape is reported as such."""
+def measure(ways: Sequence[str] = ("flash", "cudnn", "efficient", "flex", "products", "MLP")) -> list[dict[str, Any]]:
+    """Time alternatives; one that does not exist for a shape is reported as such."""
     torch.backends.cuda.matmul.allow_tf32 = True
     half, full = torch.bfloat16, torch.float32
     cases: list[tuple[str, torch.dtype, str, bool, dict[str, int]]] = [
         *(("DiT-XL", half, way, backward, {}) for way in ("flash", "cudnn") for backward in (False, True)),
         *(("DiT-DH head", half, way, True, {}) for way in ("flash", "cudnn")),
-        *(("DiT-XL", full, way, True, {}) for way in ("efficient", "flex")),
-        *((name, full, way, False, {}) for name in ("SigLIP2-B", "So400M") for way in ("efficient", "flex")),
+        *(("DiT-XL", full, way, True, {}) for way in ("efficient", "flex", "products")),
+        *(
+            (name, full, way, False, {})
+            for name in ("SigLIP2-B", "So400M")
+            for way in ("efficient", "flex", "products")
+        ),
         *(("SigLIP2-B", full, "flex", False, {"BLOCK_M": m, "BLOCK_N": n}) for m, n in ((64, 32), (64, 64), (128, 64))),
     ]
     results = []
     for name, dtype, way, backward, blocks in cases:
+        if way not in ways:
+            continue
         try:
             results.append(attention(name, dtype, way, backward=backward, **blocks))
         except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
             results.append({"kernel": f"attention {name}", "way": way, "pass": str(error).splitlines()[0][:60]})
-    return results + hidden_layers(128 * 257, 768, 3072)
+    return results + (hidden_layers(128 * 257, 768, 3072) if "MLP" in ways else [])
 
 
 def main() -> None:

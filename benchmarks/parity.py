@@ -15,11 +15,12 @@ from torch import Tensor
 
 from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
-from dsr.compilation import compile_each, compiled
+from dsr.arithmetic import round_products
+from dsr.compilation import compiled
 from dsr.config.sampling import Guidance
+from dsr.denoiser.accelerate import accelerate
 from dsr.flow import Flow
 from dsr.sampling.ode import trajectory
-from dsr.sampling.sampler import round_products
 from dsr.training.learner import set_arithmetic
 
 
@@ -38,35 +39,37 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
     t = flow.times(torch.rand(batch, device="cuda"))
     y = torch.randint(spec.model.classes, (batch,), device="cuda")
 
-    def outcome(precision: str) -> tuple[Tensor, Tensor, Tensor]:
+    def trained(precision: str) -> dict[str, Tensor]:
         set_arithmetic(precision, 1, deterministic=False)
         model.zero_grad(set_to_none=True)
         with _autocast(precision):
             prediction = model(flow.interpolate(x1, x0, t), t, y)
         flow.loss(prediction.float(), x1, x0, t).mean().backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        return prediction.detach().float(), gradient, sampled(precision)
+        return {"prediction": prediction.detach(), "gradient": gradient}
 
-    def sampled(precision: str) -> Tensor:
+    def sampled(precision: str) -> dict[str, Tensor]:
+        set_arithmetic(precision, 1, deterministic=False)
         with torch.inference_mode(), _autocast(precision):
             states = trajectory(
                 model, flow, x0, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
             )
-            return deque(states, maxlen=1).pop()
+            return {"sampled latents": deque(states, maxlen=1).pop()}
 
-    exact = outcome("fp32")
-    results = []
-    for way in ("eager", "compiled"):
-        if way == "compiled":
-            compile_each([*model.blocks, model.final_layer])
-        for precision in ("tf32", "bf16"):
-            values = outcome(precision)
-            if precision == "bf16" and way == "compiled":
-                round_products(model)
-                values = (*values[:2], sampled(precision))
-            names = ("prediction", "gradient", "sampled latents")
-            errors = {name: error(*pair) for name, pair in zip(names, zip(values, exact, strict=True), strict=True)}
-            results.append({"model": row, "way": way, "precision": precision, **errors})
+    exact = trained("fp32") | sampled("fp32")
+    results: list[dict[str, Any]] = []
+
+    def compare(way: str, precision: str, values: dict[str, Tensor]) -> None:
+        errors = {name: error(value, exact[name]) for name, value in values.items()}
+        results.append({"model": row, "way": way, "precision": precision, **errors})
+
+    for precision in ("tf32", "bf16"):
+        compare("eager", precision, trained(precision) | sampled(precision))
+    accelerate(model, torch.device("cuda"))
+    for precision in ("tf32", "bf16"):
+        compare("fast", precision, trained(precision))
+    round_products(model, torch.bfloat16)
+    compare("fast, bf16 weights", "bf16", sampled("bf16"))
     return results
 
 
@@ -78,12 +81,16 @@ def encoder(row: str, batch: int = 16) -> list[dict[str, Any]]:
     set_arithmetic("fp32", 1, deterministic=False)
     exact = model.encode(pixels)
     set_arithmetic("tf32", 1, deterministic=False)
-    ways = {"eager": model.encode, "compiled": compiled(model.encode)}
     name = spec.encoder.hub.split("/")[1]
-    return [
+    results = [
         {"model": name, "way": way, "precision": "tf32", "latents": error(encode(pixels), exact)}
-        for way, encode in ways.items()
+        for way, encode in {"eager": model.encode, "fast": compiled(model.encode)}.items()
     ]
+    model.use_half()
+    results.append(
+        {"model": name, "way": "fast", "precision": "float16", "latents": error(compiled(model.encode)(pixels), exact)}
+    )
+    return results
 
 
 def _autocast(precision: str) -> contextlib.AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import tempfile
 import time
@@ -16,11 +17,14 @@ import torch
 from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
 from dsr.analysis.cost import denoiser_cost
-from dsr.compilation import compile_each, compiled
+from dsr.compilation import compiled
 from dsr.config.specs import TrainSpec
 from dsr.data.images import PreparedImages
+from dsr.denoiser.accelerate import accelerate
 from dsr.flow import Flow
+from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share
+from dsr.training.fit import largest_share
 from dsr.training.learner import Learner, set_arithmetic
 
 
@@ -90,6 +94,7 @@ def measure(
     steps: int = 12,
     workers: int = 14,
     profile: bool = False,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Train for some steps: first freely, for the speed, then with the GPU's clock, for the breakdown."""
     machine.fresh()
@@ -97,18 +102,21 @@ def measure(
     images = PreparedImages(index)
     spec = specification(row, precision, batch, len(images))
     set_arithmetic(precision, 1, deterministic=False)
-    share = Share.of(world, batch, micro_batch)
     model, encoder = inputs.denoiser(spec.model), autoencoder(spec.autoencoder)
+    if precision == "bf16":
+        encoder.use_half()
     if fast:
-        compile_each([*model.blocks, model.final_layer])
+        accelerate(model, world.device)
     learner = Learner(
         model,
         Flow.from_config(spec.flow),
         spec.recipe,
         world,
         steps_per_epoch=spec.steps_per_epoch,
-        micro_batches=len(share.micro_batches),
     )
+    began = time.perf_counter()
+    share = Share.of(world, batch, micro_batch) if micro_batch else largest_share(world, batch, learner, spec.model)
+    learner.micro_batches = len(share.micro_batches)
     clock = Clock()
     encode = compiled(encoder.encode) if fast else encoder.encode
     samples = Samples(spec, images, clock.watch(learner, encode), world, share, first=0, workers=workers)
@@ -117,7 +125,6 @@ def measure(
         clock.asked = time.perf_counter()
         learner.update(samples.next_step(), stop=lambda: False)
 
-    began = time.perf_counter()
     step()
     torch.cuda.synchronize()
     first = time.perf_counter() - began
@@ -151,7 +158,45 @@ def measure(
     }
     if profile:
         result["kernels (ms)"] = machine.kernel_times(lambda: [step() for _ in range(2)], 2)
+    if checkpoint is not None:
+        result["checkpoint"] = _checkpoint(checkpoint, learner, step)
     return result
+
+
+def _checkpoint(folder: Path, learner: Learner, step: Callable[[], None]) -> dict[str, float]:
+    """Save the training state twice while training goes on, and compare the steps beside the second with others."""
+    writer = Writer(folder)
+
+    def timed(action: Callable[[], None]) -> float:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        action()
+        torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    def save() -> None:
+        writer.save(learner.state({}))
+
+    usual = statistics.median(timed(step) for _ in range(5))
+    first = timed(save)
+    writer.finish()
+    copied = timed(save)
+    beside, began = [], time.perf_counter()
+    while not writer.idle():
+        beside.append(timed(step))
+    writing = time.perf_counter() - began
+    writer.finish()
+    stalled = copied + sum(beside) - usual * len(beside)
+    size = max(path.stat().st_size for path in folder.glob("state-*.pt")) / 2**30
+    shutil.rmtree(folder)
+    return {
+        "GiB": round(size, 2),
+        "first copy s": round(first, 2),
+        "copy s": round(copied, 2),
+        "write s": round(writing, 2),
+        "stall s": round(stalled, 2),
+        "of ten minutes": round(stalled / 600, 5),
+    }
 
 
 def main() -> None:
@@ -160,10 +205,11 @@ def main() -> None:
     parser.add_argument("--row", default="dit-siglip2b-dsr", help="row of the table")
     parser.add_argument("--precision", default="bf16", choices=["fp32", "tf32", "bf16"])
     parser.add_argument("--batch", type=int, default=128, help="images a step")
-    parser.add_argument("--micro-batch", type=int, help="images a backward pass (default: all)")
+    parser.add_argument("--micro-batch", type=int, help="images a backward pass (default: what fits)")
     parser.add_argument("--steps", type=int, default=30, help="steps to measure")
     parser.add_argument("--workers", type=int, default=14, help="data-loading workers")
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--checkpoint", type=Path, help="also save the training state, in this folder")
     parser.add_argument("--profile", action="store_true", help="list kernels")
     machine.add_output(parser)
     options = parser.parse_args()
@@ -181,6 +227,7 @@ def main() -> None:
             steps=options.steps,
             workers=options.workers,
             profile=options.profile,
+            checkpoint=options.checkpoint,
         )
     machine.report([result], options.json)
 

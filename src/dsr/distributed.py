@@ -11,6 +11,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from dsr.errors import UserError
+
+
+class LostProcessError(UserError):
+    """Another process of the group has ended or cannot be reached."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -50,6 +56,9 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
     """Join the process group that torchrun describes in the environment (NCCL on GPUs, gloo on CPUs).
 
     Started without torchrun, the process is a world of one and no group is made.
+
+    Raises:
+        LostProcessError: if the processes could not exchange something because one is gone.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -68,5 +77,13 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
     )
     try:
         yield World(rank=rank, size=size, device=device)
+    except RuntimeError as error:
+        # PyTorch has no class of its own for the errors of gloo.
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise LostProcessError(
+                f"process {rank} of {size} lost contact with the others ({str(error).splitlines()[0]}); the first one"
+                " that failed is named below by torchrun. Saved states are intact: run the same command again to go on"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()

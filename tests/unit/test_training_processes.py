@@ -6,6 +6,8 @@ import dataclasses
 import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,8 +20,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dsr import files
 from dsr.distributed import world
 from dsr.errors import UserError
+from dsr.launch.child import descendants
 from dsr.training import checkpoint
 from dsr.training.loop import train
 from dsr.training.start import Job
@@ -167,6 +171,40 @@ def test_two_processes_agree_with_one_and_with_their_own_interrupted_run(row: Pa
     assert 5 <= stopped < EPOCHS * STEPS
     assert Workers(broken, broken).wait() == {0}
     assert differences(final_state(broken.run_dir), final_state(whole.run_dir)) == []
+
+
+def test_a_lost_process_ends_the_job_at_once_and_other_numbers_of_processes_go_on(row: Path, tmp_path: Path) -> None:
+    job = tiny_job(row, tmp_path / "run-a", epoch=1000, checkpoint_minutes=OFTEN)
+    torchrun = command(job, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    wait_for_step(job.run_dir, 3, lambda: torchrun.poll() is None)
+    workers = [pid for pid in descendants(torchrun.pid) if b"RANK=1" in environment_of(pid)]
+    os.kill(workers[0], signal.SIGKILL)
+    began = time.monotonic()
+    _, log = torchrun.communicate(timeout=60)
+    assert time.monotonic() - began < 60
+    assert torchrun.returncode == 1
+    assert "process 0 of 2 lost contact with the others" in log
+    assert re.search(r"rank +: 1 .*\n.*exitcode +: -9", log)
+
+    step = checkpoint.state_steps(job.run_dir)[0]
+    alone, four = (tmp_path / run / "run-a" for run in ("alone", "four"))
+    for run in (alone, four):
+        shutil.copytree(job.run_dir, run)
+    epoch = step // STEPS + 3
+    assert train(tiny_job(row, alone, epoch=epoch), ONE)
+    continued = tiny_job(row, four, epoch=epoch)
+    assert Workers(continued, continued, continued, continued).wait() == {0}
+    losses = [
+        [line["loss"] for line in files.read_json_lines(run / "metrics.jsonl") if line["restart"] == 1]
+        for run in (alone, four)
+    ]
+    assert len(losses[0]) == epoch * STEPS - step
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def environment_of(pid: int) -> list[bytes]:
+    """Entries of a process's environment."""
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 def test_three_processes_resume_bit_for_bit(row: Path, tmp_path: Path) -> None:

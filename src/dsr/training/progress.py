@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import torch
 from tqdm import tqdm
 
 from dsr import files
@@ -73,6 +74,8 @@ class Progress:
             "lr": lr,
             "images_per_second": round(speed, 2),
         }
+        if torch.cuda.is_available():
+            values["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         self._since, self._losses, self._norms = now, [], []
         epoch = step / self._steps_per_epoch
         about = {"steps": count, "time": round(time.time(), 3), "restart": self._restart}
