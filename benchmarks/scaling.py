@@ -93,8 +93,8 @@ class Bench:
             index = self._repeated(times)
             images = times * IMAGES
             self._launch(
-                processes, "dsr.commands.statistics",
-                "--spec", spec.model_copy(update={"images": images}).model_dump_json(), *self._encoder(spec.autoencoder),
+                processes, "dsr.commands.statistics", *self._encoder(spec.autoencoder),
+                "--spec", spec.model_copy(update={"images": images}).model_dump_json(),
                 "--images", index, "--workers", self._sizes.workers, "--batch", 125,
                 "--output", self._folder / "statistics.safetensors",
             )  # fmt: skip
