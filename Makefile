@@ -10,9 +10,10 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3; do \
 CORES ?= $(shell nproc)
 # Activates the environment for one command, as `source .venv/bin/activate` would.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+RESULTS ?= results
 DEMO := $(RUN) snakemake --profile profiles/demo --cores $(CORES)
 
-.PHONY: help setup demo test test-slurm lint format schema clean
+.PHONY: help setup demo test test-slurm test-report status lint format schema clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,14 +42,17 @@ demo: .venv/ready  ## Run the whole workflow at demo scale (handwritten digits, 
 test: .venv/ready lint  ## Lint, then run every test
 	@$(RUN) python -m pytest
 
-test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian, root)
-	@$(RUN) python -m pytest tests/slurm -n 0 -o python_files='scenario_*.py' --durations=0
+test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian or Ubuntu, root; else skipped)
+	@$(RUN) python -m pytest tests/slurm -n 0 -vv -rs -o python_files='scenario_*.py'
 
 test-report: demo  ## Open the demo's report in Chromium, look at everything, leave screenshots (installs it if root)
 	@if ! { command -v chromium && command -v chromedriver; } > /dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; \
 	fi
 	@$(RUN) python -m pytest -rs tests/report
+
+status:  ## Show where every row stands, also while it runs (RESULTS=results/demo for the demo's)
+	@$(RUN) PYTHONPATH=src python3 -m dsr.commands.status $(RESULTS)/status.json
 
 lint: .venv/ready  ## Format, style, types, and the workflow's own lint
 	@$(RUN) ruff format --check .

@@ -15,6 +15,8 @@ report: "docs/captions/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/sets.smk"
+include: "rules/manifest.smk"
 
 
 if CONFIG.data.source == "digits":
@@ -31,13 +33,19 @@ include: "rules/encoder.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
 include: "rules/evaluate.smk"
+include: "rules/figures.smk"
+include: "rules/tables.smk"
+include: "rules/weights.smk"
 include: "rules/report.smk"
+include: "rules/plan.smk"
+include: "rules/status.smk"
 
 
 rule all:
     default_target: True
     input:
         "<results>/table1.md",
+        expand("<results>/tables/{table}.md", table=CONFIG.tables),
         "<results>/provenance.md",
         figures,
     localrule: True

@@ -71,7 +71,7 @@ def product(batch: int, tokens: int, inputs: int, outputs: int, dtype: torch.dty
     """Time one linear layer."""
     x = torch.randn(batch * tokens, inputs, device="cuda", dtype=dtype)
     weight = torch.randn(outputs, inputs, device="cuda", dtype=dtype)
-    time = machine.seconds(lambda: torch.nn.functional.linear(x, weight), repeats=10, warmup=3)
+    time = machine.seconds(lambda: torch.nn.functional.linear(x, weight), repeats=5, warmup=1, times_each=20)
     flops = 2 * batch * tokens * inputs * outputs
     return {"kernel": f"product {inputs} to {outputs}", "batch": batch, "ms": 1000 * time, "rate": flops / time / 1e12}
 
@@ -82,8 +82,8 @@ def measure() -> list[dict[str, Any]]:
     results = []
     for batch, dtype in ((128, torch.bfloat16), (64, torch.float32)):
         for name, (forward, both, moved, moved_back) in kernel_cases(batch, dtype).items():
-            once = machine.seconds(forward, repeats=10, warmup=3)
-            back = machine.seconds(both, repeats=10, warmup=3) - once
+            once = machine.seconds(forward, repeats=5, warmup=1, times_each=20)
+            back = machine.seconds(both, repeats=5, warmup=1, times_each=20) - once
             for way, time, size in (("forward", once, moved), ("backward", back, moved_back)):
                 line = {"kernel": f"{name} {way}", "batch": batch, "ms": 1000 * time, "rate": size / time / 1e12}
                 results.append({**line, "dtype": str(dtype).removeprefix("torch.")})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from dsr.distributed import World
@@ -42,17 +43,18 @@ def one_gpu() -> World:
     return World(rank=0, size=1, device=torch.device("cuda", 0))
 
 
-def seconds(action: Callable[[], Any], *, repeats: int = 5, warmup: int = 2) -> float:
-    """Median time of ``action`` on the GPU, in seconds."""
+def seconds(action: Callable[[], Any], *, repeats: int = 5, warmup: int = 2, times_each: int = 1) -> float:
+    """Median time of ``action`` on the GPU, in seconds; done several times each, short ones hide the host's part."""
     times = []
     for number in range(warmup + repeats):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
-        action()
+        for _ in range(times_each):
+            action()
         end.record()
         end.synchronize()
         if number >= warmup:
-            times.append(begin.elapsed_time(end) / 1000)
+            times.append(begin.elapsed_time(end) / 1000 / times_each)
     return statistics.median(times)
 
 
@@ -96,6 +98,13 @@ def kernel_times(action: Callable[[], Any], steps: int) -> dict[str, Any]:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         action()
         torch.cuda.synchronize()
+    spans = sorted(
+        (e.time_range.start, e.time_range.end, e.name) for e in profiler.events() if e.device_type == DeviceType.CUDA
+    )
+    busy, pauses = spans[0][1], []
+    for start, end, name in spans[1:]:
+        pauses.append((max(start - busy, 0) / 1000 / steps, name[:60]))
+        busy = max(busy, end)
     kinds: dict[str, float] = {}
     names: dict[str, float] = {}
     for event in profiler.key_averages():
@@ -106,6 +115,9 @@ def kernel_times(action: Callable[[], Any], steps: int) -> dict[str, Any]:
     longest = sorted(names.items(), key=lambda item: -item[1])[:25]
     return {
         "total": round(sum(kinds.values()), 2),
+        "launches": len(spans) // steps,
+        "idle": round(sum(pause for pause, _ in pauses), 2),
+        "longest pauses, before": {name: round(pause, 2) for pause, name in sorted(pauses, reverse=True)[:6]},
         "kinds": {kind: round(time, 2) for kind, time in sorted(kinds.items(), key=lambda item: -item[1])},
         "longest": {name: round(time, 2) for name, time in longest if time > 0.05},
     }

@@ -1,8 +1,6 @@
 # Everything that is fetched: what it is, where from and how it is checked stands in src/dsr/artifacts/manifest.yaml.
-# Sizes and hashes of first downloads are recorded in artifacts.lock and enforced from then on.
-from dsr.artifacts.manifest import load as load_manifest
-
-FETCH = f"python -m dsr.commands.fetch --lock {CONFIG.results}/artifacts.lock"
+# Sizes and hashes of first downloads are recorded in artifacts.lock and enforced from then on. What `artifacts` in
+# config.yaml gives a path of is checked and linked to instead.
 
 
 rule fetch_images:
@@ -15,6 +13,7 @@ rule fetch_images:
         "../envs/workflow.yaml"
     params:
         folder=f"{CONFIG.results}/data/raw/{{split}}",
+        local=lambda wildcards: local_copy(f"imagenet-{wildcards.split}"),
         spec=lambda wildcards: json.dumps(
             {
                 "images": getattr(CONFIG.data, f"{wildcards.split}_images"),
@@ -23,7 +22,7 @@ rule fetch_images:
         ),
     shell:
         f"{FETCH} --artifact"
-        " imagenet-{wildcards.split} --spec {params.spec:q} --output {params.folder}"
+        " imagenet-{wildcards.split} --spec {params.spec:q} {params.local:q} --output {params.folder}"
         " > {log} 2>&1 && echo {params.spec:q} > {output}"
 
 
@@ -38,12 +37,14 @@ rule fetch_encoder:
     conda:
         "../envs/torch.yaml"
     params:
+        local=lambda wildcards: local_copy(wildcards.encoder),
         spec=lambda wildcards: CONFIG.autoencoder(
             wildcards.encoder, "none"
         ).model_dump_json(),
     shell:
         f"{FETCH} --artifact"
-        " {wildcards.encoder} --spec {params.spec:q} --output $(dirname {output.weights}) > {log} 2>&1"
+        " {wildcards.encoder} --spec {params.spec:q} {params.local:q}"
+        " --output $(dirname {output.weights}) > {log} 2>&1"
 
 
 rule fetch_decoder:
@@ -54,21 +55,13 @@ rule fetch_decoder:
     conda:
         "../envs/torch.yaml"
     params:
+        local=lambda wildcards: local_copy(f"decoder-{wildcards.encoder}"),
         spec=lambda wildcards: CONFIG.autoencoder(
             wildcards.encoder, "none"
         ).model_dump_json(),
     shell:
-        FETCH
-        + " --artifact decoder-{wildcards.encoder} --spec {params.spec:q} --output {output} > {log} 2>&1"
-
-
-# Where the release has none (SigLIP2-So400M with a single pass), statistics are computed.
-RELEASED_STATISTICS = [
-    rf"{re.escape(encoder)}(?=-{ttr}\.)"
-    for encoder in encoders_with(statistics="released")
-    for ttr in ("none", "single", "recursive")
-    if f"statistics-{encoder}-{ttr}" in load_manifest().artifacts
-]
+        f"{FETCH} --artifact"
+        " decoder-{wildcards.encoder} --spec {params.spec:q} {params.local:q} --output {output} > {log} 2>&1"
 
 
 ruleorder: fetch_statistics > statistics
@@ -80,7 +73,44 @@ rule fetch_statistics:
     log:
         "<logs>/fetch/statistics-{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder="|".join(RELEASED_STATISTICS) or "(?!)",
+        encoder=published_statistics(encoders_with(statistics="released")),
+    conda:
+        "../envs/torch.yaml"
+    params:
+        local=lambda wildcards: local_copy(
+            f"statistics-{wildcards.encoder}-{wildcards.ttr}"
+        ),
+        spec=lambda wildcards: CONFIG.autoencoder(
+            wildcards.encoder, wildcards.ttr
+        ).model_dump_json(),
+    shell:
+        f"{FETCH} --artifact"
+        " statistics-{wildcards.encoder}-{wildcards.ttr} --spec {params.spec:q} {params.local:q}"
+        " --output {output} > {log} 2>&1"
+
+
+# Whatever the configuration says, the released statistics can be had, to be compared with computed ones.
+use rule fetch_statistics as fetch_released_statistics with:
+    output:
+        "<results>/latents/{encoder}-{ttr}-released.safetensors",
+    log:
+        "<logs>/fetch/statistics-{encoder}-{ttr}-released.log",
+    wildcard_constraints:
+        encoder=published_statistics(CONFIG.encoders),
+
+
+rule compare_statistics:
+    input:
+        released=lambda wildcards: latents(wildcards, "released"),
+        computed=lambda wildcards: latents(wildcards, "computed"),
+    output:
+        markdown="<results>/latents/{encoder}-{ttr}-comparison.md",
+        json="<results>/latents/{encoder}-{ttr}-comparison.json",
+    log:
+        "<logs>/statistics/{encoder}-{ttr}-comparison.log",
+    wildcard_constraints:
+        encoder=published_statistics(CONFIG.encoders),
+    localrule: True
     conda:
         "../envs/torch.yaml"
     params:
@@ -88,9 +118,9 @@ rule fetch_statistics:
             wildcards.encoder, wildcards.ttr
         ).model_dump_json(),
     shell:
-        FETCH
-        + " --artifact statistics-{wildcards.encoder}-{wildcards.ttr} --spec {params.spec:q}"
-        " --output {output} > {log} 2>&1"
+        "python -m dsr.commands.compare_statistics --spec {params.spec:q}"
+        " --title {wildcards.encoder}-{wildcards.ttr} --released {input.released} --computed {input.computed}"
+        " --json {output.json} --markdown {output.markdown} > {log} 2>&1"
 
 
 rule fetch_graph:
@@ -100,8 +130,11 @@ rule fetch_graph:
         "<logs>/fetch/graph.log",
     conda:
         "../envs/torch.yaml"
+    params:
+        local=local_copy("inception-graph"),
     shell:
-        f"{FETCH} --artifact inception-graph" " --output {output} > {log} 2>&1"
+        f"{FETCH} --artifact inception-graph"
+        " {params.local:q} --output {output} > {log} 2>&1"
 
 
 # ADM's reference batch: 10 000 images, and the statistics of the whole training set.
@@ -112,5 +145,15 @@ rule fetch_reference:
         "<logs>/fetch/reference-adm.log",
     conda:
         "../envs/torch.yaml"
+    params:
+        local=local_copy("reference-imagenet256"),
     shell:
-        f"{FETCH} --artifact reference-imagenet256" " --output {output} > {log} 2>&1"
+        f"{FETCH} --artifact reference-imagenet256"
+        " {params.local:q} --output {output} > {log} 2>&1"
+
+
+# For clusters on which only the login node has internet.
+rule downloads:
+    input:
+        downloads,
+    localrule: True

@@ -24,11 +24,15 @@ except ConfigurationError as error:
 
 EXECUTION = CONFIG.execution
 EPOCHS = CONFIG.evaluation.epochs
+TRAINED = [name for name, row in CONFIG.rows.items() if row.recipe]
+FETCHED = [name for name, row in CONFIG.rows.items() if row.weights]
 
 # Both environments run the package from this checkout. Where TensorFlow is installed beside PyTorch, transformers
 # would import it in every job for nothing. What torch.compile makes is kept for the next job and the next start.
+# A SLURM job that obeys the SIGTERM of a preemption has failed; one that stays until it is killed is requeued.
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))} USE_TF=0"
+    "[ -z \"${{SLURM_STEP_ID:-}}\" ] || trap '' TERM;"
+    f" export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))} USE_TF=0"
     f" TORCHINDUCTOR_CACHE_DIR={shlex.quote(str(Path(CONFIG.results, 'cache/inductor').absolute()))}; "
 )
 
@@ -54,7 +58,6 @@ wildcard_constraints:
     split="train|validation",
     shard=r"\d{5}",
     reference="validation|train|adm",
-    decay=r"0\.\d+",
 
 
 def encoder_of(wildcards):
@@ -112,13 +115,6 @@ def run_folder(wildcards):
     return state_folder(wildcards.row)
 
 
-def sample_spec(wildcards):
-    """Everything but the weights that determines the images of a row, as JSON."""
-    return CONFIG.sample(
-        wildcards.row, wildcards.guidance, int(wildcards.seed)
-    ).model_dump_json()
-
-
 def threads_of(request):
     """CPU cores of a job; an entry of the configuration's resources gives all that it asks for."""
     return getattr(CONFIG.resources, request).cpus
@@ -139,7 +135,10 @@ def resources_of(request, nodes=1):
 def launch(request, nodes=1):
     """Start of the shell line of a command that runs in several processes, and on several nodes if there are."""
     # A shell between SLURM and the launcher would die of SIGTERM and take the job with it, hence `exec`.
-    srun = f"srun --nodes {nodes} --ntasks {nodes} --ntasks-per-node 1 --cpus-per-task {threads_of(request)} "
+    srun = (
+        f"srun --nodes {nodes} --ntasks {nodes} --ntasks-per-node 1 --kill-on-bad-exit=1"
+        f" --cpus-per-task {threads_of(request)} "
+    )
     return f"exec {srun if nodes > 1 else ''}python -m dsr.commands.launch --processes {EXECUTION.processes}"
 
 
@@ -184,12 +183,8 @@ def raw_folder(wildcards):
     )
 
 
-FINAL_EPOCH = EPOCHS[-1]
-LAST_EDITION = f"{CONFIG.results}/.table1-edition"
-FIRST_SEED = CONFIG.sampling.seeds[0]
 # Encoders as the rows use them, with and without TTR.
 ENCODINGS = sorted({(row.encoder, row.ttr) for row in CONFIG.rows.values()})
-MAP_KINDS = "norms|components|attention|outliers"
 
 
 def discover_spec(wildcards):
@@ -200,105 +195,3 @@ def discover_spec(wildcards):
 def statistics_spec(wildcards):
     """Everything but the images that determines latent statistics, as JSON."""
     return CONFIG.statistics(wildcards.encoder, wildcards.ttr).model_dump_json()
-
-
-def result(row, epoch, guidance, name):
-    """A file of one set of samples of a row."""
-    return f"<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{FIRST_SEED}/{name}"
-
-
-def metrics_files(rows):
-    """Metrics files of these rows by 'row:epoch:guidance', for every epoch and guidance setting."""
-    return {
-        f"{row}:{epoch}:{guidance}": result(row, epoch, guidance, "metrics.json")
-        for row in rows
-        for epoch in EPOCHS
-        for guidance in CONFIG.sampling.guidance
-    }
-
-
-def variant_files(rows):
-    """Metrics files by 'row:epoch:guidance:reference:seed', if there are several references or sampling seeds."""
-    references, seeds = CONFIG.evaluation.references, CONFIG.sampling.seeds
-    if len(references) * len(seeds) == 1:
-        return {}
-    return {
-        f"{row}:{epoch}:{guidance}:{reference}:{seed}": (
-            f"<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/"
-            f"metrics{'' if reference == references[0] else f'-{reference}'}.json"
-        )
-        for row in rows
-        for epoch in EPOCHS
-        for guidance in CONFIG.sampling.guidance
-        for reference in references
-        for seed in seeds
-    }
-
-
-def keyed(names, paths):
-    """Arguments 'name=path', in order."""
-    return " ".join(f"{name}={path}" for name, path in zip(names, paths, strict=True))
-
-
-def figures(wildcards):
-    """Every figure."""
-    names = ["samples", "fid", *(f"times-{row}" for row in CONFIG.rows)]
-    names += [
-        f"{what}-{kind}"
-        for what in ("encoder", "denoiser")
-        for kind in MAP_KINDS.split("|")
-    ]
-    return [f"<results>/figures/{name}.png" for name in names]
-
-
-def benchmark_files(wildcards):
-    """Snakemake's record of the time that every job of the rows took, as 'stage:row:...=path'."""
-    names = {f"statistics:{e}:{ttr}": f"statistics/{e}-{ttr}" for e, ttr in ENCODINGS}
-    for row in CONFIG.rows:
-        for epoch in EPOCHS:
-            names[f"train:{row}:{epoch}"] = f"train/{row}-{epoch}"
-            for guidance in CONFIG.sampling.guidance:
-                for stage in ("sample", "evaluate"):
-                    job = f"{row}-{epoch}-{guidance}-seed{FIRST_SEED}"
-                    names[f"{stage}:{row}:{epoch}:{guidance}"] = f"{stage}/{job}"
-    paths = [f"{CONFIG.results}/benchmarks/{name}.tsv" for name in names.values()]
-    return keyed(names, paths)
-
-
-def training_records(wildcards):
-    """The trainer's own record of every row, as 'row=path'."""
-    return keyed(
-        CONFIG.rows, [f"{state_folder(row)}/metrics.jsonl" for row in CONFIG.rows]
-    )
-
-
-def planned_metrics(rows):
-    """Metrics files of these rows as the table names them, where they are or would be."""
-    return {
-        key: path.replace("<results>", CONFIG.results)
-        for key, path in metrics_files(rows).items()
-    }
-
-
-def existing_metrics(wildcards):
-    """When each metrics file that exists while the plan is made was written."""
-    paths = map(Path, planned_metrics(CONFIG.rows).values())
-    return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
-
-
-def table_edition():
-    """Number of the table's edition: one more than the last one's where metrics are missing.
-
-    As a param, it makes the table run again and with it what it lost: left to itself, Snakemake asks for missing
-    files only when something after them has to run. It is counted once a run, before anything is made.
-    """
-    last = Path(LAST_EDITION)
-    files = [*metrics_files(CONFIG.rows).values(), *variant_files(CONFIG.rows).values()]
-    complete = all(
-        Path(file.replace("<results>", CONFIG.results)).exists() for file in files
-    )
-    edition = int(last.read_text()) if last.exists() else 0
-    return edition if complete else edition + 1
-
-
-TABLE_EDITION = table_edition()

@@ -61,7 +61,19 @@ rule statistics:
     params:
         spec=statistics_spec,
     shell:
-        f"{launch('statistics')} dsr.commands.statistics{STATISTICS_OPTIONS}"
+        # Nothing is kept there but the number of starts: when it is stopped, the job is requeued and begins anew.
+        f"{launch('statistics')} --state {CONFIG.results}/latents/.{{wildcards.encoder}}-{{wildcards.ttr}}"
+        f" dsr.commands.statistics{STATISTICS_OPTIONS}"
         " --spec {params.spec:q}"
         " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --images {input.images}"
         " --output {output} > {log} 2>&1"
+
+
+# Computed although the released ones are used: to be compared with them.
+use rule statistics as statistics_again with:
+    output:
+        "<results>/latents/{encoder}-{ttr}-computed.safetensors",
+    log:
+        "<logs>/statistics/{encoder}-{ttr}-computed.log",
+    benchmark:
+        "<benchmarks>/statistics/{encoder}-{ttr}-computed.tsv"

@@ -39,15 +39,15 @@ rule reference_train:
 
 rule evaluate:
     input:
-        samples="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/samples.npz",
+        samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
         reference="<results>/evaluator/reference-validation.npz",
         graph="<results>/evaluator/graph.pb",
     output:
-        "<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/metrics.json",
+        "<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
     log:
-        "<logs>/evaluate/{row}-{epoch}-{guidance}-seed{seed}.log",
+        "<logs>/evaluate/{row}-{epoch}-{set}.log",
     benchmark:
-        "<benchmarks>/evaluate/{row}-{epoch}-{guidance}-seed{seed}.tsv"
+        "<benchmarks>/evaluate/{row}-{epoch}-{set}.tsv"
     conda:
         "../envs/tensorflow.yaml"
     threads: threads_of("evaluate")
@@ -66,13 +66,13 @@ rule evaluate:
 # The samples' activations are kept when there are several references, so that the network sees the samples once.
 use rule evaluate as evaluate_again with:
     input:
-        samples="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/samples.npz",
+        samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
         reference="<results>/evaluator/reference-{reference}.npz",
         graph="<results>/evaluator/graph.pb",
-        first="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/metrics.json",
+        first="<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
     output:
-        "<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/metrics-{reference}.json",
+        "<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json",
     log:
-        "<logs>/evaluate/{row}-{epoch}-{guidance}-seed{seed}-{reference}.log",
+        "<logs>/evaluate/{row}-{epoch}-{set}-{reference}.log",
     benchmark:
-        "<benchmarks>/evaluate/{row}-{epoch}-{guidance}-seed{seed}-{reference}.tsv"
+        "<benchmarks>/evaluate/{row}-{epoch}-{set}-{reference}.tsv"

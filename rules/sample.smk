@@ -1,9 +1,39 @@
 # Images of a row, from noise: image i depends on the sampling seed and i alone.
+def sample_spec(wildcards):
+    """Everything but the weights that determines the images of a reported set, as JSON."""
+    return CONFIG.sample(
+        wildcards.row, wildcards.guidance, int(wildcards.seed)
+    ).model_dump_json()
+
+
+def candidate_spec(wildcards):
+    """The same of a set with a guidance setting that the sweep tries."""
+    return CONFIG.sample(
+        wildcards.row, CANDIDATES[wildcards.candidate], SWEEP.seed, SWEEP.images
+    ).model_dump_json()
+
+
+def guided_spec(wildcards):
+    """The same of a set whose guidance is in a file."""
+    return CONFIG.sample(
+        wildcards.row, "unguided", int(wildcards.seed)
+    ).model_dump_json()
+
+
+def sample_inputs(wildcards, decay="", guidance=()):
+    """Files that a set of images is made from."""
+    row = f"<results>/rows/{wildcards.row}/epoch-{wildcards.epoch}"
+    return {
+        "weights": f"{row}/ema{decay}.safetensors",
+        "guidance": list(guidance),
+        "statistics": row_inputs(wildcards)["statistics"],
+        "decoder": f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
+    }
+
+
 rule sample:
     input:
-        weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
-        statistics=lambda wildcards: row_inputs(wildcards)["statistics"],
-        decoder=lambda wildcards: f"<results>/decoders/{CONFIG.rows[wildcards.row].encoder}.safetensors",
+        unpack(sample_inputs),
     output:
         samples="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/samples.npz",
         about="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/samples.json",
@@ -24,6 +54,78 @@ rule sample:
         f"{launch('sample')}"
         " --state {params.shards}"
         f" dsr.commands.sample{SAMPLE_OPTIONS}"
-        " --spec {params.spec:q} --weights {input.weights}"
+        " --spec {params.spec:q} --guidance {input.guidance} --weights {input.weights}"
         " --statistics {input.statistics} --decoder {input.decoder} --shards {params.shards}"
         " --output {output.samples} > {log} 2>&1"
+
+
+# With another moving average of the weights than the one that tables report.
+use rule sample as sample_average with:
+    input:
+        unpack(lambda wildcards: sample_inputs(wildcards, f"-{wildcards.decay}")),
+    output:
+        samples="<results>/rows/{row}/epoch-{epoch}/ema-{decay}/{guidance}-seed{seed}/samples.npz",
+        about="<results>/rows/{row}/epoch-{epoch}/ema-{decay}/{guidance}-seed{seed}/samples.json",
+    log:
+        "<logs>/sample/{row}-{epoch}-ema-{decay}/{guidance}-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/sample/{row}-{epoch}-ema-{decay}/{guidance}-seed{seed}.tsv"
+
+
+# A few images with each of the sweep's guidance settings,
+use rule sample as sample_candidate with:
+    output:
+        samples="<results>/rows/{row}/epoch-{epoch}/sweep/{candidate}/samples.npz",
+        about="<results>/rows/{row}/epoch-{epoch}/sweep/{candidate}/samples.json",
+    log:
+        "<logs>/sample/{row}-{epoch}-sweep/{candidate}.log",
+    benchmark:
+        "<benchmarks>/sample/{row}-{epoch}-sweep/{candidate}.tsv"
+    params:
+        spec=candidate_spec,
+
+
+# of which the one with the lowest FID is chosen,
+rule choose_guidance:
+    input:
+        expand(
+            "<results>/rows/{{row}}/epoch-{{epoch}}/sweep/{candidate}/metrics.json",
+            candidate=CANDIDATES,
+        ),
+    output:
+        # Two files: a sweep that chooses the same setting again leaves the first as it was, and redraws nothing.
+        chosen="<results>/rows/{row}/epoch-{epoch}/guidance.json",
+        tried="<results>/rows/{row}/epoch-{epoch}/sweep.json",
+    log:
+        "<logs>/sample/{row}-{epoch}-choose.log",
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=SWEEP.model_dump_json() if SWEEP else "",
+        metrics=lambda wildcards, input: keyed(CANDIDATES, input),
+    shell:
+        "python -m dsr.commands.choose --spec {params.spec:q} --metrics {params.metrics}"
+        " --chosen {output.chosen} --tried {output.tried} > {log} 2>&1"
+
+
+# and all images drawn with that.
+use rule sample as sample_chosen with:
+    input:
+        unpack(
+            lambda wildcards: sample_inputs(
+                wildcards,
+                guidance=[
+                    f"<results>/rows/{wildcards.row}/epoch-{wildcards.epoch}/guidance.json"
+                ],
+            )
+        ),
+    output:
+        samples="<results>/rows/{row}/epoch-{epoch}/chosen-seed{seed}/samples.npz",
+        about="<results>/rows/{row}/epoch-{epoch}/chosen-seed{seed}/samples.json",
+    log:
+        "<logs>/sample/{row}-{epoch}-chosen-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/sample/{row}-{epoch}-chosen-seed{seed}.tsv"
+    params:
+        spec=guided_spec,

@@ -10,6 +10,8 @@ rule train:
         "<logs>/train/{row}-{epoch}.log",
     benchmark:
         "<benchmarks>/train/{row}-{epoch}.tsv"
+    wildcard_constraints:
+        row=one_of(TRAINED),
     conda:
         "../envs/torch.yaml"
     threads: threads_of("train")
@@ -30,3 +32,24 @@ rule train:
         " --after {input.previous} --images {input.images} --encoder $(dirname {input.encoder})"
         " --neurons {input.neurons} --statistics {input.statistics} --run-dir {params.run} --output {output}"
         " >> {log} 2>&1"
+
+
+# The recipe's other moving averages. The trainer keeps all of them beside its state; the first is what `train` gives.
+rule average:
+    input:
+        "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+    output:
+        "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors",
+    log:
+        "<logs>/train/{row}-{epoch}-ema-{decay}.log",
+    wildcard_constraints:
+        row=one_of(TRAINED),
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=train_spec,
+        run=run_folder,
+    shell:
+        "python -m dsr.commands.average --spec {params.spec:q} --epoch {wildcards.epoch} --decay {wildcards.decay}"
+        " --run-dir {params.run} --output {output} > {log} 2>&1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -18,3 +19,10 @@ def usable_precision(precision: str, device: torch.device) -> str:
         log.warning("%s has no bf16 arithmetic; computing in fp32 instead", torch.cuda.get_device_name(device))
         return "fp32"
     return precision
+
+
+def round_products(module: nn.Module, dtype: torch.dtype) -> None:
+    """Store the weights of matrix products in ``dtype``, to which autocast would round them at every evaluation."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.to(dtype)

@@ -1,35 +1,45 @@
 """A real SLURM on one host, for tests: `python -m tests.slurm.cluster up`, then `down`.
 
-One controller, a few node daemons that share the host, GPUs that are only counted, and two partitions: `low`, whose
-jobs are requeued after a grace period when `high` needs their room. Debian or Ubuntu, as root. Everything lives in one
-folder except the link /etc/slurm/slurm.conf; a host that has a SLURM configuration of its own is left alone.
+One controller, a few node daemons that share the host, GPUs that are only counted, and three partitions: `low`, whose
+jobs are requeued after a grace period when `high` needs their room, and `calm`, where nothing happens. Debian or
+Ubuntu, as root. Everything lives in one folder except the link /etc/slurm/slurm.conf; a host that has a SLURM
+configuration of its own is left alone. What works in that folder belongs to the cluster, and ends with it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import stat
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.slurm.host import (
+    ClusterError,
+    UnavailableError,
+    ancestors,
+    descendants,
+    install,
+    kill,
+    output,
+    processes,
+    succeeds,
+    undisturbed,
+    wait_until,
+    works_in,
+)
 
 PROGRAMS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "squeue": "slurm-client", "munged": "munge"}
 """Program -> Debian package."""
 LINK = Path("/etc/slurm/slurm.conf")
 """Jobs look here: the executor plugin hides SLURM_CONF, like every SLURM_* variable, from what it starts."""
-POLICY = Path("/usr/sbin/policy-rc.d")
-"""While this exits with 101, packages do not start their daemons."""
-
-
-class ClusterError(RuntimeError):
-    """The test cluster cannot be started here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,9 @@ class Cluster:
 
     folder: Path = Path("/tmp/dsr-test-slurm")
     nodes: int = 2
+    """Nodes of `low` and `high`."""
+    calm: int = 2
+    """Nodes of `calm`, beside those."""
     cpus: int = 16
     memory_mb: int = 64000
     gpus: int = 8
@@ -49,77 +62,89 @@ class Cluster:
 
     @property
     def names(self) -> list[str]:
-        """Names of the nodes."""
-        return [f"node{number}" for number in range(1, self.nodes + 1)]
+        """Names of the nodes, those of `low` and `high` first."""
+        return [f"node{number}" for number in range(1, self.nodes + self.calm + 1)]
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Cluster]:
+        """Have the cluster for a while; at the end, however that comes, nothing of it is left."""
+        self.folder.mkdir(exist_ok=True)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClusterError(f"{self.folder} is in use by another `make test-slurm`") from None
+        try:
+            self.up()
+            yield self
+        finally:
+            with undisturbed():
+                self.down()
+            os.close(folder)
 
     def up(self) -> None:
-        """Install what is missing, then start what does not run yet."""
+        """Install what is missing, remove what an earlier cluster left, and start."""
         if os.geteuid() != 0:
-            raise ClusterError("the test cluster needs root (munge, slurmctld and slurmd are started here)")
+            raise UnavailableError("the test cluster needs root (munge, slurmctld and slurmd are started here)")
         own = self.folder / "etc/slurm.conf"
         if (LINK.exists() or LINK.is_symlink()) and not (LINK.is_symlink() and LINK.readlink() == own):
-            raise ClusterError(f"{LINK} exists: this host has a SLURM configuration, which the tests will not touch")
+            raise UnavailableError(f"{LINK} exists: this host has a SLURM of its own, which the tests will not touch")
         install(PROGRAMS)
-        for name in ("etc", "log", "pid", "state", "munge", "gpu"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o755)
+        self._sweep()
+        for name in ("etc", "log", "pid", "state", "munge", "gpu", "tmp"):
+            (self.folder / name).mkdir(parents=True, mode=0o755)
         self._start_munge()
         self._write_configuration()
         LINK.parent.mkdir(parents=True, exist_ok=True)
-        if not LINK.is_symlink():
-            LINK.symlink_to(own)
-        if not self._runs("slurmctld"):
-            self._start("slurmctld", ["slurmctld"])
-        wait_until(lambda: succeeds("scontrol", "ping"), 20, "slurmctld does not answer")
+        LINK.symlink_to(own)
+        self._start("slurmctld", ["slurmctld"])
+        wait_until(lambda: succeeds("scontrol", "ping"), 60, "slurmctld does not answer")
         for name in self.names:
             self.start_node(name)
-        wait_until(lambda: self.ready() == self.names, 40, f"nodes do not come up (see {self.folder}/log)")
+        wait_until(lambda: self.ready() == self.names, 60, f"nodes do not come up (see {self.folder}/log)")
 
     def down(self) -> None:
-        """Cancel all jobs, stop every daemon started here, and remove the folder and the link."""
-        if LINK.is_symlink() and LINK.readlink() == self.folder / "etc/slurm.conf":
-            if self._runs("slurmctld"):
-                with contextlib.suppress(ClusterError):
-                    self.clear()
-            for name in (*(f"slurmd.{node}" for node in self.names), "slurmctld", "munged"):
-                self._stop(name, signal.SIGTERM)
-            LINK.unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """End every process of the cluster and its jobs, and remove the folder and the link."""
+        self._sweep()
+        with contextlib.suppress(FileNotFoundError):
+            self.folder.rmdir()
 
     def clear(self) -> None:
-        """Cancel all jobs and bring every node back."""
-        subprocess.run(["scancel", "--user", "root"], capture_output=True, timeout=20, check=False)
+        """End all jobs of `low` and `high`, and bring every node back."""
+        for options in (("--signal", "KILL", "--full"), ()):
+            for partition in ("low", "high"):
+                command = ["scancel", *options, "--user", "root", "--partition", partition]
+                subprocess.run(command, capture_output=True, timeout=20, check=False)
         for name in self.names:
             self.start_node(name)
-        wait_until(lambda: not output("squeue", "--noheader"), 60, "jobs do not end")
+        wait_until(lambda: not output("squeue", "--noheader", "--partition", "low,high"), 60, "jobs do not end")
 
     def start_node(self, name: str) -> None:
         """Start a node's daemon, and tell the controller that the node is back if it was given up."""
-        if not self._runs(f"slurmd.{name}"):
+        if self._pid(f"slurmd.{name}") is None:
             self._start(f"slurmd.{name}", ["slurmd", "-N", name])
-        state = output("sinfo", "--noheader", "--nodes", name, "--partition", "low", "--format", "%T")
+        state = output("sinfo", "--noheader", "--nodes", name, "--format", "%T")
         if state.startswith(("down", "drain")):
             subprocess.run(["scontrol", "update", f"NodeName={name}", "State=RESUME"], check=False)
 
     def fail_node(self, name: str) -> None:
         """Kill a node's daemon and every process of its jobs at once, as a power cut would."""
-        self._stop(f"slurmd.{name}", signal.SIGKILL)
+        daemon = self._pid(f"slurmd.{name}")
+        if daemon is not None:
+            kill(daemon, signal.SIGKILL)
         for pid, command in processes():
-            if command.startswith("slurmstepd") and str(self.folder / f"spool.{name}") in open_files(pid):
+            if command.startswith("slurmstepd") and works_in(pid, self.folder / f"log/slurmd.{name}"):
                 for member in (pid, *descendants(pid)):
                     kill(member, signal.SIGKILL)
 
     def ready(self, states: str = "idle,mix,alloc") -> list[str]:
         """Names of the nodes in these states (default: the nodes that take jobs)."""
-        listing = output("sinfo", "--noheader", "--Node", "--partition", "low", "--states", states, "--format", "%N")
-        return sorted(listing.split())
+        return sorted(set(output("sinfo", "--noheader", "--Node", "--states", states, "--format", "%N").split()))
 
     def _start_munge(self) -> None:
         folder, key = self.folder / "munge", self.folder / "munge/key"
-        if self._runs("munged"):
-            return
-        if not key.exists():
-            key.touch(mode=0o600)
-            key.write_bytes(os.urandom(1024))
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(1024))
         # --force: munge wants no world-writable folder above its socket, and /tmp is one.
         arguments = [
             "munged",
@@ -143,15 +168,14 @@ class Cluster:
         template = (Path(__file__).parent / "slurm.conf").read_text(encoding="utf-8")
         (etc / "slurm.conf").write_text(
             template.format(
-                host=host, folder=self.folder, port=self.port, nodes=nodes, names=",".join(self.names),
+                host=host, folder=self.folder, port=self.port, nodes=nodes, calm=",".join(self.names[self.nodes :]),
+                busy=",".join(self.names[: self.nodes]),
                 grace=self.grace, requeue_wait=self.requeue_wait,
             ),
             encoding="utf-8",
         )  # fmt: skip
         for number in range(self.gpus):
-            device = self.folder / f"gpu/gpu{number}"
-            if not device.exists():
-                os.mknod(device, 0o666 | stat.S_IFCHR, os.stat("/dev/null").st_rdev)
+            os.mknod(self.folder / f"gpu/gpu{number}", 0o666 | stat.S_IFCHR, os.stat("/dev/null").st_rdev)
         lines = [f"NodeName={name} Name=gpu File={self.folder}/gpu/gpu[0-{self.gpus - 1}]" for name in self.names]
         (etc / "gres.conf").write_text("\n".join(["AutoDetect=off", *lines, ""]), encoding="utf-8")
         (etc / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nConstrainDevices=no\n", encoding="utf-8")
@@ -165,9 +189,6 @@ class Cluster:
         if started.returncode:
             raise ClusterError(f"{name} does not start: {started.stdout}{started.stderr} (see {self.folder}/log)")
 
-    def _runs(self, name: str) -> bool:
-        return self._pid(name) is not None
-
     def _pid(self, name: str) -> int | None:
         """Process of a daemon, if its pid file names a living process of that program."""
         with contextlib.suppress(OSError, ValueError):
@@ -176,100 +197,24 @@ class Cluster:
                 return pid
         return None
 
-    def _stop(self, name: str, number: signal.Signals) -> None:
-        pid = self._pid(name)
-        if pid is not None:
-            kill(pid, number)
-            with contextlib.suppress(ClusterError):
-                wait_until(lambda: not alive(pid), 15, f"{name} does not stop")
-            if alive(pid):
-                kill(pid, signal.SIGKILL)
-        (self.folder / "pid" / name).unlink(missing_ok=True)
+    def _sweep(self) -> None:
+        """End every process that works in the folder, and empty it."""
+        if LINK.is_symlink() and LINK.readlink().is_relative_to(self.folder):
+            LINK.unlink()
+        wait_until(self._nothing_works, 60, f"processes that work in {self.folder} do not end")
+        for path in self.folder.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
-
-def install(programs: dict[str, str]) -> None:
-    """Install the packages of missing programs, without letting them start their daemons."""
-    packages = sorted({package for program, package in programs.items() if shutil.which(program) is None})
-    if not packages:
-        return
-    if shutil.which("apt-get") is None:
-        raise ClusterError(f"missing: {', '.join(packages)}; the tests can install them on Debian and Ubuntu only")
-    with contextlib.ExitStack() as stack:
-        if not POLICY.exists():
-            POLICY.write_text("#!/bin/sh\nexit 101\n")
-            POLICY.chmod(0o755)
-            stack.callback(POLICY.unlink)
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
-            done = subprocess.run(["apt-get", "--quiet", *arguments], env=environment, capture_output=True, text=True)
-            if done.returncode:
-                raise ClusterError(f"apt-get {arguments[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, problem: str) -> None:
-    """Wait for a condition, looking five times a second.
-
-    Raises:
-        ClusterError: with ``problem`` if it does not come true in time.
-    """
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise ClusterError(f"{problem} (waited {seconds:.0f} s)")
-        time.sleep(0.2)
-
-
-def output(*command: str) -> str:
-    """Standard output of a command, stripped; empty if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def succeeds(*command: str) -> bool:
-    """Whether a command exits with 0."""
-    return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    return False
-
-
-def kill(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may have ended meanwhile."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def processes() -> Iterator[tuple[int, str]]:
-    """Process id and command line of every process."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield int(folder.name), (folder / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
-
-
-def descendants(pid: int) -> list[int]:
-    """Children of a process, their children, and so on."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            children.setdefault(parent, []).append(int(folder.name))
-    found = list(children.get(pid, ()))
-    for child in found:
-        found += children.get(child, ())
-    return found
-
-
-def open_files(pid: int) -> str:
-    """Names of the files that a process has open, and its working directory."""
-    names = []
-    for link in (Path(f"/proc/{pid}/cwd"), *Path(f"/proc/{pid}/fd").glob("*")):
-        with contextlib.suppress(OSError):
-            names.append(str(link.readlink()))
-    return "\n".join(names)
+    def _nothing_works(self) -> bool:
+        """Kill what works in the folder; whether there was nothing to kill."""
+        spared = ancestors(os.getpid())
+        left = [pid for pid, _ in processes() if pid not in spared and works_in(pid, self.folder)]
+        for pid in left:
+            kill(pid, signal.SIGKILL)
+        return not left
 
 
 def main() -> None:

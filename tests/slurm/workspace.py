@@ -11,17 +11,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.slurm.cluster import alive, kill, output, processes
+from tests.slurm.cluster import Cluster
+from tests.slurm.host import alive, kill, output, processes, stopped, told_to_end, works_in
 
 HERE = Path(__file__).resolve().parent
 OVERLAYS = ("profiles/demo/config-overlay.yaml", f"{HERE}/small.yaml")
 ROW = "dit-siglip2b-dsr"
 WEIGHTS = f"results/demo/rows/{ROW}/epoch-12/ema.safetensors"
+STATISTICS = "results/demo/latents/siglip2-b-single.safetensors"
+DECODER = "results/demo/decoders/siglip2-b.safetensors"
 PATIENCE = 300.0
 """Seconds that anything may take; two busy cores are slow."""
 
@@ -32,7 +35,7 @@ class Workspace:
 
     folder: Path
     overlays: tuple[str, ...] = OVERLAYS
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    submissions: list[Submission] = field(default_factory=list)
 
     def copy(self, folder: Path) -> Workspace:
         """Copy everything, results included."""
@@ -44,7 +47,7 @@ class Workspace:
         shutil.rmtree(self.folder / f"results/demo/rows/{ROW}")
         shutil.rmtree(self.folder / ".snakemake")
 
-    def settle(self) -> None:
+    def settle(self, partition: str = "low") -> None:
         """Set the two lines of the SLURM profile that every user sets, and look at jobs more often.
 
         Snakemake's environments are those of the tests, so conda is not needed.
@@ -52,7 +55,7 @@ class Workspace:
         path = self.folder / "slurm/config.yaml"
         text = path.read_text(encoding="utf-8")
         for pattern, replacement in (
-            (r"slurm_partition: \w+", "slurm_partition: low"),
+            (r"slurm_partition: \w+", f"slurm_partition: {partition}"),
             (r"(before-status-checks): \d+", r"\1: 5"),
             (r"software-deployment-method: conda\n", ""),
         ):
@@ -67,30 +70,63 @@ class Workspace:
     def local(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end, without the cluster unless the arguments say so."""
         return subprocess.run(
-            self.command(*arguments), cwd=self.folder, env=environment(), text=True, timeout=3 * PATIENCE,
+            self.command(*arguments), cwd=self.folder, env=environment(), text=True, timeout=6 * PATIENCE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
 
     def submit(self, *arguments: str) -> Submission:
         """Start Snakemake with the SLURM profile."""
-        path = self.folder / f"snakemake-{len(self.started)}.log"
+        path = self.folder / f"snakemake-{len(self.submissions)}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
                 self.command("--profile", "slurm", *arguments), cwd=self.folder, env=environment(),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        self.started.append(process)
-        return Submission(process, path)
+        self.submissions.append(Submission(process, path))
+        return self.submissions[-1]
+
+    def abandon(self) -> None:
+        """Kill every Snakemake started here; its jobs run on."""
+        for submission in self.submissions:
+            submission.kill()
 
     def close(self) -> None:
-        """Kill what is left of Snakemake, here and in jobs: without cgroups SLURM loses sight of some processes."""
-        for process in self.started:
-            process.kill()
-            process.wait()
+        """Kill what still works here: without cgroups SLURM loses sight of some processes."""
         for pid, _ in processes():
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/cwd").readlink().is_relative_to(self.folder):
-                    kill(pid, signal.SIGKILL)
+            if works_in(pid, self.folder):
+                kill(pid, signal.SIGKILL)
+
+    def workers(self, module: str) -> list[int]:
+        """Processes that run one of the project's commands here, without the launchers around them."""
+        around = ("dsr.commands.launch", "torch.distributed.run")
+        return [
+            pid
+            for pid, command in processes()
+            if f"-m {module} " in command and not any(name in command for name in around) and works_in(pid, self.folder)
+        ]
+
+    @contextlib.contextmanager
+    def paused(self, module: str = "dsr.commands.train") -> Iterator[list[int]]:
+        """Stop a command's processes, so that it is not done before something happens to it, however fast the host."""
+        workers = self.workers(module)
+        assert workers, f"{module} does not run"
+        for pid in workers:
+            kill(pid, signal.SIGSTOP)
+        wait(lambda: all(stopped(pid) or not alive(pid) for pid in workers), lambda: f"{module} does not stop")
+        try:
+            yield workers
+        finally:
+            for pid in workers:
+                kill(pid, signal.SIGCONT)
+
+    def interrupt(self, event: Callable[[], object]) -> None:
+        """Let something happen while training is under way, and wait until its processes know it or are dead."""
+        with self.paused() as workers:
+            event()
+            wait(
+                lambda: not any(stopped(pid) and not told_to_end(pid) for pid in workers),
+                lambda: "training is not asked to end",
+            )
 
     @property
     def run_folder(self) -> Path | None:
@@ -115,9 +151,22 @@ class Workspace:
         path = None if folder is None else folder / "train-12.log"
         return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
 
-    def weights(self) -> bytes:
+    def tensors(self, path: str) -> tuple[dict[str, Any], bytes]:
+        """Header of a safetensors file, and the bits of its tensors."""
+        # The entries of the header's metadata are written in no particular order.
+        content = (self.folder / path).read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        return json.loads(content[8:end]), content[end:]
+
+    def weights(self) -> tuple[dict[str, Any], bytes]:
         """Content of the milestone's file."""
-        return (self.folder / WEIGHTS).read_bytes()
+        return self.tensors(WEIGHTS)
+
+    def ends(self) -> Iterator[tuple[str, str]]:
+        """Names and last lines of everything that was logged."""
+        patterns = ("snakemake-*.log", ".snakemake/slurm_logs/**/*.log", "results/demo/rows/*/run-*/train-*.log")
+        for path in sorted(path for pattern in patterns for path in self.folder.glob(pattern)):
+            yield path.name, "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-60:])
 
 
 @dataclass(frozen=True)
@@ -131,6 +180,12 @@ class Submission:
     def log(self) -> str:
         """What Snakemake has said."""
         return self.path.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def seconds(self) -> int:
+        """How long Snakemake took, as it says itself at its end."""
+        hours, minutes, seconds = re.findall(r"Elapsed time: (\d+):(\d\d):(\d\d)", self.log)[-1]
+        return 3600 * int(hours) + 60 * int(minutes) + int(seconds)
 
     def jobs(self) -> list[str]:
         """Numbers of the jobs submitted so far."""
@@ -174,6 +229,9 @@ def environment() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        # What killed processes leave there goes with the cluster.
+        "TMPDIR": f"{Cluster.folder}/tmp",
+        "XDG_CACHE_HOME": f"{Cluster.folder}/tmp/cache",
     }
 
 
@@ -187,9 +245,9 @@ def node(job: str) -> str:
     return output("squeue", "--noheader", "--jobs", job, "--format", "%N")
 
 
-def preempt(seconds: int = 3) -> str:
-    """Let a job of the higher partition take every GPU of the cluster for a moment; return its number."""
-    return output(
-        "sbatch", "--parsable", "--partition", "high", "--nodes", "2", "--gres", "gpu:8", "--time", "5",
-        "--output", "/dev/null", "--wrap", f"sleep {seconds}",
+def preempt(seconds: int = 3) -> None:
+    """Let a job of the higher partition take the whole cluster for a moment."""
+    assert output(
+        "sbatch", "--parsable", "--partition", "high", "--nodes", "2", "--exclusive", "--time", "5",
+        "--output", "/dev/null", "--chdir", str(Cluster.folder), "--wrap", f"sleep {seconds}",
     )  # fmt: skip

@@ -63,9 +63,9 @@ class Job:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(
-        self, *arguments: str, options: tuple[str, ...] | None = None, step: bool = True
+        self, *arguments: str, options: tuple[str, ...] | None = None, step: bool = True, works: bool = True
     ) -> subprocess.Popen[str]:
-        """Start the launcher and wait until its worker works."""
+        """Start the launcher as a rule's shell does, and wait until its worker works."""
         paths = f"{self._folder}:{os.environ.get('PYTHONPATH', '')}"
         programs = f"{self._folder}/bin:{os.environ['PATH']}"
         environment = {**os.environ, "PATH": programs, "PYTHONPATH": paths, "SLURM_JOB_ID": "7"}
@@ -74,12 +74,13 @@ class Job:
         started.unlink(missing_ok=True)
         if step:
             environment["SLURM_STEP_ID"] = "0"
+        shell = ["bash", "-c", ("trap '' TERM; " if step else "") + 'exec "$@"', "-"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "dsr.commands.launch", *options, "launcher", f"{self.state}", *arguments],
+            [*shell, sys.executable, "-m", "dsr.commands.launch", *options, "launcher", f"{self.state}", *arguments],
             env=environment, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.processes.append(process)
-        wait_for(started.exists)
+        wait_for(started.exists if works else lambda: process.poll() is not None)
         return process
 
     def called(self) -> str:
@@ -156,13 +157,26 @@ def test_outside_a_step_the_launcher_becomes_the_command(job: Job) -> None:
 def test_a_job_that_never_gets_anywhere_is_given_up(tmp_path: Path) -> None:
     attempts = Attempts(tmp_path)
     for start in range(FRUITLESS_STARTS):
-        attempts.begin("7")
+        assert attempts.begin("7")
         assert attempts.may_continue() == (start + 1 < FRUITLESS_STARTS)
+    # SLURM requeues a job whose node fails without asking.
+    assert not attempts.begin("7")
     (tmp_path / "state-00000010.pt").touch()
     assert attempts.may_continue()
-    attempts.begin("7")
-    attempts.begin("7")
+    assert attempts.begin("7")
+    assert attempts.begin("7")
     assert attempts.may_continue()
+
+
+def test_a_job_that_started_too_often_does_not_start(job: Job) -> None:
+    attempts = Attempts(job.state)
+    for _ in range(FRUITLESS_STARTS):
+        attempts.begin("7")
+    process = job.start("saved", "0", works=False)
+    assert process.returncode == 1
+    assert process.stderr is not None
+    assert f"Started {FRUITLESS_STARTS} times in a row without a new file" in process.stderr.read()
+    assert not (job.state.parent / "started").exists()
 
 
 def test_another_job_begins_anew(tmp_path: Path) -> None:

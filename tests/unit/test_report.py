@@ -42,7 +42,7 @@ from dsr.report.provenance import provenance
 from dsr.report.published import METRICS, Published
 from dsr.report.render import latex, markdown
 from dsr.report.table import Entry, collect
-from dsr.report.variants import Variant, read_fids, reference_lines, seed_lines
+from dsr.report.variants import Variant, read_fids, reference_lines, seed_lines, training_lines, with_variants
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +80,7 @@ def test_published_values_agree_across_tables_and_rows_are_the_projects(config: 
     for _, group in known.groupby(["row", "epochs", "setting"]):
         for metric in METRICS:
             assert group[metric].nunique() <= 1
-    assert set(published.main()["row"]) | {"dit-so400m-dsr"} == set(config.rows)
+    assert set(published.lines("main")["row"]) | {"dit-so400m-dsr"} == set(config.rows)
     assert not known.duplicated(["table", "row", "epochs", "setting"]).any()
     chart = published.frame[published.frame["table"] == "chart"]
     assert chart["source"].str.contains("chart").all()
@@ -111,8 +111,10 @@ def test_table_compares_what_is_there_and_names_what_is_not(spec: specs.TableSpe
         Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.91),
         Entry("dit-siglip2b", 800, "unguided"): missing,
     }
+    spec = spec.model_copy(update={"commands": {"dit-siglip2b:800:unguided": f"snakemake {missing}"}})
     published = Published.read()
-    frame = collect(spec, metrics, {"dit-siglip2b": tmp_path / "cost.json"}, published).set_index(["row", "epoch"])
+    frame = collect(spec, metrics, {"dit-siglip2b": tmp_path / "cost.json"}, published)
+    frame = frame[frame["setting"] == "unguided"].set_index(["row", "epoch"])
     line = frame.loc[("dit-siglip2b", 80)]
     assert line["difference_fid"] == pytest.approx(0.02)
     assert line["difference_precision"] == pytest.approx(0.004)
@@ -134,12 +136,12 @@ def test_table_compares_what_is_there_and_names_what_is_not(spec: specs.TableSpe
     assert cells[6][3:5] == ["measured", "not run"]
     assert "49 network evaluations" in text
     assert "validation (50000 images)" in text
-    assert r"\bottomrule" in latex(spec, frame.reset_index())
+    assert r"\bottomrule" in latex(spec, frame.reset_index(), published)
 
 
 def test_the_table_lists_published_rows_that_nobody_asked_to_measure(spec: specs.TableSpec) -> None:
     frame = collect(spec, {}, {}, Published.read())
-    assert len(frame) == 7
+    assert len(frame) == 7 + 4  # four of them with guidance
     assert (frame["status"] == "not run").all()
     assert (frame["run"] == "").all()
 
@@ -166,7 +168,7 @@ def test_at_demo_scale_published_values_stand_apart(spec: specs.TableSpec, tmp_p
     assert "33.25" in own
     for number in ("5.89", "3.26", "156.54", "arXiv"):
         assert number not in own
-        assert number not in latex(demo, frame)
+        assert number not in latex(demo, frame, published)
     assert "33.25" not in apart
     assert "5.89" in apart
     assert "arXiv" not in apart
@@ -293,6 +295,10 @@ def write_maps(path: Path, *, blocks: int = 3, times: tuple[float, ...] = (0.1, 
 
 
 def inputs_of(kind: str, folder: Path) -> dict[str, Path]:
+    if kind == "averages":
+        fids = {"80:0.9995": 6.1, "80:0.9999": 5.9, "800:0.9995": 3.8, "800:0.9999": 3.9}
+        files = {f"dit-siglip2b:{key}": write_metrics(folder / f"{key}.json", fid) for key, fid in fids.items()}
+        return files | {"dit-siglip2b:800:0.999": folder / "missing.json"}
     if kind == "fid":
         return {
             "dit-siglip2b:80": write_metrics(folder / "a.json", 5.9),
@@ -444,9 +450,8 @@ def test_captions_are_valid_and_quote_the_configuration(caption: Path, raw: dict
     texts = set()
     for kind in ("norms", "components", "attention", "outliers"):
         for published in (True, False):
-            job = SimpleNamespace(
-                config={**raw, "published": published}, wildcards=SimpleNamespace(row="dit-siglip2b", kind=kind)
-            )
+            wildcards = SimpleNamespace(row="dit-siglip2b", kind=kind, table="scaling")
+            job = SimpleNamespace(config={**raw, "published": published}, wildcards=wildcards)
             text = template.render(snakemake=job)
             docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
             texts.add(text)
@@ -492,12 +497,12 @@ def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(spec: s
         files[Variant.parse(f"dit-siglip2b:80:unguided:{key}")] = path if fid is None else write_metrics(path, fid)
     fids = read_fids(files)
     published = Published.read()
-    _, lines = seed_lines(fids, published)
+    _, lines = seed_lines(spec, fids, published)
     assert lines == [
         ["dit-siglip2b", "80", "unguided", "validation", "3", "6.00 ± 0.20", "5.89", "+0.11"]
     ]  # of `train` there is one seed
-    assert seed_lines({key: fid + 1 for key, fid in fids.items()}, published)[1][0][-1] == "+1.11 *"
-    assert seed_lines(fids, None)[1][0][-2:] == ["", ""]
+    assert seed_lines(spec, {key: fid + 1 for key, fid in fids.items()}, published)[1][0][-1] == "+1.11 *"
+    assert seed_lines(spec, fids, None)[1][0][-2:] == ["", ""]
     heading, lines = reference_lines(fids)
     assert heading[-2:] == ["FID, validation", "FID, train"]
     assert lines == [["dit-siglip2b", "80", "unguided", "0", "5.80", "5.50"]]
@@ -507,5 +512,81 @@ def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(spec: s
     text = markdown(spec, frame, published, fids)
     assert text.index("## Sampling seeds") < text.index("## References") < text.index("## How this was measured")
     assert "Sampling seeds" not in markdown(spec, frame, published)
+    assert latex(spec, frame, published, fids).count(r"\begin{table}") == 3
+    wider = with_variants(spec, frame, fids)
+    line = wider[(wider["row"] == "dit-siglip2b") & (wider["epoch"] == 80)].iloc[0]
+    assert (line["seeds"], line["fid_mean"], line["fid_train"]) == (3, pytest.approx(6.0), 5.5)
+    assert list(with_variants(spec, frame, {})) == list(frame)
     with pytest.raises(UserError, match="row:epoch:guidance:reference:seed"):
         Variant.parse("dit-siglip2b:80")
+
+
+def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any], tmp_path: Path) -> None:
+    for seed in (1, 2):
+        raw["recipes"][f"dit-seed{seed}"] = {**raw["recipes"]["dit"], "seed": seed}
+        again = {"recipe": f"dit-seed{seed}", "compare_with": "dit-siglip2b"}
+        raw["rows"][f"dit-siglip2b-seed{seed}"] = {**raw["rows"]["dit-siglip2b"], **again}
+    spec, published = specs.table(load(raw)), Published.read()
+    fids = {"dit-siglip2b": 5.7, "dit-siglip2b-seed1": 6.1, "dit-siglip2b-seed2": 6.2, "dit-siglip2b-dsr": 4.5}
+    metrics = {Entry(row, 80, "unguided"): write_metrics(tmp_path / f"{row}.json", fid) for row, fid in fids.items()}
+    frame = collect(spec, metrics, {}, published)
+    line = frame[(frame["row"] == "dit-siglip2b-seed2") & (frame["status"] == "measured")].iloc[0]
+    assert line["difference_fid"] == pytest.approx(0.31)
+    _, lines = training_lines(spec, frame)
+    names = "dit-siglip2b, dit-siglip2b-seed1, dit-siglip2b-seed2"
+    assert lines == [[names, "80", "unguided", "3", "6.00 ± 0.26", "5.89", "+0.11"]]
+    assert "## Training seeds" in markdown(spec, frame, published)
+
+
+# Guidance that a sweep chose
+
+
+def test_the_chosen_guidance_is_printed_beside_the_published_guided_fid(spec: specs.TableSpec, tmp_path: Path) -> None:
+    entry, setting = Entry("dit-siglip2b", 800, "chosen"), tmp_path / "guidance.json"
+    write_json(setting, {"scale": 1.25, "interval": [0.0, 0.9]})
+    metrics = {entry: write_metrics(tmp_path / "metrics.json", 3.5)}
+    frame = collect(spec, metrics, {}, Published.read(), {entry: setting})
+    line = frame[frame["status"] == "measured"].iloc[0]
+    assert (line["guidance_scale"], line["guidance_low"], line["guidance_high"]) == (1.25, 0.0, 0.9)
+    assert line["difference_fid"] == pytest.approx(-0.08)
+    text = markdown(spec, frame, Published.read())
+    assert "| chosen: scale 1.25 for t in [0, 0.9] | published | 3.58 |" in re.sub(" +", " ", text)
+    assert "the one of 8 settings" in text
+    assert "Choosing on FID is what everybody does" in text
+    without = spec.model_copy(update={"sweep": None})
+    assert "everybody" not in markdown(without, collect(without, {}, {}, Published.read()), Published.read())
+
+
+# Tables that the configuration names
+
+
+@pytest.mark.parametrize("name", ["encoder-registers", "diffusion-registers", "scaling"])
+def test_tables_have_the_published_rows_in_the_published_order(config: Config, name: str) -> None:
+    assert list(config.tables[name].rows) == Published.read().lines(name)["row"].tolist()
+    assert config.tables[name].epochs == (80,)
+
+
+def test_a_row_that_is_not_configured_names_the_command_that_runs_it(config: Config, tmp_path: Path) -> None:
+    command = "snakemake --configfile overlay.yaml metrics.json"
+    spec = specs.comparison(config, "encoder-registers", {"dit-siglip2b-ttr:80:unguided": command})
+    metrics = {Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.91)}
+    published = Published.read()
+    frame = collect(spec, metrics, {}, published)
+    assert len(frame) == 6
+    assert (frame["status"] == "not run").sum() == 5
+    text = markdown(spec, frame, published)
+    assert f"dit-siglip2b-ttr, epoch 80, unguided: `{command}`" in text
+    assert "**dit-siglip2b-ttr**: SigLIP2-B + test-time register (not configured)." in text
+    assert "Loss masking" in text
+    assert "Guidance chosen" not in text
+
+
+def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> None:
+    spec = specs.comparison(config, "epochs")
+    metrics = {Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.91)}
+    frame = collect(spec, metrics, {}, Published.read())
+    assert frame[frame["row"] == "dit-siglip2b"]["epoch"].tolist() == [40, 80, 160, 200, 320, 800]
+    assert frame[frame["status"] == "measured"].iloc[0]["difference_fid"] == pytest.approx(5.91 - 5.68)
+    assert "uncertain by 0.05" in markdown(spec, frame, Published.read())
+    demo = spec.model_copy(update={"published": False, "source": "digits"})
+    assert len(collect(demo, metrics, {}, Published.read())) == 1

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsr import files
+from dsr.arithmetic import round_products
 from dsr.commands.sample import main as sample_command
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
@@ -32,7 +33,7 @@ from dsr.npz import read_images
 from dsr.sampling.generate import Job, generate
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.ode import acts, guided, trajectory
-from dsr.sampling.sampler import Sampler, round_products
+from dsr.sampling.sampler import Sampler
 from dsr.sampling.shards import LARGEST, Shards, split
 
 CPU = torch.device("cpu")
@@ -334,5 +335,5 @@ def test_rounding_weights_ahead_is_what_autocast_does(inputs: dict[str, Path]) -
     x, t, y = torch.randn(3, 8, 4, 4), torch.tensor([0.1, 0.5, 1.0]), torch.tensor([0, 1, 3])
     with torch.autocast("cpu", torch.bfloat16):
         at_every_forward = model(x, t, y)
-        round_products(model)
+        round_products(model, torch.bfloat16)
         assert torch.equal(model(x, t, y), at_every_forward)

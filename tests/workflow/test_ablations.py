@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dsr.analysis.cost import denoiser_cost
+from dsr.config.load import load
+from dsr.report.published import Published
+
 from .conftest import ROOT, Checkout, copy_checkout, job_counts
 
 OVERLAY = "profiles/ablations/config-overlay.yaml"
@@ -20,6 +24,10 @@ EXPECTED = {
     "dit-siglip2b-registers": {"fetch_statistics"},
     "dit-dinov2b": {"statistics"},
     "dit-dinov2b-registers": {"statistics"},
+    "dit-s-siglip2b": {"fetch_statistics"},
+    "dit-s-siglip2b-dsr": RELEASED,
+    "dit-b-siglip2b": {"fetch_statistics"},
+    "dit-b-siglip2b-dsr": RELEASED,
 }
 """Row -> what is done about register neurons and latent statistics."""
 
@@ -29,10 +37,24 @@ def test_rows_are_those_of_the_published_tables() -> None:
     main = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     with (ROOT / "src/dsr/report/published.csv").open(encoding="utf-8") as stream:
         rows = {
-            row["row"] for row in csv.DictReader(stream) if row["table"] in ("encoder-registers", "diffusion-registers")
+            row["row"]
+            for row in csv.DictReader(stream)
+            if row["table"] in ("encoder-registers", "diffusion-registers", "scaling")
         }
     # Loss masking is the paper's counter-example and changes the loss.
     assert rows - set(main["rows"]) - {"dit-siglip2b-masked"} == set(overlay["rows"]) == set(EXPECTED)
+
+
+def test_the_small_denoisers_count_as_many_gflops_as_the_papers() -> None:
+    raw = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    overlay = yaml.safe_load((ROOT / OVERLAY).read_text(encoding="utf-8"))
+    for section in ("rows", "denoisers"):
+        raw[section] |= overlay[section]
+    config, published = load(raw), Published.read()
+    for row in config.tables["scaling"].rows:
+        assert denoiser_cost(config.model(row)).flops / 1e9 == pytest.approx(
+            published.constant(row, "gflops"), abs=0.05
+        )
 
 
 def test_all_rows_are_planned_beside_the_six(fresh: Checkout) -> None:

@@ -20,7 +20,10 @@ def test_paper_plans_six_rows_on_a_fresh_clone(fresh: Checkout) -> None:
     run = fresh.snakemake("-n", "results/table1.md")
     assert run.returncode == 0, run.stdout
     counts = job_counts(run.stdout)
-    assert counts["train"] == counts["sample"] == counts["evaluate"] == 6 * 2  # epochs 80 and 800
+    assert counts["train"] == counts["sample"] == 6 * 2  # epochs 80 and 800
+    # Four rows try eight guidance settings and are sampled again with the best of them.
+    assert (counts["sample_candidate"], counts["choose_guidance"], counts["sample_chosen"]) == (4 * 8, 4, 4)
+    assert counts["evaluate"] == 6 * 2 + 4 * 8 + 4
     for row in ROWS:
         assert f"results/rows/{row}/epoch-800/ema.safetensors" in run.stdout
 
@@ -62,7 +65,8 @@ def test_the_partial_table_takes_what_exists_and_plans_nothing_else(fresh: Check
 
 def test_more_references_and_seeds_are_more_evaluations_of_the_same_weights(fresh: Checkout, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
-    change = {"evaluation": {"references": ["validation", "train", "adm"]}, "sampling": {"seeds": [0, 1]}}
+    change = {"evaluation": {"references": ["validation", "train", "adm"]}}
+    change["sampling"] = {"seeds": [0, 1], "sweep": None}
     overlay.write_text(yaml.safe_dump(change), encoding="utf-8")
     run = fresh.snakemake("-n", "results/table1.md", "--configfile", str(overlay))
     assert run.returncode == 0, run.stdout
@@ -73,9 +77,43 @@ def test_more_references_and_seeds_are_more_evaluations_of_the_same_weights(fres
     assert counts["reference_train"] == counts["fetch_reference"] == 1
 
 
+def test_another_average_is_published_and_not_trained_again(fresh: Checkout) -> None:
+    target = "results/demo/rows/ditdh-siglip2b/epoch-1/ema-0.9/unguided-seed0/metrics.json"
+    counts = fresh.planned(target)
+    assert counts["train"] == counts["average"] == counts["sample_average"] == counts["evaluate"] == 1
+    run = fresh.tiny("-n", target.replace("0.9", "0.8"))
+    assert run.returncode != 0
+    assert "MissingRuleException" in run.stdout
+
+
+def test_published_weights_need_neither_training_nor_training_images(fresh: Checkout) -> None:
+    profile = "profiles/reference-weights/config-overlay.yaml"
+    run = fresh.snakemake("-n", "reference_weights", "--configfile", profile)
+    assert run.returncode == 0, run.stdout
+    counts = job_counts(run.stdout)
+    assert counts["fetch_weights"] == counts["sample"] == counts["evaluate"] == counts["denoiser_maps"] == 2
+    assert counts["fetch_images"] == 1
+    assert not {"train", "statistics"} & set(counts)
+    assert "data/raw/train" not in run.stdout
+    assert "profiles/reference-weights/config-overlay.yaml" in fresh.snakemake("-n", "reference_weights").stdout
+
+
+def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> None:
+    tables = [f"results/tables/{name}.md" for name in ("encoder-registers", "scaling", "epochs")]
+    counts = {table: job_counts(fresh.snakemake("-n", table).stdout)["train"] for table in tables}
+    assert list(counts.values()) == [2, 2, 4]  # two rows each, to epoch 80; to 80 and 800
+    run = fresh.snakemake("-n", "results/tables/scaling.md", "--configfile", "profiles/ablations/config-overlay.yaml")
+    assert job_counts(run.stdout)["train"] == 6
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"sampling": {"seeds": [0, 1000]}}, "sweep.seed: 1000 is one of `seeds`"),
+        ({"sampling": {"sweep": {"rows": ["dit-x"]}}}, "sampling.sweep.rows: 'dit-x' is not one of dit-siglip2b"),
+        ({"sampling": {"sweep": {"images": 10001}}}, "sampling.sweep.images: 10001 is not a multiple of 1000"),
+        ({"sampling": {"guidance": {"chosen": {"scale": 1.5}}}}, "`chosen` is the name of what the sweep chooses"),
+        ({"rows": {"dit-siglip2b": {"recipe": None}}}, "rows.dit-siglip2b: give either a recipe"),
         ({"rowz": {}}, "rowz: unknown key"),
         ({"rows": {"dit-siglip2b": {"registers": 5}}}, "rows.dit-siglip2b: registers 5 is not a perfect square"),
         ({"denoisers": {"dit-xl": {"register_start": 28}}}, "register_start 28 is beyond the last block (27)"),

@@ -91,7 +91,10 @@ def publish_local(identifier: str, artifact: Artifact, check: Check, local: Path
         ContentError: if it is not there or its content is wrong.
     """
     if not local.exists():
-        raise ContentError(f"{local}: no such file or folder (--local)")
+        raise ContentError(
+            f"{local}: no such file or folder; it is given as your own copy of '{identifier}' (`artifacts` in "
+            "config.yaml, or --local)"
+        )
     source = artifact.source
     if isinstance(check, ImagesCheck) and isinstance(source, KaggleSource) and local.is_file():
         imagenet.from_archive(local, source.split, output, check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,6 +108,8 @@ class Artifact(Section):
     """Where it comes from."""
     files: Annotated[tuple[File, ...], Field(min_length=1)]
     """What the source hands out."""
+    gigabytes: Annotated[float, Field(gt=0)] | None = None
+    """About how much the source hands out, to plan with; nothing is checked against it. null: nobody knows."""
     licence: Licence
     """On what terms."""
     check: Check
@@ -138,6 +141,19 @@ class Manifest(Section):
                 "write a manifest of your own (docs/ablations.md shows it) and give it with --manifest"
             )
         return self.artifacts[identifier]
+
+    def refuse_unknown(self, names: Iterable[str]) -> None:
+        """Refuse ids under `artifacts` in config.yaml that would silently do nothing.
+
+        Raises:
+            ArtifactError: naming them and listing those that there are.
+        """
+        unknown = [name for name in names if name not in self.artifacts]
+        if unknown:
+            raise ArtifactError(
+                f"artifacts: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not in the manifest "
+                f"(misspelt?). It has: {', '.join(self.artifacts)}"
+            )
 
 
 def load(path: Path = PACKAGED) -> Manifest:

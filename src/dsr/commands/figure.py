@@ -22,7 +22,7 @@ def main() -> None:
         nargs="+",
         required=True,
         metavar="ID=PATH",
-        help="files to draw, in order; the id of a metrics file is ROW:EPOCH",
+        help="files to draw, in order; the id of a metrics file is ROW:EPOCH, for averages ROW:EPOCH:DECAY",
     )
     parser.add_argument("--png", type=Path, help="PNG file to write")
     parser.add_argument("--svg", type=Path, help="SVG file to write")

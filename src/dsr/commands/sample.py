@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dsr import logs
+from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
 from dsr.distributed import world
 from dsr.sampling.generate import Job, generate
@@ -20,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--spec", required=True, help="SampleSpec as JSON: what determines the images, besides the three input files")
+    add("--guidance", nargs="?", type=Path, help="JSON file with scale and interval, instead of the specification's")
     add("--weights", required=True, type=Path, help="EMA weights of the denoiser")
     add("--statistics", required=True, type=Path, help="latent statistics")
     add("--decoder", required=True, type=Path, help="weights of the decoder")
@@ -29,9 +31,12 @@ def main() -> None:
     add("--threads", type=int, default=1, help="CPU threads per process")
     add("--compile", action="store_true", help="compile the denoiser")
     arguments = parser.parse_args()
-    options = vars(arguments) | {"spec": SampleSpec.model_validate_json(arguments.spec)}
+    options = vars(arguments)
+    spec, guidance = SampleSpec.model_validate_json(options.pop("spec")), options.pop("guidance")
+    if guidance is not None:
+        spec = spec.model_copy(update={"guidance": Guidance.model_validate_json(guidance.read_text(encoding="utf-8"))})
     with world(timeout_minutes=PATIENCE_MINUTES) as processes:
-        generate(Job(**options), processes)
+        generate(Job(spec=spec, **options), processes)
 
 
 if __name__ == "__main__":

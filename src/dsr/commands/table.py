@@ -1,4 +1,4 @@
-"""Write Table 1: published, measured and the difference, for every row, epoch and guidance setting."""
+"""Write a table: published, measured and the difference, for every row, epoch and guidance setting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dsr.report.published import Published
 from dsr.report.render import latex, markdown
 from dsr.report.specs import TableSpec
 from dsr.report.table import Entry, collect
-from dsr.report.variants import Variant, read_fids
+from dsr.report.variants import Variant, read_fids, with_variants
 
 
 @command
@@ -36,6 +36,13 @@ def main() -> None:
         metavar="ROW:EPOCH:GUIDANCE:REFERENCE:SEED=PATH",
         help="metrics files of several sampling seeds or references; one that does not exist is left out",
     )
+    parser.add_argument(
+        "--chosen",
+        nargs="*",
+        default=[],
+        metavar="ROW:EPOCH:GUIDANCE=PATH",
+        help="guidance settings that sweeps chose; one that does not exist is left out",
+    )
     parser.add_argument("--published", type=Path, help="published values (default: those of the package)")
     parser.add_argument("--markdown", type=Path, required=True, help="Markdown file to write")
     parser.add_argument("--csv", type=Path, required=True, help="CSV file to write, with more columns")
@@ -44,16 +51,19 @@ def main() -> None:
     arguments = parser.parse_args()
 
     spec, published = TableSpec.model_validate_json(arguments.spec), Published.read(arguments.published)
-    metrics = {Entry.parse(key): path for key, path in keyed_paths(arguments.metrics).items()}
-    frame = collect(spec, metrics, keyed_paths(arguments.cost), published)
+    metrics, chosen = (
+        {Entry.parse(key): path for key, path in keyed_paths(given).items()}
+        for given in (arguments.metrics, arguments.chosen)
+    )
+    frame = collect(spec, metrics, keyed_paths(arguments.cost), published, chosen)
     fids = read_fids({Variant.parse(key): path for key, path in keyed_paths(arguments.variants).items()})
     text = markdown(spec, frame, published, fids)
     write_text(arguments.markdown, text)
-    write_text(arguments.csv, frame.to_csv(index=False, float_format="%.6g"))
+    write_text(arguments.csv, with_variants(spec, frame, fids).to_csv(index=False, float_format="%.6g"))
     if arguments.html:
         write_text(arguments.html, page(text))
     if arguments.latex:
-        write_text(arguments.latex, latex(spec, frame))
+        write_text(arguments.latex, latex(spec, frame, published, fids))
 
 
 if __name__ == "__main__":

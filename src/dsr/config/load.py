@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dsr.config.base import ConfigurationError, Section
 from dsr.config.data import Data
 from dsr.config.denoisers import Denoiser
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.execution import Execution, Resources
-from dsr.config.sampling import Evaluation, Figures, Sampling
+from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec, ModelSpec, SampleSpec, StatisticsSpec, TrainSpec
+from dsr.config.tables import Table
 from dsr.config.training import Flow, Recipe, Row
 
 
@@ -27,6 +28,8 @@ class Config(Section):
     """Whether the published numbers are comparable with these results (not so at demo scale)."""
     results: str
     """Folder of all results."""
+    artifacts: dict[str, str | None] = Field(default_factory=dict)
+    """Your own copies, by id of `src/dsr/artifacts/manifest.yaml`, checked and linked to; null: downloaded."""
     data: Data
     """The images."""
     encoders: dict[str, Encoder]
@@ -51,6 +54,8 @@ class Config(Section):
     """Evaluation."""
     figures: Figures
     """Figures."""
+    tables: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Table] = Field(default_factory=dict)
+    """Tables besides the main one, by id: which rows each of them has."""
     execution: Execution
     """Execution."""
     resources: Resources
@@ -64,11 +69,14 @@ class Config(Section):
                 ("denoiser", self.denoisers),
                 ("recipe", self.recipes),
             ):
-                if getattr(row, key) not in known:
-                    raise ValueError(f"rows.{name}.{key}: '{getattr(row, key)}' is not one of {', '.join(known)}")
-            batch, images = self.recipes[row.recipe].batch, self.data.train_images
-            if batch > images:
-                raise ValueError(f"recipes.{row.recipe}.batch: {batch} is more than the {images} training images")
+                value = getattr(row, key)
+                if value is not None and value not in known:
+                    raise ValueError(f"rows.{name}.{key}: '{value}' is not one of {', '.join(known)}")
+            batch = self.recipes[row.recipe].batch if row.recipe else 0
+            if batch > self.data.train_images:
+                raise ValueError(
+                    f"recipes.{row.recipe}.batch: {batch} is more than the {self.data.train_images} training images"
+                )
         per_step = self.execution.processes * self.execution.nodes
         for name, recipe in self.recipes.items():
             per_process = recipe.batch // per_step
@@ -92,6 +100,29 @@ class Config(Section):
             raise ValueError("evaluation.references: adm is a reference for ImageNet and not for digits")
         if self.data.source == "imagefolder" and not (self.data.train and self.data.validation):
             raise ValueError("data.source is imagefolder: give the paths data.train and data.validation")
+        return self
+
+    @model_validator(mode="after")
+    def _sweep_and_figures(self) -> Config:
+        sweep = self.sampling.sweep
+        if sweep is not None and sweep.images % self.data.classes:
+            raise ValueError(f"sampling.sweep.images: {sweep.images} is not a multiple of {self.data.classes} classes")
+        for place, names in (
+            ("sampling.sweep.rows", sweep.rows if sweep else ()),
+            ("figures.rows", self.figures.rows or ()),
+        ):
+            for name in names:
+                if name not in self.rows:
+                    raise ValueError(f"{place}: '{name}' is not one of {', '.join(self.rows)}")
+        return self
+
+    @model_validator(mode="after")
+    def _images_given_once(self) -> Config:
+        for split in ("train", "validation"):
+            if self.data.source == "imagefolder" and self.artifacts.get(f"imagenet-{split}"):
+                raise ValueError(
+                    f"artifacts.imagenet-{split}: data.source is imagefolder, which takes data.{split}; leave one out"
+                )
         return self
 
     def autoencoder(self, encoder: str, ttr: Ttr) -> AutoencoderSpec:
@@ -127,9 +158,25 @@ class Config(Section):
             classes=self.data.classes,
         )
 
-    def train(self, row: str) -> TrainSpec:
-        """Everything that determines the weights of a row."""
+    def epochs(self, row: str) -> tuple[int, ...]:
+        """Epochs at which a row is scored; weights that were fetched have one."""
+        weights = self.rows[row].weights
+        return (weights.epoch,) if weights else self.evaluation.epochs
+
+    def averages(self, row: str) -> tuple[float, ...]:
+        """Decays of a row's moving averages; the first is the one that tables report."""
         entry = self.rows[row]
+        return (entry.weights.ema,) if entry.weights else self.recipes[entry.recipe or ""].ema
+
+    def train(self, row: str) -> TrainSpec:
+        """Everything that determines the weights of a row.
+
+        Raises:
+            ValueError: if its weights are fetched.
+        """
+        entry = self.rows[row]
+        if entry.recipe is None:
+            raise ValueError(f"rows.{row} is not trained: its weights are fetched")
         return TrainSpec(
             row=row,
             autoencoder=self.autoencoder(entry.encoder, entry.ttr),
@@ -140,17 +187,20 @@ class Config(Section):
             flip=self.data.flip,
         )
 
-    def sample(self, row: str, guidance: str, seed: int) -> SampleSpec:
-        """Everything but the weights that determines the images of a row."""
+    def sample(self, row: str, guidance: str | Guidance, seed: int, images: int | None = None) -> SampleSpec:
+        """Everything but the weights that determines images of a row: with a named guidance setting or any other.
+
+        ``images`` is their number if it is not `sampling.images`.
+        """
         entry = self.rows[row]
         return SampleSpec(
             autoencoder=self.autoencoder(entry.encoder, entry.ttr),
             model=self.model(row),
             flow=self.flow,
-            images=self.sampling.images,
+            images=images or self.sampling.images,
             steps=self.sampling.steps,
             precision=self.sampling.precision,
-            guidance=self.sampling.guidance[guidance],
+            guidance=self.sampling.guidance[guidance] if isinstance(guidance, str) else guidance,
             seed=seed,
         )
 

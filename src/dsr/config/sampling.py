@@ -17,6 +17,41 @@ class Guidance(Section):
     interval: tuple[Share, Share] = (0.0, 1.0)
     """Closed interval of the shifted time t in which guidance acts."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Guidance:
+        if self.interval[0] > self.interval[1]:
+            raise ValueError(f"interval {list(self.interval)}: the first must not be above the second")
+        return self
+
+
+class Sweep(Section):
+    """The search for a guidance setting: every scale with every interval, the lowest FID is chosen."""
+
+    rows: tuple[str, ...]
+    """Rows that are sampled with guidance too, at their last epoch, each with the setting chosen for it."""
+    images: Positive
+    """Images per candidate, balanced over the classes; with the chosen setting `sampling.images` are drawn."""
+    scales: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)]
+    """Guidance scales to try."""
+    intervals: Annotated[tuple[tuple[Share, Share], ...], Field(min_length=1)] = ((0.0, 1.0),)
+    """Intervals of t to try with every scale."""
+    seed: int = 1000
+    """Sampling seed of the candidates; none of `sampling.seeds`, so that no setting is chosen for a lucky draw that is
+    then reported."""
+
+    @property
+    def candidates(self) -> dict[str, Guidance]:
+        """The settings to try, by name."""
+        return {
+            f"w{scale:g}-t{low:g}-{high:g}": Guidance(scale=scale, interval=(low, high))
+            for scale in self.scales
+            for low, high in self.intervals
+        }
+
+
+CHOSEN = "chosen"
+"""Name of the guidance setting that a sweep chooses."""
+
 
 class Sampling(Section):
     """How images are drawn for evaluation."""
@@ -31,13 +66,23 @@ class Sampling(Section):
     """Arithmetic of the denoiser and the decoder (the ODE state stays fp32)."""
     guidance: dict[str, Guidance]
     """Named guidance settings; `unguided` must be one of them."""
+    sweep: Sweep | None = None
+    """Search for a guidance setting, which the table shows as `chosen`; null searches for none."""
 
     @model_validator(mode="after")
     def _unguided(self) -> Sampling:
         if self.guidance.get("unguided", Guidance(scale=2.0)).scale != 1.0:
             raise ValueError("guidance: an entry `unguided: {scale: 1.0}` is needed")
-        if not self.seeds:
-            raise ValueError("seeds: give at least one")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)}: give at least one, and none twice")
+        return self
+
+    @model_validator(mode="after")
+    def _sweep(self) -> Sampling:
+        if CHOSEN in self.guidance:
+            raise ValueError(f"guidance: `{CHOSEN}` is the name of what the sweep chooses; use another one")
+        if self.sweep is not None and self.sweep.seed in self.seeds:
+            raise ValueError(f"sweep.seed: {self.sweep.seed} is one of `seeds`; choose with images of another seed")
         return self
 
 
@@ -70,6 +115,9 @@ class Evaluation(Section):
 
 class Figures(Section):
     """What the figures show."""
+
+    rows: tuple[str, ...] | None = None
+    """Rows to draw; null draws all."""
 
     images: tuple[Annotated[int, Field(ge=0)], ...]
     """Validation images (by index) whose token maps are drawn."""

@@ -64,6 +64,17 @@ class Recipe(Section):
         return self
 
 
+class Weights(Section):
+    """Weights that somebody else trained."""
+
+    artifact: str
+    """Id in `src/dsr/artifacts/manifest.yaml`; it is fetched, and its tensors must be those of the row's denoiser."""
+    epoch: Positive
+    """Epoch after which they were taken, for tables and file names."""
+    ema: Annotated[float, Field(gt=0, lt=1)]
+    """Decay of the moving average that they are."""
+
+
 class Row(Section):
     """One row of the table: encoder x TTR x denoiser x registers x recipe."""
 
@@ -75,8 +86,18 @@ class Row(Section):
     """Key of `denoisers`."""
     registers: Annotated[int, Field(ge=0)]
     """Diffusion registers; 0 is none, otherwise a perfect square."""
-    recipe: str
-    """Key of `recipes`."""
+    recipe: str | None = None
+    """Key of `recipes`: how the row is trained."""
+    weights: Weights | None = None
+    """Instead of a recipe: weights to fetch, so that the row is not trained."""
+    compare_with: str | None = None
+    """Row of the published tables whose numbers stand beside this one's; null is the row of the same name."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Row:
+        if (self.recipe is None) == (self.weights is None):
+            raise ValueError("give either a recipe, to train the row, or weights, to fetch them")
+        return self
 
     @model_validator(mode="after")
     def _square(self) -> Row:

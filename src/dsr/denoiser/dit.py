@@ -12,8 +12,10 @@ from dsr.denoiser.layers import (
     LabelEmbedder,
     LatentEmbedder,
     RotaryPositions,
+    Run,
     TimestepEmbedder,
     position_table,
+    run_blocks,
     to_grid,
 )
 
@@ -59,6 +61,7 @@ class LightningDiT(nn.Module):
         self.feat_rope = RotaryPositions(hidden_size // num_heads, input_size)
         if registers:
             self.feat_rope_incontext = RotaryPositions(hidden_size // num_heads, input_size, registers)
+        self.run_blocks: Run = run_blocks
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, in_channels)
         initialise(self, linear="xavier")
@@ -68,11 +71,11 @@ class LightningDiT(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Noisy latents (B, C, S, S), times (B,), labels (B,) int64 -> predicted clean latents (B, C, S, S)."""
         condition = (self.t_embedder(t) + self.y_embedder(y)).unsqueeze(1)
-        tokens, rope = self.x_embedder(x) + self.pos_embed, self.feat_rope
-        for index, block in enumerate(self.blocks):
-            if self.registers and index == self.register_start:
-                tokens = diffusion_registers.insert(tokens, self.register_tokens, self.register_pos_embed)
-                rope = self.feat_rope_incontext
-            tokens = block(tokens, condition, rope)
+        tokens, rope, blocks = self.x_embedder(x) + self.pos_embed, self.feat_rope, list(self.blocks)
+        if self.registers:
+            tokens = self.run_blocks(blocks[: self.register_start], tokens, condition, rope)
+            tokens = diffusion_registers.insert(tokens, self.register_tokens, self.register_pos_embed)
+            rope, blocks = self.feat_rope_incontext, blocks[self.register_start :]
+        tokens = self.run_blocks(blocks, tokens, condition, rope)
         tokens = diffusion_registers.strip(tokens, self.registers)
         return to_grid(self.final_layer(tokens, condition), self.input_size)

@@ -13,8 +13,10 @@ from dsr.denoiser.layers import (
     LabelEmbedder,
     LatentEmbedder,
     RotaryPositions,
+    Run,
     TimestepEmbedder,
     position_table,
+    run_blocks,
     to_grid,
 )
 
@@ -70,6 +72,7 @@ class DiTDH(nn.Module):
         if registers:
             self.enc_feat_rope_incontext = RotaryPositions(width // encoder_heads, input_size, registers)
             self.dec_feat_rope_incontext = RotaryPositions(head_width // head_heads, input_size, registers)
+        self.run_blocks: Run = run_blocks
         self.blocks = nn.ModuleList(
             [Block(width, encoder_heads, mlp_ratio) for _ in range(depth[0])]
             + [Block(head_width, head_heads, mlp_ratio) for _ in range(depth[1])]
@@ -85,8 +88,7 @@ class DiTDH(nn.Module):
         if self.registers:
             tokens = diffusion_registers.insert(tokens, self.dec_register_tokens, self.dec_register_pos_embed)
             rope = self.dec_feat_rope_incontext
-        for index in range(self.encoder_depth, self.depth):
-            tokens = self.blocks[index](tokens, guide, rope)
+        tokens = self.run_blocks(list(self.blocks)[self.encoder_depth :], tokens, guide, rope)
         tokens = diffusion_registers.strip(tokens, self.registers)
         guide = diffusion_registers.strip(guide, self.registers)
         return to_grid(self.final_layer(tokens, guide), self.input_size)
@@ -95,12 +97,13 @@ class DiTDH(nn.Module):
         """Return what conditions the head, (B, R + N, D_head); registers condition registers."""
         # Every modulation starts with a SiLU of its own: the released model activates its conditions twice.
         condition = F.silu(time + label).unsqueeze(1)
+        blocks = list(self.blocks)[: self.encoder_depth]
         tokens, rope = self.s_embedder(x) + self.pos_embed, self.enc_feat_rope
-        for index in range(self.encoder_depth):
-            if self.registers and index == self.register_start:
-                tokens = diffusion_registers.insert(tokens, self.enc_register_tokens, self.enc_register_pos_embed)
-                rope = self.enc_feat_rope_incontext
-            tokens = self.blocks[index](tokens, condition, rope)
+        if self.registers:
+            tokens = self.run_blocks(blocks[: self.register_start], tokens, condition, rope)
+            tokens = diffusion_registers.insert(tokens, self.enc_register_tokens, self.enc_register_pos_embed)
+            rope, blocks = self.enc_feat_rope_incontext, blocks[self.register_start :]
+        tokens = self.run_blocks(blocks, tokens, condition, rope)
         # The head sees the time once more, but not the label.
         guide: Tensor = self.s_projector(F.silu(time.unsqueeze(1) + tokens))
         return guide

@@ -7,6 +7,8 @@ per image or (B, N, D) for one per token; the same layers take both.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -154,6 +156,17 @@ class Block(nn.Module):
         """Attention weights (B, h, N, N) of :meth:`forward` with the same arguments."""
         shift, scale = self.adaLN_modulation(condition).chunk(6, dim=-1)[:2]
         return self.attn.weights(self.norm1.modulated(x, shift, scale), rope)
+
+
+def run_blocks(blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
+    """Pass tokens (B, N, D) through ``blocks`` one after the other; condition (B, 1 or N, D)."""
+    for block in blocks:
+        x = block(x, condition, rope)
+    return x
+
+
+Run = Callable[[list[Any], Tensor, Tensor, RotaryPositions], Tensor]
+"""A way to run blocks: the arguments and the result of :func:`run_blocks`."""
 
 
 class FinalLayer(nn.Module):

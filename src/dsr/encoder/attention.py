@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import flex_attention
+
+from dsr.attention import attend
 
 
 class Attention(nn.Module):
@@ -32,7 +31,7 @@ class Attention(nn.Module):
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         projected = F.linear(x, weight, bias).view(*x.shape[:2], 3, self.num_heads, -1)
         query, key, value = projected.transpose(1, 3).unbind(2)
-        attended = _attend(query, key, value)
+        attended = attend(query, key, value)
         output: torch.Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return output
 
@@ -43,11 +42,3 @@ class Attention(nn.Module):
         )
         scores: torch.Tensor = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
         return scores.softmax(-1)
-
-
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    # PyTorch's fused kernel for float32 takes three TF32 products where the other layers take one; the generated
-    # kernel of flex_attention takes one, but exists in compiled code only.
-    if torch.compiler.is_compiling() and query.is_cuda and torch.backends.cuda.matmul.allow_tf32:
-        return cast(torch.Tensor, flex_attention(query, key, value))
-    return F.scaled_dot_product_attention(query, key, value)

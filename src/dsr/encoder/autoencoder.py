@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from dsr.arithmetic import round_products
 from dsr.config.specs import AutoencoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
@@ -44,6 +45,7 @@ class Autoencoder(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.normaliser = normaliser
+        self._half = False
         # The decoder returns pixels in the scale that the encoder saw.
         scale = FAMILIES[family]
         mean = encoder.pixel_mean.clone() if encoder else torch.tensor(scale.pixel_mean).view(3, 1, 1)
@@ -52,15 +54,25 @@ class Autoencoder(nn.Module):
         self.register_buffer("pixel_std", std, persistent=False)
         self.requires_grad_(False).eval()
 
+    def use_half(self) -> None:
+        """Let the encoder multiply in float16, at twice the speed of TF32 and with a mantissa of the same 10 bits.
+
+        Sums, normalisations and residual streams stay float32. A value beyond float16's range, 65504, makes the
+        latents infinite or NaN, which stops whatever uses them.
+        """
+        if self.encoder is not None:
+            round_products(self.encoder, torch.float16)
+            self._half = True
+
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Encode pixels (B, 3, H, W), floats in [0, 1], to latents (B, C, S, S), normalised if statistics are there.
 
-        Autocast does not reach the encoder: it computes in float32 whatever surrounds it.
+        Autocast does not reach the encoder: it computes in float32, or as :meth:`use_half` says, whatever surrounds it.
         """
         if self.encoder is None:
             raise ValueError("this autoencoder was loaded without an encoder and can only decode")
-        with torch.autocast(pixels.device.type, enabled=False):
+        with torch.autocast(pixels.device.type, torch.float16, enabled=self._half):
             tokens = self.encoder(self.encoder.preprocess(pixels.float()))
             side = self.encoder.input_size // self.encoder.patch_size
             latents: torch.Tensor = tokens.transpose(1, 2).unflatten(2, (side, side))

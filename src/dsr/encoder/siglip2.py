@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.encoder import folders
@@ -64,8 +65,20 @@ class Siglip2Encoder(VitEncoder):
 
         The position table is resized (bicubic) where the image has another number of patches.
         """
-        tokens: torch.Tensor = self.embeddings(pixels, interpolate_pos_encoding=True)
-        return tokens
+        embeddings: Any = self.embeddings
+        # The convolution as a matrix product over patches, several times faster on GPUs.
+        weight, bias = embeddings.patch_embedding.weight.flatten(1), embeddings.patch_embedding.bias
+        tokens = F.linear(_patches(pixels, self.patch_size), weight, bias)
+        positions: torch.Tensor = embeddings.interpolate_pos_encoding(tokens, *pixels.shape[-2:])
+        return tokens + positions
+
+
+def _patches(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """Cut images (B, 3, H, W) into patches (B, N, 3 size²), row-major; an incomplete border is left out."""
+    rows, columns = (side // size for side in pixels.shape[-2:])
+    whole = pixels[..., : rows * size, : columns * size]
+    cut = whole.reshape(*whole.shape[:2], rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+    return cut.reshape(len(pixels), rows * columns, -1)
 
 
 def _block(layer: Any) -> Block:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dsr import files
 
 FRUITLESS_STARTS = 5
-"""Starts in a row that may end without a new file; time limits and preemptions during start-up are no fault."""
+"""Starts in a row that may end without a new file; a preemption or a failing node during start-up is no fault."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,18 @@ class Attempts:
         """File of the record."""
         return self.state / "starts.json"
 
-    def begin(self, job: str) -> None:
-        """Count a start of ``job``; another job number begins from zero."""
+    def begin(self, job: str) -> bool:
+        """Count a start of ``job``; another job number begins from zero.
+
+        Returns:
+            Whether it may start: not if so many starts before it were fruitless. SLURM itself requeues a job whose
+            node fails, as often as that happens, even if it is the job that brings the node down.
+        """
         record, names = self._read(), self._names()
         again = record.get("job") == job and record.get("names") == names
         count = int(record["fruitless"]) + 1 if again else 0
         files.write_json(self.path, {"job": job, "names": names, "fruitless": count})
+        return count < FRUITLESS_STARTS
 
     def end(self) -> None:
         """Forget the starts of a job that is done, and the state's folder if nothing else is in it."""

@@ -30,6 +30,8 @@ def run(command: Sequence[str]) -> Ending:
     seconds later, possibly in the middle of a checkpoint; the workers unblock it (`dsr.logs.command`).
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # In cluster jobs it comes ignored (rules/common.smk), and what is ignored may never become pending.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     asked = False
     with subprocess.Popen(command) as child:
         while child.poll() is None:

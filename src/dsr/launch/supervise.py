@@ -28,8 +28,9 @@ def supervise(command: Sequence[str], job: SlurmJob, state: Path | None) -> int:
         Exit code for the job; after a requeue the call does not return before SLURM ends the process.
     """
     attempts = None if state is None else Attempts(state)
-    if attempts is not None and job.node == 0:
-        attempts.begin(job.id)
+    if attempts is not None and job.node == 0 and not attempts.begin(job.id):
+        log.error("Started %d times in a row without a new file in %s: giving up", FRUITLESS_STARTS, state)
+        return 1
     ending = child.run(command)
     if ending.code == 0 and attempts is not None and job.node == 0:
         attempts.end()

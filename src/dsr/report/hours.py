@@ -17,8 +17,9 @@ def row_times(
 ) -> dict[str, dict[str, float]]:
     """Return seconds by stage and GPU-hours of every row of which something has run.
 
-    A job counts for all the GPUs that it holds, busy or not. Snakemake knows a job's last attempt only; the trainer's
-    record knows all of them, without their start. Training counts as the longer of the two.
+    Sampling and evaluation are those of every seed, moving average, guidance setting (tried ones included) and
+    reference. A job counts for all the GPUs that it holds, busy or not. Snakemake knows a job's last attempt only;
+    the trainer's record knows all of them, without their start. Training counts as the longer of the two.
 
     Args:
         config: the configuration; its resources say how many GPUs the jobs of a stage hold.
@@ -29,7 +30,7 @@ def row_times(
     for name, row in config.rows.items():
         seconds = {stage: _sum(wall_seconds, f"{stage}:{name}:") for stage in STAGES}
         record = records.get(name)
-        if record is not None and record.exists():
+        if record is not None and record.exists() and row.recipe is not None:
             seconds["train"] = max(seconds["train"], _training_seconds(record, config.recipes[row.recipe].batch))
         if any(seconds.values()):
             hours = sum(seconds[stage] * gpus(config, stage) for stage in STAGES) / 3600

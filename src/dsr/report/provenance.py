@@ -61,7 +61,10 @@ def provenance(
         "name": config.name,
         "code": _git(source),
         "configuration": spec_hash(config),
-        "rows": {name: spec_hash(config.train(name)) for name in config.rows},
+        "rows": {
+            name: f"weights {row.weights.artifact}" if row.weights else spec_hash(config.train(name))
+            for name, row in config.rows.items()
+        },
         "python": platform.python_version(),
         "installed": {name: version for name, version in installed.items() if version},
         "pinned": requirements(list(environments)),
@@ -108,7 +111,9 @@ def _row_times(record: Mapping[str, Any]) -> list[str]:
         spent = f"{times['gpu_hours']:.1f}" if any(held.values()) else "-"
         rows.append([row, *(_duration(times[stage]) for stage in STAGES), spent])
     note = (
-        f"Wall time (h:mm:ss) of all epochs and seeds that have run. GPUs held: {held['train']} in training, "
+        "Wall time (h:mm:ss) of all epochs that have run; sampling and evaluation count every seed, moving average, "
+        "guidance setting (tried ones included) and reference, of the last attempt. Latent statistics and maps are not "
+        f"part of it. GPUs held: {held['train']} in training, "
         f"{held['sample']} in sampling, {held['evaluate']} in evaluation. Training counts interrupted attempts too."
     )
     return ["## Time of each row", note, pipe_table(header, rows, header[1:])]

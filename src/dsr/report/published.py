@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -13,7 +14,7 @@ METRICS = ("fid", "inception_score", "precision", "recall")
 NUMBERS = ("params_millions", "gflops", *METRICS)
 COLUMNS = ("table", "row", "label", "epochs", "setting", *NUMBERS, "source")
 CHART = "chart"
-"""Table of values that were read off a chart (+-0.05) and never enter Table 1."""
+"""Table of values that were read off a chart (+-0.05); they never stand beside those of the other tables."""
 
 
 class Published:
@@ -38,19 +39,29 @@ class Published:
             raise UserError(f"{path}: columns {', '.join(missing)} are missing; see dsr/report/published.csv")
         return cls(frame)
 
-    def value(self, row: str, epoch: int, setting: str, quantity: str) -> float | None:
-        """Return one published metric of a row at an epoch, from any table (they agree) but the chart."""
-        frame = self._tables(row)
+    def value(self, row: str, epoch: int, setting: str, quantity: str, *, chart: bool = False) -> float | None:
+        """Return one published metric of a row at an epoch: from any table (they agree), or from the chart."""
+        frame = self.frame[(self.frame["table"] == CHART) & (self.frame["row"] == row)] if chart else self._tables(row)
         return _first(frame[(frame["epochs"] == epoch) & (frame["setting"] == setting)][quantity])
 
     def constant(self, row: str, quantity: str) -> float | None:
         """Return a published quantity of the model itself (``params_millions`` or ``gflops``)."""
         return _first(self._tables(row)[quantity])
 
-    def main(self) -> pd.DataFrame:
-        """Return the lines of the paper's main table."""
-        frame: pd.DataFrame = self.frame[self.frame["table"] == "main"]
+    def lines(self, table: str) -> pd.DataFrame:
+        """Return the lines of one published table ('main', CHART, ...), none if there is no such table."""
+        frame: pd.DataFrame = self.frame[self.frame["table"] == table]
         return frame
+
+    def label(self, row: str) -> str:
+        """Return what the paper calls a row; empty if it has none of this name."""
+        labels = self.frame[self.frame["row"] == row]["label"]
+        return "" if labels.empty else str(labels.iloc[0])
+
+    def epochs(self, table: str, rows: Iterable[str]) -> list[int]:
+        """Return the epochs at which one published table has some of these rows."""
+        lines = self.lines(table)
+        return sorted({int(epoch) for epoch in lines[lines["row"].isin(list(rows))]["epochs"]})
 
     def chart(self, row: str) -> list[tuple[int, float]]:
         """Return (epoch, FID) points read off the published chart (+-0.05)."""

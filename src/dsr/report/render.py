@@ -1,16 +1,18 @@
-"""Table 1 as Markdown and LaTeX, with the footnotes that its numbers need."""
+"""A table as Markdown and LaTeX, with the footnotes that its numbers need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from dsr.config.sampling import CHOSEN, Guidance
 from dsr.report.markup import pipe_table
+from dsr.report.notes import describe, disclaimer, footnotes
 from dsr.report.published import Published
 from dsr.report.specs import TableSpec
 from dsr.report.table import QUANTITIES
-from dsr.report.variants import Variant, reference_lines, seed_lines
+from dsr.report.variants import Variant, supplements
 
 TITLES = {
     "fid": "FID",
@@ -29,7 +31,6 @@ _FORMS = {
     "published": {**_MEASURED, "params_millions": ".0f", "gflops": ".1f"},
     "difference": {name: f"+{form}" for name, form in _MEASURED.items()},
 }
-_TTR = {"none": "no test-time register", "single": "test-time register", "recursive": "recursive test-time register"}
 
 Line = dict[str, str]
 
@@ -37,91 +38,55 @@ Line = dict[str, str]
 def markdown(
     spec: TableSpec, frame: pd.DataFrame, published: Published, fids: Mapping[Variant, float] | None = None
 ) -> str:
-    """Return Table 1 as Markdown; where published values are not comparable they stand in a table of their own.
+    """Return a table as Markdown; where published values are not comparable they stand in a table of their own.
 
     ``fids`` are those of several sampling seeds or references, if there are any.
     """
     if spec.published:
-        parts = [f"# {spec.name}: published and measured", _pipe(_compared(frame))]
+        parts = [f"# {_title(spec)}: published and measured", _pipe(_compared(frame))]
     else:
-        parts = [f"# {_title(spec)}", _disclaimer(spec), _pipe(_measured(frame))]
-        parts += ["## Published (ImageNet-256, not comparable)", _pipe(_published(published.main()))]
-    parts += _variants(fids or {}, published if spec.published else None)
-    absent = frame[(frame["status"] == "not run") & (frame["run"] != "")]
-    if not absent.empty:
-        commands = [f"{one.row}, epoch {one.epoch}, {one.setting}: `{one.run}`" for one in absent.itertuples()]
+        parts = [f"# {_title(spec)}", disclaimer(spec), _pipe(_measured(frame))]
+        known = published.lines(spec.published_list)
+        if not known.empty:
+            parts += ["## Published (ImageNet-256, not comparable)", _pipe(_published(known))]
+    for one in supplements(spec, frame, published, fids or {}):
+        parts += [f"## {one.title}", one.note, pipe_table(one.heading, one.lines, one.heading[one.words :])]
+    absent = frame[frame["status"] == "not run"]
+    commands = [f"{one.row}, epoch {one.epoch}, {one.setting}: `{one.run}`" for one in absent.itertuples() if one.run]
+    if commands:
         parts += ["## Not run yet", "Each of these commands runs one of them:", _bullets(commands)]
     parts += ["## How this was measured", _bullets(f"{note}." for note in footnotes(spec, frame))]
-    parts += ["## Rows", _bullets(_describe(spec))]
+    parts += ["## Rows", _bullets(_rows(spec, published))]
     return "\n\n".join(parts) + "\n"
 
 
-def latex(spec: TableSpec, frame: pd.DataFrame) -> str:
-    """Return Table 1 as a LaTeX table (needs `booktabs`), without published values that are not comparable."""
+def latex(
+    spec: TableSpec, frame: pd.DataFrame, published: Published, fids: Mapping[Variant, float] | None = None
+) -> str:
+    """Return a table in LaTeX (needs `booktabs`), without published values that are not comparable.
+
+    Seeds and references follow in tables of their own.
+    """
     lines = _compared(frame) if spec.published else _measured(frame)
-    values = pd.DataFrame(lines).map(_escape).rename(columns=_escape)
-    columns = "".join("r" if name in TITLES.values() else "l" for name in lines[0])
-    body: str = values.to_latex(index=False, column_format=columns)
-    notes = " ".join(_escape(f"{note}.") for note in footnotes(spec, frame))
-    return f"\\begin{{table}}\n\\caption{{{_escape(_title(spec))}. {notes}}}\n{body}\\end{{table}}\n"
+    notes = " ".join(f"{note}." for note in footnotes(spec, frame))
+    columns = [name for name in lines[0] if any(line[name] for line in lines)] if lines else []
+    values = [[line[name] for name in columns] for line in lines]
+    tables = [_latex_table(f"{_title(spec)}. {notes}", columns, values, list(TITLES.values()))]
+    for one in supplements(spec, frame, published, fids or {}):
+        tables.append(_latex_table(f"{one.title}. {one.note}", one.heading, one.lines, one.heading[one.words :]))
+    return "\n".join(tables)
 
 
-def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
-    """Return the sentences (without full stop) that say how the numbers were measured."""
-    measured = frame[frame["status"] == "measured"]
-    references = sorted({f"{one.reference} ({one.reference_images:.0f} images)" for one in measured.itertuples()})
-    guided = [
-        f"{name} has scale {setting.scale:g} for t in [{setting.interval[0]:g}, {setting.interval[1]:g}]"
-        for name, setting in spec.settings.items()
-        if setting.scale > 1
-    ]
-    notes = [
-        f"{spec.images} images per row, classes balanced, sampling seed {spec.seed}",
-        f"Euler sampler with {spec.steps} grid points, which are {spec.steps - 1} network evaluations",
-        "; ".join(["Guidance: unguided has none", *guided]),
-        "Sampled with the moving average of the weights; its decay stands beside every row",
-        f"Arithmetic: sampling in {spec.sampling_precision}, training in "
-        + ", ".join(sorted({row.training_precision for row in spec.rows})),
-        f"ADM protocol: IS over splits of {spec.split} images, Precision and Recall with k = {spec.neighbours} and "
-        "float16 features as published tables have them (float32 values are in the CSV file)",
-        "FID depends on the reference images; here: " + ("; ".join(references) or "none measured yet"),
-        "Parameters are those with a gradient as constructed (position tables and Fourier frequencies excluded); "
-        "GFLOPs are one forward pass of one image, two per multiply-add; both are counted from the models",
-    ]
-    if spec.published:
-        notes.append(
-            "Published: arXiv 2605.05206, most likely measured against the 50 000 validation images; the scale and "
-            "interval of its guided FIDs are not published; what the paper leaves empty stays empty"
-        )
-    return notes
-
-
-def _variants(fids: Mapping[Variant, float], published: Published | None) -> list[str]:
-    parts = []
-    heading, lines = seed_lines(fids, published)
-    if lines:
-        note = (
-            "Mean and sample standard deviation of FID over sampling seeds (of one training run: training seeds "
-            "move FID more). A star marks a difference from the published value that exceeds it."
-        )
-        parts += ["## Sampling seeds", note, pipe_table(heading, lines, heading[4:])]
-    heading, lines = reference_lines(fids)
-    if lines:
-        note = "The same images against each reference; published values are compared with the first one only."
-        parts += ["## References", note, pipe_table(heading, lines, heading[3:])]
-    return parts
+def _latex_table(caption: str, heading: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[str]) -> str:
+    values = pd.DataFrame(lines, columns=list(heading)).map(_escape).rename(columns=_escape)
+    alignment = "".join("r" if name in right else "l" for name in heading)
+    body: str = values.to_latex(index=False, column_format=alignment)
+    return f"\\begin{{table}}\n\\caption{{{_escape(caption)}}}\n{body}\\end{{table}}\n"
 
 
 def _title(spec: TableSpec) -> str:
-    return spec.name if spec.published else f"{spec.name} (not the paper's experiment)"
-
-
-def _disclaimer(spec: TableSpec) -> str:
-    stand_ins = (
-        "This is a demo on handwritten digits, with small stand-ins for the SigLIP2 encoders, their decoder and the "
-        "Inception classifier. It shows that the workflow runs and says nothing about the paper's claims. "
-    )
-    return f"{stand_ins if spec.source == 'digits' else ''}No number here is comparable with a published one."
+    title = f"{spec.name}: {spec.title}" if spec.title else spec.name
+    return title if spec.published else f"{title} (not the paper's experiment)"
 
 
 def _compared(frame: pd.DataFrame) -> list[Line]:
@@ -144,7 +109,11 @@ def _published(known: pd.DataFrame) -> list[Line]:
 
 
 def _label(entry: pd.Series) -> Line:
-    return {"Row": entry["row"], "Epochs": str(entry["epoch"]), "Guidance": entry["setting"]}
+    guidance = entry["setting"]
+    if guidance == CHOSEN and not pd.isna(entry["guidance_scale"]):
+        interval = (entry["guidance_low"], entry["guidance_high"])
+        guidance += f": {describe(Guidance(scale=entry['guidance_scale'], interval=interval))}"
+    return {"Row": entry["row"], "Epochs": str(entry["epoch"]), "Guidance": guidance}
 
 
 def _cells(entry: pd.Series, kind: str) -> Line:
@@ -152,7 +121,8 @@ def _cells(entry: pd.Series, kind: str) -> Line:
     cells = {TITLES[name]: "" if pd.isna(value) else format(value, _FORMS[kind][name]) for name, value in values}
     details = {"EMA decay": "", "Reference": ""}
     if kind == "measured":
-        details = {"EMA decay": f"{entry['ema_decay']:g}", "Reference": entry["reference"] or ""}
+        decay = "" if pd.isna(entry["ema_decay"]) else f"{entry['ema_decay']:g}"
+        details = {"EMA decay": decay, "Reference": entry["reference"] or ""}
         if entry["status"] == "not run":
             cells["FID"] = "not run"
     return {**cells, **details}
@@ -160,14 +130,16 @@ def _cells(entry: pd.Series, kind: str) -> Line:
 
 def _pipe(lines: list[Line]) -> str:
     """Columns that hold nothing at all are left out."""
+    if not lines:
+        return "Nothing has been measured yet."
     columns = [column for column in lines[0] if any(line[column] for line in lines)]
     return pipe_table(columns, [[line[column] for column in columns] for line in lines], list(TITLES.values()))
 
 
-def _describe(spec: TableSpec) -> list[str]:
+def _rows(spec: TableSpec, published: Published) -> list[str]:
+    """Say what every row is; one that is not configured is called what the paper calls it."""
     return [
-        f"**{row.id}**: {row.denoiser} on latents of {row.encoder}; {_TTR[row.ttr]}; {row.registers or 'no'} diffusion "
-        "registers."
+        f"**{row.id}**: {row.about or ' '.join(filter(None, (published.label(row.published), '(not configured)')))}."
         for row in spec.rows
     ]
 

@@ -1,43 +1,63 @@
-"""What determines the table and the figures, as commands receive it (neither torch nor TensorFlow)."""
+"""What determines the tables and the figures, as commands receive it (neither torch nor TensorFlow)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import Field
 
 from dsr.config.base import Section
-from dsr.config.encoders import Ttr
 from dsr.config.load import Config
-from dsr.config.sampling import Guidance
+from dsr.config.sampling import Guidance, Sweep
+from dsr.config.specs import spec_hash
+from dsr.config.tables import Table
+
+MAIN, CHART = "main", "chart"
+"""Names of the published lists behind Table 1 and behind FID against epochs."""
 
 
 class TableRow(Section):
-    """What the table says about a row."""
+    """What a table says about a row."""
 
     id: str
-    encoder: str
-    ttr: Ttr
-    denoiser: str
-    registers: int
-    ema: float
+    published: str
+    """Row of the published lists whose numbers stand beside this one's."""
+    about: str = ""
+    """What it is, in words; empty for a row that is not configured."""
+    epochs: tuple[int, ...] | None = None
+    """The only epochs that it has; null has all of the table's."""
+    ema: float | None = None
     """Decay of the moving average whose weights are sampled."""
-    training_precision: str
+    training: str = ""
+    """Arithmetic of its training; empty if its weights were fetched."""
+    repeats: str = ""
+    """Equal for rows that differ in the training seed only."""
 
 
 class TableSpec(Section):
-    """Table 1: every row at every epoch and guidance setting."""
+    """A table: rows at epochs and guidance settings."""
 
     name: str
     """Title of the project or demo."""
+    title: str = ""
+    """What this table is about; empty for Table 1."""
     published: bool
     """Whether published numbers may stand beside measured ones."""
+    published_list: str = MAIN
+    """Which published list it reproduces; CHART compares with values read off a chart."""
     source: str
     """Where the images come from; 'digits' is the demo."""
     rows: tuple[TableRow, ...]
     epochs: tuple[int, ...]
+    every: bool = False
+    """Show every row at every epoch, and not only what is asked for or published."""
+    published_epochs: bool = False
+    """Show the epochs of the published list too."""
     settings: dict[str, Guidance]
     """Guidance settings by name; those with a scale above 1 are compared with the published guided FID."""
+    sweep: Sweep | None = None
+    """How the setting called `chosen` was chosen."""
     images: int
     steps: int
     """Grid points of the Euler solver."""
@@ -45,8 +65,10 @@ class TableSpec(Section):
     seed: int
     neighbours: int
     split: int
-    command: str = "snakemake"
-    """How a missing result is asked for; its path is appended."""
+    note: str | None = None
+    """What a reader has to know besides."""
+    commands: dict[str, str] = Field(default_factory=dict)
+    """How a missing result is asked for, by 'row:epoch:setting'."""
 
 
 class FigureSpec(Section):
@@ -56,6 +78,8 @@ class FigureSpec(Section):
     """Title of the project or demo."""
     published: bool
     """Whether published points are drawn beside measured ones."""
+    published_rows: dict[str, str] = Field(default_factory=dict)
+    """Row of the published lists by row, where it has another name."""
     note: str = ""
     """What else the subtitle says, such as the epoch of the weights."""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -80,38 +104,44 @@ class FigureSpec(Section):
     """FID against epochs: the row that reaches it."""
 
 
+_TTR = {"none": "no test-time register", "single": "test-time register", "recursive": "recursive test-time register"}
 _TTR_SUFFIX = {"none": "", "single": " + test-time register", "recursive": " + recursive test-time register"}
 
 
-def table(config: Config, names: Iterable[str] | None = None, command: str = "snakemake") -> TableSpec:
+def table(config: Config, names: Iterable[str] | None = None, commands: Mapping[str, str] | None = None) -> TableSpec:
     """Return the specification of Table 1, of all rows or of those named."""
-    chosen = {name: config.rows[name] for name in names or config.rows}
-    rows = tuple(
-        TableRow(
-            id=name,
-            encoder=row.encoder,
-            ttr=row.ttr,
-            denoiser=row.denoiser,
-            registers=row.registers,
-            ema=config.recipes[row.recipe].ema[0],
-            training_precision=config.recipes[row.recipe].precision,
-        )
-        for name, row in chosen.items()
-    )
+    chosen = list(names or config.rows)
     return TableSpec(
-        name=config.name,
-        published=config.published,
-        source=config.data.source,
-        rows=rows,
-        epochs=config.evaluation.epochs,
+        rows=tuple(_row(config, name) for name in chosen),
+        epochs=tuple(sorted({epoch for name in chosen for epoch in config.epochs(name)})),
         settings=config.sampling.guidance,
-        images=config.sampling.images,
-        steps=config.sampling.steps,
-        sampling_precision=config.sampling.precision,
-        seed=config.sampling.seeds[0],
-        neighbours=config.evaluation.neighbours,
-        split=config.evaluation.split,
-        command=command,
+        sweep=config.sampling.sweep,
+        commands=dict(commands or {}),
+        **_circumstances(config),
+    )
+
+
+def comparison(config: Config, name: str, commands: Mapping[str, str] | None = None) -> TableSpec:
+    """Return the specification of the table ``name`` of the configuration's `tables`, without guidance.
+
+    Args:
+        config: the configuration.
+        name: id of the table.
+        commands: how a missing result is asked for, by 'row:epoch:setting'.
+    """
+    entry: Table = config.tables[name]
+    measured = {epoch for row in entry.rows if row in config.rows for epoch in config.epochs(row)}
+    return TableSpec(
+        title=entry.title,
+        published_list=CHART if entry.chart else name,
+        rows=tuple(_row(config, row) for row in entry.rows),
+        epochs=entry.epochs or tuple(sorted(measured)),
+        every=entry.epochs is not None,
+        published_epochs=entry.epochs is None,
+        settings={"unguided": config.sampling.guidance["unguided"]},
+        note=entry.note,
+        commands=dict(commands or {}),
+        **_circumstances(config),
     )
 
 
@@ -126,6 +156,7 @@ def figure(config: Config, note: str = "") -> FigureSpec:
     return FigureSpec(
         name=config.name,
         published=config.published,
+        published_rows={name: row.compare_with for name, row in config.rows.items() if row.compare_with},
         note=note,
         labels=labels,
         time=times[len(times) // 2],
@@ -136,6 +167,44 @@ def figure(config: Config, note: str = "") -> FigureSpec:
         baseline=baseline,
         faster=faster,
     )
+
+
+def _row(config: Config, name: str) -> TableRow:
+    row = config.rows.get(name)
+    if row is None:
+        return TableRow(id=name, published=name)
+    origin = f"weights {row.weights.artifact}, not trained here" if row.weights else f"recipe {row.recipe}"
+    return TableRow(
+        id=name,
+        published=row.compare_with or name,
+        about=f"{row.denoiser} on latents of {row.encoder}; {_TTR[row.ttr]}; {row.registers or 'no'} diffusion "
+        f"registers; {origin}",
+        epochs=config.epochs(name) if row.weights else None,
+        ema=config.averages(name)[0],
+        training=config.recipes[row.recipe].precision if row.recipe else "",
+        repeats=_but_for_seed(config, name) if row.recipe else "",
+    )
+
+
+def _but_for_seed(config: Config, name: str) -> str:
+    """Hash of everything that determines the weights of a row, but for its name and the training seed."""
+    spec = config.train(name)
+    return spec_hash(spec.model_copy(update={"row": "", "recipe": spec.recipe.model_copy(update={"seed": 0})}))
+
+
+def _circumstances(config: Config) -> dict[str, Any]:
+    """What the notes under every table say."""
+    return {
+        "name": config.name,
+        "published": config.published,
+        "source": config.data.source,
+        "images": config.sampling.images,
+        "steps": config.sampling.steps,
+        "sampling_precision": config.sampling.precision,
+        "seed": config.sampling.seeds[0],
+        "neighbours": config.evaluation.neighbours,
+        "split": config.evaluation.split,
+    }
 
 
 def _dual_stage_pair(config: Config) -> tuple[str, str]:

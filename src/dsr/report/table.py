@@ -1,4 +1,4 @@
-"""Table 1 as data: every row at every epoch, published, measured and the difference (pandas, no torch)."""
+"""A table as data: rows at epochs, published, measured and the difference (pandas, no torch)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from dsr.config.sampling import CHOSEN, Guidance
 from dsr.errors import UserError
 from dsr.files import read_json
 from dsr.report.published import METRICS, Published
-from dsr.report.specs import TableRow, TableSpec
+from dsr.report.specs import CHART, TableRow, TableSpec
 
 QUANTITIES = (*METRICS, "params_millions", "gflops")
 """Quantities that have a published, a measured and a difference column."""
@@ -41,32 +42,51 @@ class Entry(NamedTuple):
 
 
 def collect(
-    spec: TableSpec, metrics: Mapping[Entry, Path], costs: Mapping[str, Path], published: Published
+    spec: TableSpec,
+    metrics: Mapping[Entry, Path],
+    costs: Mapping[str, Path],
+    published: Published,
+    chosen: Mapping[Entry, Path] | None = None,
 ) -> pd.DataFrame:
     """Return one line per row, epoch and guidance setting with a metrics path or a comparable published value.
 
     A metrics file that does not exist leaves the measured cells empty, with status 'not run' and the command that
-    makes it. Costs are read where they exist.
+    makes it. Costs, and guidance settings chosen by a sweep, are read where they exist.
 
     Raises:
         UserError: if a path belongs to no row, epoch or setting of the table, or a metrics file lacks a key.
     """
     _check_known(spec, metrics)
-    lines = []
+    settings = {**spec.settings, **({CHOSEN: None} if spec.sweep else {})}
+    epochs, lines = set(spec.epochs), []
+    if spec.published and spec.published_epochs:
+        epochs |= set(published.epochs(spec.published_list, [row.published for row in spec.rows]))
     for row in spec.rows:
         cost = read_json(costs[row.id]) if row.id in costs and costs[row.id].exists() else {}
-        for epoch in spec.epochs:
-            for setting, guidance in spec.settings.items():
+        for epoch in sorted(epochs & set(row.epochs) if row.epochs else epochs):
+            for setting, guidance in settings.items():
                 entry = Entry(row.id, epoch, setting)
-                counterpart = GUIDED if guidance.scale > 1 else UNGUIDED
-                known = {name: published.value(row.id, epoch, counterpart, name) for name in METRICS}
-                comparable = spec.published and any(value is not None for value in known.values())
-                if entry not in metrics and not comparable:
+                known = _published(spec, row, epoch, guidance, published)
+                comparable = any(known[name] is not None for name in METRICS)
+                if not (spec.every or entry in metrics or comparable):
                     continue
-                known |= {name: published.constant(row.id, name) for name in ("params_millions", "gflops")}
-                lines.append(_line(spec, row, entry, metrics.get(entry), cost, known))
+                path = (chosen or {}).get(entry)
+                found = Guidance.model_validate_json(path.read_text()) if path and path.exists() else guidance
+                lines.append(_line(spec, row, entry, metrics.get(entry), cost, known, found))
     frame: pd.DataFrame = pd.DataFrame(lines, columns=_columns())
     return frame
+
+
+def _published(
+    spec: TableSpec, row: TableRow, epoch: int, guidance: Guidance | None, published: Published
+) -> dict[str, float | None]:
+    """Look up published values by quantity, if they are comparable; without ``guidance`` it is what a sweep chooses."""
+    if not spec.published:
+        return dict.fromkeys(QUANTITIES)
+    setting = GUIDED if guidance is None or guidance.scale > 1 else UNGUIDED
+    chart = spec.published_list == CHART
+    known = {name: published.value(row.published, epoch, setting, name, chart=chart) for name in METRICS}
+    return known | {name: published.constant(row.published, name) for name in ("params_millions", "gflops")}
 
 
 def _line(
@@ -76,12 +96,13 @@ def _line(
     path: Path | None,
     cost: Mapping[str, Any],
     published: Mapping[str, float | None],
+    guidance: Guidance | None,
 ) -> dict[str, Any]:
     exists = path is not None and path.exists()
     found = _read_metrics(path) if path is not None and exists else {}
     measured = {**{name: found.get(name) for name in (*METRICS, *EXTRA)}, **_cost_values(cost)}
     line: dict[str, Any] = {**entry._asdict(), "status": "measured" if exists else "not run"}
-    line["run"] = f"{spec.command} {path}" if path is not None and not exists else ""
+    line["run"] = "" if exists else spec.commands.get(":".join(map(str, entry)), "")
     for name in QUANTITIES:
         line[f"published_{name}"] = published[name]
         line[f"measured_{name}"] = measured.get(name)
@@ -90,7 +111,8 @@ def _line(
         line[f"measured_{name}"] = measured[name]
     reference = found.get("reference", {})
     line["ema_decay"] = row.ema
-    line["guidance_scale"] = spec.settings[entry.setting].scale
+    if guidance is not None:
+        line["guidance_scale"], (line["guidance_low"], line["guidance_high"]) = guidance.scale, guidance.interval
     line["images"] = found.get("images")
     line["reference"], line["reference_images"] = _plain(reference.get("name")), reference.get("images")
     line["samples_sha256"] = found.get("samples", {}).get("sha256")
@@ -104,7 +126,16 @@ def _plain(name: str | None) -> str | None:
 
 def _columns() -> list[str]:
     compared = [f"{kind}_{name}" for name in QUANTITIES for kind in ("published", "measured", "difference")]
-    details = ["ema_decay", "guidance_scale", "images", "reference", "reference_images", "samples_sha256"]
+    details = [
+        "ema_decay",
+        "guidance_scale",
+        "guidance_low",
+        "guidance_high",
+        "images",
+        "reference",
+        "reference_images",
+        "samples_sha256",
+    ]
     return [*Entry._fields, "status", "run", *compared, *(f"measured_{name}" for name in EXTRA), *details]
 
 
@@ -132,7 +163,7 @@ def _check_known(spec: TableSpec, metrics: Mapping[Entry, Path]) -> None:
         for value, known, kind in (
             (entry.row, rows, "row"),
             (entry.epoch, spec.epochs, "epoch"),
-            (entry.setting, list(spec.settings), "guidance setting"),
+            (entry.setting, [*spec.settings, *([CHOSEN] if spec.sweep else [])], "guidance setting"),
         ):
             if value not in known:
                 raise UserError(f"{kind} '{value}' is not in the table; it has {', '.join(map(str, known))}")

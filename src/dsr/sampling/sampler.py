@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsr.analysis.images import quantised
-from dsr.arithmetic import usable_precision
+from dsr.arithmetic import round_products, usable_precision
 from dsr.compilation import compile_each
 from dsr.config.specs import SampleSpec
+from dsr.denoiser.accelerate import accelerate
 from dsr.denoiser.build import load_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.errors import UserError
@@ -58,10 +59,11 @@ class Sampler:
         ).to(device)
         self._precision = usable_precision(spec.precision, device)
         if self._precision == "bf16":
-            round_products(model)
-            round_products(self._autoencoder)
+            round_products(model, torch.bfloat16)
+            round_products(self._autoencoder, torch.bfloat16)
         if compiled and self._autoencoder.decoder is not None:
-            compile_each([*model.blocks, model.final_layer, *self._autoencoder.decoder.decoder_layers])
+            accelerate(model, device)
+            compile_each(self._autoencoder.decoder.decoder_layers)
         self._model: Predictor = model
 
     def images(self, numbers: Sequence[int]) -> Images:
@@ -129,10 +131,3 @@ class Drawing:
                 " decoder are damaged or do not belong together"
             )
         return self._images.numpy()
-
-
-def round_products(module: nn.Module) -> None:
-    """Store the weights of matrix products in bf16, to which autocast would round them at every evaluation."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            layer.bfloat16()

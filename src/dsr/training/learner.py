@@ -49,6 +49,7 @@ def set_arithmetic(precision: str, threads: int, *, deterministic: bool) -> None
     which cost 5 % of the speed on an H200; without it, sums of attention's backward pass depend on timing.
     """
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
     if deterministic and torch.cuda.is_available():
         # cuBLAS reads this when it is first used, which is after here.
@@ -113,7 +114,7 @@ class Learner:
         A process whose ``stop`` is true makes ``stop`` true in everyone's result.
 
         Raises:
-            NotFiniteError: on all processes, before weights, averages or optimizer have changed.
+            NotFiniteError: on all processes, before weights or optimizer have changed.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self._world.device)
@@ -134,11 +135,11 @@ class Learner:
         # The device goes on while the host waits for the outcome: AdamW itself leaves everything as it is if told so.
         self.optimizer.found_inf = 1.0 - outcome.device.isfinite().all().float()  # type: ignore[attr-defined]
         self.optimizer.step()
+        for average in self.averages.values():
+            average.update()
         mean_loss, votes, grad_norm = outcome.values()
         if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
             raise NotFiniteError(f"step {self.step + 1}: loss {mean_loss}, gradient norm {grad_norm}")
-        for average in self.averages.values():
-            average.update()
         self.step += 1
         return StepResult(mean_loss, grad_norm, lr, votes > 0)
 

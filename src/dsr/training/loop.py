@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from typing import Any
 
 import torch
 
 from dsr import files
-from dsr.compilation import compile_each, compiled
+from dsr.arithmetic import usable_precision
+from dsr.compilation import compiled
 from dsr.data.images import PreparedImages
+from dsr.denoiser.accelerate import accelerate
 from dsr.denoiser.build import build_denoiser
 from dsr.distributed import World
 from dsr.encoder.autoencoder import load_autoencoder
@@ -19,6 +20,7 @@ from dsr.errors import UserError
 from dsr.flow import Flow
 from dsr.randomness import derive
 from dsr.training import checkpoint, snapshot
+from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share, blank
 from dsr.training.fit import largest_share
 from dsr.training.learner import Learner, NotFiniteError, StepResult, set_arithmetic
@@ -60,7 +62,7 @@ def _run(job: Job, world: World, request: StopRequest, resumed: int) -> bool:
     """Train from the state of step ``resumed`` (-1: from the beginning); False if asked to leave before the end."""
     set_arithmetic(job.spec.recipe.precision, job.threads, deterministic=job.deterministic)
     batch = job.spec.recipe.batch
-    learner = _learner(job, world)
+    learner = _learner(job, world, resumed=resumed >= 0)
     if resumed >= 0:
         learner.load(checkpoint.load(checkpoint.state_path(job.run_dir, resumed), mapped=world.device.type == "cuda"))
         log.info("Resumed at step %d, epoch %.2f", learner.step, learner.step / job.spec.steps_per_epoch)
@@ -73,11 +75,18 @@ def _run(job: Job, world: World, request: StopRequest, resumed: int) -> bool:
     learner.settle(blank(job.spec.model, share.micro_batch, world.device))
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(contextlib.closing(_progress(job, learner.step))) if world.is_main else None
-        return _loop(job, world, request, learner, samples, progress)
+        writer = stack.enter_context(Writer(job.run_dir))
+        return _loop(job, world, request, learner, samples, writer, progress)
 
 
 def _loop(
-    job: Job, world: World, request: StopRequest, learner: Learner, samples: Samples, progress: Progress | None
+    job: Job,
+    world: World,
+    request: StopRequest,
+    learner: Learner,
+    samples: Samples,
+    writer: Writer,
+    progress: Progress | None,
 ) -> bool:
     """Report, checkpoint, leave if it is time to, step; False if asked to leave before the milestone."""
     recipe, saved_step, saved_at = job.recipe(), learner.step, time.monotonic()
@@ -90,14 +99,16 @@ def _loop(
         finished, stopping = learner.step >= job.last_step, result is not None and result.stop
         due = time.monotonic() - saved_at >= 60.0 * job.checkpoint_minutes
         if world.is_main and learner.step > saved_step and (due or finished or stopping):
-            _save(job, learner, recipe)
+            writer.save(learner.state(recipe))
             saved_step, saved_at = learner.step, time.monotonic()
 
         if finished:
+            writer.finish()
             if world.is_main:
                 snapshot.write(job.run_dir, learner, job.spec, job.epoch)
             return True
         if stopping:
+            writer.finish()
             if world.is_main:
                 log.warning(
                     "Stopped at step %d of %d (%s); the state is saved in %s: to go on, run the same command again",
@@ -116,13 +127,19 @@ def _loop(
             ) from None
 
 
-def _learner(job: Job, world: World) -> Learner:
-    """Build the denoiser, with initial weights that depend on the seed only, and what trains it."""
+def _learner(job: Job, world: World, *, resumed: bool) -> Learner:
+    """Build the denoiser, with initial weights that depend on the seed only, and what trains it.
+
+    Where a state is going to overwrite the weights, they are not drawn: that takes a large model many seconds.
+    """
     recipe = job.spec.recipe
     torch.manual_seed(derive(recipe.seed, "init"))
-    model = build_denoiser(job.spec.model, train_all=recipe.train_all)
+    with torch.device("meta") if resumed else contextlib.nullcontext():
+        model = build_denoiser(job.spec.model, train_all=recipe.train_all)
+    if resumed:
+        model.to_empty(device=world.device)
     if job.compile:
-        compile_each([*model.blocks, model.final_layer])
+        accelerate(model, world.device)
     return Learner(
         model,
         Flow.from_config(job.spec.flow),
@@ -137,6 +154,8 @@ def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     autoencoder = load_autoencoder(
         job.spec.autoencoder, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
     ).to(world.device)
+    if usable_precision(job.spec.recipe.precision, world.device) == "bf16" and world.device.type == "cuda":
+        autoencoder.use_half()
     encode = compiled(autoencoder.encode) if job.compile else autoencoder.encode
     return Samples(job.spec, PreparedImages(job.images), encode, world, share, first=first, workers=job.workers)
 
@@ -151,12 +170,6 @@ def _progress(job: Job, first: int) -> Progress:
         log_every=job.log_every,
         tensorboard=job.tensorboard,
     )
-
-
-def _save(job: Job, learner: Learner, recipe: dict[str, Any]) -> None:
-    began = time.monotonic()
-    path = checkpoint.save(job.run_dir, learner.state(recipe))
-    log.info("Saved %s in %.1f s", path, time.monotonic() - began)
 
 
 def _explained(error: NotFiniteError, job: Job) -> UserError:

@@ -61,8 +61,13 @@ class MovingAverage:
     def update(self) -> None:
         """Take the parameters' present values into the average."""
         average = list(self._average.values())
-        torch._foreach_mul_(average, self.decay)
-        torch._foreach_add_(average, list(self._parameters.values()), alpha=1.0 - self.decay)
+        parameters: list[torch.Tensor] = list(self._parameters.values())
+        if average[0].is_cuda:
+            # average + (1 - decay) (parameter - average): one pass over the memory instead of two.
+            torch._foreach_lerp_(average, parameters, 1.0 - self.decay)
+        else:
+            torch._foreach_mul_(average, self.decay)
+            torch._foreach_add_(average, parameters, alpha=1.0 - self.decay)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the averages by parameter name (not copies)."""

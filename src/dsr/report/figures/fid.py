@@ -34,7 +34,8 @@ def fid(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         UserError: if there is nothing to draw.
     """
     measured = read_curves(inputs)
-    published = {name: Published.read().chart(name) for name in measured} if spec.published else {}
+    known = {name: spec.published_rows.get(name, name) for name in measured} if spec.published else {}
+    published = {name: Published.read().chart(row) for name, row in known.items()}
     published = {name: curve for name, curve in published.items() if curve}
     points = [point for curve in [*measured.values(), *published.values()] for point in curve]
     if not points:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from dsr.report.figures.averages import averages
 from dsr.report.figures.fid import fid
 from dsr.report.figures.maps import attention, components, norms, times
 from dsr.report.figures.outliers import outliers
@@ -22,8 +23,9 @@ KINDS: Mapping[str, Callable[[FigureSpec, Mapping[str, Path]], Figure]] = {
     "outliers": outliers,
     "samples": samples,
     "fid": fid,
+    "averages": averages,
 }
-"""Each draws from input files by id: maps files, except for samples (samples files) and fid (metrics files)."""
+"""Each draws from input files by id: maps files, but for samples (samples files), fid and averages (metrics files)."""
 
 
 def draw(kind: str, spec: FigureSpec, inputs: Mapping[str, Path], png: Path | None, svg: Path | None) -> None:

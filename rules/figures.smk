@@ -1,0 +1,235 @@
+# What is looked at: token maps of encoders and denoisers, and every figure.
+FIGURE = "python -m dsr.commands.figure"
+DRAWN = list(CONFIG.figures.rows or CONFIG.rows)
+LAST_EPOCHS = "epoch " + ", ".join(
+    sorted({str(final_epoch(row)) for row in DRAWN}, key=int)
+)
+# Rows with several moving averages of the weights.
+AVERAGED = [row for row in DRAWN if len(CONFIG.averages(row)) > 1]
+# Encoders as the rows use them.
+SHOWN = sorted({(CONFIG.rows[row].encoder, CONFIG.rows[row].ttr) for row in DRAWN})
+ENCODING_NAMES = [f"{encoder}:{ttr}" for encoder, ttr in SHOWN]
+MAP_KINDS = "norms|components|attention|outliers"
+
+
+def unguided_files(rows):
+    """Metrics files of these rows by 'row:epoch:unguided'."""
+    files = metrics_files(rows)
+    return {key: path for key, path in files.items() if key.endswith(":unguided")}
+
+
+def denoiser_figures():
+    """Every figure of the denoisers' tokens."""
+    names = [f"denoiser-{kind}" for kind in MAP_KINDS.split("|")]
+    names += [f"times-{row}" for row in DRAWN]
+    return [f"<results>/figures/{name}.png" for name in names]
+
+
+def figures(wildcards):
+    """Every figure."""
+    names = ["samples", "fid", *(f"averages-{row}" for row in AVERAGED)]
+    names += [f"encoder-{kind}" for kind in MAP_KINDS.split("|")]
+    return [f"<results>/figures/{name}.png" for name in names] + denoiser_figures()
+
+
+rule encoder_maps:
+    input:
+        encoder=lambda wildcards: encoder_weights(wildcards.encoder),
+        neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
+        decoder="<results>/decoders/{encoder}.safetensors",
+        images="<results>/data/prepared/validation/index.npz",
+    output:
+        "<results>/maps/encoders/{encoder}-{ttr}.npz",
+    log:
+        "<logs>/maps/{encoder}-{ttr}.log",
+    conda:
+        "../envs/torch.yaml"
+    threads: threads_of("maps")
+    resources:
+        **resources_of("maps"),
+    params:
+        spec=lambda wildcards: analysis_specs.encoder_maps(
+            CONFIG, wildcards.encoder, wildcards.ttr
+        ).model_dump_json(),
+    shell:
+        "python -m dsr.commands.maps encoder --spec {params.spec:q} --images {input.images}"
+        " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --decoder {input.decoder}"
+        " --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule denoiser_maps:
+    input:
+        unpack(row_inputs),
+        decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
+        weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+        images="<results>/data/prepared/validation/index.npz",
+    output:
+        "<results>/maps/rows/{row}-{epoch}.npz",
+    log:
+        "<logs>/maps/{row}-{epoch}.log",
+    conda:
+        "../envs/torch.yaml"
+    threads: threads_of("maps")
+    resources:
+        **resources_of("maps"),
+    params:
+        spec=lambda wildcards: analysis_specs.denoiser_maps(
+            CONFIG, wildcards.row
+        ).model_dump_json(),
+    shell:
+        "python -m dsr.commands.maps denoiser --spec {params.spec:q} --images {input.images}"
+        " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --statistics {input.statistics}"
+        " --decoder {input.decoder} --weights {input.weights} --threads {threads} --output {output} > {log} 2>&1"
+
+
+rule figure_encoder:
+    input:
+        [f"<results>/maps/encoders/{encoder}-{ttr}.npz" for encoder, ttr in SHOWN],
+    output:
+        png=report(
+            "<results>/figures/encoder-{kind}.png",
+            category="2. Outliers in the encoder",
+            labels={"shows": "{kind}"},
+            caption="../docs/captions/encoder.rst",
+        ),
+        svg="<results>/figures/encoder-{kind}.svg",
+    log:
+        "<logs>/figures/encoder-{kind}.log",
+    wildcard_constraints:
+        kind=MAP_KINDS,
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=report_specs.figure(CONFIG).model_dump_json(),
+        inputs=lambda wildcards, input: keyed(ENCODING_NAMES, input),
+    shell:
+        f"{FIGURE}"
+        " {wildcards.kind} --spec {params.spec:q} --inputs {params.inputs}"
+        " --png {output.png} --svg {output.svg} > {log} 2>&1"
+
+
+rule figure_denoiser:
+    input:
+        [f"<results>/maps/rows/{row}-{final_epoch(row)}.npz" for row in DRAWN],
+    output:
+        png=report(
+            "<results>/figures/denoiser-{kind}.png",
+            category="3. Outliers in the denoiser",
+            labels={"shows": "{kind}"},
+            caption="../docs/captions/denoiser.rst",
+        ),
+        svg="<results>/figures/denoiser-{kind}.svg",
+    log:
+        "<logs>/figures/denoiser-{kind}.log",
+    wildcard_constraints:
+        kind=MAP_KINDS,
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=report_specs.figure(CONFIG, LAST_EPOCHS).model_dump_json(),
+        inputs=lambda wildcards, input: keyed(DRAWN, input),
+    shell:
+        f"{FIGURE}"
+        " {wildcards.kind} --spec {params.spec:q} --inputs {params.inputs}"
+        " --png {output.png} --svg {output.svg} > {log} 2>&1"
+
+
+rule figure_times:
+    input:
+        lambda wildcards: f"<results>/maps/rows/{wildcards.row}-{final_epoch(wildcards.row)}.npz",
+    output:
+        png=report(
+            "<results>/figures/times-{row}.png",
+            category="3. Outliers in the denoiser",
+            labels={"shows": "norms against noise, {row}"},
+            caption="../docs/captions/times.rst",
+        ),
+        svg="<results>/figures/times-{row}.svg",
+    log:
+        "<logs>/figures/times-{row}.log",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=report_specs.figure(CONFIG, LAST_EPOCHS).model_dump_json(),
+    shell:
+        f"{FIGURE} times"
+        " --spec {params.spec:q} --inputs {wildcards.row}={input}"
+        " --png {output.png} --svg {output.svg} > {log} 2>&1"
+
+
+rule figure_samples:
+    input:
+        [
+            of_set(row, final_epoch(row), f"unguided-seed{FIRST_SEED}", "samples.npz")
+            for row in DRAWN
+        ],
+    output:
+        png=report(
+            "<results>/figures/samples.png",
+            category="4. Samples",
+            labels={"shows": "samples at equal seeds"},
+            caption="../docs/captions/samples.rst",
+        ),
+        svg="<results>/figures/samples.svg",
+    log:
+        "<logs>/figures/samples.log",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=report_specs.figure(CONFIG, LAST_EPOCHS).model_dump_json(),
+        inputs=lambda wildcards, input: keyed(DRAWN, input),
+    shell:
+        f"{FIGURE} samples"
+        " --spec {params.spec:q} --inputs {params.inputs}"
+        " --png {output.png} --svg {output.svg} > {log} 2>&1"
+
+
+rule figure_fid:
+    input:
+        unguided_files(DRAWN).values(),
+    output:
+        png=report(
+            "<results>/figures/fid.png",
+            category="1. Results",
+            labels={"result": "FID against epochs"},
+            caption="../docs/captions/fid.rst",
+        ),
+        svg="<results>/figures/fid.svg",
+    log:
+        "<logs>/figures/fid.log",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=report_specs.figure(CONFIG).model_dump_json(),
+        inputs=lambda wildcards, input: keyed(unguided_files(DRAWN), input),
+    shell:
+        f"{FIGURE} fid"
+        " --spec {params.spec:q} --inputs {params.inputs}"
+        " --png {output.png} --svg {output.svg} > {log} 2>&1"
+
+
+# Drawn of rows whose recipe keeps several moving averages.
+rule figure_averages:
+    input:
+        lambda wildcards: average_files(wildcards.row).values(),
+    output:
+        png=report(
+            "<results>/figures/averages-{row}.png",
+            category="1. Results",
+            labels={"result": "FID against EMA decay, {row}"},
+            caption="../docs/captions/averages.rst",
+        ),
+        svg="<results>/figures/averages-{row}.svg",
+    log:
+        "<logs>/figures/averages-{row}.log",
+    wildcard_constraints:
+        row=one_of(AVERAGED),
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=report_specs.figure(CONFIG).model_dump_json(),
+        inputs=lambda wildcards, input: keyed(average_files(wildcards.row), input),
+    shell:
+        f"{FIGURE} averages"
+        " --spec {params.spec:q} --inputs {params.inputs}"
+        " --png {output.png} --svg {output.svg} > {log} 2>&1"

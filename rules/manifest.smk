@@ -1,0 +1,62 @@
+# What the manifest has for the rows of the configuration, and what the user has already.
+from dsr.artifacts.errors import ArtifactError
+from dsr.artifacts.manifest import load as load_manifest
+
+FETCH = f"python -m dsr.commands.fetch --lock {CONFIG.results}/artifacts.lock"
+MANIFEST = load_manifest()
+
+try:
+    MANIFEST.refuse_unknown(CONFIG.artifacts)
+except ArtifactError as error:
+    raise WorkflowError(str(error)) from None
+
+
+def local_copy(artifact):
+    """Options of the fetch command for an artifact: a path, if the configuration gives one of it."""
+    path = CONFIG.artifacts.get(artifact)
+    return ["--local", str(Path(path).expanduser())] if path else []
+
+
+def published_statistics(encoders):
+    """Regular expression for these encoders where the release has statistics for the TTR that follows the name."""
+    # It has none of SigLIP2-So400M with a single pass; those are computed.
+    known = [
+        rf"{re.escape(encoder)}(?=-{ttr}[.-])"
+        for encoder in encoders
+        for ttr in ("none", "single", "recursive")
+        if f"statistics-{encoder}-{ttr}" in MANIFEST.artifacts
+    ]
+    return "|".join(known) or "(?!)"
+
+
+def latents(wildcards, origin):
+    """Released or computed statistics: those that rows use, or a second file where rows use the others."""
+    second = (
+        "" if CONFIG.encoders[wildcards.encoder].statistics == origin else f"-{origin}"
+    )
+    return f"<results>/latents/{wildcards.encoder}-{wildcards.ttr}{second}.safetensors"
+
+
+def downloads(wildcards):
+    """Everything that is fetched for the rows of the configuration."""
+    encoders = {encoder for encoder, _ in ENCODINGS}
+    files = ["<results>/evaluator/graph.pb"]
+    files += [encoder_weights(encoder) for encoder in sorted(encoders)]
+    files += [
+        f"<results>/decoders/{encoder}.safetensors" for encoder in sorted(encoders)
+    ]
+    files += [
+        f"<results>/latents/{encoder}-{ttr}.safetensors"
+        for encoder, ttr in ENCODINGS
+        if CONFIG.encoders[encoder].statistics == "released"
+        and f"statistics-{encoder}-{ttr}" in MANIFEST.artifacts
+    ]
+    if CONFIG.data.source == "kaggle":
+        files += ["<results>/data/raw/train.json", "<results>/data/raw/validation.json"]
+    files += [
+        f"<results>/rows/{row}/epoch-{final_epoch(row)}/ema.safetensors"
+        for row in FETCHED
+    ]
+    if "adm" in CONFIG.evaluation.references:
+        files.append("<results>/evaluator/reference-adm.npz")
+    return files

@@ -1,0 +1,215 @@
+# Every table: Table 1, of all rows or of one, finished or not, and those that the configuration names.
+TABLE = (
+    "python -m dsr.commands.table --spec {params.spec:q} --metrics {params.metrics} --cost {params.cost}"
+    " --variants {params.variants} --chosen {params.chosen} --markdown {output.markdown} --csv {output.csv}"
+)
+LAST_EDITION = f"{CONFIG.results}/.table1-edition"
+
+
+def command_with(*overlays):
+    """How something is asked for: as this run was, with its configuration files and more of them."""
+    files = [*map(os.path.relpath, workflow.overwrite_configfiles), *overlays]
+    return " ".join(
+        ["snakemake", *["--configfile"] * bool(files), *files, "--cores all --"]
+    )
+
+
+def table1_files(rows):
+    """Everything that Table 1 reads of these rows, besides their cost."""
+    files = [metrics_files(rows), variant_files(rows), chosen_files(rows)]
+    return [path for some in files for path in some.values()]
+
+
+def existing_files(wildcards):
+    """When each file that exists while the plan is made was written."""
+    paths = [Path(in_results(file)) for file in table1_files(CONFIG.rows)]
+    return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
+
+
+def table_edition():
+    """Number of the table's edition: one more than the last one's where metrics are missing.
+
+    As a param, it makes the table run again and with it what it lost: left to itself, Snakemake asks for missing
+    files only when something after them has to run. It is counted once a run, before anything is made.
+    """
+    last = Path(LAST_EDITION)
+    files = map(in_results, table1_files(CONFIG.rows))
+    edition = int(last.read_text()) if last.exists() else 0
+    return edition if all(Path(file).exists() for file in files) else edition + 1
+
+
+TABLE_EDITION = table_edition()
+
+
+def comparison_rows(table):
+    """Rows of one of the configuration's tables that this configuration has."""
+    return [row for row in CONFIG.tables[table].rows if row in CONFIG.rows]
+
+
+def comparison_files(table):
+    """Metrics files of one of the configuration's tables by 'row:epoch:unguided'."""
+    epochs = CONFIG.tables[table].epochs
+    files = unguided_files(comparison_rows(table))
+    return {
+        key: path
+        for key, path in files.items()
+        if epochs is None or int(key.split(":")[1]) in epochs
+    }
+
+
+def comparison_spec(wildcards):
+    """What one of the configuration's tables shows, and how the rows that only its overlay has are asked for."""
+    table = CONFIG.tables[wildcards.table]
+    commands = {}
+    if table.overlay:
+        overlay = yaml.safe_load(Path(workflow.basedir, table.overlay).read_text())
+        for row in set(table.rows) & set(overlay["rows"]) - set(CONFIG.rows):
+            for epoch in table.epochs or EPOCHS:
+                path = of_set(row, epoch, f"unguided-seed{FIRST_SEED}", "metrics.json")
+                commands[f"{row}:{epoch}:unguided"] = (
+                    f"{command_with(table.overlay)} {in_results(path)}"
+                )
+    spec = report_specs.comparison(CONFIG, wildcards.table, commands)
+    return spec.model_dump_json()
+
+
+def row_costs(rows):
+    """What the denoisers of these rows cost."""
+    return {row: f"<results>/rows/{row}/cost.json" for row in rows}
+
+
+rule cost:
+    output:
+        "<results>/rows/{row}/cost.json",
+    log:
+        "<logs>/cost/{row}.log",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=lambda wildcards: CONFIG.model(wildcards.row).model_dump_json(),
+    shell:
+        "python -m dsr.commands.cost --spec {params.spec:q} --output {output} > {log} 2>&1"
+
+
+rule table:
+    input:
+        table1_files(CONFIG.rows),
+        row_costs(CONFIG.rows).values(),
+    output:
+        html=report(
+            "<results>/table1.html",
+            category="1. Results",
+            labels={"result": "Table 1"},
+            caption="../docs/captions/table1.rst",
+        ),
+        markdown="<results>/table1.md",
+        csv="<results>/table1.csv",
+        latex="<results>/table1.tex",
+    log:
+        "<logs>/table1.log",
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=report_specs.table(CONFIG).model_dump_json(),
+        metrics=keyed_files(metrics_files(CONFIG.rows)),
+        cost=keyed_files(row_costs(CONFIG.rows)),
+        variants=keyed_files(variant_files(CONFIG.rows)),
+        chosen=keyed_files(chosen_files(CONFIG.rows)),
+        edition=TABLE_EDITION,
+    shell:
+        f"{TABLE}"
+        " --latex {output.latex} --html {output.html} > {log} 2>&1"
+        f" && echo {TABLE_EDITION} > {LAST_EDITION}"
+
+
+# Whatever has been measured so far, as it is on disk. Metrics are no input of this rule: as inputs that are out of date
+# they would be made again, and asking what is there must never train anything.
+rule partial_table:
+    input:
+        row_costs(CONFIG.rows).values(),
+    output:
+        html=report(
+            "<results>/table1-partial.html",
+            category="1. Results",
+            labels={"result": "Table 1, as far as measured"},
+            caption="../docs/captions/table1.rst",
+        ),
+        markdown="<results>/table1-partial.md",
+        csv="<results>/table1-partial.csv",
+    log:
+        "<logs>/table1-partial.log",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=report_specs.table(
+            CONFIG,
+            commands={
+                key: f"{command_with()} {in_results(path)}"
+                for key, path in metrics_files(CONFIG.rows).items()
+            },
+        ).model_dump_json(),
+        metrics=keyed_files(metrics_files(CONFIG.rows)),
+        cost=keyed_files(row_costs(CONFIG.rows)),
+        variants=keyed_files(variant_files(CONFIG.rows)),
+        chosen=keyed_files(chosen_files(CONFIG.rows)),
+        # A result that is new, or gone, makes the table again.
+        present=existing_files,
+    shell:
+        f"{TABLE}" " --html {output.html} > {log} 2>&1"
+
+
+rule row_table:
+    input:
+        lambda wildcards: table1_files([wildcards.row]),
+        "<results>/rows/{row}/cost.json",
+    output:
+        markdown="<results>/rows/{row}/table1.md",
+        csv="<results>/rows/{row}/table1.csv",
+        latex="<results>/rows/{row}/table1.tex",
+    log:
+        "<logs>/table1-{row}.log",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=lambda wildcards: report_specs.table(
+            CONFIG, [wildcards.row]
+        ).model_dump_json(),
+        metrics=lambda wildcards: keyed_files(metrics_files([wildcards.row])),
+        cost=lambda wildcards: keyed_files(row_costs([wildcards.row])),
+        variants=lambda wildcards: keyed_files(variant_files([wildcards.row])),
+        chosen=lambda wildcards: keyed_files(chosen_files([wildcards.row])),
+    shell:
+        f"{TABLE}" " --latex {output.latex} > {log} 2>&1"
+
+
+# The configuration's `tables`.
+rule comparison:
+    input:
+        lambda wildcards: comparison_files(wildcards.table).values(),
+        lambda wildcards: row_costs(comparison_rows(wildcards.table)).values(),
+    output:
+        html=report(
+            "<results>/tables/{table}.html",
+            category="1. Results",
+            labels={"result": "Table: {table}"},
+            caption="../docs/captions/comparison.rst",
+        ),
+        markdown="<results>/tables/{table}.md",
+        csv="<results>/tables/{table}.csv",
+        latex="<results>/tables/{table}.tex",
+    log:
+        "<logs>/tables/{table}.log",
+    wildcard_constraints:
+        table=one_of(CONFIG.tables),
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=comparison_spec,
+        metrics=lambda wildcards: keyed_files(comparison_files(wildcards.table)),
+        cost=lambda wildcards: keyed_files(row_costs(comparison_rows(wildcards.table))),
+        variants="",
+        chosen="",
+    shell:
+        f"{TABLE}" " --latex {output.latex} --html {output.html} > {log} 2>&1"

@@ -1,0 +1,45 @@
+# Rows whose weights somebody else trained: fetched, or your own copy, and never trained here.
+rule fetch_weights:
+    output:
+        "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+    log:
+        "<logs>/fetch/weights-{row}-{epoch}.log",
+    wildcard_constraints:
+        # At the epoch after which they were taken, and at no other.
+        row="|".join(
+            rf"{re.escape(row)}(?=/epoch-{final_epoch(row)}/)" for row in FETCHED
+        )
+        or "(?!)",
+    conda:
+        "../envs/torch.yaml"
+    params:
+        artifact=lambda wildcards: CONFIG.rows[wildcards.row].weights.artifact,
+        local=lambda wildcards: local_copy(CONFIG.rows[wildcards.row].weights.artifact),
+        spec=lambda wildcards: CONFIG.model(wildcards.row).model_dump_json(),
+    shell:
+        f"{FETCH} --artifact"
+        " {params.artifact} --spec {params.spec:q} {params.local:q} --output {output} > {log} 2>&1"
+
+
+def reference_targets(wildcards):
+    """Tables and figures of the fetched weights alone."""
+    if not FETCHED or not set(DRAWN) <= set(FETCHED):
+        raise WorkflowError(
+            "reference_weights: add --configfile profiles/reference-weights/config-overlay.yaml, or name rows with"
+            " `weights` under figures.rows"
+        )
+    tables = [
+        name for name, table in CONFIG.tables.items() if set(table.rows) <= set(FETCHED)
+    ]
+    return (
+        [f"<results>/tables/{name}.md" for name in tables]
+        + ["<results>/figures/samples.png"]
+        + denoiser_figures()
+    )
+
+
+# What can be reproduced without training anything.
+rule reference_weights:
+    input:
+        reference_targets,
+    localrule: True

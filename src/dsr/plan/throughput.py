@@ -1,0 +1,152 @@
+"""What has been measured: `throughput.csv` beside this file, a line a measurement, and which line serves a job."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from dsr.config.base import Section
+from dsr.errors import UserError
+
+PACKAGED = Path(__file__).with_name("throughput.csv")
+"""The measurements that are used unless others are named."""
+
+SAME = 0.01
+"""Relative difference of arithmetic up to which a measurement is of the same networks."""
+
+Stage = Literal["train", "sample", "encode", "evaluate", "prepare"]
+"""train: encoder, and denoiser forward and backward; sample: all evaluations of the denoiser, and the decoder; encode:
+images to latents; evaluate: sampled images through the network and the metrics; prepare: crops, per CPU core."""
+
+
+class Job(Section):
+    """What one image of a stage needs."""
+
+    stage: Stage
+    denoiser: str | None = None
+    registers: int | None = None
+    encoder: str | None = None
+    ttr: str | None = None
+    precision: str | None = None
+    batch: int | None = None
+    """Images per GPU (and backward pass)."""
+    gflops: float | None = None
+    """Arithmetic of one image: matrix products and attention, two per multiply-add; a backward pass counts as two."""
+
+
+class Measurement(Job):
+    """One line: empty cells do not matter or are not known."""
+
+    gpu: str
+    """Name and memory, as in 'H100 80GB'; 'CPU core' for a stage that needs none."""
+    images_per_second: float | None = None
+    """Per GPU (or core); none: the batch did not fit into its memory."""
+    memory_gb: float | None = None
+    """Peak of the GPU's memory."""
+    code: Literal["own", "release"]
+    """Whose: this project's, or the authors' public release's."""
+    source: str
+    """Where and how it was measured."""
+
+
+class Speed(Section):
+    """How fast a job is thought to be."""
+
+    images_per_second: float
+    """Per GPU (or core)."""
+    basis: str
+    """'measured', or how it was derived from a measurement of something else."""
+    measurement: Measurement
+    """The line that it comes from."""
+
+
+def read(path: Path = PACKAGED) -> list[Measurement]:
+    """Read measurements.
+
+    Raises:
+        UserError: naming file, line and column of what is wrong.
+    """
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    found = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            found.append(Measurement.model_validate_strings({key: value for key, value in row.items() if value}))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"]))
+            raise UserError(f"{path}, line {number}: {place}: {problem['msg']}") from None
+    return found
+
+
+def gpu_of(measurements: Sequence[Measurement], gres: str | None) -> str:
+    """Name of the GPU to plan for: the one that a SLURM name such as 'gpu:h100:8' means, otherwise the first."""
+    names = list(dict.fromkeys(entry.gpu for entry in measurements if memory_of(entry.gpu)))
+    kinds = {name: name.split()[0].lower() for name in names}
+    return next((name for name in names if gres and kinds[name] in gres.lower().split(":")), names[0])
+
+
+def memory_of(gpu: str) -> float | None:
+    """Memory in GB that a GPU's name states."""
+    found = re.search(r"(\d+)\s*GB$", gpu)
+    return float(found[1]) if found else None
+
+
+def speed(measurements: Sequence[Measurement], gpu: str, job: Job) -> Speed | None:
+    """Speed of a job on a GPU: measured, or scaled by arithmetic from the most similar measurement; None without one.
+
+    Own code goes before the release's, the same precision before another one.
+    """
+    known = [
+        entry for entry in measurements if entry.gpu == gpu and entry.stage == job.stage and entry.images_per_second
+    ]
+    if not known:
+        return None
+    chosen = min(known, key=lambda entry: _distance(entry, job))
+    assert chosen.images_per_second is not None
+    rate, notes = chosen.images_per_second, []
+    if is_same(chosen, job):
+        notes.append("measured")
+    elif job.gflops and chosen.gflops:
+        rate *= chosen.gflops / job.gflops
+        notes.append("scaled by GFLOPs")
+    else:
+        notes.append("taken from another network")
+    if chosen.precision != job.precision:
+        notes.append(f"at {chosen.precision} (no measurement at {job.precision})")
+    if chosen.code == "release":
+        notes.append("release's code")
+    if job.batch and chosen.batch and job.batch != chosen.batch:
+        notes.append(f"{chosen.batch} images a GPU")
+    return Speed(images_per_second=rate, basis=", ".join(notes), measurement=chosen)
+
+
+def is_same(entry: Measurement, job: Job) -> bool:
+    """Whether a measurement is of this job's networks; their ids alone do not say so, their arithmetic must agree."""
+    for key in ("denoiser", "registers", "encoder", "ttr"):
+        if getattr(entry, key) not in (None, getattr(job, key)):
+            return False
+    if entry.gflops is None or job.gflops is None:
+        return entry.gflops is job.gflops
+    return abs(entry.gflops / job.gflops - 1) <= SAME
+
+
+def _distance(entry: Measurement, job: Job) -> tuple[bool, bool, bool, float, float]:
+    return (
+        entry.precision != job.precision,
+        entry.code != "own",
+        not is_same(entry, job),
+        _ratio(entry.gflops, job.gflops),
+        _ratio(entry.batch, job.batch),
+    )
+
+
+def _ratio(first: float | None, second: float | None) -> float:
+    """How many times apart two numbers are, as a logarithm; 0 where one is not known."""
+    return abs(math.log(first / second)) if first and second else 0.0

@@ -1,0 +1,76 @@
+"""What is sampled besides the reported set: other moving averages, and guidance settings that a sweep tries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dsr.commands import average as average_command
+from dsr.commands import choose as choose_command
+from dsr.config.sampling import Guidance, Sweep
+from dsr.config.specs import TrainSpec, spec_hash
+from dsr.errors import UserError
+from dsr.files import read_json, write_json
+from dsr.sampling.choose import tried
+from dsr.training.snapshot import snapshot_path
+
+from .training_row import tiny_spec
+
+SWEEP = Sweep(rows=("a",), images=10, scales=(1.5, 2.0), intervals=((0.0, 1.0), (0.0, 0.9)))
+
+
+def scored(folder: Path, fids: dict[str, float], images: int = 10) -> dict[str, Path]:
+    for name, fid in fids.items():
+        write_json(folder / f"{name}.json", {"fid": fid, "inception_score": 2.0, "images": images})
+    return {name: folder / f"{name}.json" for name in fids}
+
+
+def test_a_sweep_is_every_scale_with_every_interval() -> None:
+    assert list(SWEEP.candidates) == ["w1.5-t0-1", "w1.5-t0-0.9", "w2-t0-1", "w2-t0-0.9"]
+    assert SWEEP.candidates["w2-t0-0.9"] == Guidance(scale=2.0, interval=(0.0, 0.9))
+
+
+def test_the_lowest_fid_is_chosen_and_all_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = scored(tmp_path, {"w1.5-t0-1": 3.5, "w1.5-t0-0.9": 3.0, "w2-t0-1": 4.0, "w2-t0-0.9": 3.0})
+    chosen, others = tmp_path / "guidance.json", tmp_path / "sweep.json"
+    arguments = ["--spec", SWEEP.model_dump_json(), "--metrics", *(f"{name}={path}" for name, path in metrics.items())]
+    monkeypatch.setattr("sys.argv", ["choose", *arguments, "--chosen", str(chosen), "--tried", str(others)])
+    choose_command.main()
+    assert Guidance.model_validate_json(chosen.read_text()) == Guidance(scale=1.5, interval=(0.0, 0.9))
+    assert [attempt["name"] for attempt in read_json(others)] == ["w1.5-t0-0.9", "w2-t0-0.9", "w1.5-t0-1", "w2-t0-1"]
+    assert read_json(others)[2]["fid"] == 3.5
+
+
+def test_incomplete_or_unequal_sweeps_choose_nothing(tmp_path: Path) -> None:
+    metrics = scored(tmp_path, dict.fromkeys(SWEEP.candidates, 3.0))
+    with pytest.raises(UserError, match=r"no metrics of w2-t0-0\.9"):
+        tried(SWEEP, {name: path for name, path in metrics.items() if name != "w2-t0-0.9"})
+    metrics |= scored(tmp_path, {"w2-t0-1": 2.0}, images=20)
+    with pytest.raises(UserError, match=r"w2-t0-1\.json: 20 images, expected sweep\.images \(10\)"):
+        tried(SWEEP, metrics)
+
+
+def average(monkeypatch: pytest.MonkeyPatch, spec: TrainSpec, run: Path, decay: str, output: Path) -> None:
+    arguments = ["--spec", spec.model_dump_json(), "--epoch", "2", "--decay", decay]
+    monkeypatch.setattr("sys.argv", ["average", *arguments, "--run-dir", str(run), "--output", str(output)])
+    average_command.main()
+
+
+def test_another_average_is_published_if_the_trainer_kept_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = tiny_spec(ema=[0.5, 0.9])
+    kept, output = snapshot_path(tmp_path, 2, 0.9), tmp_path / "ema-0.9.safetensors"
+    with pytest.raises(SystemExit):
+        average(monkeypatch, spec, tmp_path, "0.9", output)
+    assert "restore the run directory, or train this milestone again" in caplog.text
+    save_file({"x": torch.arange(3.0)}, kept, metadata={"spec_hash": spec_hash(spec), "decay": json.dumps(0.9)})
+    average(monkeypatch, spec, tmp_path, "0.9", output)
+    assert torch.equal(load_file(output)["x"], torch.arange(3.0))
+    with pytest.raises(SystemExit):
+        average(monkeypatch, spec, tmp_path, "0.8", output)
+    assert "decay 0.8 is none of recipe.ema (0.5, 0.9)" in caplog.text

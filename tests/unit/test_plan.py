@@ -1,0 +1,212 @@
+"""What a configuration is said to cost."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from dsr.analysis.cost import denoiser_cost
+from dsr.artifacts import manifest
+from dsr.config.load import Config, load
+from dsr.durations import duration
+from dsr.encoder.autoencoder import build_decoder
+from dsr.errors import UserError
+from dsr.plan import arithmetic, memory, stages, storage, throughput
+from dsr.plan.render import markdown
+from dsr.plan.stages import Work
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = ["dit-siglip2b", "dit-siglip2b-dsr", "dit-so400m", "dit-so400m-dsr", "ditdh-siglip2b", "ditdh-siglip2b-dsr"]
+HEADER = "gpu,stage,denoiser,registers,encoder,ttr,precision,batch,images_per_second,memory_gb,gflops,code,source\n"
+GPU = "H100 80GB"
+MANIFEST = manifest.load()
+RELEASE = [entry for entry in throughput.read() if entry.code == "release"]
+"""What does not change when this project's own code is measured anew."""
+
+
+def configuration(*overlays: str, **changes: dict[str, Any]) -> Config:
+    merged: dict[str, Any] = {}
+    parts = [yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in ("config.yaml", *overlays)]
+    for part in (*parts, changes):
+        merge(merged, part)
+    return load(merged)
+
+
+def merge(into: dict[str, Any], part: dict[str, Any]) -> None:
+    for key, value in part.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def planned(config: Config) -> dict[tuple[str, str], Work]:
+    works = stages.works(config, MANIFEST, RELEASE, GPU)
+    return {(work.name, work.label or work.stage): work for work in works}
+
+
+def steps(config: Config) -> list[memory.Step]:
+    return memory.oversized(config, MANIFEST, RELEASE, GPU)
+
+
+@pytest.mark.parametrize("overlays", [(), ("profiles/demo/config-overlay.yaml",)])
+def test_formulas_count_as_the_real_modules(overlays: tuple[str, ...]) -> None:
+    config = configuration(*overlays)
+    for row in ROWS:
+        counted = denoiser_cost(config.model(row))
+        assert arithmetic.denoiser(config.model(row)) == arithmetic.Size(counted.parameters, counted.flops)
+    for encoder in ("siglip2-b", "siglip2-so400m"):
+        spec = config.autoencoder(encoder, "none")
+        with torch.device("meta"):
+            decoder = build_decoder(spec)
+            latents = torch.empty(1, spec.encoder.grid**2, spec.encoder.width)
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            decoder(latents)
+        size = arithmetic.decoder(spec)
+        assert size.flops == pytest.approx(counter.get_total_flops(), rel=1e-3)
+        assert size.parameters == pytest.approx(sum(entry.numel() for entry in decoder.parameters()), rel=2e-2)
+
+
+def test_packaged_measurements_state_the_arithmetic_of_their_networks() -> None:
+    config = configuration()
+    for entry in throughput.read():
+        if entry.gflops is None or entry.encoder not in config.encoders:
+            continue
+        rows = [
+            name
+            for name, row in config.rows.items()
+            if (row.encoder, entry.denoiser or row.denoiser) == (entry.encoder, row.denoiser)
+            and entry.registers in (None, row.registers)
+            and entry.ttr in (None, row.ttr)
+        ]
+        assert rows, f"{entry}: no row of config.yaml has these networks"
+        if entry.stage == "train":
+            job = stages.train_job(config, MANIFEST, rows[0])
+        elif entry.stage == "sample":
+            job = stages.sample_job(config, rows[0], [stages.sample_sets(config, rows[0])[0]])
+        else:
+            job = stages.encode_job(config, MANIFEST, entry.encoder, entry.ttr or "none")
+        assert entry.gflops == pytest.approx(job.gflops, rel=throughput.SAME)
+
+
+def test_the_paper_is_planned_row_by_row() -> None:
+    config, works = configuration(), planned(configuration())
+    assert {name for name, stage in works if stage == "train"} == set(ROWS)
+    train = works["dit-siglip2b-dsr", "train"]
+    assert train.images == 1251 * 1024 * 800
+    assert train.speed is not None
+    assert "scaled" not in train.speed.basis
+    assert train.hours == pytest.approx(train.images / (8 * train.speed.images_per_second) / 3600)
+    assert train.gpu_hours == pytest.approx(8 * train.hours)
+    scaled = works["dit-so400m-dsr", "train"]
+    assert scaled.speed is not None
+    assert scaled.speed.basis.startswith("scaled by GFLOPs")
+    assert works["dit-so400m", "sample"].images == 2 * 50000
+    # The sweep: 8 candidates of 10 000 images, and the chosen setting in full.
+    assert works["dit-siglip2b", "sample, guided"].images == 8 * 10000 + 50000
+    assert {storage.Item("ImageNet, one archive", 155.0)} <= set(storage.downloads(config, MANIFEST))
+
+
+def test_tf32_at_128_images_is_warned_of_and_what_fits_is_said() -> None:
+    (step,) = steps(configuration())
+    assert (step.precision, step.images, step.fits, step.chosen) == ("tf32", 128, 64, 32)
+    assert step.tried
+    assert step.needed[0] > 80
+    assert step.chosen_needs is not None
+    assert step.chosen_needs < 80
+    text = markdown(configuration(), MANIFEST, RELEASE)
+    warning = re.search(r"\*\*Warning.\*\* TF32 at 128 images per GPU .* does not fit on 80 GB.*", text)
+    assert warning is not None
+    assert "execution.micro_batch: 32 does, with about" in warning[0]
+
+    too_many = markdown(configuration(execution={"micro_batch": 128}), MANIFEST, RELEASE)
+    assert "Neither does execution.micro_batch: 128; set it to 64 or less." in too_many
+    automatic = markdown(configuration(execution={"micro_batch": None}), MANIFEST, RELEASE)
+    assert "execution.micro_batch is automatic; at most 64 fit in one backward pass." in automatic
+    (step,) = steps(configuration(recipes={"dit": {"precision": "bf16"}}))
+    assert step.rows == ("ditdh-siglip2b", "ditdh-siglip2b-dsr")
+    assert not steps(configuration(execution={"nodes": 4}, resources={"train": {"gpus": 8}}))
+
+
+def test_the_plan_follows_the_configuration() -> None:
+    key = ("dit-siglip2b", "train")
+    before, two = planned(configuration())[key], planned(configuration(execution={"nodes": 2}))[key]
+    short = planned(configuration(evaluation={"epochs": [80]}))[key]
+    assert before.hours is not None
+    assert two.hours == pytest.approx(before.hours / 2)
+    assert two.gpu_hours == pytest.approx(before.gpu_hours)
+    assert short.hours == pytest.approx(before.hours / 10)
+    fewer = configuration(execution={"processes": 4}, resources={"train": {"gpus": 4}})
+    assert planned(fewer)[key].hours == pytest.approx(2 * before.hours)
+    # Twice the GPUs held for the same processes: the wall time stays, the bill does not.
+    held = planned(configuration(resources={"train": {"gpus": 16}}))[key]
+    assert held.gpu_hours == pytest.approx(2 * (before.gpu_hours or 0))
+    bf16 = planned(configuration(recipes={"dit": {"precision": "bf16"}}))[key]
+    assert (bf16.hours or 0) < before.hours / 2
+    guided = configuration(sampling={"guidance": {"strong": {"scale": 2.0}}, "sweep": None})
+    assert planned(guided)["dit-siglip2b", "sample, guided"].images == 2 * 50000
+
+
+def test_what_is_given_or_computed_is_not_downloaded() -> None:
+    def names(config: Config) -> set[str]:
+        return {item.what for item in storage.downloads(config, MANIFEST)}
+
+    everything = names(configuration())
+    given = names(configuration(artifacts={"siglip2-b": "/a", "imagenet-train": "/b", "imagenet-validation": "/c"}))
+    assert everything - given == {"siglip2-b", "ImageNet, one archive"}
+    computed = configuration(encoders={"siglip2-b": {"statistics": "computed"}})
+    assert everything - names(computed) == {"statistics-siglip2-b-none", "statistics-siglip2-b-single"}
+    assert planned(computed)["siglip2-b-single", "encode"].images == 1281167
+    paths = {"source": "imagefolder", "train": "/a", "validation": "/b"}
+    assert everything - names(configuration(data=paths)) == {"ImageNet, one archive"}
+
+
+def test_the_demo_has_a_plan_too() -> None:
+    config = configuration("profiles/demo/config-overlay.yaml")
+    text = markdown(config, MANIFEST, RELEASE)
+    assert "asks for no GPU" in text
+    assert "Warning" not in text
+    assert re.search(r"## Downloads\s+None", text)
+    assert all(work.hours is None for work in stages.works(config, MANIFEST, RELEASE, GPU))
+
+
+def test_own_measurements_go_before_the_releases_and_another_gpu_can_be_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "throughput.csv"
+    lines = throughput.PACKAGED.read_text(encoding="utf-8").splitlines()[1:]
+    lines = [line for line in lines if ",own," not in line]
+    lines.append("H100 80GB,train,dit-xl,36,siglip2-b,single,tf32,64,310,50,834.7,own,test")
+    lines.append("A100 40GB,train,dit-xl,36,siglip2-b,single,tf32,32,100,30,834.7,own,test")
+    path.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+    measurements = throughput.read(path)
+    job = stages.train_job(configuration(), MANIFEST, "dit-siglip2b-dsr")
+    found = throughput.speed(measurements, GPU, job)
+    assert found is not None
+    assert (found.images_per_second, found.basis) == (310, "measured, 64 images a GPU")
+    other = throughput.speed(measurements, GPU, job.model_copy(update={"registers": 0, "gflops": 834.7 / 2}))
+    assert other is not None
+    assert (other.images_per_second, other.basis) == (620, "scaled by GFLOPs, 64 images a GPU")
+    assert throughput.gpu_of(measurements, None) == throughput.gpu_of(measurements, "gpu:8") == GPU
+    assert throughput.gpu_of(measurements, "gpu:a100:8") == "A100 40GB"
+    text = markdown(configuration(resources={"train": {"gres": "gpu:a100:8"}}), MANIFEST, measurements)
+    assert "Estimated for A100 40GB" in text
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "throughput.csv"
+    path.write_text(HEADER + "H100 80GB,train,,,,,tf32,,fast,,,own,test\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"throughput.csv, line 2: images_per_second: Input should be a valid number"):
+        throughput.read(path)
+    path.write_text(HEADER + "H100 80GB,bake,,,,,tf32,,1,,,own,test\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 2: stage"):
+        throughput.read(path)
+
+
+def test_durations_read_well() -> None:
+    assert [*map(duration, (None, 0.005, 0.5, 3.25, 50.5))] == ["-", "18 s", "30 min", "3:15 h", "2 d 02:30"]

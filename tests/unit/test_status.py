@@ -1,0 +1,133 @@
+"""Where rows stand, from the files that their jobs write."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsr.commands.status import main
+from dsr.status import Milestone, QueuedJob, RowFiles, StatusSpec, slurm_queue, table
+
+NOW = 1_000_000.0
+BATCH, PER_EPOCH = 100, 1000
+
+
+def row(folder: Path, name: str) -> RowFiles:
+    return RowFiles(
+        record=f"{folder}/{name}/metrics.jsonl",
+        states=f"{folder}/{name}/state-*.pt",
+        milestones=tuple(Milestone(epoch=epoch, weights=f"{folder}/{name}/ema-{epoch}") for epoch in (4, 8)),
+        images_per_epoch=PER_EPOCH,
+        batch=BATCH,
+        scores=(f"{folder}/{name}/score-4", f"{folder}/{name}/score-8"),
+    )
+
+
+def write(folder: Path, name: str, *lines: dict[str, Any], files: tuple[str, ...] = ()) -> None:
+    (folder / name).mkdir(exist_ok=True)
+    defaults = {"steps": 5, "loss": 0.5, "time": NOW - 60, "restart": 0}
+    text = "".join(json.dumps({**defaults, **line}) + "\n" for line in lines)
+    (folder / name / "metrics.jsonl").write_text(text, encoding="utf-8")
+    for file in files:
+        path = folder / name / file
+        path.touch()
+        os.utime(path, (NOW - 7200, NOW - 7200))
+
+
+def spec(folder: Path, *names: str) -> StatusSpec:
+    return StatusSpec(title="Test", folder="/here", rows={name: row(folder, name) for name in names})
+
+
+def cells(text: str, name: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_a_row_in_training(tmp_path: Path) -> None:
+    lines = [
+        {"epoch": 4.0, "step": 40, "images_per_second": 1.0, "restart": 1},
+        {"epoch": 4.5, "step": 45, "images_per_second": 10.0, "restart": 2, "loss": 0.75},
+        {"epoch": 5.0, "step": 50, "images_per_second": 30.0, "restart": 2, "loss": 0.25},
+    ]
+    write(tmp_path, "a", *lines, files=("ema-4", "score-4", "state-00000045.pt"))
+    epoch, speed, to_go, loss, reported, checkpoint, restarts, scored, jobs = cells(
+        table(spec(tmp_path, "a"), None, NOW), "a"
+    )
+    # Time adds up, not speed; and what ran before the last start says nothing.
+    assert (epoch, speed) == ("5.0/8", "15.0")
+    assert to_go == "3 min"
+    assert (loss, reported, checkpoint) == ("0.2500", "1 min ago", "2:00 h ago")
+    # Three starts, two milestones begun.
+    assert restarts == "1"
+    assert (scored, jobs) == ("1/2", "-")
+
+
+def test_rows_that_have_not_begun_or_are_done(tmp_path: Path) -> None:
+    line = {"epoch": 8.0, "step": 80, "images_per_second": 1000.0, "restart": 1}
+    write(tmp_path, "done", line, files=("ema-4", "ema-8", "score-4", "score-8"))
+    text = table(spec(tmp_path, "done", "waiting"), [], NOW)
+    assert cells(text, "done")[:3] == ["8.0/8", "1000", "done"]
+    assert cells(text, "done")[5:] == ["-", "0", "2/2", "none"]
+    assert cells(text, "waiting") == ["not started", *["-"] * 6, "0/2", "none"]
+    fetched = row(tmp_path, "other").model_copy(update={"record": None, "states": None})
+    text = table(StatusSpec(title="Test", folder="/", rows={"other": fetched}), None, NOW)
+    assert cells(text, "other")[0] == "fetched weights"
+
+
+def test_a_record_cut_off_by_a_kill_is_read(tmp_path: Path) -> None:
+    write(tmp_path, "a", {"epoch": 1.0, "step": 10, "images_per_second": 10.0})
+    with (tmp_path / "a/metrics.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write('{"epoch": 1.5, "st')
+    assert cells(table(spec(tmp_path, "a"), None, NOW), "a")[0] == "1.0/8"
+    (tmp_path / "a/metrics.jsonl").write_text("", encoding="utf-8")
+    assert cells(table(spec(tmp_path, "a"), None, NOW), "a")[0] == "not started"
+
+
+def test_jobs_of_rows_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "RUNNING|None|/here|rule_train_wildcards_dit_800",
+        "PENDING|Priority|/here|rule_sample_wildcards_dit_4_unguided_0",
+        "PENDING|BeginTime|/here|rule_train_wildcards_dit-dsr_800",
+        "PENDING|Dependency|/here|rule_prepare_shard_wildcards_00001_train",
+        "RUNNING|None|/elsewhere|rule_train_wildcards_dit_800",
+        "RUNNING|None|/here|(null)",
+    ]
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n", encoding="utf-8")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    queue = slurm_queue()
+    assert queue is not None
+    assert queue[0] == QueuedJob("RUNNING", "None", "/here", "rule_train_wildcards_dit_800")
+    text = table(spec(tmp_path, "dit", "dit-dsr"), queue, NOW)
+    assert cells(text, "dit")[-1] == "1 running, 1 pending (Priority)"
+    assert cells(text, "dit-dsr")[-1] == "1 pending (BeginTime)"
+    assert "Other jobs: 1 pending (Dependency) (1 prepare_shard)." in text
+    squeue.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    assert slurm_queue() is None
+
+
+def test_the_command_shows_the_table_and_says_what_is_missing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "status.json"
+    path.write_text(spec(tmp_path, "a").model_dump_json(), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["status", str(path)])
+    main()
+    assert "not started" in capsys.readouterr().out
+    path.write_text('{"title": "older"}', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main()
+    path.unlink()
+    with pytest.raises(SystemExit):
+        main()
+    assert "written by another version" in caplog.messages[-2]
+    assert "no such file; Snakemake writes it when it starts" in caplog.messages[-1]

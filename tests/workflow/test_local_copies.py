@@ -1,0 +1,125 @@
+"""Nothing is downloaded where config.yaml gives paths of the user's own copies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dsr.config.load import load
+
+from . import local_copies
+from .conftest import Checkout, copy_checkout, job_counts
+
+TARGETS = (
+    "results/local/latents/siglip2-b-none-comparison.md",
+    "results/local/decoders/siglip2-b.safetensors",
+    "results/local/evaluator/graph.pb",
+    "results/local/data/raw/validation.json",
+)
+PREPARE = ("fetch_encoder", "fetch_decoder", "fetch_statistics", "fetch_graph", "fetch_images")
+
+
+def configuration(checkout: Checkout, change: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration that Snakemake makes of the project's, the demo's and ``change``."""
+    merged: dict[str, Any] = {}
+    names = ("config.yaml", "profiles/demo/config-overlay.yaml")
+    for part in (*(yaml.safe_load((checkout.folder / name).read_text(encoding="utf-8")) for name in names), change):
+        merge(merged, part)
+    return merged
+
+
+def merge(into: dict[str, Any], part: dict[str, Any]) -> None:
+    for key, value in part.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = value
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, dict[str, str], str]:
+    """Return a checkout, the user's copies by id, and the overlay that gives them."""
+    folder = tmp_path_factory.mktemp("local")
+    checkout = copy_checkout(folder / "checkout")
+    spec = load(configuration(checkout, local_copies.OVERLAY)).autoencoder("siglip2-b", "none")
+    copies = local_copies.write(folder, spec)
+    overlay = folder / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({**local_copies.OVERLAY, "artifacts": copies}), encoding="utf-8")
+    return checkout, copies, str(overlay)
+
+
+def run(checkout: Checkout, overlay: str, *arguments: str) -> str:
+    demo = "profiles/demo/config-overlay.yaml"
+    done = checkout.snakemake(*arguments, "--cores", "2", "--configfile", demo, overlay)
+    assert done.returncode == 0, done.stdout[-8000:]
+    return done.stdout
+
+
+def test_local_copies_are_checked_and_linked(given: tuple[Checkout, dict[str, str], str]) -> None:
+    checkout, copies, overlay = given
+    planned = job_counts(run(checkout, overlay, "-n", *TARGETS))
+    assert {name: planned.get(name, 0) for name in PREPARE} == {**dict.fromkeys(PREPARE, 1), "fetch_images": 2}
+
+    run(checkout, overlay, *TARGETS)
+    results = checkout.folder / "results/local"
+    for name, file in {
+        "siglip2-b/model.safetensors": "encoders/siglip2-b/model.safetensors",
+        "siglip2-b/config.json": "encoders/siglip2-b/config.json",
+        "decoder-siglip2-b": "decoders/siglip2-b.safetensors",
+        "imagenet-train": "data/raw/train",
+        "imagenet-validation": "data/raw/validation",
+        "inception-graph": "evaluator/graph.pb",
+    }.items():
+        identifier, _, inside = name.partition("/")
+        assert (results / file).is_symlink()
+        assert (results / file).resolve() == Path(copies[identifier], inside).resolve()
+    # The authors' form is not the workflow's: converted, with the copy left alone.
+    assert not (results / "latents/siglip2-b-none.safetensors").is_symlink()
+    comparison = json.loads((results / "latents/siglip2-b-none-comparison.json").read_text(encoding="utf-8"))
+    assert comparison["shape"] == [local_copies.WIDTH, local_copies.GRID, local_copies.GRID]
+    assert comparison["means"]["max"] > 0
+    assert "Nothing to be done" in run(checkout, overlay, *TARGETS)
+
+
+def test_a_copy_that_is_not_what_it_should_be_is_named(given: tuple[Checkout, dict[str, str], str]) -> None:
+    checkout, copies, overlay = given
+    wrong = Path(overlay).with_name("wrong.yaml")
+    change = {**local_copies.OVERLAY, "results": "results/wrong"}
+    change["artifacts"] = {"decoder-siglip2-b": copies["inception-graph"], "inception-graph": "/nowhere/graph.pb"}
+    wrong.write_text(yaml.safe_dump(change), encoding="utf-8")
+    targets = ("results/wrong/decoders/siglip2-b.safetensors", "results/wrong/evaluator/graph.pb")
+    done = checkout.snakemake(
+        *targets, "--cores", "2", "--keep-going", "--configfile", "profiles/demo/config-overlay.yaml", str(wrong)
+    )
+    assert done.returncode != 0
+    assert f"{copies['inception-graph']}: not a PyTorch file of plain tensors" in done.stdout
+    assert "/nowhere/graph.pb: no such file or folder; it is given as your own copy of 'inception-graph'" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"artifacts": {"siglip2": "/a"}}, "artifacts: siglip2 is not in the manifest (misspelt?). It has: siglip2-b"),
+        (
+            {
+                "artifacts": {"imagenet-train": "/a"},
+                "data": {"source": "imagefolder", "train": "/a", "validation": "/b"},
+            },
+            "artifacts.imagenet-train: data.source is imagefolder, which takes data.train; leave one out",
+        ),
+    ],
+)
+def test_paths_that_would_do_nothing_are_refused(
+    fresh: Checkout, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump(change), encoding="utf-8")
+    done = fresh.snakemake("-n", "results/table1.md", "--configfile", str(overlay))
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout

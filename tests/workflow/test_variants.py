@@ -1,0 +1,101 @@
+"""What is scored besides one set of images per row, really run: averages, guidance, seeds, references, fetched weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from .conftest import Checkout, job_counts
+
+SWEPT = "results/demo/rows/ditdh-siglip2b/epoch-1"
+
+
+def overlay(folder: Path, content: dict[str, object]) -> tuple[str, ...]:
+    path = folder / "overlay.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return (str(path),)
+
+
+def test_a_guidance_setting_was_chosen_and_drawn_in_full(finished: Checkout) -> None:
+    folder = finished.folder / SWEPT
+    chosen, tried = (json.loads((folder / name).read_text()) for name in ("guidance.json", "sweep.json"))
+    assert len(tried) == 2
+    assert {attempt["images"] for attempt in tried} == {10}
+    assert tried[0]["guidance"] == chosen
+    assert tried[0]["fid"] <= tried[1]["fid"]
+    drawn = json.loads((folder / "chosen-seed0/samples.json").read_text())
+    assert drawn["spec"]["guidance"] == chosen
+    assert drawn["images"] == 20
+    assert "chosen: scale 1.5 for t in" in (finished.folder / "results/demo/table1.md").read_text(encoding="utf-8")
+
+
+def test_every_average_of_a_recipe_was_scored(finished: Checkout) -> None:
+    metrics = [finished.folder / SWEPT / name for name in ("unguided-seed0", "ema-0.9/unguided-seed0")]
+    first, second = (json.loads((folder / "metrics.json").read_text())["fid"] for folder in metrics)
+    assert first != second
+    assert (finished.folder / "results/demo/figures/averages-ditdh-siglip2b.png").is_file()
+    assert not (finished.folder / "results/demo/figures/averages-dit-siglip2b.png").exists()
+
+
+def test_seeds_and_references_are_in_every_format_and_in_the_time(finished: Checkout, tmp_path: Path) -> None:
+    change = {"sampling": {"seeds": [0, 2]}, "evaluation": {"references": ["validation", "train"]}}
+    files, table = overlay(tmp_path, change), "results/demo/rows/dit-siglip2b/table1"
+    run = finished.tiny(f"{table}.md", overlays=files)
+    assert run.returncode == 0, run.stdout[-8000:]
+    assert job_counts(run.stdout)["sample"] == 1
+    assert job_counts(run.stdout)["evaluate_again"] == 2
+    text, latex = ((finished.folder / f"{table}.{kind}").read_text(encoding="utf-8") for kind in ("md", "tex"))
+    assert "## Sampling seeds" in text
+    assert "## References" in text
+    assert latex.count(r"\begin{table}") == 3
+    with (finished.folder / f"{table}.csv").open(encoding="utf-8") as stream:
+        line = next(csv.DictReader(stream))
+    fids = {
+        name: json.loads((finished.folder / f"results/demo/rows/dit-siglip2b/epoch-1/{name}.json").read_text())["fid"]
+        for name in ("unguided-seed0/metrics", "unguided-seed2/metrics", "unguided-seed0/metrics-train")
+    }
+    first, second, against_training = fids.values()
+    assert line["seeds"] == "2"
+    assert abs(float(line["fid_mean"]) - (first + second) / 2) < 1e-3
+    assert abs(float(line["fid_train"]) - against_training) < 1e-3
+
+    record = finished.tiny("-n", "-p", "results/demo/provenance.json", overlays=files).stdout
+    assert "evaluate:dit-siglip2b:1:unguided-seed2:train=" in record
+
+
+def test_published_weights_are_sampled_scored_and_looked_at_without_training(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    trained = load_file(finished.folder / "results/demo/rows/dit-siglip2b/epoch-1/ema.safetensors")
+    torch.save(trained, tmp_path / "denoiser.pt")
+    weights = {"artifact": "denoiser-siglip2-b", "epoch": 1, "ema": 0.5}
+    row = {"encoder": "siglip2-b", "ttr": "none", "denoiser": "dit-xl", "registers": 0, "weights": weights}
+    change = {
+        "artifacts": {"denoiser-siglip2-b": str(tmp_path / "denoiser.pt")},
+        "rows": {"reference": row},
+        "tables": {"reference-weights": {"title": "fetched weights", "rows": ["reference"]}},
+        "figures": {"rows": ["reference"]},
+    }
+    run = finished.tiny("reference_weights", overlays=overlay(tmp_path, change))
+    assert run.returncode == 0, run.stdout[-8000:]
+    counts = job_counts(run.stdout)
+    assert counts["fetch_weights"] == counts["sample"] == counts["evaluate"] == counts["denoiser_maps"] == 1
+    assert "train" not in counts
+    results = finished.folder / "results/demo"
+    ours, theirs = (
+        json.loads((results / f"rows/{name}/epoch-1/unguided-seed0/samples.json").read_text())["pixels_sha256"]
+        for name in ("dit-siglip2b", "reference")
+    )
+    assert ours == theirs
+    assert "weights denoiser-siglip2-b, not trained here" in (results / "tables/reference-weights.md").read_text()
+
+    torch.save({**trained, "extra": torch.zeros(1)}, tmp_path / "denoiser.pt")
+    target = "results/demo/rows/reference/epoch-1/ema.safetensors"
+    run = finished.tiny("--force", target, overlays=overlay(tmp_path, change))
+    assert run.returncode != 0
+    assert "1 denoiser tensors are unexpected: extra" in run.stdout
