@@ -13,7 +13,7 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 RESULTS ?= results
 DEMO := $(RUN) snakemake --profile profiles/demo --cores $(CORES)
 
-.PHONY: help setup demo test test-slurm test-report status lint format schema clean
+.PHONY: help setup demo test test-slurm test-environments test-report status lint format schema clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ test: .venv/ready lint  ## Lint, then run every test
 
 test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian or Ubuntu, root; else skipped)
 	@$(RUN) python -m pytest tests/slurm -n 0 -vv -rs -o python_files='scenario_*.py'
+
+test-environments: .venv/ready  ## Resolve the pins of envs/ from the package index, installing nothing (no index: skipped)
+	@$(RUN) python -m pytest tests/environments -n 0 -vv -rs -o python_files='resolve_*.py'
 
 test-report: demo  ## Open the demo's report in Chromium, look at everything, leave screenshots (installs it if root)
 	@if ! { command -v chromium && command -v chromedriver; } > /dev/null && [ "$$(id -u)" = 0 ]; then \

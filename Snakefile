@@ -16,6 +16,7 @@ report: "docs/captions/workflow.rst"
 
 include: "rules/common.smk"
 include: "rules/sets.smk"
+include: "rules/results.smk"
 include: "rules/manifest.smk"
 
 

@@ -3,7 +3,9 @@
 Synthetic features, 2048 wide, with the squared norm of Inception's. The official column computes what the ADM
 evaluator computes: numpy.cov, scipy.linalg.sqrtm of the product, float32 softmax, and float16 distances in TensorFlow,
 10,000 x 10,000 at a time. Each cell is a process of its own, so its peak memory is its own; the features and the
-imports are in the peak, not in the time. The network is not part of it.
+imports are in the peak, not in the time. The network is not part of it. Both sides get the same number of threads.
+`all of it` is everything that an evaluation computes besides the network, in one process: both Frechet distances, the
+Inception Score, Precision and Recall (ours in both precisions); the official script keeps the features as this does.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WIDTH, CLASSES, SPLIT, BLOCK, NEIGHBOURS = 2048, 1008, 5000, 10_000, 3
+WIDTH, SPATIAL, CLASSES, SPLIT, BLOCK, NEIGHBOURS = 2048, 2023, 1008, 5000, 10_000, 3
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 Metric = Callable[[np.ndarray, np.ndarray], object]
 
@@ -139,11 +142,35 @@ def _official_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return block
 
 
+def our_evaluation(sample: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """All metrics, as the evaluation computes them."""
+    from dsr.evaluation.evaluate import Reference, Stages, score
+    from dsr.evaluation.inception import Activations
+    from dsr.evaluation.specs import EvaluateSpec
+
+    features, others = (Activations(rows, rows[:, :SPATIAL].copy()) for rows in (sample, reference))
+    scores, _ = score(Reference(others), features, draw_weights(), EvaluateSpec(), Stages())
+    return {name: round(value, 5) for name, value in scores.items()}
+
+
+def official_evaluation(sample: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """All metrics of the official script, one after the other."""
+    spatial, other = sample[:, :SPATIAL].copy(), reference[:, :SPATIAL].copy()
+    scores = {
+        "inception_score": official_inception_score(sample, reference),
+        "fid": official_fid(sample, reference),
+        "sfid": official_fid(spatial, other),
+    }
+    scores["precision"], scores["recall"] = official_precision_recall(sample, reference)
+    return {name: round(value, 5) for name, value in scores.items()}
+
+
 STAGES: dict[str, tuple[Metric, Metric | None]] = {
     "FID": (our_fid, official_fid),
     "Inception Score": (our_inception_score, official_inception_score),
     "Precision, Recall": (our_precision_recall, official_precision_recall),
     "the same in float32": (our_precision_recall_f32, None),
+    "all of it": (our_evaluation, official_evaluation),
 }
 
 
@@ -174,9 +201,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5_000, help="samples")
     parser.add_argument("--references", type=int, default=10_000, help="reference images")
     parser.add_argument("--metrics", nargs="+", default=list(STAGES), choices=list(STAGES), help="what to measure")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both sides")
+    parser.add_argument("--limit", type=float, default=6.0, help="memory in GiB that a cell should stay below")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    print(f"{arguments.images} samples, {arguments.references} references, {WIDTH} wide, {os.cpu_count()} cores")
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(arguments.threads)))
+    print(f"{arguments.images} samples, {arguments.references} references, {WIDTH} wide, {arguments.threads} threads")
     print(f"{'':20} {'':9}{'wall s':>8}{'ratio':>7}{'cpu s':>8}{'ratio':>7}{'peak GiB':>10}  result")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in arguments.metrics:
@@ -188,7 +218,8 @@ def main() -> None:
             for side, cell in zip(("ours", "official"), (ours, *official), strict=False):
                 print(
                     f"{name:20} {side:9}{cell.wall:8.1f}{cell.wall / ours.wall:7.1f}{cell.cpu:8.1f}"
-                    f"{cell.cpu / ours.cpu:7.1f}{cell.memory:10.2f}  {cell.result}",
+                    f"{cell.cpu / ours.cpu:7.1f}{cell.memory:10.2f}  {cell.result}"
+                    + (f"  (over {arguments.limit:g} GiB)" if cell.memory > arguments.limit else ""),
                     flush=True,
                 )
 

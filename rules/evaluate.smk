@@ -54,7 +54,7 @@ rule evaluate:
     resources:
         **resources_of("evaluate"),
     params:
-        spec=CONFIG.evaluation.model_dump_json(exclude={"epochs", "references"}),
+        spec=evaluate_spec,
         cache=f"{CONFIG.results}/evaluator/cache",
     shell:
         "python -m dsr.commands.evaluate --spec {params.spec:q} --samples {input.samples}"

@@ -1,35 +1,5 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
 FIGURE = "python -m dsr.commands.figure"
-DRAWN = list(CONFIG.figures.rows or CONFIG.rows)
-LAST_EPOCHS = "epoch " + ", ".join(
-    sorted({str(final_epoch(row)) for row in DRAWN}, key=int)
-)
-# Rows with several moving averages of the weights.
-AVERAGED = [row for row in DRAWN if len(CONFIG.averages(row)) > 1]
-# Encoders as the rows use them.
-SHOWN = sorted({(CONFIG.rows[row].encoder, CONFIG.rows[row].ttr) for row in DRAWN})
-ENCODING_NAMES = [f"{encoder}:{ttr}" for encoder, ttr in SHOWN]
-MAP_KINDS = "norms|components|attention|outliers"
-
-
-def unguided_files(rows):
-    """Metrics files of these rows by 'row:epoch:unguided'."""
-    files = metrics_files(rows)
-    return {key: path for key, path in files.items() if key.endswith(":unguided")}
-
-
-def denoiser_figures():
-    """Every figure of the denoisers' tokens."""
-    names = [f"denoiser-{kind}" for kind in MAP_KINDS.split("|")]
-    names += [f"times-{row}" for row in DRAWN]
-    return [f"<results>/figures/{name}.png" for name in names]
-
-
-def figures(wildcards):
-    """Every figure."""
-    names = ["samples", "fid", *(f"averages-{row}" for row in AVERAGED)]
-    names += [f"encoder-{kind}" for kind in MAP_KINDS.split("|")]
-    return [f"<results>/figures/{name}.png" for name in names] + denoiser_figures()
 
 
 rule encoder_maps:

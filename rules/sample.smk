@@ -1,36 +1,4 @@
 # Images of a row, from noise: image i depends on the sampling seed and i alone.
-def sample_spec(wildcards):
-    """Everything but the weights that determines the images of a reported set, as JSON."""
-    return CONFIG.sample(
-        wildcards.row, wildcards.guidance, int(wildcards.seed)
-    ).model_dump_json()
-
-
-def candidate_spec(wildcards):
-    """The same of a set with a guidance setting that the sweep tries."""
-    return CONFIG.sample(
-        wildcards.row, CANDIDATES[wildcards.candidate], SWEEP.seed, SWEEP.images
-    ).model_dump_json()
-
-
-def guided_spec(wildcards):
-    """The same of a set whose guidance is in a file."""
-    return CONFIG.sample(
-        wildcards.row, "unguided", int(wildcards.seed)
-    ).model_dump_json()
-
-
-def sample_inputs(wildcards, decay="", guidance=()):
-    """Files that a set of images is made from."""
-    row = f"<results>/rows/{wildcards.row}/epoch-{wildcards.epoch}"
-    return {
-        "weights": f"{row}/ema{decay}.safetensors",
-        "guidance": list(guidance),
-        "statistics": row_inputs(wildcards)["statistics"],
-        "decoder": f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
-    }
-
-
 rule sample:
     input:
         unpack(sample_inputs),
@@ -93,7 +61,7 @@ rule choose_guidance:
             candidate=CANDIDATES,
         ),
     output:
-        # Two files: a sweep that chooses the same setting again leaves the first as it was, and redraws nothing.
+        # The setting alone, as sampling reads it, and all that were tried.
         chosen="<results>/rows/{row}/epoch-{epoch}/guidance.json",
         tried="<results>/rows/{row}/epoch-{epoch}/sweep.json",
     log:

@@ -125,3 +125,43 @@ def keyed(names, paths):
 def keyed_files(files):
     """Arguments 'name=path' of planned files."""
     return keyed(files, map(in_results, files.values()))
+
+
+def sample_spec(wildcards):
+    """Everything but the weights that determines the images of a reported set, as JSON."""
+    return CONFIG.sample(
+        wildcards.row, wildcards.guidance, int(wildcards.seed)
+    ).model_dump_json()
+
+
+def candidate_spec(wildcards):
+    """The same of a set with a guidance setting that the sweep tries."""
+    return CONFIG.sample(
+        wildcards.row, CANDIDATES[wildcards.candidate], SWEEP.seed, SWEEP.images
+    ).model_dump_json()
+
+
+def guided_spec(wildcards):
+    """The same of a set whose guidance is in a file."""
+    return CONFIG.sample(
+        wildcards.row, "unguided", int(wildcards.seed)
+    ).model_dump_json()
+
+
+def sample_inputs(wildcards, decay="", guidance=()):
+    """Files that a set of images is made from."""
+    row = f"<results>/rows/{wildcards.row}/epoch-{wildcards.epoch}"
+    return {
+        "weights": f"{row}/ema{decay}.safetensors",
+        "guidance": list(guidance),
+        "statistics": row_inputs(wildcards)["statistics"],
+        "decoder": f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
+    }
+
+
+def evaluate_spec(wildcards):
+    """The protocol's free numbers, and how many images there must be, as JSON."""
+    tried = wildcards.set.startswith("sweep/")
+    protocol = CONFIG.evaluation.model_dump(include={"neighbours", "split"})
+    images = SWEEP.images if tried else CONFIG.sampling.images
+    return json.dumps(protocol | {"images": images})

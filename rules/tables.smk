@@ -3,79 +3,6 @@ TABLE = (
     "python -m dsr.commands.table --spec {params.spec:q} --metrics {params.metrics} --cost {params.cost}"
     " --variants {params.variants} --chosen {params.chosen} --markdown {output.markdown} --csv {output.csv}"
 )
-LAST_EDITION = f"{CONFIG.results}/.table1-edition"
-
-
-def command_with(*overlays):
-    """How something is asked for: as this run was, with its configuration files and more of them."""
-    files = [*map(os.path.relpath, workflow.overwrite_configfiles), *overlays]
-    return " ".join(
-        ["snakemake", *["--configfile"] * bool(files), *files, "--cores all --"]
-    )
-
-
-def table1_files(rows):
-    """Everything that Table 1 reads of these rows, besides their cost."""
-    files = [metrics_files(rows), variant_files(rows), chosen_files(rows)]
-    return [path for some in files for path in some.values()]
-
-
-def existing_files(wildcards):
-    """When each file that exists while the plan is made was written."""
-    paths = [Path(in_results(file)) for file in table1_files(CONFIG.rows)]
-    return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
-
-
-def table_edition():
-    """Number of the table's edition: one more than the last one's where metrics are missing.
-
-    As a param, it makes the table run again and with it what it lost: left to itself, Snakemake asks for missing
-    files only when something after them has to run. It is counted once a run, before anything is made.
-    """
-    last = Path(LAST_EDITION)
-    files = map(in_results, table1_files(CONFIG.rows))
-    edition = int(last.read_text()) if last.exists() else 0
-    return edition if all(Path(file).exists() for file in files) else edition + 1
-
-
-TABLE_EDITION = table_edition()
-
-
-def comparison_rows(table):
-    """Rows of one of the configuration's tables that this configuration has."""
-    return [row for row in CONFIG.tables[table].rows if row in CONFIG.rows]
-
-
-def comparison_files(table):
-    """Metrics files of one of the configuration's tables by 'row:epoch:unguided'."""
-    epochs = CONFIG.tables[table].epochs
-    files = unguided_files(comparison_rows(table))
-    return {
-        key: path
-        for key, path in files.items()
-        if epochs is None or int(key.split(":")[1]) in epochs
-    }
-
-
-def comparison_spec(wildcards):
-    """What one of the configuration's tables shows, and how the rows that only its overlay has are asked for."""
-    table = CONFIG.tables[wildcards.table]
-    commands = {}
-    if table.overlay:
-        overlay = yaml.safe_load(Path(workflow.basedir, table.overlay).read_text())
-        for row in set(table.rows) & set(overlay["rows"]) - set(CONFIG.rows):
-            for epoch in table.epochs or EPOCHS:
-                path = of_set(row, epoch, f"unguided-seed{FIRST_SEED}", "metrics.json")
-                commands[f"{row}:{epoch}:unguided"] = (
-                    f"{command_with(table.overlay)} {in_results(path)}"
-                )
-    spec = report_specs.comparison(CONFIG, wildcards.table, commands)
-    return spec.model_dump_json()
-
-
-def row_costs(rows):
-    """What the denoisers of these rows cost."""
-    return {row: f"<results>/rows/{row}/cost.json" for row in rows}
 
 
 rule cost:
@@ -213,3 +140,18 @@ rule comparison:
         chosen="",
     shell:
         f"{TABLE}" " --latex {output.latex} --html {output.html} > {log} 2>&1"
+
+
+# The same of what has been measured so far; like `partial_table` it trains nothing.
+use rule comparison as partial_comparison with:
+    input:
+        lambda wildcards: row_costs(comparison_rows(wildcards.table)).values(),
+    output:
+        html="<results>/tables/{table}-partial.html",
+        markdown="<results>/tables/{table}-partial.md",
+        csv="<results>/tables/{table}-partial.csv",
+        latex="<results>/tables/{table}-partial.tex",
+    log:
+        "<logs>/tables/{table}-partial.log",
+    params:
+        present=existing_comparison,

@@ -21,23 +21,6 @@ rule fetch_weights:
         " {params.artifact} --spec {params.spec:q} {params.local:q} --output {output} > {log} 2>&1"
 
 
-def reference_targets(wildcards):
-    """Tables and figures of the fetched weights alone."""
-    if not FETCHED or not set(DRAWN) <= set(FETCHED):
-        raise WorkflowError(
-            "reference_weights: add --configfile profiles/reference-weights/config-overlay.yaml, or name rows with"
-            " `weights` under figures.rows"
-        )
-    tables = [
-        name for name, table in CONFIG.tables.items() if set(table.rows) <= set(FETCHED)
-    ]
-    return (
-        [f"<results>/tables/{name}.md" for name in tables]
-        + ["<results>/figures/samples.png"]
-        + denoiser_figures()
-    )
-
-
 # What can be reproduced without training anything.
 rule reference_weights:
     input:

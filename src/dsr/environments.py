@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-_PIN = re.compile(r"^\s*- (?P<name>[A-Za-z0-9_.-]+)(\[and-cuda\])?==(?P<version>[^+\s]+)(\+cu\d+)?\s*$")
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)(\[and-cuda\])?==(?P<version>[^+\s]+)(\+cu\d+)?$")
 
 
 def requirements(files: list[Path]) -> list[str]:
@@ -24,9 +24,8 @@ def requirements(files: list[Path]) -> list[str]:
     """
     pins: dict[str, tuple[str, Path]] = {}
     for file in files:
-        _, _, section = file.read_text(encoding="utf-8").partition("- pip:\n")
-        for line in filter(None, map(str.strip, section.splitlines())):
-            if line.startswith(("- --", "#")):
+        for line in pip_section(file):
+            if line.startswith("--"):
                 continue
             pin = _PIN.match(line)
             if pin is None:
@@ -36,6 +35,13 @@ def requirements(files: list[Path]) -> list[str]:
             if known != version:
                 raise ValueError(f"{name} is pinned to {known} in {where} and to {version} in {file}; they must agree")
     return sorted(f"{name}=={version}" for name, (version, _) in pins.items())
+
+
+def pip_section(file: Path) -> list[str]:
+    """Return the entries under `pip:` as pip takes them: options and pins, without comments."""
+    _, _, section = file.read_text(encoding="utf-8").partition("- pip:\n")
+    entries = (line.partition("#")[0].strip() for line in section.splitlines())
+    return [entry.removeprefix("- ") for entry in entries if entry]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from pydantic import ValidationError
+
 from dsr.errors import UserError
 
 
@@ -23,7 +25,7 @@ def setup() -> None:
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
-    """Set up logging for ``main`` and turn a user's error into one line and exit code 1."""
+    """Set up logging for ``main`` and turn a user's error, or a wrong specification, into one line and exit code 1."""
 
     @functools.wraps(main)
     def wrapper() -> None:
@@ -35,5 +37,20 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
         except UserError as error:
             logging.getLogger("dsr").error("%s", error)
             sys.exit(1)
+        except ValidationError as error:
+            logging.getLogger("dsr").error("%s", _first_problem(error))
+            sys.exit(1)
 
     return wrapper
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Say on one line what is wrong with a specification; `error.title` is its kind."""
+    problem, *others = error.errors(include_url=False)
+    place = "".join(f"{part}: " for part in [".".join(map(str, problem["loc"]))] if part)
+    given = "" if problem["type"] in ("missing", "json_invalid") else f" (given: {str(problem['input'])[:80]})"
+    more = f"; and {len(others)} more" if others else ""
+    return (
+        f"--spec: not the JSON of {error.title}: {place}{problem['msg']}{given}{more}. The workflow's rules write it;"
+        " `dsr/config` describes it"
+    )

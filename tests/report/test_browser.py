@@ -82,6 +82,14 @@ def picture(browser: Any, name: str) -> None:
 def test_it_opens_with_the_results_first(browser: Any) -> None:
     menu = browser.find_element("css selector", "nav, #app").text
     assert menu.index("1. Results") < menu.index("2. Outliers in the encoder") < menu.index("5. Provenance")
+    table = browser.find_element("css selector", "iframe.opening")
+    assert table.rect["y"] < 800, "the table is not in the first screen"
+    assert table.rect["width"] > 800
+    browser.switch_to.frame(table)
+    try:
+        assert "FID" in [cell.text for cell in browser.find_elements("css selector", "table th")]
+    finally:
+        browser.switch_to.default_content()
     picture(browser, "start")
 
 

@@ -68,6 +68,7 @@ class Cluster:
     @contextlib.contextmanager
     def running(self) -> Iterator[Cluster]:
         """Have the cluster for a while; at the end, however that comes, nothing of it is left."""
+        self._check_host()
         self.folder.mkdir(exist_ok=True)
         folder = os.open(self.folder, os.O_RDONLY)
         try:
@@ -84,11 +85,7 @@ class Cluster:
 
     def up(self) -> None:
         """Install what is missing, remove what an earlier cluster left, and start."""
-        if os.geteuid() != 0:
-            raise UnavailableError("the test cluster needs root (munge, slurmctld and slurmd are started here)")
-        own = self.folder / "etc/slurm.conf"
-        if (LINK.exists() or LINK.is_symlink()) and not (LINK.is_symlink() and LINK.readlink() == own):
-            raise UnavailableError(f"{LINK} exists: this host has a SLURM of its own, which the tests will not touch")
+        self._check_host()
         install(PROGRAMS)
         self._sweep()
         for name in ("etc", "log", "pid", "state", "munge", "gpu", "tmp"):
@@ -96,7 +93,7 @@ class Cluster:
         self._start_munge()
         self._write_configuration()
         LINK.parent.mkdir(parents=True, exist_ok=True)
-        LINK.symlink_to(own)
+        LINK.symlink_to(self.folder / "etc/slurm.conf")
         self._start("slurmctld", ["slurmctld"])
         wait_until(lambda: succeeds("scontrol", "ping"), 60, "slurmctld does not answer")
         for name in self.names:
@@ -140,6 +137,13 @@ class Cluster:
     def ready(self, states: str = "idle,mix,alloc") -> list[str]:
         """Names of the nodes in these states (default: the nodes that take jobs)."""
         return sorted(set(output("sinfo", "--noheader", "--Node", "--states", states, "--format", "%N").split()))
+
+    def _check_host(self) -> None:
+        if os.geteuid() != 0:
+            raise UnavailableError("it needs root, because munge, slurmctld and slurmd are started")
+        ours = LINK.is_symlink() and LINK.readlink().is_relative_to(self.folder)
+        if (LINK.exists() or LINK.is_symlink()) and not ours:
+            raise UnavailableError(f"{LINK} exists: this host has a SLURM of its own, which the tests will not touch")
 
     def _start_munge(self) -> None:
         folder, key = self.folder / "munge", self.folder / "munge/key"

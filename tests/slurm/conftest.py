@@ -33,7 +33,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         try:
             cluster = stack.enter_context(Cluster().running())
         except UnavailableError as error:
-            pytest.skip(f"no test cluster here: {error}")
+            pytest.skip(f"no SLURM for tests on this host: {error}")
         except ClusterError as error:
             pytest.exit(str(error), returncode=1)
         request.config.stash[OUTCOMES]["(before: the cluster)"] = ("", time.monotonic() - begun)

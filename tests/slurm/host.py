@@ -39,7 +39,7 @@ def install(programs: dict[str, str]) -> None:
         for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
             done = subprocess.run(["apt-get", "--quiet", *arguments], env=environment, capture_output=True, text=True)
             if done.returncode:
-                raise UnavailableError(f"apt-get {arguments[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+                raise UnavailableError(f"apt-get {arguments[0]} failed: {done.stderr.strip()[-500:]}")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, problem: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from dsr import npz
 from dsr.errors import UserError
 from dsr.evaluation import inputs
+from dsr.files import write_json
 
 SHAPE = (130, 8, 8, 3)
 
@@ -171,6 +173,19 @@ def test_wrong_samples_are_refused(tmp_path: Path, write: Callable[[Path], Path]
 def test_another_number_of_samples_than_expected_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="130 images, expected 50000; was sampling cut short"):
         inputs.check_samples(saved(tmp_path / "samples.npz", images()), expected=50_000, at_least=4)
+
+
+def test_samples_are_compared_with_the_record_beside_them(tmp_path: Path) -> None:
+    path, record = saved(tmp_path / "samples.npz", images()), tmp_path / "samples.json"
+    about = {"pixels_sha256": hashlib.sha256(images().tobytes()).hexdigest(), "spec": {"model": {"classes": 10}}}
+    write_json(record, about)
+    assert inputs.check_samples(path, expected=None, at_least=4).pixels_sha256 == about["pixels_sha256"]
+    write_json(record, about | {"spec": {"model": {"classes": 50}}})
+    with pytest.raises(UserError, match="130 images cannot be balanced over 50 classes"):
+        inputs.check_samples(path, expected=None, at_least=4)
+    write_json(record, about | {"pixels_sha256": "0"})
+    with pytest.raises(UserError, match=r"not the images that samples\.json beside it describes"):
+        inputs.check_samples(path, expected=None, at_least=4)
 
 
 def test_right_samples_are_described(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

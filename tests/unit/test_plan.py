@@ -168,6 +168,14 @@ def test_what_is_given_or_computed_is_not_downloaded() -> None:
     assert everything - names(configuration(data=paths)) == {"ImageNet, one archive"}
 
 
+def test_unprepared_images_take_no_room() -> None:
+    def crops(config: Config) -> list[str]:
+        return [item.what for item in storage.disk(config, MANIFEST) if "prepared" in item.what]
+
+    assert len(crops(configuration())) == 1
+    assert not crops(configuration(data={"prepared": False}))
+
+
 def test_the_demo_has_a_plan_too() -> None:
     config = configuration("profiles/demo/config-overlay.yaml")
     text = markdown(config, MANIFEST, RELEASE)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ from typing import Any
 import docutils.core
 import jinja2
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from matplotlib.text import Text
@@ -21,10 +19,7 @@ from PIL import Image
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.commands import figure as figure_command
 from dsr.commands import provenance as provenance_command
-from dsr.commands import table as table_command
-from dsr.commands.keyed import keyed_paths
 from dsr.config.load import Config, load
-from dsr.config.sampling import Guidance
 from dsr.errors import UserError
 from dsr.files import read_json, write_json
 from dsr.npz import write_images
@@ -35,14 +30,12 @@ from dsr.report.figures.kinds import KINDS, draw
 from dsr.report.figures.samples import choose_samples, read_chosen
 from dsr.report.figures.style import style
 from dsr.report.hours import row_times
-from dsr.report.markup import pipe_table
 from dsr.report.page import page
 from dsr.report.provenance import markdown as provenance_markdown
 from dsr.report.provenance import provenance
-from dsr.report.published import METRICS, Published
-from dsr.report.render import latex, markdown
+from dsr.report.published import Published
+from dsr.report.render import markdown
 from dsr.report.table import Entry, collect
-from dsr.report.variants import Variant, read_fids, reference_lines, seed_lines, training_lines, with_variants
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,171 +62,6 @@ def write_metrics(path: Path, fid: float) -> Path:
     reference = {"name": "validation", "images": 50000, "sha256": "0"}
     write_json(path, {**values, "images": 50000, "reference": reference, "samples": {"sha256": "1"}})
     return path
-
-
-# Published values
-
-
-def test_published_values_agree_across_tables_and_rows_are_the_projects(config: Config) -> None:
-    published = Published.read()
-    known = published.frame[published.frame["table"] != "chart"]
-    for _, group in known.groupby(["row", "epochs", "setting"]):
-        for metric in METRICS:
-            assert group[metric].nunique() <= 1
-    assert set(published.lines("main")["row"]) | {"dit-so400m-dsr"} == set(config.rows)
-    assert not known.duplicated(["table", "row", "epochs", "setting"]).any()
-    chart = published.frame[published.frame["table"] == "chart"]
-    assert chart["source"].str.contains("chart").all()
-    assert chart[["inception_score", "precision", "recall", "gflops"]].isna().all(axis=None)
-
-
-def test_published_values() -> None:
-    published = Published.read()
-    assert published.value("dit-siglip2b-dsr", 800, "unguided", "fid") == 3.26
-    assert published.value("dit-siglip2b", 800, "guided", "fid") == 3.58
-    assert published.value("dit-siglip2b", 800, "guided", "recall") is None
-    assert published.value("dit-so400m-dsr", 80, "unguided", "fid") is None
-    assert published.value("dit-siglip2b", 40, "unguided", "fid") is None
-    assert published.constant("dit-siglip2b-dsr", "gflops") == 262.9
-    assert published.constant("ditdh-siglip2b", "params_millions") == 839
-    assert published.constant("dit-so400m", "params_millions") is None
-    assert published.chart("dit-siglip2b")[0] == (40, 7.97)
-    assert len(published.chart("dit-siglip2b-dsr")) == 8
-
-
-# The table
-
-
-def test_table_compares_what_is_there_and_names_what_is_not(spec: specs.TableSpec, tmp_path: Path) -> None:
-    write_json(tmp_path / "cost.json", {"parameters": 677248384, "trainable": 676953216, "flops": 238121091072})
-    missing = tmp_path / "rows/dit-siglip2b/epoch-800/metrics.json"
-    metrics = {
-        Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.91),
-        Entry("dit-siglip2b", 800, "unguided"): missing,
-    }
-    spec = spec.model_copy(update={"commands": {"dit-siglip2b:800:unguided": f"snakemake {missing}"}})
-    published = Published.read()
-    frame = collect(spec, metrics, {"dit-siglip2b": tmp_path / "cost.json"}, published)
-    frame = frame[frame["setting"] == "unguided"].set_index(["row", "epoch"])
-    line = frame.loc[("dit-siglip2b", 80)]
-    assert line["difference_fid"] == pytest.approx(0.02)
-    assert line["difference_precision"] == pytest.approx(0.004)
-    assert line["measured_precision_f32"] == 0.691
-    assert line["difference_gflops"] == pytest.approx(0.021, abs=1e-3)
-    assert line["difference_params_millions"] == pytest.approx(0.953, abs=1e-3)
-    absent = frame.loc[("dit-siglip2b", 800)]
-    assert (absent["status"], absent["run"]) == ("not run", f"snakemake {missing}")
-    assert absent["published_fid"] == 3.85
-    assert pd.isna(absent["measured_fid"])
-
-    text = markdown(spec, frame.reset_index(), published)
-    assert "not comparable" not in text
-    assert f"`snakemake {missing}`" in text
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    assert cells[2][:6] == ["dit-siglip2b", "80", "unguided", "published", "5.89", "156.54"]
-    assert cells[3][3:] == ["measured", "5.91", "155.00", "0.690", "0.561", "676.95", "238.121", "0.9999", "validation"]
-    assert cells[4][3:6] == ["difference", "+0.02", "-1.54"]
-    assert cells[6][3:5] == ["measured", "not run"]
-    assert "49 network evaluations" in text
-    assert "validation (50000 images)" in text
-    assert r"\bottomrule" in latex(spec, frame.reset_index(), published)
-
-
-def test_the_table_lists_published_rows_that_nobody_asked_to_measure(spec: specs.TableSpec) -> None:
-    frame = collect(spec, {}, {}, Published.read())
-    assert len(frame) == 7 + 4  # four of them with guidance
-    assert (frame["status"] == "not run").all()
-    assert (frame["run"] == "").all()
-
-
-def test_guided_settings_meet_the_published_guided_fid(spec: specs.TableSpec, tmp_path: Path) -> None:
-    settings = {"unguided": Guidance(), "w15": Guidance(scale=1.5, interval=(0.1, 0.9))}
-    guided = spec.model_copy(update={"settings": settings})
-    path = write_metrics(tmp_path / "metrics.json", 3.5)
-    frame = collect(guided, {Entry("dit-siglip2b", 800, "w15"): path}, {}, Published.read())
-    line = frame[frame["status"] == "measured"].iloc[0]
-    assert line["difference_fid"] == pytest.approx(-0.08)
-    assert pd.isna(line["published_recall"])
-    assert "w15 has scale 1.5 for t in [0.1, 0.9]" in markdown(guided, frame, Published.read())
-
-
-def test_at_demo_scale_published_values_stand_apart(spec: specs.TableSpec, tmp_path: Path) -> None:
-    demo = spec.model_copy(update={"published": False, "source": "digits", "name": "Digits", "epochs": (5, 10)})
-    metrics = {Entry("dit-siglip2b", 10, "unguided"): write_metrics(tmp_path / "metrics.json", 33.25)}
-    published = Published.read()
-    frame = collect(demo, metrics, {}, published)
-    text = markdown(demo, frame, published)
-    own, apart = text.split("## Published (ImageNet-256, not comparable)")
-    assert "handwritten digits" in own
-    assert "33.25" in own
-    for number in ("5.89", "3.26", "156.54", "arXiv"):
-        assert number not in own
-        assert number not in latex(demo, frame, published)
-    assert "33.25" not in apart
-    assert "5.89" in apart
-    assert "arXiv" not in apart
-
-
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        (Entry("dit-x", 80, "unguided"), "row 'dit-x'"),
-        (Entry("dit-siglip2b", 79, "unguided"), "epoch '79'"),
-        (Entry("dit-siglip2b", 80, "strong"), "guidance setting 'strong'"),
-    ],
-)
-def test_metrics_of_unknown_rows_are_refused(spec: specs.TableSpec, entry: Entry, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        collect(spec, {entry: Path("metrics.json")}, {}, Published.read())
-
-
-def test_incomplete_metrics_are_refused(spec: specs.TableSpec, tmp_path: Path) -> None:
-    write_json(tmp_path / "metrics.json", {"fid": 1.0})
-    with pytest.raises(UserError, match=r"metrics.json: no inception_score, precision, recall"):
-        collect(spec, {Entry("dit-siglip2b", 80, "unguided"): tmp_path / "metrics.json"}, {}, Published.read())
-
-
-def test_arguments_with_keys() -> None:
-    assert keyed_paths(["a=x/y=z", "b=c"]) == {"a": Path("x/y=z"), "b": Path("c")}
-    assert Entry.parse("row:80") == ("row", 80, "unguided")
-    assert Entry.parse("row:80:w15") == ("row", 80, "w15")
-    for wrong in ("row", "row:eighty", ":80", "a:1:b:c"):
-        with pytest.raises(UserError, match="row:epoch"):
-            Entry.parse(wrong)
-    with pytest.raises(UserError, match="key=path"):
-        keyed_paths(["a"])
-    with pytest.raises(UserError, match="given twice"):
-        keyed_paths(["a=1", "a=2"])
-
-
-def test_markdown_tables_are_aligned() -> None:
-    lines = pipe_table(["Name", "FID"], [["a|b", "1.50"], ["", "10.25"]], ["FID"]).splitlines()
-    assert lines[1] == "| ---- | ----: |"
-    assert lines[2] == r"| a\|b |  1.50 |"
-    assert len({len(line) for line in lines}) == 1
-
-
-def test_table_command_needs_neither_torch_nor_tensorflow(spec: specs.TableSpec, tmp_path: Path) -> None:
-    metrics = write_metrics(tmp_path / "metrics.json", 5.9)
-    arguments = ["--spec", spec.model_dump_json(), "--metrics", f"dit-siglip2b:80={metrics}"]
-    arguments += ["--markdown", str(tmp_path / "t.md"), "--csv", str(tmp_path / "t.csv")]
-    code = (
-        "import sys; from dsr.commands import table; table.main();"
-        "print([name for name in ('torch', 'tensorflow') if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-    assert pd.read_csv(tmp_path / "t.csv").loc[0, "measured_fid"] == 5.9
-
-
-def test_a_wrong_argument_is_one_line(
-    spec: specs.TableSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    arguments = ["--spec", spec.model_dump_json(), "--metrics", "dit-siglip2b=x", "--markdown", "a", "--csv", "b"]
-    monkeypatch.setattr("sys.argv", ["table", *arguments])
-    with pytest.raises(SystemExit):
-        table_command.main()
-    assert "'dit-siglip2b' is not row:epoch" in caplog.text
 
 
 # Provenance
@@ -452,10 +280,20 @@ def test_captions_are_valid_and_quote_the_configuration(caption: Path, raw: dict
         for published in (True, False):
             wildcards = SimpleNamespace(row="dit-siglip2b", kind=kind, table="scaling")
             job = SimpleNamespace(config={**raw, "published": published}, wildcards=wildcards)
-            text = template.render(snakemake=job)
+            text = template.render(snakemake=job, categories={})
             docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
             texts.add(text)
     assert len(texts) == (4 if "wildcards.kind" in source else 2 if "published" in source else 1)
+
+
+def test_the_report_opens_with_the_table(raw: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "table1.html").write_text('<p class="a">5 < 6\n\n<b>FID</b></p>', encoding="utf-8")
+    records = {"1. Results": {"": [SimpleNamespace(path=tmp_path / name) for name in ("fid.png", "table1.html")]}}
+    source = (ROOT / "docs/captions/workflow.rst").read_text(encoding="utf-8")
+    text = jinja2.Environment().from_string(source).render(snakemake=SimpleNamespace(config=raw), categories=records)
+    parts = docutils.core.publish_parts(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
+    assert '<iframe class="opening" title="Table 1" srcdoc="&lt;p class=&#34;a&#34;' in parts["html_body"]
+    assert parts["html_body"].count("<iframe") == 1
 
 
 # Pages
@@ -479,114 +317,10 @@ def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path
     record = tmp_path / "metrics.jsonl"
     line = {"step": 100, "steps": 100, "images_per_second": 1024.0, "restart": 0}
     record.write_text("".join(json.dumps(line | {"restart": restart}) + "\n" for restart in (0, 1)), encoding="utf-8")
-    wall = {"train:dit-siglip2b:80": 150.0, "sample:dit-siglip2b:80:unguided": 3600.0, "statistics:siglip2-b:none": 9.0}
+    wall = {"train:dit-siglip2b:80": 150.0, "statistics:siglip2-b:none": 9.0}
+    wall |= {f"sample:dit-siglip2b:80:{images}": 1800.0 for images in ("unguided-seed0", "sweep/w1.5-t0-1")}
+    wall |= {f"evaluate:dit-siglip2b:80:unguided-seed0{reference}": 360.0 for reference in ("", ":train")}
     times = row_times(config, wall, {"dit-siglip2b": record, "dit-so400m": tmp_path / "missing.jsonl"})
     assert set(times) == {"dit-siglip2b"}
     assert times["dit-siglip2b"]["train"] == pytest.approx(200.0)  # two attempts of 100 s
-    assert times["dit-siglip2b"]["gpu_hours"] == pytest.approx((200 + 3600) * 8 / 3600)
-
-
-# Several seeds, several references
-
-
-def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(spec: specs.TableSpec, tmp_path: Path) -> None:
-    keys = {"validation:0": 5.8, "validation:1": 6.0, "validation:2": 6.2, "train:0": 5.5, "train:1": None}
-    files = {}
-    for key, fid in keys.items():
-        path = tmp_path / f"{key}.json"
-        files[Variant.parse(f"dit-siglip2b:80:unguided:{key}")] = path if fid is None else write_metrics(path, fid)
-    fids = read_fids(files)
-    published = Published.read()
-    _, lines = seed_lines(spec, fids, published)
-    assert lines == [
-        ["dit-siglip2b", "80", "unguided", "validation", "3", "6.00 ± 0.20", "5.89", "+0.11"]
-    ]  # of `train` there is one seed
-    assert seed_lines(spec, {key: fid + 1 for key, fid in fids.items()}, published)[1][0][-1] == "+1.11 *"
-    assert seed_lines(spec, fids, None)[1][0][-2:] == ["", ""]
-    heading, lines = reference_lines(fids)
-    assert heading[-2:] == ["FID, validation", "FID, train"]
-    assert lines == [["dit-siglip2b", "80", "unguided", "0", "5.80", "5.50"]]
-
-    metrics = {Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.8)}
-    frame = collect(spec, metrics, {}, published)
-    text = markdown(spec, frame, published, fids)
-    assert text.index("## Sampling seeds") < text.index("## References") < text.index("## How this was measured")
-    assert "Sampling seeds" not in markdown(spec, frame, published)
-    assert latex(spec, frame, published, fids).count(r"\begin{table}") == 3
-    wider = with_variants(spec, frame, fids)
-    line = wider[(wider["row"] == "dit-siglip2b") & (wider["epoch"] == 80)].iloc[0]
-    assert (line["seeds"], line["fid_mean"], line["fid_train"]) == (3, pytest.approx(6.0), 5.5)
-    assert list(with_variants(spec, frame, {})) == list(frame)
-    with pytest.raises(UserError, match="row:epoch:guidance:reference:seed"):
-        Variant.parse("dit-siglip2b:80")
-
-
-def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any], tmp_path: Path) -> None:
-    for seed in (1, 2):
-        raw["recipes"][f"dit-seed{seed}"] = {**raw["recipes"]["dit"], "seed": seed}
-        again = {"recipe": f"dit-seed{seed}", "compare_with": "dit-siglip2b"}
-        raw["rows"][f"dit-siglip2b-seed{seed}"] = {**raw["rows"]["dit-siglip2b"], **again}
-    spec, published = specs.table(load(raw)), Published.read()
-    fids = {"dit-siglip2b": 5.7, "dit-siglip2b-seed1": 6.1, "dit-siglip2b-seed2": 6.2, "dit-siglip2b-dsr": 4.5}
-    metrics = {Entry(row, 80, "unguided"): write_metrics(tmp_path / f"{row}.json", fid) for row, fid in fids.items()}
-    frame = collect(spec, metrics, {}, published)
-    line = frame[(frame["row"] == "dit-siglip2b-seed2") & (frame["status"] == "measured")].iloc[0]
-    assert line["difference_fid"] == pytest.approx(0.31)
-    _, lines = training_lines(spec, frame)
-    names = "dit-siglip2b, dit-siglip2b-seed1, dit-siglip2b-seed2"
-    assert lines == [[names, "80", "unguided", "3", "6.00 ± 0.26", "5.89", "+0.11"]]
-    assert "## Training seeds" in markdown(spec, frame, published)
-
-
-# Guidance that a sweep chose
-
-
-def test_the_chosen_guidance_is_printed_beside_the_published_guided_fid(spec: specs.TableSpec, tmp_path: Path) -> None:
-    entry, setting = Entry("dit-siglip2b", 800, "chosen"), tmp_path / "guidance.json"
-    write_json(setting, {"scale": 1.25, "interval": [0.0, 0.9]})
-    metrics = {entry: write_metrics(tmp_path / "metrics.json", 3.5)}
-    frame = collect(spec, metrics, {}, Published.read(), {entry: setting})
-    line = frame[frame["status"] == "measured"].iloc[0]
-    assert (line["guidance_scale"], line["guidance_low"], line["guidance_high"]) == (1.25, 0.0, 0.9)
-    assert line["difference_fid"] == pytest.approx(-0.08)
-    text = markdown(spec, frame, Published.read())
-    assert "| chosen: scale 1.25 for t in [0, 0.9] | published | 3.58 |" in re.sub(" +", " ", text)
-    assert "the one of 8 settings" in text
-    assert "Choosing on FID is what everybody does" in text
-    without = spec.model_copy(update={"sweep": None})
-    assert "everybody" not in markdown(without, collect(without, {}, {}, Published.read()), Published.read())
-
-
-# Tables that the configuration names
-
-
-@pytest.mark.parametrize("name", ["encoder-registers", "diffusion-registers", "scaling"])
-def test_tables_have_the_published_rows_in_the_published_order(config: Config, name: str) -> None:
-    assert list(config.tables[name].rows) == Published.read().lines(name)["row"].tolist()
-    assert config.tables[name].epochs == (80,)
-
-
-def test_a_row_that_is_not_configured_names_the_command_that_runs_it(config: Config, tmp_path: Path) -> None:
-    command = "snakemake --configfile overlay.yaml metrics.json"
-    spec = specs.comparison(config, "encoder-registers", {"dit-siglip2b-ttr:80:unguided": command})
-    metrics = {Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.91)}
-    published = Published.read()
-    frame = collect(spec, metrics, {}, published)
-    assert len(frame) == 6
-    assert (frame["status"] == "not run").sum() == 5
-    text = markdown(spec, frame, published)
-    assert f"dit-siglip2b-ttr, epoch 80, unguided: `{command}`" in text
-    assert "**dit-siglip2b-ttr**: SigLIP2-B + test-time register (not configured)." in text
-    assert "Loss masking" in text
-    assert "Guidance chosen" not in text
-
-
-def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> None:
-    spec = specs.comparison(config, "epochs")
-    metrics = {Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.91)}
-    frame = collect(spec, metrics, {}, Published.read())
-    assert frame[frame["row"] == "dit-siglip2b"]["epoch"].tolist() == [40, 80, 160, 200, 320, 800]
-    assert frame[frame["status"] == "measured"].iloc[0]["difference_fid"] == pytest.approx(5.91 - 5.68)
-    assert "uncertain by 0.05" in markdown(spec, frame, Published.read())
-    demo = spec.model_copy(update={"published": False, "source": "digits"})
-    assert len(collect(demo, metrics, {}, Published.read())) == 1
+    assert times["dit-siglip2b"]["gpu_hours"] == pytest.approx((200 + 3600) * 8 / 3600 + 720 / 3600)

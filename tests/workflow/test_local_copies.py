@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dsr.config.load import load
+from dsr.data.index import check_index
 
 from . import local_copies
 from .conftest import Checkout, copy_checkout, job_counts
@@ -83,6 +84,23 @@ def test_local_copies_are_checked_and_linked(given: tuple[Checkout, dict[str, st
     assert comparison["shape"] == [local_copies.WIDTH, local_copies.GRID, local_copies.GRID]
     assert comparison["means"]["max"] > 0
     assert "Nothing to be done" in run(checkout, overlay, *TARGETS)
+
+
+def test_images_need_not_be_prepared(given: tuple[Checkout, dict[str, str], str]) -> None:
+    checkout, _, overlay = given
+    direct = Path(overlay).with_name("direct.yaml")
+    content = yaml.safe_load(Path(overlay).read_text(encoding="utf-8"))
+    merge(content, {"data": {"prepared": False}, "results": "results/direct"})
+    direct.write_text(yaml.safe_dump(content), encoding="utf-8")
+    index = "results/direct/data/prepared/validation/index.npz"
+    assert set(job_counts(run(checkout, str(direct), "-n", index))) == {"fetch_images", "list_images"}
+    run(checkout, str(direct), index)
+    check_index(
+        checkout.folder / index,
+        images=local_copies.CLASSES,
+        classes=local_copies.CLASSES,
+        image_size=local_copies.SIDE,
+    )
 
 
 def test_a_copy_that_is_not_what_it_should_be_is_named(given: tuple[Checkout, dict[str, str], str]) -> None:

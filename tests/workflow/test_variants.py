@@ -1,4 +1,4 @@
-"""What is scored besides one set of images per row, really run: averages, guidance, seeds, references, fetched weights."""
+"""What is scored besides one set of images per row, really run: averages, guidance, seeds, references, weights."""
 
 from __future__ import annotations
 

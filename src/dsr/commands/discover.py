@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dsr.config.specs import DiscoverSpec
-from dsr.data.images import PreparedImages
+from dsr.data.images import open_images
 from dsr.distributed import world
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import load_encoder
@@ -32,7 +32,7 @@ def main() -> None:
     first = neuron_lists.read(arguments.first) if arguments.first else None
     with world() as process:
         found = find_register_neurons(
-            spec, encoder.to(process.device), PreparedImages(arguments.images), first=first, batch=arguments.batch
+            spec, encoder.to(process.device), open_images(arguments.images), first=first, batch=arguments.batch
         )
     neuron_lists.write(arguments.output, found)
 

@@ -10,7 +10,7 @@ import torch
 from dsr.analysis.denoiser_maps import map_denoiser
 from dsr.analysis.encoder_maps import map_encoder
 from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec
-from dsr.data.images import PreparedImages
+from dsr.data.images import open_images
 from dsr.distributed import world
 from dsr.logs import command
 
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     kind, spec, output = (arguments.pop(name) for name in ("kind", "spec", "output"))
     torch.set_num_threads(arguments.pop("threads"))
-    arguments["images"] = PreparedImages(arguments["images"])
+    arguments["images"] = open_images(arguments["images"])
     with world() as here:
         if kind == "encoder":
             maps = map_encoder(EncoderMapsSpec.model_validate_json(spec), device=here.device, **arguments)

@@ -1,17 +1,17 @@
-"""Prepare images for training: crop an ImageFolder into shards (one job each), then index the shards."""
+"""Prepare images for training: crop an ImageFolder into shards (one job each) and index them, or list it as it is."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from dsr.data.prepare import write_index, write_shard
+from dsr.data.prepare import index_folder, write_index, write_shard
 from dsr.logs import command
 
 
 @command
 def main() -> None:
-    """Run one of the two steps."""
+    """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__)
     steps = parser.add_subparsers(dest="step", required=True)
 
@@ -28,8 +28,19 @@ def main() -> None:
     index.add_argument("--classes", type=int, help="refuse another number of classes")
     index.add_argument("--output", type=Path, required=True, help="npz file to write")
 
+    folder = steps.add_parser("folder", help="list an ImageFolder whose images are cropped when they are read")
+    folder.add_argument("--source", type=Path, required=True, help="ImageFolder: one sub-folder of images per class")
+    folder.add_argument("--size", type=int, required=True, help="side of the square crop in pixels")
+    folder.add_argument("--images", type=int, help="refuse another number of images")
+    folder.add_argument("--classes", type=int, help="refuse another number of classes")
+    folder.add_argument("--output", type=Path, required=True, help="npz file to write")
+
     arguments = parser.parse_args()
-    if arguments.step == "shard":
+    if arguments.step == "folder":
+        index_folder(
+            arguments.source, arguments.size, arguments.output, images=arguments.images, classes=arguments.classes
+        )
+    elif arguments.step == "shard":
         write_shard(arguments.source, arguments.size, arguments.shard, arguments.shards, arguments.output)
     else:
         write_index(arguments.inputs, arguments.output, images=arguments.images, classes=arguments.classes)

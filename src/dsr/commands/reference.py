@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsr.data.images import PreparedImages
+from dsr.data.images import open_images
 from dsr.errors import UserError
 from dsr.logs import command
 from dsr.npz import write_images
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
     parser.add_argument("--output", type=Path, required=True, help="npz file to write")
     arguments = parser.parse_args()
-    images = PreparedImages(arguments.images)
+    images = open_images(arguments.images)
     count = len(images) if arguments.count is None else arguments.count
     if not 0 < count <= len(images):
         raise UserError(f"--count {count}: {arguments.images} holds {len(images)} images, expected 1..{len(images)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from dsr.config.specs import StatisticsSpec
-from dsr.data.images import PreparedImages
+from dsr.data.images import open_images
 from dsr.distributed import world
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.latents.compute import compute_statistics
@@ -37,7 +37,7 @@ def main() -> None:
         statistics = compute_statistics(
             spec,
             autoencoder.to(process.device),
-            PreparedImages(arguments.images),
+            open_images(arguments.images),
             process,
             batch=arguments.batch,
             workers=arguments.workers,

@@ -22,9 +22,11 @@ class Data(Section):
     """Training images; with the batch it fixes the steps of an epoch."""
     validation_images: Positive
     """Validation images; the evaluation reference is made of them."""
+    prepared: bool = True
+    """Crop all images once, into shards; false crops them from the ImageFolder whenever they are read (same pixels)."""
     image_size: Positive
     """Side of the prepared square images in pixels (ADM centre crop)."""
     shards: Positive
-    """Files that the prepared training images are spread over; each is one job."""
+    """Files that the prepared images of a split are spread over; each is one job."""
     flip: bool = True
     """Flip half of the training images horizontally."""

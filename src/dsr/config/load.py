@@ -98,6 +98,8 @@ class Config(Section):
             )
         if self.data.source == "digits" and "adm" in self.evaluation.references:
             raise ValueError("evaluation.references: adm is a reference for ImageNet and not for digits")
+        if self.data.source == "digits" and not self.data.prepared:
+            raise ValueError("data.prepared: the demo's digits are always prepared; leave it at true")
         if self.data.source == "imagefolder" and not (self.data.train and self.data.validation):
             raise ValueError("data.source is imagefolder: give the paths data.train and data.validation")
         return self

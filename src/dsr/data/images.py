@@ -13,7 +13,7 @@ from torchvision.io import ImageReadMode, decode_png
 
 from dsr.data.crop import center_crop
 from dsr.data.folder import list_folder, load_rgb
-from dsr.data.index import PreparedIndex
+from dsr.data.index import FolderIndex, PreparedIndex, is_folder_index
 
 Item = int | tuple[int, bool]
 """An image's index, or (index, flip)."""
@@ -91,5 +91,39 @@ class FolderImages(Images):
 
     def pixels(self, index: int) -> torch.Tensor:
         """Return image ``index`` as uint8, shape (3, H, W)."""
-        cropped = center_crop(load_rgb(self._paths[index]), self.image_size)
-        return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous()
+        return _cropped(self._paths[index], self.image_size)
+
+
+class ListedImages(Images):
+    """The images of an ImageFolder that was listed before, cropped when read; nothing has to be searched for.
+
+    Args:
+        index: file written by ``dsr.commands.prepare folder``.
+
+    Raises:
+        UserError: if the index or the folder is missing; and on reading a file that is missing or unreadable.
+    """
+
+    def __init__(self, index: Path) -> None:
+        self._index = FolderIndex(index)
+        self.labels = self._index.labels
+        self.classes = self._index.classes
+        self.image_size = self._index.image_size
+
+    def pixels(self, index: int) -> torch.Tensor:
+        """Return image ``index`` as uint8, shape (3, H, W)."""
+        return _cropped(self._index.path(index), self.image_size)
+
+
+def open_images(index: Path) -> Images:
+    """Open the images of an index of either kind.
+
+    Raises:
+        UserError: if something is missing or is not what the index says.
+    """
+    return ListedImages(index) if is_folder_index(index) else PreparedImages(index)
+
+
+def _cropped(path: Path, size: int) -> torch.Tensor:
+    """Crop an image file to uint8, shape (3, size, size)."""
+    return torch.from_numpy(np.array(center_crop(load_rgb(path), size))).permute(2, 0, 1).contiguous()

@@ -1,9 +1,11 @@
-"""Prepared images as bytes: where every PNG lies in its shard. Needs NumPy only."""
+"""Which images there are: where the PNG of each lies in its shard, or its file in an ImageFolder. Needs NumPy only."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr.errors import UserError
+from dsr.files import atomic_stream
 
 _KEYS = {"shard", "offset", "length", "label", "shards", "shard_bytes", "image_size", "classes"}
+_FOLDER_KEYS = {"folder", "paths", "label", "image_size", "classes"}
 
 
 class PreparedIndex:
@@ -28,7 +32,7 @@ class PreparedIndex:
     """
 
     def __init__(self, path: Path) -> None:
-        arrays = _arrays(path)
+        arrays = _arrays(path, _KEYS)
         self.labels = arrays["label"].astype(np.int64)
         """Class of every image, shape (images,)."""
         self.classes = [str(name) for name in arrays["classes"]]
@@ -71,13 +75,65 @@ class PreparedIndex:
             os.close(file)
 
 
+class FolderIndex:
+    """Lists the images of an ImageFolder, so that not every process has to search it.
+
+    Args:
+        path: file written by :func:`write_folder_index`.
+
+    Raises:
+        UserError: if the index or the folder is missing, or the file is no such index.
+    """
+
+    def __init__(self, path: Path) -> None:
+        arrays = _arrays(path, _FOLDER_KEYS)
+        self.labels = arrays["label"].astype(np.int64)
+        """Class of every image, shape (images,)."""
+        self.classes = [str(name) for name in arrays["classes"]]
+        """Names of the classes."""
+        self.image_size = int(arrays["image_size"])
+        """Side of a crop in pixels."""
+        self._folder, self._paths = Path(str(arrays["folder"])), arrays["paths"]
+        if not self._folder.is_dir():
+            raise UserError(f"{self._folder}: no such folder, but {path} lists its images; correct data.train and such")
+
+    def path(self, index: int) -> Path:
+        """Return the file of image ``index``."""
+        return self._folder / os.fsdecode(bytes(self._paths[index]))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def write_folder_index(
+    folder: Path, paths: Sequence[Path], labels: npt.NDArray[np.int64], classes: Sequence[str], size: int, output: Path
+) -> None:
+    """Write the index of the images of an ImageFolder, to be cropped to ``size`` when they are read."""
+    folder = folder.absolute()
+    with atomic_stream(output) as stream:
+        np.savez(
+            stream,
+            folder=np.array(str(folder)),
+            # Bytes: text would take four times the room.
+            paths=np.array([os.fsencode(path.absolute().relative_to(folder)) for path in paths]),
+            label=labels.astype(np.int32),
+            image_size=np.int64(size),
+            classes=np.array(classes),
+        )
+
+
+def is_folder_index(path: Path) -> bool:
+    """Whether an index lists the files of an ImageFolder, and not prepared images."""
+    return "paths" in _names(path)
+
+
 def check_index(path: Path, *, images: int, classes: int, image_size: int) -> None:
     """Compare an index with what the configuration says about the images.
 
     Raises:
         UserError: naming the key that differs, with both values.
     """
-    index = PreparedIndex(path)
+    index = FolderIndex(path) if is_folder_index(path) else PreparedIndex(path)
     for key, found, expected in (
         ("images", len(index), images),
         ("classes", len(index.classes), classes),
@@ -87,14 +143,24 @@ def check_index(path: Path, *, images: int, classes: int, image_size: int) -> No
             raise UserError(f"{path}: {key} is {found}, but the configuration says {expected}; correct one of them")
 
 
-def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def _names(path: Path) -> list[str]:
+    with _opened(path) as file:
+        return list(file.files)
+
+
+def _arrays(path: Path, keys: set[str]) -> dict[str, npt.NDArray[Any]]:
+    if missing := keys.difference(_names(path)):
+        raise UserError(f"{path}: not an index of prepared images (missing {', '.join(sorted(missing))})")
+    with _opened(path) as file:
+        return {key: file[key] for key in keys}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            yield file
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; write it with `python -m dsr.commands.prepare index`") from None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a readable index of prepared images ({error})") from None
-    if missing := _KEYS - set(arrays):
-        raise UserError(f"{path}: not an index of prepared images (missing {', '.join(sorted(missing))})")
-    return arrays

@@ -20,6 +20,7 @@ from PIL import Image
 
 from dsr.data.crop import center_crop
 from dsr.data.folder import UnreadableImageError, list_folder, load_rgb
+from dsr.data.index import write_folder_index
 from dsr.data.order import rank_slice
 from dsr.errors import UserError
 from dsr.files import atomic, atomic_stream
@@ -105,6 +106,28 @@ def write_index(inputs: Sequence[Path], output: Path, *, images: int | None = No
             classes=np.array(shards[0][1]["classes"]),
         )
     logger.info("%s: %d images in %d shards", output, len(spans), len(shards))
+
+
+def index_folder(
+    source: Path, size: int, output: Path, *, images: int | None = None, classes: int | None = None
+) -> None:
+    """Write the index of an ImageFolder whose images are cropped to ``size`` when they are read.
+
+    They have the order, and the labels, that prepared ones have. Files are not opened: one that cannot be decoded is
+    noticed when it is read.
+
+    Raises:
+        UserError: if there is no such folder, or not as many ``images`` and ``classes`` as expected.
+    """
+    listing = list_folder(source)
+    for name, found, wanted in (("images", len(listing.paths), images), ("classes", len(listing.classes), classes)):
+        if wanted is not None and found != wanted:
+            raise UserError(
+                f"{source}: holds {found} {name}, but the configuration says {wanted}; correct the configuration, or"
+                " give the right images"
+            )
+    write_folder_index(source, listing.paths, listing.labels, listing.classes, size, output)
+    logger.info("%s: %d images of %s", output, len(listing.paths), source)
 
 
 def _check_complete(shards: list[tuple[Path, Manifest]], output: Path, expected: dict[str, int | None]) -> None:

@@ -21,8 +21,8 @@ from dsr.attention import is_tf32
 from dsr.denoiser import kernels
 from dsr.denoiser.layers import EPS, Attention, Block, RotaryPositions, SwiGLU
 
-PROGRAMS, STAGES = 512, 1
-"""Programs that share the tokens in a modulation's backward pass, and how many tokens each loads ahead."""
+ROWS_A_PROGRAM, STAGES = 32, 2
+"""Tokens that a program of a modulation's backward pass sums over, and how many of them it holds at once."""
 TILE, COLUMNS = 16, 128
 """Tokens and channels that a program of the other kernels works on at once."""
 ROWS_OF_SCORES = 4
@@ -125,14 +125,15 @@ class _Modulated(torch.autograd.Function):
         stride, shared = _rows_of(scale, tokens)
         each, updated = shared == 1, update is not None
         groups, rows = (1, images * tokens) if each else (images, tokens)
-        parts = triton.cdiv(PROGRAMS, groups)
+        parts = triton.cdiv(rows, ROWS_A_PROGRAM)
         sums = stream.new_empty(groups, parts, 4, width, dtype=torch.float32)
         grad_condition = scale.new_empty(3, *scale.shape)
         grad_x, grad_update = torch.empty_like(stream), torch.empty_like(update) if updated else None
         kernels.modulate_backward[(groups, parts)](
             grad_hidden.contiguous(), grad_stream.contiguous(), stream, inverse, update, bias, gate, weight, scale,
-            grad_x, grad_update, grad_condition, sums, stride, rows, triton.cdiv(rows, parts),
-            WIDTH=width, BLOCK=triton.next_power_of_2(width), STAGES=STAGES, UPDATED=updated, EACH=each, num_warps=8,
+            grad_x, grad_update, grad_condition, sums, stride, rows,
+            WIDTH=width, BLOCK=triton.next_power_of_2(width), ROWS=ROWS_A_PROGRAM, STAGES=STAGES,
+            UPDATED=updated, EACH=each, num_warps=8,
         )  # fmt: skip
         if each:
             shares = sums[0, :, 1::2]

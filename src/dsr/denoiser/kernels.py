@@ -40,10 +40,11 @@ def modulate_forward(
 @triton.jit
 def modulate_backward(
     grad_hidden, grad_stream, stream, inverse, update, bias, gate, weight, scale,
-    grad_x, grad_update, grad_condition, sums, condition_stride, tokens, rows,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, UPDATED: tl.constexpr, EACH: tl.constexpr,
+    grad_x, grad_update, grad_condition, sums, condition_stride, tokens,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, UPDATED: tl.constexpr,
+    EACH: tl.constexpr,
 ):  # fmt: skip
-    """``rows`` rows of one condition, or, if ``EACH`` row has a condition of its own, any ``rows`` rows.
+    """``ROWS`` rows of one condition, or, if ``EACH`` row has a condition of its own, any ``ROWS`` rows.
 
     ``sums``, (groups, parts, 4, WIDTH), gets this program's sums over its rows: of the gradients of shift, of the
     normalised stream's factor, and of gate, and of grad_x. If ``EACH``, the first three are written a row at a time
@@ -61,7 +62,7 @@ def modulate_backward(
         constant = tl.load(bias + columns, inside, 0.0)
         gated = tl.load(gate + group * condition_stride + columns, inside, 0.0).to(tl.float32)
     around = 1.0 + tl.load(scale + group * condition_stride + columns, inside, 0.0).to(tl.float32)
-    for token in tl.range(part * rows, tl.minimum(part * rows + rows, tokens), num_stages=STAGES):
+    for token in tl.range(part * ROWS, tl.minimum(part * ROWS + ROWS, tokens), num_stages=STAGES):
         row = group * tokens + token
         place = row * WIDTH + columns
         if EACH:

@@ -194,8 +194,8 @@ class LatentEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, N, D)."""
-        projected: Tensor = self.proj(x)
-        return projected.flatten(2).transpose(1, 2)
+        # The convolution as a matrix product, which leaves tokens as all further layers read them.
+        return F.linear(x.flatten(2).transpose(1, 2), self.proj.weight.flatten(1), self.proj.bias)
 
 
 def to_grid(tokens: Tensor, grid: int) -> Tensor:

@@ -6,6 +6,7 @@ one sentence that says what was found, what was expected and what to do.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class ImageFile:
     images: int
     image_size: int
     sha256: str
+    pixels_sha256: str
+    """Of the pixels alone."""
     constant: tuple[int, ...]
     """Indices of images that are one colour all over, which is what NaN becomes."""
 
@@ -51,7 +54,8 @@ def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFi
     """Check the samples.
 
     Raises:
-        UserError: if the file is not exactly one `arr_0` of uint8 images, undamaged, and of the expected number.
+        UserError: if the file is not exactly one `arr_0` of uint8 images, undamaged, and of the expected number, or
+            not what the sampler's record beside it says.
     """
     present = npz.keys(path)
     if statistics := sorted(set(present) & set(STATISTICS)):
@@ -65,7 +69,9 @@ def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFi
     header = _check_header(path, at_least)
     if expected is not None and header.shape[0] != expected:
         raise UserError(f"{path}: {header.shape[0]} images, expected {expected}; was sampling cut short?")
-    return _scan(path, header)
+    samples = _scan(path, header)
+    _check_record(samples)
+    return samples
 
 
 def check_reference(path: Path, samples: ImageFile, *, at_least: int) -> ImageFile:
@@ -158,10 +164,29 @@ def _describe_values(path: Path, header: npz.Header) -> str:
     return f" with values such as {values.min():.4g} .. {values.max():.4g}"
 
 
+def _check_record(samples: ImageFile) -> None:
+    """Compare samples with the record that the sampler wrote beside them; files of other origin have none."""
+    path = samples.path.with_suffix(".json")
+    if not path.is_file():
+        return
+    record = files.read_json(path)
+    if record.get("pixels_sha256") != samples.pixels_sha256:
+        raise UserError(
+            f"{samples.path}: not the images that {path.name} beside it describes (pixels_sha256); one of the two was "
+            "replaced: sample again, or move the record away to score images of your own"
+        )
+    classes = record["spec"]["model"]["classes"]
+    if samples.images % classes:
+        raise UserError(
+            f"{samples.path}: {samples.images} images cannot be balanced over {classes} classes; sample a multiple"
+        )
+
+
 def _scan(path: Path, header: npz.Header) -> ImageFile:
     """Read all images once: length, checksum, range of values and images of one colour."""
-    largest, constant, start = 0, [], 0
+    largest, constant, start, pixels = 0, [], 0, hashlib.sha256()
     for batch in npz.read_images(path):
+        pixels.update(np.ascontiguousarray(batch).data)
         largest = max(largest, int(batch.max()))
         flat = batch.reshape(len(batch), -1, batch.shape[-1])
         constant += (np.nonzero((flat == flat[:, :1]).all(axis=(1, 2)))[0] + start).tolist()
@@ -174,4 +199,4 @@ def _scan(path: Path, header: npz.Header) -> ImageFile:
     if constant:
         shown = ", ".join(map(str, constant[:_SHOWN])) + (" ..." if len(constant) > _SHOWN else "")
         _log.warning("%s: %d images are one colour all over (%s): did sampling give NaN?", path, len(constant), shown)
-    return ImageFile(path, header.shape[0], header.shape[1], files.sha256(path), tuple(constant))
+    return ImageFile(path, header.shape[0], header.shape[1], files.sha256(path), pixels.hexdigest(), tuple(constant))

@@ -110,7 +110,7 @@ def _notes(config: Config, works: Sequence[Work], measurements: Sequence[Measure
     if unknown:
         notes.append(f"Not measured, so in no total: {', '.join(unknown)}.")
     hours = stages.prepare_hours(config, measurements)
-    if hours is not None:
+    if hours is not None and config.data.prepared:
         jobs = 2 * config.data.shards
         notes.append(f"Preparing images: {hours:,.1f} core-hours in {jobs} jobs of {60 * hours / jobs:.0f} minutes.")
     return notes

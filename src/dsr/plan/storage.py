@@ -9,7 +9,7 @@ from dsr.config.load import Config
 from dsr.plan.memory import GIGABYTE, state_gigabytes
 from dsr.plan.stages import sample_sets
 
-CROP_BYTES = 0.6
+CROP_BYTES = 0.67
 """Bytes of a prepared image over those of its pixels, as measured on photograph-like images (benchmarks/NOTES.md)."""
 
 STATES = 3
@@ -56,10 +56,12 @@ def disk(config: Config, manifest: Manifest) -> list[Item]:
     archive = next((item.gigabytes for item in fetched if item.what.startswith("ImageNet")), None)
     if archive is not None:
         items.append(Item("ImageNet: the archive (remove it afterwards)", archive))
-        items.append(Item("ImageNet: its images (remove them after preparing)", archive))
+        afterwards = " (remove them after preparing)" if config.data.prepared else ""
+        items.append(Item(f"ImageNet: its images{afterwards}", archive))
     pixels = 3 * config.data.image_size**2
     images = config.data.train_images + config.data.validation_images
-    items.append(Item(f"prepared images, {images:,}", images * pixels * CROP_BYTES / GIGABYTE))
+    if config.data.prepared:
+        items.append(Item(f"prepared images, {images:,}", images * pixels * CROP_BYTES / GIGABYTE))
     state, milestones = 0.0, 0.0
     trained = [row for row, entry in config.rows.items() if entry.recipe]
     for row in trained:

@@ -13,6 +13,8 @@ def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
     training = sorted({row.training for row in spec.rows if row.training})
     notes = [
         f"{spec.images} images per row, classes balanced, sampling seed {spec.seed}; with fewer images FID is higher",
+        "One training run a row, unless it says otherwise; another training seed moves FID more than another sampling "
+        "seed",
         f"Euler sampler with {spec.steps} grid points, which are {spec.steps - 1} network evaluations",
         *_guidance(spec, frame),
         "Sampled with the moving average of the weights. Its decay stands beside every row: on one and the same "

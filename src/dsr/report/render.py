@@ -43,9 +43,9 @@ def markdown(
     ``fids`` are those of several sampling seeds or references, if there are any.
     """
     if spec.published:
-        parts = [f"# {_title(spec)}: published and measured", _pipe(_compared(frame))]
+        parts = [f"# {_title(spec)}: published and measured", *_project(spec), _pipe(_compared(frame))]
     else:
-        parts = [f"# {_title(spec)}", disclaimer(spec), _pipe(_measured(frame))]
+        parts = [f"# {_title(spec)}", *_project(spec), disclaimer(spec), _pipe(_measured(frame))]
         known = published.lines(spec.published_list)
         if not known.empty:
             parts += ["## Published (ImageNet-256, not comparable)", _pipe(_published(known))]
@@ -85,8 +85,12 @@ def _latex_table(caption: str, heading: Sequence[str], lines: Sequence[Sequence[
 
 
 def _title(spec: TableSpec) -> str:
-    title = f"{spec.name}: {spec.title}" if spec.title else spec.name
+    title = spec.title or spec.name
     return title if spec.published else f"{title} (not the paper's experiment)"
+
+
+def _project(spec: TableSpec) -> list[str]:
+    return [f"{spec.name}."] if spec.title else []
 
 
 def _compared(frame: pd.DataFrame) -> list[Line]:

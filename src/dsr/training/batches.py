@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dsr.config.specs import ModelSpec, TrainSpec
-from dsr.data.images import PreparedImages
+from dsr.data.images import Images
 from dsr.data.order import batch_indices
 from dsr.distributed import World
 from dsr.errors import UserError
@@ -95,7 +95,7 @@ class Samples:
     def __init__(
         self,
         spec: TrainSpec,
-        images: PreparedImages,
+        images: Images,
         encode: Callable[[Tensor], Tensor],
         world: World,
         share: Share,

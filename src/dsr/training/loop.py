@@ -11,7 +11,7 @@ import torch
 from dsr import files
 from dsr.arithmetic import usable_precision
 from dsr.compilation import compiled
-from dsr.data.images import PreparedImages
+from dsr.data.images import open_images
 from dsr.denoiser.accelerate import accelerate
 from dsr.denoiser.build import build_denoiser
 from dsr.distributed import World
@@ -157,7 +157,7 @@ def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     if usable_precision(job.spec.recipe.precision, world.device) == "bf16" and world.device.type == "cuda":
         autoencoder.use_half()
     encode = compiled(autoencoder.encode) if job.compile else autoencoder.encode
-    return Samples(job.spec, PreparedImages(job.images), encode, world, share, first=first, workers=job.workers)
+    return Samples(job.spec, open_images(job.images), encode, world, share, first=first, workers=job.workers)
 
 
 def _progress(job: Job, first: int) -> Progress:

@@ -1,0 +1,119 @@
+"""Whether the pins of envs/ can be installed: `make test-environments` asks the package index, and installs nothing.
+
+The jobs' environments are resolved for Python 3.10 on Linux x86-64 from wheels only, whatever runs this. The
+workflow's and the developers' are resolved for the Python that runs this, if it is theirs: pip resolves for another
+Python from wheels only, and one of Snakemake's dependencies has none.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dsr.environments import pip_section
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS, OWN = ("torch", "tensorflow"), ("workflow", "develop")
+RESOLVER = "pip==26.3"
+"""With `fast-deps` it reads wheels' metadata instead of downloading gigabytes; older ones do both."""
+CUDA_INDEX = "https://download.pytorch.org/whl/cu129"
+SOURCE_ONLY = "connection_pool"
+"""Needed by Snakemake; published without a wheel."""
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)]
+PLATFORMS += [f"manylinux{year}_x86_64" for year in ("2014", "2010", "1")]
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """A pip of its own, in its own folder."""
+
+    folder: Path
+
+    def resolve(self, requirements: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:
+        """Find versions of all dependencies, without installing anything."""
+        path = f"import sys; sys.path.insert(0, {str(self.folder)!r}); "
+        start = "from pip._internal.cli.main import main; sys.exit(main())"
+        command = [sys.executable, "-I", "-c", path + start, "install", "--dry-run"]
+        command += ["--ignore-installed", "--use-feature=fast-deps", "--progress-bar", "off", "--no-input"]
+        return subprocess.run(
+            [*command, *options, *requirements], capture_output=True, text=True, timeout=900, check=False
+        )
+
+
+def python_of(name: str) -> str:
+    """Python version of an environment, as 3.10."""
+    found = re.search(r"- python=(\d+\.\d+)", (ROOT / f"envs/{name}.yaml").read_text(encoding="utf-8"))
+    assert found is not None
+    return found[1]
+
+
+def reachable(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, TimeoutError):
+        return False
+
+
+@pytest.fixture(scope="session")
+def resolver(tmp_path_factory: pytest.TempPathFactory) -> Resolver:
+    """Skip where no package index answers."""
+    folder = tmp_path_factory.mktemp("pip")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "20"]
+    done = subprocess.run([*command, "--target", str(folder), RESOLVER], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"no package index can be reached ({reason}); nothing about envs/ was proved")
+    return Resolver(folder)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_wheels_for_the_jobs_python(resolver: Resolver, tmp_path: Path, name: str) -> None:
+    entries = pip_section(ROOT / f"envs/{name}.yaml")
+    if CUDA_INDEX not in " ".join(entries) or not reachable(f"{CUDA_INDEX}/torch/"):
+        # The label of the CUDA build names an index, not another version.
+        entries = [re.sub(r"\+cu\d+$", "", entry) for entry in entries if not entry.startswith("--")]
+    words = [word for entry in entries for word in entry.split()]
+    target = ["--python-version", python_of(name), "--implementation", "cp", "--only-binary=:all:"]
+    target += [word for tag in PLATFORMS for word in ("--platform", tag)]
+    done = resolver.resolve(words, *target, "--target", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert python_of(name) == "3.10"
+    found = done.stdout.splitlines()[-1].lower().replace("_", "-").split()
+    for entry in entries:
+        pinned, _, version = entry.partition("==")
+        assert not version or f"{pinned.partition('[')[0].lower().replace('_', '-')}-{version}" in found
+
+
+def test_cuda_builds_of_torch_are_in_their_index() -> None:
+    if not reachable(f"{CUDA_INDEX}/torch/"):
+        pytest.skip(
+            f"{CUDA_INDEX} cannot be reached: torch and torchvision were resolved from the default index, and that"
+            " their +cu129 builds exist was not proved"
+        )
+    for entry in pip_section(ROOT / "envs/torch.yaml"):
+        name, _, version = entry.partition("==")
+        if "+cu" in version:
+            with urllib.request.urlopen(f"{CUDA_INDEX}/{name}/", timeout=60) as answer:
+                page = answer.read().decode("utf-8").replace("%2B", "+")
+            assert re.search(rf"{name}-{re.escape(version)}-cp310-cp310-\w*x86_64\.whl", page), entry
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_workflows_own_python(resolver: Resolver, name: str) -> None:
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if here != python_of(name) or (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        pytest.skip(f"envs/{name}.yaml is for Python {python_of(name)} on Linux x86-64, this is {here}; not proved")
+    done = resolver.resolve(
+        pip_section(ROOT / f"envs/{name}.yaml"), "--only-binary=:all:", f"--no-binary={SOURCE_ONLY}"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,57 @@
+"""What a command does about errors that its user can mend."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from dsr.commands.statistics import main
+from dsr.errors import UserError
+from dsr.logs import command
+from tests.unit import tiny_encoder
+
+ARGUMENTS = ["--encoder", "e", "--images", "i", "--output", "o"]
+
+
+def specification() -> dict[str, object]:
+    return {"autoencoder": tiny_encoder.spec().model_dump(mode="json"), "images": 5, "flip": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "--spec: not the JSON of StatisticsSpec: Invalid JSON: "),
+        ("{}", "--spec: not the JSON of StatisticsSpec: autoencoder: Field required; and 2 more. "),
+        (
+            json.dumps({**specification(), "images": -5}),
+            "StatisticsSpec: images: Input should be greater than 0 (given",
+        ),
+        (json.dumps({**specification(), "imagez": 5}), "StatisticsSpec: imagez: Extra inputs are not permitted (given"),
+    ],
+)
+def test_a_wrong_specification_is_one_line(
+    text: str, message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["statistics", "--spec", text, *ARGUMENTS])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert message in caplog.messages[-1]
+    assert "\n" not in caplog.messages[-1]
+
+
+def test_a_users_error_is_its_message_and_others_pass(caplog: pytest.LogCaptureFixture) -> None:
+    @command
+    def wrong() -> None:
+        raise UserError("file.txt: missing")
+
+    @command
+    def broken() -> None:
+        raise KeyError("key")
+
+    with pytest.raises(SystemExit, match="1"):
+        wrong()
+    assert caplog.messages[-1] == "file.txt: missing"
+    with pytest.raises(KeyError):
+        broken()
