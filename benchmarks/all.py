@@ -41,7 +41,7 @@ def stages(
     def trained(name: str, row: str, precision: str, batch: int) -> dict[str, Any]:
         settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": None}
         states = (
-            Path(tempfile.gettempdir()) / "benchmark-states" if options.checkpoint and precision == "bf16" else None
+            Path(tempfile.gettempdir()) / "benchmark-states" if options.checkpoint and name == "train-bf16" else None
         )
         return train.measure(
             row, index, **settings, **common, steps=options.steps, checkpoint=states, profile=name in options.profile

@@ -25,6 +25,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_png
 
 from benchmarks import machine
+from dsr.data import png
 from dsr.data.crop import center_crop
 from dsr.data.folder import load_rgb
 from dsr.data.prepare import write_shard
@@ -56,7 +57,7 @@ def main() -> None:
         rows = [measure_shard(Path(folder), options.images, options.repeats), measure_crop(paths, options.repeats)]
         images = [center_crop(load_rgb(path), SIZE) for path in paths]
         rows += [measure(candidate, images, options.repeats) for candidate in candidates()]
-        rows += containers(Path(folder), [png(1)(image) for image in images], options.repeats)
+        rows += containers(Path(folder), [pil_png(1)(image) for image in images], options.repeats)
     machine.report(rows, None)
 
 
@@ -79,8 +80,9 @@ def photographs(folder: Path, count: int) -> list[Path]:
 
 def candidates() -> list[Candidate]:
     """What a prepared image could be stored as."""
-    found = [Candidate(f"PNG, level {level}", png(level), _decode_png) for level in (1, 3, 6, 9)]
-    found.append(Candidate("PNG, level 6, read by PIL", png(6), _decode_pil))
+    found = [Candidate("PNG, one filter (dsr.data.png)", lambda image: png.encode(np.asarray(image)), _decode_png)]
+    found += [Candidate(f"PNG, level {level}", pil_png(level), _decode_png) for level in (1, 3, 6, 9)]
+    found.append(Candidate("PNG, level 6, read by PIL", pil_png(6), _decode_pil))
     found += [Candidate(f"WebP lossless, method {method}", _webp(method), _decode_pil) for method in (0, 4)]
     found.append(Candidate("raw uint8", lambda image: np.asarray(image).tobytes(), _decode_raw))
     return found
@@ -164,7 +166,7 @@ def fastest(action: Callable[[], Any], repeats: int) -> float:
     return min(times)
 
 
-def png(level: int) -> Callable[[Image.Image], bytes]:
+def pil_png(level: int) -> Callable[[Image.Image], bytes]:
     """Encoder of PNG at a level of compression; 6 is PIL's default."""
     return lambda image: _saved(image, format="PNG", compress_level=level)
 

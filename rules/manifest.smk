@@ -59,4 +59,8 @@ def downloads(wildcards):
     ]
     if "adm" in CONFIG.evaluation.references:
         files.append("<results>/evaluator/reference-adm.npz")
+    files += [
+        f"<results>/rows/{row}/epoch-{final_epoch(row)}/ema.safetensors"
+        for row in FETCHED
+    ]
     return files

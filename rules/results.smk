@@ -104,7 +104,8 @@ def comparison_spec(wildcards):
     }
     if table.overlay:
         overlay = yaml.safe_load(Path(workflow.basedir, table.overlay).read_text())
-        for row in set(table.rows) & set(overlay["rows"]) - set(CONFIG.rows):
+        lacking = [row for row in table.rows if row not in CONFIG.rows]
+        for row in filter(overlay["rows"].__contains__, lacking):
             for epoch in table.epochs or EPOCHS:
                 path = of_set(row, epoch, f"unguided-seed{FIRST_SEED}", "metrics.json")
                 commands[f"{row}:{epoch}:unguided"] = (

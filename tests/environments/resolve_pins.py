@@ -97,8 +97,8 @@ def test_wheels_for_the_jobs_python(resolver: Resolver, tmp_path: Path, name: st
 def test_cuda_builds_of_torch_are_in_their_index() -> None:
     if not reachable(f"{CUDA_INDEX}/torch/"):
         pytest.skip(
-            f"{CUDA_INDEX} cannot be reached: torch and torchvision were resolved from the default index, and that"
-            " their +cu129 builds exist was not proved"
+            f"{CUDA_INDEX} cannot be reached: that torch and torchvision have +cu129 builds was not proved, only that"
+            " these versions fit where the default index has them"
         )
     for entry in pip_section(ROOT / "envs/torch.yaml"):
         name, _, version = entry.partition("==")

@@ -99,7 +99,9 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table."""
     outcomes = config.stash[OUTCOMES]
-    width = max(map(len, outcomes), default=0)
+    if not outcomes:
+        return
+    width = max(map(len, outcomes))
     terminalreporter.section("scenarios")
     for name, (outcome, seconds) in outcomes.items():
         terminalreporter.write_line(f"{name:{width}}  {outcome:7}  {seconds:5.0f} s")

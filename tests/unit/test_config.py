@@ -65,6 +65,16 @@ def test_mistakes_are_named(raw: dict[str, Any], path: tuple[str, ...], value: o
         load(raw)
 
 
+def test_settings_that_contradict_each_other_are_named(raw: dict[str, Any]) -> None:
+    digits = {**raw, "data": {**raw["data"], "source": "digits", "prepared": False}}
+    with pytest.raises(ConfigurationError, match=r"data\.prepared: the demo's digits are always prepared"):
+        load(digits)
+    paths = {"source": "imagefolder", "train": "/a", "validation": "/b"}
+    twice = {**raw, "data": {**raw["data"], **paths}, "artifacts": {"imagenet-validation": "/c"}}
+    with pytest.raises(ConfigurationError, match=r"artifacts\.imagenet-validation: .* takes data\.validation"):
+        load(twice)
+
+
 def test_every_mistake_is_reported_at_once(raw: dict[str, Any]) -> None:
     raw["sampling"]["imges"] = 3
     raw["data"]["classes"] = 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import pickle
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dsr.commands.prepare import main as prepare_command
+from dsr.data import png
 from dsr.data.crop import center_crop
 from dsr.data.images import FolderImages, PreparedImages
 from dsr.data.index import check_index
@@ -186,3 +188,9 @@ def test_order_is_a_function_of_seed_and_step() -> None:
 def test_rank_slices_partition() -> None:
     items = list(range(10))
     assert [items[rank_slice(10, rank, 3)] for rank in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 3), (64, 64, 3)])
+def test_a_png_decodes_to_the_pixels_that_were_encoded(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.encode(pixels)))), pixels)

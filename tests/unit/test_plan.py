@@ -115,13 +115,14 @@ def test_the_paper_is_planned_row_by_row() -> None:
 
 
 def test_tf32_at_128_images_is_warned_of_and_what_fits_is_said() -> None:
-    (step,) = steps(configuration())
+    small = configuration(execution={"micro_batch": 32})
+    (step,) = steps(small)
     assert (step.precision, step.images, step.fits, step.chosen) == ("tf32", 128, 64, 32)
     assert step.tried
     assert step.needed[0] > 80
     assert step.chosen_needs is not None
     assert step.chosen_needs < 80
-    text = markdown(configuration(), MANIFEST, RELEASE)
+    text = markdown(small, MANIFEST, RELEASE)
     warning = re.search(r"\*\*Warning.\*\* TF32 at 128 images per GPU .* does not fit on 80 GB.*", text)
     assert warning is not None
     assert "execution.micro_batch: 32 does, with about" in warning[0]
@@ -129,7 +130,10 @@ def test_tf32_at_128_images_is_warned_of_and_what_fits_is_said() -> None:
     too_many = markdown(configuration(execution={"micro_batch": 128}), MANIFEST, RELEASE)
     assert "Neither does execution.micro_batch: 128; set it to 64 or less." in too_many
     automatic = markdown(configuration(execution={"micro_batch": None}), MANIFEST, RELEASE)
-    assert "execution.micro_batch is automatic; at most 64 fit in one backward pass." in automatic
+    assert "execution.micro_batch: 64 does; it is automatic" in automatic
+    full = configuration(recipes={"dit": {"precision": "fp32"}, "dit-dh": {"precision": "fp32"}})
+    assert "**Warning.** FP32 at 128 images per GPU" in markdown(full, MANIFEST, RELEASE)
+    assert "at tf32 (no measurement at fp32)" in markdown(full, MANIFEST, RELEASE)
     (step,) = steps(configuration(recipes={"dit": {"precision": "bf16"}}))
     assert step.rows == ("ditdh-siglip2b", "ditdh-siglip2b-dsr")
     assert not steps(configuration(execution={"nodes": 4}, resources={"train": {"gpus": 8}}))

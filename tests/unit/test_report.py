@@ -280,17 +280,17 @@ def test_captions_are_valid_and_quote_the_configuration(caption: Path, raw: dict
         for published in (True, False):
             wildcards = SimpleNamespace(row="dit-siglip2b", kind=kind, table="scaling")
             job = SimpleNamespace(config={**raw, "published": published}, wildcards=wildcards)
-            text = template.render(snakemake=job, categories={})
+            text = template.render(snakemake=job, files=[])
             docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
             texts.add(text)
     assert len(texts) == (4 if "wildcards.kind" in source else 2 if "published" in source else 1)
 
 
 def test_the_report_opens_with_the_table(raw: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "table1.html").write_text('<p class="a">5 < 6\n\n<b>FID</b></p>', encoding="utf-8")
-    records = {"1. Results": {"": [SimpleNamespace(path=tmp_path / name) for name in ("fid.png", "table1.html")]}}
+    (tmp_path / "table1.html").write_text('<p class="a">5 < 6\n\n<b>FID</b></p>\n', encoding="utf-8")
+    files = [SimpleNamespace(path=tmp_path / name) for name in ("fid.png", "table1.html")]
     source = (ROOT / "docs/captions/workflow.rst").read_text(encoding="utf-8")
-    text = jinja2.Environment().from_string(source).render(snakemake=SimpleNamespace(config=raw), categories=records)
+    text = jinja2.Environment().from_string(source).render(snakemake=SimpleNamespace(config=raw), files=files)
     parts = docutils.core.publish_parts(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
     assert '<iframe class="opening" title="Table 1" srcdoc="&lt;p class=&#34;a&#34;' in parts["html_body"]
     assert parts["html_body"].count("<iframe") == 1

@@ -30,7 +30,7 @@ def main() -> None:
     # Not `--run`: torchrun would take that for an abbreviation of its own `--run-path`.
     add("--run-dir", required=True, type=Path, help="directory of the training state, kept between calls")
     add("--output", required=True, type=Path, help="EMA weights of the milestone (first decay), written last")
-    add("--micro-batch", type=int, help="images per process and backward pass (default: all at once)")
+    add("--micro-batch", type=int, help="images per process and backward pass (default: the most that fit)")
     add("--workers", type=int, default=0, help="data-loading workers per process")
     add("--threads", type=int, default=1, help="CPU threads per process")
     add("--compile", action="store_true", help="compile encoder and denoiser")

@@ -6,7 +6,6 @@ shard the bytes of every image lie, so that training reads an image with one sys
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import struct
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from dsr.data import png
 from dsr.data.crop import center_crop
 from dsr.data.folder import UnreadableImageError, list_folder, load_rgb
 from dsr.data.index import write_folder_index
@@ -53,7 +52,7 @@ def write_shard(source: Path, size: int, shard: int, shards: int, output: Path) 
         for index in part:
             path = listing.paths[index]
             try:
-                encoded = _encode(center_crop(load_rgb(path), size))
+                encoded = png.encode(np.asarray(center_crop(load_rgb(path), size)))
             except UnreadableImageError as error:
                 bad.append(f"  {error}")
                 continue
@@ -153,12 +152,6 @@ def _check_complete(shards: list[tuple[Path, Manifest]], output: Path, expected:
                 f"{output}: the shards hold {found} {name}, but the configuration says {wanted}; correct the"
                 " configuration, or prepare the right images"
             )
-
-
-def _encode(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()
 
 
 def _member(name: str) -> zipfile.ZipInfo:

@@ -21,7 +21,7 @@ from dsr.attention import is_tf32
 from dsr.denoiser import kernels
 from dsr.denoiser.layers import EPS, Attention, Block, RotaryPositions, SwiGLU
 
-ROWS_A_PROGRAM, STAGES = 32, 2
+ROWS_A_PROGRAM, STAGES = 64, 2
 """Tokens that a program of a modulation's backward pass sums over, and how many of them it holds at once."""
 TILE, COLUMNS = 16, 128
 """Tokens and channels that a program of the other kernels works on at once."""

@@ -59,7 +59,7 @@ def _sentence(step: memory.Step, gpu: str) -> str:
     if step.fits is None:
         return f"{said} Not even one image does; use more GPUs or bf16."
     if step.chosen is None:
-        return f"{said} execution.micro_batch is automatic; at most {step.fits} fit in one backward pass."
+        return f"{said} execution.micro_batch: {step.fits} does; it is automatic, so the trainer finds what fits."
     if step.chosen <= step.fits:
         return (
             f"{said} execution.micro_batch: {step.chosen} does, with about {step.chosen_needs:.0f} GB; at most"
@@ -112,7 +112,7 @@ def _notes(config: Config, works: Sequence[Work], measurements: Sequence[Measure
     hours = stages.prepare_hours(config, measurements)
     if hours is not None and config.data.prepared:
         jobs = 2 * config.data.shards
-        notes.append(f"Preparing images: {hours:,.1f} core-hours in {jobs} jobs of {60 * hours / jobs:.0f} minutes.")
+        notes.append(f"Preparing images: {hours:,.1f} core-hours in {jobs} jobs of {duration(hours / jobs)} each.")
     return notes
 
 

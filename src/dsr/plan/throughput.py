@@ -137,9 +137,11 @@ def is_same(entry: Measurement, job: Job) -> bool:
     return abs(entry.gflops / job.gflops - 1) <= SAME
 
 
-def _distance(entry: Measurement, job: Job) -> tuple[bool, bool, bool, float, float]:
+def _distance(entry: Measurement, job: Job) -> tuple[bool, bool, bool, bool, float, float]:
     return (
         entry.precision != job.precision,
+        # For float32, TF32 says more than bf16.
+        (entry.precision == "bf16") != (job.precision == "bf16"),
         entry.code != "own",
         not is_same(entry, job),
         _ratio(entry.gflops, job.gflops),

@@ -23,6 +23,9 @@ from dsr.training.batches import MicroBatch
 from dsr.training.checkpoint import TrainState
 from dsr.training.optim import MovingAverage, gradient_norm, learning_rate, make_optimizer, set_learning_rate
 
+SPARE = 1 / 12
+"""Share of a GPU's memory that a rehearsal keeps free for the encoder's work and for gaps between tensors."""
+
 
 class NotFiniteError(UserError):
     """The loss or the gradient is not a finite number; the message names the step and both values."""
@@ -161,6 +164,8 @@ class Learner:
         """
         self.optimizer.zero_grad(set_to_none=True)
         missing = 0 if self.optimizer.state else 2 * sum(parameter.nbytes for parameter in self.model.parameters())
+        if self._world.device.type == "cuda":
+            missing += int(SPARE * torch.cuda.get_device_properties(self._world.device).total_memory)
         moments = torch.empty(missing, dtype=torch.uint8, device=self._world.device)
         self._loss(batch, self.model).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.zero_grad(set_to_none=True)
