@@ -119,6 +119,8 @@ def _loop(
         try:
             result = learner.update(samples.next_step(), stop=lambda: bool(request.reason))
         except NotFiniteError as error:
+            # The message names the newest state, so it must be there.
+            writer.finish()
             raise _explained(error, job) if world.is_main else SystemExit(1) from None
         except torch.OutOfMemoryError as error:
             raise UserError(
