@@ -19,6 +19,7 @@ DIT, SO400M, DIT_DH = "dit-siglip2b-dsr", "dit-so400m-dsr", "ditdh-siglip2b-dsr"
 
 REFERENCES = {
     "train-bf16": (388, 540),
+    "train-bf16-half": (388, 540),
     "train-tf32": (155, 230),
     "train-tf32-128": (None, None),
     "sample": (10.4, 40),
@@ -38,8 +39,8 @@ def stages(
     """Return what each stage measures."""
     common: dict[str, Any] = {"ceiling": ceiling, "fast": not options.eager}
 
-    def trained(name: str, row: str, precision: str, batch: int) -> dict[str, Any]:
-        settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": None}
+    def trained(name: str, row: str, precision: str, batch: int, *, half: bool = False) -> dict[str, Any]:
+        settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": None, "encoder_half": half}
         states = (
             Path(tempfile.gettempdir()) / "benchmark-states" if options.checkpoint and name == "train-bf16" else None
         )
@@ -59,9 +60,10 @@ def stages(
         "blocks": blocks.measure,
         "kernels": lambda: kernels.measure(options.ways) if options.ways else kernels.measure(),
         "train-bf16": lambda: trained("train-bf16", DIT, "bf16", 128),
+        "train-bf16-half": lambda: trained("train-bf16-half", DIT, "bf16", 128, half=True),
         "train-tf32": lambda: trained("train-tf32", DIT, "tf32", 64),
         "train-tf32-128": lambda: trained("train-tf32-128", DIT, "tf32", 128),
-        "train-dh-bf16": lambda: trained("train-dh-bf16", DIT_DH, "bf16", 128),
+        "train-dh-bf16-half": lambda: trained("train-dh-bf16-half", DIT_DH, "bf16", 128, half=True),
         "train-dh-tf32": lambda: trained("train-dh-tf32", DIT_DH, "tf32", 64),
         "sample": lambda: sampled("sample", DIT),
         "sample-dh": lambda: sampled("sample-dh", DIT_DH),

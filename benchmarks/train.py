@@ -93,6 +93,7 @@ def measure(
     micro_batch: int | None,
     fast: bool,
     ceiling: dict[str, float],
+    encoder_half: bool = False,
     steps: int = 12,
     workers: int = 14,
     profile: bool = False,
@@ -105,7 +106,7 @@ def measure(
     spec = specification(row, precision, batch, len(images))
     set_arithmetic(precision, 1, deterministic=False)
     model, encoder = inputs.denoiser(spec.model), autoencoder(spec.autoencoder)
-    if precision == "bf16":
+    if encoder_half:
         encoder.use_half()
     if fast:
         accelerate(model, world.device)
@@ -150,6 +151,7 @@ def measure(
         "precision": precision,
         "batch": batch,
         "micro-batch": share.micro_batch,
+        "encoder": "float16" if encoder_half else "tf32",
         "compiled": fast,
         "images/s": speed,
         "TFLOP/s": achieved / 1e12,
@@ -210,6 +212,7 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, help="images a backward pass (default: what fits)")
     parser.add_argument("--steps", type=int, default=30, help="steps to measure")
     parser.add_argument("--workers", type=int, default=14, help="data-loading workers")
+    parser.add_argument("--encoder-half", action="store_true", help="let the encoder multiply in float16")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--checkpoint", type=Path, help="also save the training state, in this folder")
     parser.add_argument("--profile", action="store_true", help="list kernels")

@@ -50,6 +50,8 @@ class Recipe(Section):
     """Seed of initial weights, data order, flips, noise, times and label drop."""
     precision: Literal["fp32", "tf32", "bf16"]
     """Arithmetic of the denoiser (weights and optimizer state stay fp32)."""
+    encoder_half: bool = False
+    """Let the encoder multiply in float16 on GPUs: faster than TF32, with a mantissa of the same 10 bits."""
     train_all: bool = True
     """Train position tables and Fourier frequencies too, as the release does."""
 

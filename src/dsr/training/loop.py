@@ -9,7 +9,6 @@ import time
 import torch
 
 from dsr import files
-from dsr.arithmetic import usable_precision
 from dsr.compilation import compiled
 from dsr.data.images import open_images
 from dsr.denoiser.accelerate import accelerate
@@ -156,7 +155,7 @@ def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     autoencoder = load_autoencoder(
         job.spec.autoencoder, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
     ).to(world.device)
-    if usable_precision(job.spec.recipe.precision, world.device) == "bf16" and world.device.type == "cuda":
+    if job.spec.recipe.encoder_half and world.device.type == "cuda":
         autoencoder.use_half()
     encode = compiled(autoencoder.encode) if job.compile else autoencoder.encode
     return Samples(job.spec, open_images(job.images), encode, world, share, first=first, workers=job.workers)
