@@ -21,7 +21,8 @@ def test_the_whole_demo_runs_as_jobs_that_ask_for_eight_gpus(
     record_property("seconds", run.seconds)
     assert (demo.folder / "results/demo/table1.md").read_text(encoding="utf-8").count("| dit") >= 6
     planned = job_counts(run.log)
-    asked = output("squeue", "--noheader", "--states", "all", "--format", "%k %T %b").splitlines()
+    query = ("squeue", "--noheader", "--states", "all", "--partition", "calm", "--format", "%k %T %b")
+    asked = output(*query).splitlines()
     for rule in (*PARALLEL, *ALONE):
         jobs = [line for line in asked if line.startswith(f"rule_{rule}_wildcards_")]
         assert len(jobs) == planned[rule]
