@@ -1,23 +1,26 @@
-"""Time and memory of the metrics beside the official formulation: `python benchmarks/evaluation.py --images 50000`.
+"""Time and memory of the metrics beside the official formulation: `python -m benchmarks.evaluation --images 50000`.
 
 Synthetic features, 2048 wide, with the squared norm of Inception's. The official column computes what the ADM
 evaluator computes: numpy.cov, scipy.linalg.sqrtm of the product, float32 softmax, and float16 distances in TensorFlow,
 10,000 x 10,000 at a time. Each cell is a process of its own, so its peak memory is its own; the features and the
 imports are in the peak, not in the time. The network is not part of it. Both sides get the same number of threads.
 `all of it` is everything that an evaluation computes besides the network, in one process: both Frechet distances, the
-Inception Score, Precision and Recall (ours in both precisions); the official script keeps the features as this does.
+Inception Score, Precision and Recall, which are ours in the protocol's float16 and in float32, the official's in the
+former; the official script keeps the features as this does.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import multiprocessing
 import os
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -87,22 +90,26 @@ def official_inception_score(sample: np.ndarray, reference: np.ndarray) -> float
     return float(np.mean(scores))
 
 
-def our_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """Precision and Recall in the float16 protocol."""
-    return _our_precision_recall(sample, reference, half=True)
+def our_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, ...]:
+    """Precision and Recall in the float16 protocol, then in float32."""
+    from dsr.evaluation import near
+    from dsr.evaluation.neighbours import Points
+
+    left, right = Points(reference, half=True), Points(sample, half=True)
+    found = near.precision_recall(left, right, near.radii(left, NEIGHBOURS), near.radii(right, NEIGHBOURS))
+    return tuple(value for scores in (found.half, found.single) for value in (scores.precision, scores.recall))
 
 
-def our_precision_recall_f32(sample: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """Precision and Recall in float32."""
-    return _our_precision_recall(sample, reference, half=False)
-
-
-def _our_precision_recall(sample: np.ndarray, reference: np.ndarray, *, half: bool) -> tuple[float, float]:
+def plain_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, ...]:
+    """Return the same with every pair computed in both precisions."""
     from dsr.evaluation.neighbours import Points, precision_recall, radii
 
-    left, right = Points(reference, half=half), Points(sample, half=half)
-    found = precision_recall(left, right, radii(left, NEIGHBOURS), radii(right, NEIGHBOURS))
-    return found.precision, found.recall
+    result: list[float] = []
+    for half in (True, False):
+        left, right = Points(reference, half=half), Points(sample, half=half)
+        found = precision_recall(left, right, radii(left, NEIGHBOURS), radii(right, NEIGHBOURS))
+        result += [found.precision, found.recall]
+    return tuple(result)
 
 
 def official_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
@@ -169,7 +176,7 @@ STAGES: dict[str, tuple[Metric, Metric | None]] = {
     "FID": (our_fid, official_fid),
     "Inception Score": (our_inception_score, official_inception_score),
     "Precision, Recall": (our_precision_recall, official_precision_recall),
-    "the same in float32": (our_precision_recall_f32, None),
+    "the same, all pairs": (plain_precision_recall, None),
     "all of it": (our_evaluation, official_evaluation),
 }
 
@@ -203,11 +210,13 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=list(STAGES), choices=list(STAGES), help="what to measure")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both sides")
     parser.add_argument("--limit", type=float, default=6.0, help="memory in GiB that a cell should stay below")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(arguments.threads)))
     print(f"{arguments.images} samples, {arguments.references} references, {WIDTH} wide, {arguments.threads} threads")
     print(f"{'':20} {'':9}{'wall s':>8}{'ratio':>7}{'cpu s':>8}{'ratio':>7}{'peak GiB':>10}  result")
+    results = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in arguments.metrics:
             ours, *official = (
@@ -216,12 +225,15 @@ def main() -> None:
                 if metric
             )
             for side, cell in zip(("ours", "official"), (ours, *official), strict=False):
+                results.append({"metric": name, "side": side, **asdict(cell)})
                 print(
                     f"{name:20} {side:9}{cell.wall:8.1f}{cell.wall / ours.wall:7.1f}{cell.cpu:8.1f}"
                     f"{cell.cpu / ours.cpu:7.1f}{cell.memory:10.2f}  {cell.result}"
                     + (f"  (over {arguments.limit:g} GiB)" if cell.memory > arguments.limit else ""),
                     flush=True,
                 )
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps({**vars(arguments), "results": results}, indent=2, default=str))
 
 
 if __name__ == "__main__":

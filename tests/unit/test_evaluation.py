@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsr.errors import UserError
-from dsr.evaluation import frechet, neighbours
+from dsr.evaluation import frechet, near, neighbours
 from dsr.evaluation.cache import Cache
 from dsr.evaluation.frechet import Gaussian, Moments
 from dsr.evaluation.half import to_half, to_half_in_range
@@ -163,6 +163,51 @@ def test_equal_sets_are_inside_each_other() -> None:
         assert all(flags.all() for flags in memberships(points, points, 3, half, 10_000))
 
 
+def on_a_grid(kind: str, count: int, width: int, seed: int) -> np.ndarray:
+    """Features whose products have no rounding error, so that the order of sums changes nothing."""
+    generator = np.random.default_rng(seed)
+    points = generator.standard_normal((count, width))
+    if kind == "positive":
+        points = np.abs(points)
+    elif kind == "clusters":
+        points = np.random.default_rng(9).standard_normal((9, width))[generator.integers(0, 9, count)] + points / 20
+    elif kind == "repeated":
+        points = points[generator.integers(0, count // 4, count)]
+    return (np.round(points * 32) / 32).astype(np.float32)
+
+
+@pytest.mark.parametrize("crowded", [0, 100])
+@pytest.mark.parametrize(("tile", "k"), [(1000, 3), (60, 1)])
+@pytest.mark.parametrize("kind", ["any", "positive", "clusters", "repeated"])
+def test_near_pairs_are_all_that_matters(
+    monkeypatch: pytest.MonkeyPatch, kind: str, tile: int, k: int, crowded: int
+) -> None:
+    monkeypatch.setattr(neighbours, "TILE", tile)
+    monkeypatch.setattr(near, "CROWDED", crowded)
+    halves = [Points(on_a_grid(kind, count, 24, seed), half=True) for seed, count in enumerate((230, 301))]
+    singles = [Points(points.single, half=False) for points in halves]
+    radii_of_both = [near.radii(points, k) for points in halves]
+    scores = near.precision_recall(*halves, *radii_of_both)
+    for name, sets in (("half", halves), ("single", singles)):
+        expected = [radii(points, k) for points in sets]
+        for found, values in zip(radii_of_both, expected, strict=True):
+            np.testing.assert_array_equal(getattr(found, name), values)
+        found, wanted = getattr(scores, name), precision_recall(*sets, *expected)
+        np.testing.assert_array_equal(found.inside_sample, wanted.inside_sample)
+        np.testing.assert_array_equal(found.inside_reference, wanted.inside_reference)
+        np.testing.assert_array_equal(found.half_blocks, wanted.half_blocks)
+
+
+@pytest.mark.parametrize("kind", ["any", "positive", "clusters"])
+def test_float16_moves_no_distance_by_more_than_its_bound(kind: str) -> None:
+    points = Points(normal(200, 64) if kind == "any" else on_a_grid(kind, 200, 64, 0), half=True)
+    everything = slice(0, 200)
+    half, single = (neighbours.distances(points, points, everything, everything, half=flag) for flag in (True, False))
+    bound = near.slack(points)
+    assert (np.abs(half - single) <= bound[:, None] + bound).all()
+    assert (np.abs(half - single) > (bound[:, None] + bound) / 20).any()
+
+
 def test_fast_and_plain_rounding_agree() -> None:
     generator = np.random.default_rng(0)
     values = (generator.standard_normal(100_000) * np.exp2(generator.integers(-10, 13, 100_000))).astype(np.float32)
@@ -176,7 +221,7 @@ def test_fast_and_plain_rounding_agree() -> None:
 
 def test_too_few_or_wrong_points_are_refused() -> None:
     with pytest.raises(UserError, match="3 images are too few for 3 nearest neighbours"):
-        radii(Points(normal(3, 2), half=True), 3)
+        near.radii(Points(normal(3, 2), half=True), 3)
     features = normal(9, 2)
     features[4, 1] = np.nan
     with pytest.raises(UserError, match="image 4"):

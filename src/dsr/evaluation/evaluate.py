@@ -17,13 +17,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from dsr import npz
-from dsr.evaluation import frechet, inputs
+from dsr.evaluation import frechet, inputs, near
 from dsr.evaluation.cache import Arrays, Cache
 from dsr.evaluation.frechet import Moments
 from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph
 from dsr.evaluation.inception_score import inception_score
 from dsr.evaluation.inputs import ImageFile
-from dsr.evaluation.neighbours import Points, PrecisionRecall, precision_recall, radii
+from dsr.evaluation.neighbours import Points
 from dsr.evaluation.selfcheck import check_frechet
 from dsr.evaluation.specs import EvaluateSpec
 
@@ -89,12 +89,17 @@ class Reference:
         arrays = self.cache.arrays(f"{name}-gaussian", self.identity, compute)
         return frechet.Gaussian(arrays["mean"], arrays["factor"])
 
-    def neighbours(self, samples: Features, k: int, *, half: bool) -> PrecisionRecall:
+    def neighbours(self, samples: Features, k: int) -> near.Scores:
         """Precision and Recall of the samples' pooled features."""
-        own, theirs = Points(self.features.pooled, half=half), Points(samples, half=half)
-        identity = {**self.identity, "neighbours": k, "half": half}
-        kept = self.cache.arrays("radii", identity, lambda: {"radii": radii(own, k)})
-        return precision_recall(own, theirs, kept["radii"].astype(np.float32), radii(theirs, k))
+        own, theirs = Points(self.features.pooled, half=True), Points(samples, half=True)
+
+        def compute() -> Arrays:
+            found = near.radii(own, k)
+            return {"half": found.half, "single": found.single}
+
+        kept = self.cache.arrays("radii", {**self.identity, "neighbours": k}, compute)
+        radii = near.Radii(kept["half"].astype(np.float32), kept["single"].astype(np.float32))
+        return near.precision_recall(own, theirs, radii, near.radii(theirs, k))
 
     def record(self) -> dict[str, str]:
         """Where its two Gaussians come from, for the metrics file."""
@@ -171,19 +176,18 @@ def score(
     with stages("sfid"):
         sfid = frechet.distance(frechet.fit(samples.spatial), reference.spatial_gaussian())
     with stages("precision_recall"):
-        half = reference.neighbours(samples.pooled, spec.neighbours, half=True)
-    with stages("precision_recall_f32"):
-        single = reference.neighbours(samples.pooled, spec.neighbours, half=False)
+        found = reference.neighbours(samples.pooled, spec.neighbours)
     scores = {
         "fid": fid,
         "sfid": sfid,
         "inception_score": inception,
-        "precision": half.precision,
-        "recall": half.recall,
-        "precision_f32": single.precision,
-        "recall_f32": single.recall,
+        "precision": found.half.precision,
+        "recall": found.half.recall,
+        "precision_f32": found.single.precision,
+        "recall_f32": found.single.recall,
     }
-    return scores, f"{int(half.half_blocks.sum())} of {half.half_blocks.size}"
+    blocks = found.half.half_blocks
+    return scores, f"{int(blocks.sum())} of {blocks.size}"
 
 
 def _peak_memory() -> int:

@@ -115,7 +115,7 @@ def radii(points: Points, neighbours: int) -> Single:
     flags = half_blocks(points, points)
     for i, rows in enumerate(points.blocks):
         for j, columns in enumerate(points.blocks[i:], start=i):
-            for part, other in _tiles(rows, columns):
+            for part, other in tiles(rows, columns):
                 if part.start <= other.start:
                     _update(points, smallest, part, other, (bool(flags[i, j]), bool(flags[j, i])))
     return smallest[:, neighbours]
@@ -129,7 +129,7 @@ def precision_recall(
     flags = half_blocks(reference, samples)
     for i, rows in enumerate(reference.blocks):
         for j, columns in enumerate(samples.blocks):
-            for part, other in _tiles(rows, columns):
+            for part, other in tiles(rows, columns):
                 squared = distances(reference, samples, part, other, half=bool(flags[i, j]))
                 inside_sample[other] |= (squared <= reference_radii[part, None]).any(axis=0)
                 inside_reference[part] |= (squared <= sample_radii[None, other]).any(axis=1)
@@ -162,7 +162,12 @@ def _merge(smallest: Single, distances: Single) -> Single:
         return np.sort(np.partition(both, keep - 1, axis=1)[:, :keep], axis=1)
     # After the first tiles hardly any entry is a candidate, so looking for candidates is cheaper than partitioning.
     rows, columns = np.nonzero(distances < smallest[:, -1:])
-    values = distances[rows, columns]
+    return insert(smallest, rows, distances[rows, columns])
+
+
+def insert(smallest: Single, rows: npt.NDArray[np.intp], values: Single) -> Single:
+    """Merge some values (p,), each into one row, into the smallest so far, sorted (m, k)."""
+    keep = smallest.shape[1]
     order = np.lexsort((values, rows))
     rows, values = rows[order], values[order]
     rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
@@ -194,10 +199,11 @@ def _is_finite(left: Points, right: Points, rows: slice, columns: slice) -> bool
         return False
     if left.rounding(right, rows, columns, half=True) == "half in range":
         return True
-    return all(bool(np.isfinite(distances(left, right, *tile, half=True)).all()) for tile in _tiles(rows, columns))
+    return all(bool(np.isfinite(distances(left, right, *tile, half=True)).all()) for tile in tiles(rows, columns))
 
 
-def _tiles(rows: slice, columns: slice) -> Iterator[tuple[slice, slice]]:
+def tiles(rows: slice, columns: slice) -> Iterator[tuple[slice, slice]]:
+    """Tiles that make up a rectangle of pairs."""
     return ((part, other) for part in _slices(rows, TILE) for other in _slices(columns, TILE))
 
 

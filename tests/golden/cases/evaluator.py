@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsr.evaluation import frechet, neighbours
+from dsr.evaluation import frechet, near, neighbours
 from dsr.evaluation.evaluate import Reference, Stages, score
 from dsr.evaluation.frechet import Moments
 from dsr.evaluation.inception import BATCH, Activations, InceptionGraph
@@ -136,11 +136,11 @@ def compute_pr(golden: Golden) -> Computed:
     """Precision and Recall with everything that leads to them."""
     block = int(golden.inputs["batch"])
     reference, sample = (Points(golden.inputs[name], half=True, block=block) for name in ("ref", "sample"))
-    radii = [neighbours.radii(points, 3) for points in (reference, sample)]
-    found = neighbours.precision_recall(reference, sample, *radii)
+    radii = [near.radii(points, 3) for points in (reference, sample)]
+    found = near.precision_recall(reference, sample, *radii).half
     counts = {"precision": found.inside_sample.sum(), "recall": found.inside_reference.sum()}
     scaled = {
-        name: value[:, None] / _scale(golden.inputs)
+        name: value.half[:, None] / _scale(golden.inputs)
         for name, value in zip(("radii_ref", "radii_sample"), radii, strict=True)
     }
     return {
