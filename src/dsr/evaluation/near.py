@@ -27,6 +27,8 @@ CROWDED = 100
 """Pairs per point that may have to be kept at a time."""
 CHUNK = 500
 """Pairs whose features are gathered at a time."""
+DENSE = 50
+"""How many pairs of a rectangle cost as much as one pair by itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +84,17 @@ class _Pairs:
 
     def halves(self, left: _Set, right: _Set) -> Single:
         """Squared distances in the arithmetic of the protocol."""
+        if not len(self):
+            return self.products
+        rows, columns = (slice(int(of.min()), int(of.max()) + 1) for of in (self.left, self.right))
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        if area <= min(DENSE * len(self), neighbours.TILE**2):
+            whole = neighbours.distances(left.points, right.points, rows, columns, half=True)
+            found: Single = whole[self.left - rows.start, self.right - columns.start]
+            return found
+        return self._each_half(left, right)
+
+    def _each_half(self, left: _Set, right: _Set) -> Single:
         found = np.empty(len(self), np.float32)
         # Into the same memory each time: fresh pages cost more than the arithmetic.
         rows, others = np.empty((2, min(CHUNK, len(self)), left.features.shape[1]), np.float32)
