@@ -41,9 +41,7 @@ def stages(
 
     def trained(name: str, row: str, precision: str, batch: int, *, half: bool = False) -> dict[str, Any]:
         settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": None, "encoder_half": half}
-        states = (
-            Path(tempfile.gettempdir()) / "benchmark-states" if options.checkpoint and name == "train-bf16" else None
-        )
+        states = Path(tempfile.gettempdir()) if options.checkpoint and name == "train-bf16" else None
         return train.measure(
             row, index, **settings, **common, steps=options.steps, checkpoint=states, profile=name in options.profile
         )

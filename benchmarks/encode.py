@@ -74,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rows", nargs="+", default=["dit-siglip2b-dsr", "dit-so400m-dsr"], help="rows of the table")
     parser.add_argument("--batch", type=int, default=128, help="images that are encoded together")
+    parser.add_argument("--encoder-half", action="store_true", help="let the encoder multiply in float16")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--profile", action="store_true", help="list kernels")
     machine.add_output(parser)
@@ -82,7 +83,15 @@ def main() -> None:
     ceiling = machine.ceilings()
     machine.report(
         [
-            measure(row, batch=options.batch, fast=not options.eager, ceiling=ceiling, profile=options.profile, ttr=ttr)
+            measure(
+                row,
+                batch=options.batch,
+                fast=not options.eager,
+                ceiling=ceiling,
+                profile=options.profile,
+                ttr=ttr,
+                half=options.encoder_half,
+            )
             for row in options.rows
             for ttr in (False, True)
         ],

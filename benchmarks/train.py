@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
@@ -168,9 +167,16 @@ def measure(
 
 
 def _checkpoint(folder: Path, learner: Learner, step: Callable[[], None]) -> dict[str, float]:
-    """Save the training state twice while training goes on, and compare the steps beside the second with others."""
-    writer = Writer(folder)
+    """Save the training state twice while training goes on, and compare the steps beside the second with others.
 
+    States go to a temporary folder inside ``folder``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as run, Writer(Path(run)) as writer:
+        return _saved_beside(writer, Path(run), learner, step)
+
+
+def _saved_beside(writer: Writer, run: Path, learner: Learner, step: Callable[[], None]) -> dict[str, float]:
     def timed(action: Callable[[], None]) -> float:
         torch.cuda.synchronize()
         began = time.perf_counter()
@@ -191,8 +197,7 @@ def _checkpoint(folder: Path, learner: Learner, step: Callable[[], None]) -> dic
     writing = time.perf_counter() - began
     writer.finish()
     stalled = copied + sum(beside) - usual * len(beside)
-    size = max(path.stat().st_size for path in folder.glob("state-*.pt")) / 2**30
-    shutil.rmtree(folder)
+    size = max(path.stat().st_size for path in run.glob("state-*.pt")) / 2**30
     return {
         "GiB": round(size, 2),
         "first copy s": round(first, 2),
@@ -214,7 +219,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=14, help="data-loading workers")
     parser.add_argument("--encoder-half", action="store_true", help="let the encoder multiply in float16")
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--checkpoint", type=Path, help="also save the training state, in this folder")
+    parser.add_argument("--checkpoint", type=Path, help="also save the training state, below this folder")
     parser.add_argument("--profile", action="store_true", help="list kernels")
     machine.add_output(parser)
     options = parser.parse_args()
@@ -228,6 +233,7 @@ def main() -> None:
             batch=options.batch,
             micro_batch=options.micro_batch,
             fast=not options.eager,
+            encoder_half=options.encoder_half,
             ceiling=machine.ceilings(),
             steps=options.steps,
             workers=options.workers,
