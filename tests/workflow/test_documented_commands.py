@@ -1,0 +1,55 @@
+"""The commands of README.md and docs can be typed in as they stand there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from string import Template
+
+from .conftest import ROOT, Checkout
+
+PLACEHOLDER = re.compile(r"[{<]|\.\.\.")
+DRY = ("-n", "--dry-run")
+NEVER_DRY = {"--unlock", "--conda-create-envs-only"}
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(text: str) -> Iterator[tuple[str, ...]]:
+    """Arguments of every Snakemake command in the bash blocks, as a shell would split them."""
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        variables: dict[str, str] = {}
+        for line in block.splitlines():
+            if assignment := re.fullmatch(r"(\w+)=(\S+)", line):
+                variables[assignment[1]] = assignment[2]
+            if line.startswith("snakemake ") and not PLACEHOLDER.search(line):
+                yield tuple(shlex.split(Template(line).substitute(variables), comments=True)[1:])
+
+
+def test_every_command_can_be_planned(fresh: Checkout) -> None:
+    found = {
+        tuple(argument for argument in command if argument not in DRY)
+        for document in documents()
+        for command in commands(document.read_text(encoding="utf-8"))
+        if not NEVER_DRY & {*command}
+    }
+    assert ("--profile", "slurm", "results/table1.md") in found
+    runs = {" ".join(command): fresh.snakemake("-n", *command) for command in sorted(found)}
+    failed = {command: run.stdout[-500:] for command, run in runs.items() if run.returncode}
+    assert not failed
+
+
+def test_every_path_exists() -> None:
+    folders = "src|rules|docs|tests|profiles|envs|slurm|examples|benchmarks|launch"
+    missing = []
+    for document in documents():
+        text = document.read_text(encoding="utf-8")
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+        named = re.findall(rf"`((?:{folders})/[\w./-]+)`", text)
+        paths = [document.parent / link for link in links] + [ROOT / name for name in named]
+        missing += [f"{document.name}: {path}" for path in paths if not path.exists()]
+    assert not missing
