@@ -68,7 +68,7 @@ def keys(path: Path) -> list[str]:
     """Return the names of the arrays in an npz.
 
     Raises:
-        ArchiveError: if the file is missing, empty, truncated or not an npz.
+        ArchiveError: if the file is missing, a folder, empty, truncated or not an npz.
     """
     with _opened(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
@@ -129,6 +129,8 @@ def _opened(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except FileNotFoundError:
         raise ArchiveError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ArchiveError(f"{path} is a folder, expected an npz file") from None
     except zipfile.BadZipFile as error:
         size = os.path.getsize(path)
         raise ArchiveError(

@@ -16,6 +16,7 @@ import numpy as np
 from dsr import files, npz
 from dsr.errors import UserError
 from dsr.evaluation.frechet import Moments
+from dsr.evaluation.record import check_record
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 """Means and covariances of the pooled and of the spatial features, as ADM's reference files store them."""
@@ -70,7 +71,7 @@ def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFi
     if expected is not None and header.shape[0] != expected:
         raise UserError(f"{path}: {header.shape[0]} images, expected {expected}; was sampling cut short?")
     samples = _scan(path, header)
-    _check_record(samples)
+    check_record(path, samples.images, samples.pixels_sha256)
     return samples
 
 
@@ -143,8 +144,8 @@ def _check_header(path: Path, at_least: int) -> npz.Header:
     if len(shape) != 4 or shape[-1] != 3:
         hint = "; move the channels last" if len(shape) == 4 and shape[1] == 3 else ""
         raise UserError(f"{path}: arr_0 is {' x '.join(map(str, shape))}, {expected}{hint}")
-    if shape[1] != shape[2]:
-        raise UserError(f"{path}: images of {shape[1]} x {shape[2]} pixels, expected square ones")
+    if shape[1] != shape[2] or not shape[1]:
+        raise UserError(f"{path}: images of {shape[1]} x {shape[2]} pixels, expected square ones of at least 1 x 1")
     if header.fortran_order:
         raise UserError(f"{path}: arr_0 is in Fortran order; save numpy.ascontiguousarray of it")
     if shape[0] < at_least:
@@ -162,24 +163,6 @@ def _describe_values(path: Path, header: npz.Header) -> str:
     if not np.isfinite(values).all():
         return " with NaN or infinite values"
     return f" with values such as {values.min():.4g} .. {values.max():.4g}"
-
-
-def _check_record(samples: ImageFile) -> None:
-    """Compare samples with the record that the sampler wrote beside them; files of other origin have none."""
-    path = samples.path.with_suffix(".json")
-    if not path.is_file():
-        return
-    record = files.read_json(path)
-    if record.get("pixels_sha256") != samples.pixels_sha256:
-        raise UserError(
-            f"{samples.path}: not the images that {path.name} beside it describes (pixels_sha256); one of the two was "
-            "replaced: sample again, or move the record away to score images of your own"
-        )
-    classes = record["spec"]["model"]["classes"]
-    if samples.images % classes:
-        raise UserError(
-            f"{samples.path}: {samples.images} images cannot be balanced over {classes} classes; sample a multiple"
-        )
 
 
 def _scan(path: Path, header: npz.Header) -> ImageFile:
