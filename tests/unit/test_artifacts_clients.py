@@ -10,8 +10,10 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gdown
+import hf_xet
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -206,6 +208,35 @@ def test_hub_error_during_the_transfer(hub: Hub) -> None:
     hub.add("config.json", good, _error(403, X_Error_Code="GatedRepo"), revision=COMMIT)
     with pytest.raises(RefusedError, match="licence has not been accepted"):
         hub.fetch()
+
+
+@pytest.mark.parametrize("error", [ConnectionError, TimeoutError, RuntimeError])
+def test_hub_storage_that_fails(
+    hub: Hub, sites: Server, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    xet = {"X_Xet_Hash": "c" * 64, "X_Xet_Refresh_Route": "https://huggingface.co/token"}
+    token = {"X-Xet-Cas-Url": "https://cas.example", "X-Xet-Access-Token": TOKEN, "X-Xet-Token-Expiration": "1"}
+    good = file(FILES["config.json"], ETag='"x"', X_Repo_Commit=COMMIT, **xet)
+    hub.serve()
+    for revision in ("main", COMMIT):
+        hub.add("config.json", good, revision=revision)
+    sites.add("huggingface.co/token", lambda seen: Reply(200, b"", token))
+    failures = [error("Network error: CAS at https://cas.example/?X-Signature=secret")] * QUICK.attempts
+
+    def download(files: list[Any], **_: object) -> None:
+        if failures:
+            raise failures.pop()
+        Path(files[0].destination_path).write_bytes(FILES["config.json"])
+
+    monkeypatch.setattr(hf_xet, "download_files", download)
+    with pytest.raises(
+        TransferError, match=r"Xet storage failed \(Network error.*DISABLE_XET.*after 3 attempts"
+    ) as caught:
+        hub.fetch()
+    assert "secret" not in str(caught.value)
+    failures[:] = [error("once")]
+    hub.fetch()
+    assert (hub.output / "config.json").read_bytes() == FILES["config.json"]
 
 
 def test_hub_wrong_architecture(hub: Hub) -> None:

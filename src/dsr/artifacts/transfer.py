@@ -110,6 +110,11 @@ def page_text(page: bytes, length: int = 160) -> str:
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
+def plain(text: object) -> str:
+    """Return a message or address on one line, without the queries of addresses: signed ones open doors."""
+    return re.sub(r"\?[^\s)'\"]+", "?...", " ".join(str(text).split()))
+
+
 @contextlib.contextmanager
 def network_errors(what: str) -> Iterator[None]:
     """Turn the exceptions of requests into this package's.
@@ -122,17 +127,17 @@ def network_errors(what: str) -> Iterator[None]:
         yield
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
         raise TransferError(
-            f"{what}: {_plain(error)}. Check the proxy and certificate settings of this machine"
+            f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine"
         ) from error
     except (
         requests.exceptions.ConnectionError,
         requests.exceptions.Timeout,
         requests.exceptions.ChunkedEncodingError,
     ) as error:
-        raise TransientError(f"the connection failed ({_plain(error)})") from error
+        raise TransientError(f"the connection failed ({plain(error)})") from error
     except requests.exceptions.RequestException as error:
         # No errno: full disks are OSErrors too, and are somebody else's.
-        raise TransferError(f"{what}: {_plain(error)}") from error
+        raise TransferError(f"{what}: {plain(error)}") from error
 
 
 @contextlib.contextmanager
@@ -165,11 +170,6 @@ def need_space(what: str, folder: Path, needed: int) -> None:
             f"{what}: needs {_gigabytes(needed)} under {folder}, which has {_gigabytes(free)} free. Make room and run "
             "the command again"
         )
-
-
-def _plain(error: Exception) -> str:
-    """Return an error's message on one line, without the queries of addresses: signed ones open doors."""
-    return re.sub(r"\?[^\s)'\"]+", "?...", " ".join(str(error).split()))
 
 
 def _gigabytes(size: int) -> str:

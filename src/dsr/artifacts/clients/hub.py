@@ -113,6 +113,12 @@ class _File:
                     shutil.rmtree(folder / ".cache", ignore_errors=True)
                     raise TransientError("the partial file does not fit the one on the hub; starting over") from error
                 self._refuse(error.response)
+            except (ConnectionError, TimeoutError, RuntimeError) as error:
+                # What hf_xet raises; those of requests have other types.
+                raise TransientError(
+                    f"the transfer from the hub's Xet storage failed ({transfer.plain(error)}); HF_HUB_DISABLE_XET=1 "
+                    "in the environment does without that storage"
+                ) from error
             except OSError as error:
                 # The client's word for a size other than announced; it keeps the bytes for the next attempt.
                 if "Consistency check failed" not in str(error):
