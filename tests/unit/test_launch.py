@@ -50,12 +50,12 @@ main()
 class Job:
     """A fake SLURM job in which the launcher runs."""
 
-    def __init__(self, folder: Path, state: str = "RUNNING") -> None:
+    def __init__(self, folder: Path, squeue: str = "echo RUNNING") -> None:
         self.state, self.calls, self._folder = folder / "state", folder / "calls", folder
         self.state.mkdir()
         (folder / "launcher.py").write_text(LAUNCHER)
         (folder / "worker.py").write_text(WORKER)
-        for name, answer in (("squeue", f"echo {state}"), ("scontrol", "")):
+        for name, answer in (("squeue", squeue), ("scontrol", "")):
             program = folder / "bin" / name
             program.parent.mkdir(exist_ok=True)
             program.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.calls}\n{answer}\n')
@@ -119,11 +119,24 @@ def test_a_stopped_command_saves_and_is_requeued(job: Job) -> None:
 
 
 def test_a_cancelled_job_is_not_requeued(tmp_path: Path) -> None:
-    job = Job(tmp_path, state="COMPLETING")
+    job = Job(tmp_path, squeue="echo COMPLETING")
     process = job.start("saved", "75")
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 75
     assert "requeue" not in job.called()
+
+
+def test_a_busy_controller_is_asked_again(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    job = Job(
+        tmp_path, squeue=f"test -e {seen} && echo RUNNING && exit; touch {seen}; echo 'Socket timed out' >&2; exit 1"
+    )
+    process = job.start("saved", "75")
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "scontrol requeue 7" in job.called())
+    process.kill()
+    assert process.stderr is not None
+    assert "Socket timed out" in process.stderr.read()
 
 
 @pytest.mark.parametrize("code", [0, 3])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 FIRST_PORT, PORTS = 20000, 10000
 """Range of the port where the processes of several nodes meet; the job's number chooses one."""
+PAUSES = (1.0, 5.0, 15.0)
+"""Seconds to wait before each further try to reach the controller."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,10 @@ class SlurmJob:
         """Port on ``address`` where the nodes' processes meet."""
         return FIRST_PORT + int(self.id) % PORTS
 
-    def running(self) -> bool:
-        """Whether the controller counts the job as running: not cancelled, not being preempted, not over."""
+    def state(self) -> str | None:
+        """State of the job as the controller has it; None if there is no answer."""
         answer = _call("squeue", "--noheader", "--jobs", self.id, "--format", "%T")
-        return answer is not None and answer.strip() == "RUNNING"
+        return None if answer is None else answer.strip()
 
     def requeue(self) -> bool:
         """Ask the controller to end this job and start it again under the same number; False if it refuses."""
@@ -54,9 +60,16 @@ class SlurmJob:
 
 
 def _call(*command: str) -> str | None:
-    """Output of a SLURM command; None if it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    """Output of a SLURM command, tried several times because controllers are busy; None if it fails."""
+    for pause in (*PAUSES, None):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            if done.returncode == 0:
+                return done.stdout
+            problem = done.stderr.strip()
+        except (OSError, subprocess.TimeoutExpired) as error:
+            problem = str(error)
+        log.warning("%s: %s", " ".join(command), problem)
+        if pause is not None:
+            time.sleep(pause)
+    return None

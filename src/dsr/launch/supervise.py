@@ -42,10 +42,10 @@ def supervise(command: Sequence[str], job: SlurmJob, state: Path | None) -> int:
         time.sleep(END_SECONDS)
     elif not attempts.may_continue():
         log.error("Stopped %d times in a row without a new file in %s: giving up", FRUITLESS_STARTS, state)
-    elif not job.running():
-        log.warning("Job %s is no longer running (cancelled, or already requeued); leaving", job.id)
+    elif (found := job.state()) not in (None, "RUNNING"):
+        log.warning("Job %s is no longer running but %s (cancelled, or already requeued); leaving", job.id, found)
     elif not job.requeue():
-        log.error("SLURM refuses to requeue job %s; run Snakemake again to go on", job.id)
+        log.error("SLURM does not requeue job %s; Snakemake submits it again, or run the same command", job.id)
     else:
         log.warning("Job %s is requeued and will go on from %s", job.id, state)
         time.sleep(END_SECONDS)
