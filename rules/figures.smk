@@ -1,5 +1,22 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
 FIGURE = "python -m dsr.commands.figure"
+IMAGES = {f"image-{index}/": index for index in CONFIG.figures.images}
+
+
+wildcard_constraints:
+    # Folder of the figures that show another image than the first.
+    image=f"(?:{one_of(IMAGES)})?",
+
+
+def figure_spec(wildcards, denoisers=()):
+    """How a figure of one image is drawn, as JSON."""
+    image = IMAGES.get(wildcards.image)
+    return report_specs.figure(CONFIG, denoisers, image).model_dump_json()
+
+
+def drawn_maps(row):
+    """Token maps of a row as figures show it."""
+    return f"<results>/maps/rows/{row}-{CONFIG.drawn_epoch(row)}.npz"
 
 
 rule encoder_maps:
@@ -57,20 +74,20 @@ rule figure_encoder:
         [f"<results>/maps/encoders/{encoder}-{ttr}.npz" for encoder, ttr in SHOWN],
     output:
         png=report(
-            "<results>/figures/encoder-{kind}.png",
+            "<results>/figures/{image}encoder-{kind}.png",
             category="2. Outliers in the encoder",
             labels={"shows": "{kind}"},
             caption="../docs/captions/encoder.rst",
         ),
-        svg="<results>/figures/encoder-{kind}.svg",
+        svg="<results>/figures/{image}encoder-{kind}.svg",
     log:
-        "<logs>/figures/encoder-{kind}.log",
+        "<logs>/figures/{image}encoder-{kind}.log",
     wildcard_constraints:
         kind=MAP_KINDS,
     conda:
         "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG).model_dump_json(),
+        spec=figure_spec,
         inputs=lambda wildcards, input: keyed(ENCODING_NAMES, input),
     shell:
         f"{FIGURE}"
@@ -80,23 +97,23 @@ rule figure_encoder:
 
 rule figure_denoiser:
     input:
-        [f"<results>/maps/rows/{row}-{final_epoch(row)}.npz" for row in DRAWN],
+        [drawn_maps(row) for row in DRAWN],
     output:
         png=report(
-            "<results>/figures/denoiser-{kind}.png",
+            "<results>/figures/{image}denoiser-{kind}.png",
             category="3. Outliers in the denoiser",
             labels={"shows": "{kind}"},
             caption="../docs/captions/denoiser.rst",
         ),
-        svg="<results>/figures/denoiser-{kind}.svg",
+        svg="<results>/figures/{image}denoiser-{kind}.svg",
     log:
-        "<logs>/figures/denoiser-{kind}.log",
+        "<logs>/figures/{image}denoiser-{kind}.log",
     wildcard_constraints:
         kind=MAP_KINDS,
     conda:
         "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG, LAST_EPOCHS).model_dump_json(),
+        spec=lambda wildcards: figure_spec(wildcards, DRAWN),
         inputs=lambda wildcards, input: keyed(DRAWN, input),
     shell:
         f"{FIGURE}"
@@ -106,21 +123,21 @@ rule figure_denoiser:
 
 rule figure_times:
     input:
-        lambda wildcards: f"<results>/maps/rows/{wildcards.row}-{final_epoch(wildcards.row)}.npz",
+        lambda wildcards: drawn_maps(wildcards.row),
     output:
         png=report(
-            "<results>/figures/times-{row}.png",
+            "<results>/figures/{image}times-{row}.png",
             category="3. Outliers in the denoiser",
             labels={"shows": "norms against noise, {row}"},
             caption="../docs/captions/times.rst",
         ),
-        svg="<results>/figures/times-{row}.svg",
+        svg="<results>/figures/{image}times-{row}.svg",
     log:
-        "<logs>/figures/times-{row}.log",
+        "<logs>/figures/{image}times-{row}.log",
     conda:
         "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG, LAST_EPOCHS).model_dump_json(),
+        spec=lambda wildcards: figure_spec(wildcards, [wildcards.row]),
     shell:
         f"{FIGURE} times"
         " --spec {params.spec:q} --inputs {wildcards.row}={input}"
@@ -130,7 +147,12 @@ rule figure_times:
 rule figure_samples:
     input:
         [
-            of_set(row, final_epoch(row), f"unguided-seed{FIRST_SEED}", "samples.npz")
+            of_set(
+                row,
+                CONFIG.drawn_epoch(row),
+                f"unguided-seed{FIRST_SEED}",
+                "samples.npz",
+            )
             for row in DRAWN
         ],
     output:
@@ -146,7 +168,7 @@ rule figure_samples:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG, LAST_EPOCHS).model_dump_json(),
+        spec=report_specs.figure(CONFIG, DRAWN).model_dump_json(),
         inputs=lambda wildcards, input: keyed(DRAWN, input),
     shell:
         f"{FIGURE} samples"

@@ -1,8 +1,5 @@
 # What tables, figures and the record of their origin are made of.
 DRAWN = list(CONFIG.figures.rows or CONFIG.rows)
-LAST_EPOCHS = "epoch " + ", ".join(
-    sorted({str(final_epoch(row)) for row in DRAWN}, key=int)
-)
 # Rows with several moving averages of the weights.
 AVERAGED = [row for row in DRAWN if len(CONFIG.averages(row)) > 1]
 # Encoders as the rows use them.

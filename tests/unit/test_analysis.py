@@ -14,7 +14,7 @@ from transformers import SiglipVisionModel
 from dsr.analysis.cost import denoiser_cost
 from dsr.analysis.denoiser_maps import map_denoiser, trace_denoiser
 from dsr.analysis.encoder_maps import attention_weights, map_encoder
-from dsr.analysis.maps import OUTPUT, TokenMaps, default_layers
+from dsr.analysis.maps import OUTPUT, TokenMaps, equal_shares
 from dsr.analysis.measure import measure_layer, stack_layers
 from dsr.analysis.outliers import (
     attention_received,
@@ -294,8 +294,8 @@ def test_mistakes_are_named(files: dict[str, Path], images: FolderImages, tmp_pa
     ("blocks", "expected"),
     [(12, ["2", "4", "6", "8", "10", "12"]), (28, ["5", "10", "14", "19", "24", "28"]), (2, ["1", "2"])],
 )
-def test_default_layers_end_with_the_last_block_and_the_output(blocks: int, expected: list[str]) -> None:
-    assert default_layers([*map(str, range(1, blocks + 1)), OUTPUT]) == [*expected, OUTPUT]
+def test_equal_shares_of_the_depth_end_with_the_last_block(blocks: int, expected: list[str]) -> None:
+    assert equal_shares([*map(str, range(1, blocks + 1))], len(expected)) == expected
 
 
 # Costs

@@ -147,7 +147,7 @@ def inputs_of(kind: str, folder: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_kind_is_drawn_inside_the_figure(kind: str, config: Config, tmp_path: Path) -> None:
-    spec = specs.figure(config, "epoch 80").model_copy(update={"classes": 10, "images": 9})
+    spec = specs.figure(config, ["dit-siglip2b"]).model_copy(update={"classes": 10, "images": 9})
     inputs = inputs_of(kind, tmp_path)
     draw(kind, spec, inputs, tmp_path / "figure.png", tmp_path / "figure.svg")
     assert min(Image.open(tmp_path / "figure.png").size) > 200
@@ -188,16 +188,32 @@ def test_an_encoder_has_one_time(kind: str, config: Config, tmp_path: Path) -> N
     assert "t = " not in words
 
 
-def test_layers_time_and_image_can_be_chosen(config: Config, tmp_path: Path) -> None:
-    spec = specs.figure(config).model_copy(update={"layers": ("2", "5"), "time": 0.1, "image": 3})
+def test_time_and_image_can_be_chosen(config: Config, tmp_path: Path) -> None:
+    spec = specs.figure(config, image=3).model_copy(update={"time": 0.1})
     inputs = inputs_of("norms", tmp_path)
     with style():
         words = [text.get_text() for text in KINDS["norms"](spec, inputs).texts]
-    assert {"block 2", "block 5", "none"} <= set(words)
     assert any("validation image 3 · t = 0.1" in word.replace("\n", " ") for word in words)
-    for wrong, message in (({"layers": ("9",)}, "layers 9"), ({"time": 0.2}, "time 0.2"), ({"image": 1}, "image 1")):
+    for wrong, message in (({"time": 0.2}, "time 0.2"), ({"image": 1}, "image 1")):
         with style(), pytest.raises(UserError, match=message):
             KINDS["norms"](spec.model_copy(update=wrong), inputs)
+
+
+def test_every_figure_of_denoisers_has_the_papers_layers(config: Config, tmp_path: Path) -> None:
+    names = ["dit-siglip2b", "ditdh-siglip2b"]
+    spec = specs.figure(config, names)
+    depths = dict(zip(names, (28, 30), strict=True))
+    inputs = {name: write_maps(tmp_path / f"{name}.npz", blocks=blocks) for name, blocks in depths.items()}
+    columns = choose_columns(spec, {name: TokenMaps.load(path) for name, path in inputs.items()})
+    shown = [f"block {block}" for block in (3, 13, 21, 25, 26, 27)] + [OUTPUT]
+    assert columns.headings == shown
+    assert columns.same
+    with style():
+        norms, outliers = (KINDS[kind](spec, inputs) for kind in ("norms", "outliers"))
+    words = [text.get_text() for text in norms.texts]
+    assert [word for word in words if word in shown] == shown
+    assert [label.get_text() for label in outliers.axes[0].get_xticklabels()] == shown
+    assert specs.figure(config).layers == ()
 
 
 def test_networks_of_different_depth_are_compared_at_equal_shares_of_it(config: Config, tmp_path: Path) -> None:
@@ -205,7 +221,7 @@ def test_networks_of_different_depth_are_compared_at_equal_shares_of_it(config: 
         "a": TokenMaps.load(write_maps(tmp_path / "a.npz", blocks=6)),
         "b": TokenMaps.load(write_maps(tmp_path / "b.npz", blocks=3)),
     }
-    columns = choose_columns(specs.figure(config), files)
+    columns = choose_columns(specs.figure(config, ["dit-siglip2b"]), files)
     assert columns.headings == ["depth 1/3", "depth 2/3", "last block", OUTPUT]
     assert columns.layers == {"a": ["2", "4", "6", OUTPUT], "b": ["1", "2", "3", OUTPUT]}
     assert choose_columns(specs.figure(config), {"a": files["a"]}).headings[0] == "block 1"

@@ -86,13 +86,10 @@ def _position(known: Sequence[Any], wanted: Any, kind: str) -> int:
     return known.index(wanted)
 
 
-def default_layers(layers: Sequence[str], count: int = 7) -> list[str]:
-    """Choose ``count`` layers to show: evenly spaced blocks up to the last one, and the output.
+def equal_shares(blocks: Sequence[str], count: int) -> list[str]:
+    """Choose ``count`` of a network's blocks, evenly spaced up to the last one.
 
-    >>> default_layers([*map(str, range(1, 13)), OUTPUT])
-    ['2', '4', '6', '8', '10', '12', 'output']
+    >>> equal_shares([*map(str, range(1, 13))], 6)
+    ['2', '4', '6', '8', '10', '12']
     """
-    blocks = [name for name in layers if name != OUTPUT]
-    shown = min(count - 1, len(blocks))
-    places = [math.ceil(number * len(blocks) / shown) - 1 for number in range(1, shown + 1)]
-    return [blocks[place] for place in places] + [name for name in layers if name == OUTPUT]
+    return [blocks[math.ceil(number * len(blocks) / count) - 1] for number in range(1, count + 1)]

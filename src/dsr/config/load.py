@@ -165,6 +165,11 @@ class Config(Section):
         weights = self.rows[row].weights
         return (weights.epoch,) if weights else self.evaluation.epochs
 
+    def drawn_epoch(self, row: str) -> int:
+        """Epoch at which figures show a row: `figures.epoch` if it has that one, else its last."""
+        epochs = self.epochs(row)
+        return self.figures.epoch if self.figures.epoch in epochs else epochs[-1]
+
     def averages(self, row: str) -> tuple[float, ...]:
         """Decays of a row's moving averages; the first is the one that tables report."""
         entry = self.rows[row]

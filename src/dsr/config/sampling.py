@@ -118,9 +118,14 @@ class Figures(Section):
 
     rows: tuple[str, ...] | None = None
     """Rows to draw; null draws all."""
-
+    epoch: Positive | None = None
+    """Epoch of `evaluation.epochs` at which rows are drawn; null is the last one. Fetched weights have their own."""
     images: tuple[Annotated[int, Field(ge=0)], ...]
-    """Validation images (by index) whose token maps are drawn."""
+    """Validation images (by index). Outlier ratios are means over all of them. Token maps are drawn of the first one,
+    and of another one when `<results>/figures/image-{index}/{figure}.png` is asked for."""
+    layers: tuple[Positive, ...] | None = None
+    """Blocks after which denoisers are shown (1 is the first block), besides their output. Null, and denoisers of which
+    one is shallower, give six at equal shares of the depth. Encoders are always shown at equal shares."""
     times: tuple[Share, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     """Times t at which the denoiser's tokens are looked at."""
     outlier_multiple: Annotated[float, Field(gt=1)] = 3.0

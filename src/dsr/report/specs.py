@@ -84,8 +84,8 @@ class FigureSpec(Section):
     """What else the subtitle says, such as the epoch of the weights."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of inputs by id; an input without one is labelled by its id."""
-    layers: tuple[str, ...] = ()
-    """Layers to show ('1' is after the first block); empty: at equal shares of the depth, and the output."""
+    layers: tuple[int, ...] = ()
+    """Blocks to show besides the output (1 is the first); empty, or not in every network: equal shares of the depth."""
     time: float = 0.5
     """Time t at which rows are compared."""
     image: int | None = None
@@ -145,20 +145,31 @@ def comparison(config: Config, name: str, commands: Mapping[str, str] | None = N
     )
 
 
-def figure(config: Config, note: str = "") -> FigureSpec:
-    """Return the specification of all figures; rows are compared at the middle one of ``figures.times``.
+def figure(config: Config, denoisers: Iterable[str] = (), image: int | None = None) -> FigureSpec:
+    """Return the specification of a figure; rows are compared at the middle one of ``figures.times``.
 
     Inputs that show an encoder are named 'encoder:ttr', all others by their row.
+
+    Args:
+        config: the configuration.
+        denoisers: rows whose weights it shows. Their epoch is in the subtitle, or beside every row where it differs.
+        image: validation image whose token maps it shows; None is the first of ``figures.images``.
     """
     times = config.figures.times
     baseline, faster = _dual_stage_pair(config)
+    epochs = {row: f"epoch {config.drawn_epoch(row)}" for row in denoisers}
+    note, *others = dict.fromkeys(epochs.values()) or [""]
     labels = {f"{name}:{ttr}": f"{name}{suffix}" for name in config.encoders for ttr, suffix in _TTR_SUFFIX.items()}
+    if others:
+        note, labels = "", labels | {row: f"{row}, {epoch}" for row, epoch in epochs.items()}
     return FigureSpec(
         name=config.name,
         published=config.published,
         published_rows={name: row.compare_with for name, row in config.rows.items() if row.compare_with},
         note=note,
         labels=labels,
+        layers=(config.figures.layers or ()) if epochs else (),
+        image=image,
         time=times[len(times) // 2],
         multiple=config.figures.outlier_multiple,
         images=config.figures.grid,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dsr.analysis.maps import OUTPUT, TokenMaps, default_layers
-from dsr.errors import UserError
+from dsr.analysis.maps import OUTPUT, TokenMaps, equal_shares
 from dsr.report.specs import FigureSpec
+
+_SHARES = 6
+"""Blocks that are shown where none are asked for."""
 
 
 @dataclass(frozen=True)
@@ -21,30 +23,20 @@ class Columns:
     """Whether a column is the same layer of every file; otherwise it is the same share of the depth."""
 
 
-def choose_columns(spec: FigureSpec, files: Mapping[str, TokenMaps], count: int = 7) -> Columns:
-    """Choose the layers asked for, or ``count`` at equal shares of every network's depth, the output included.
-
-    Raises:
-        UserError: if a layer asked for is in none of the files.
-    """
-    known = {name: file.layers.tolist() for name, file in files.items()}
-    if spec.layers:
-        unknown = [layer for layer in spec.layers if not any(layer in layers for layers in known.values())]
-        if unknown:
-            longest = max(known.values(), key=len)
-            raise UserError(f"layers {', '.join(unknown)} are in none of the maps; known: {', '.join(longest)}")
-        return Columns([_heading(layer) for layer in spec.layers], {name: [*spec.layers] for name in files}, True)
-    count = min([count, *map(len, known.values())])
-    layers = {name: default_layers(known[name], count) for name in files}
+def choose_columns(spec: FigureSpec, files: Mapping[str, TokenMaps]) -> Columns:
+    """Choose the blocks asked for if every network has them, or some at equal shares of every depth, and the output."""
+    known = {name: [layer for layer in file.layers.tolist() if layer != OUTPUT] for name, file in files.items()}
+    chosen = [*map(str, spec.layers)]
+    if not chosen or any(layer not in blocks for blocks in known.values() for layer in chosen):
+        count = min([_SHARES, *map(len, known.values())])
+        layers = {name: equal_shares(blocks, count) for name, blocks in known.items()}
+    else:
+        layers = dict.fromkeys(files, chosen)
     first, *others = layers.values()
-    if all(other == first for other in others):
-        return Columns([_heading(layer) for layer in first], layers, True)
-    shares = [f"depth {number}/{count - 1}" for number in range(1, count - 1)]
-    return Columns([*shares, "last block", OUTPUT], layers, False)
-
-
-def _heading(layer: str) -> str:
-    return layer if layer == OUTPUT else f"block {layer}"
+    same = all(other == first for other in others)
+    shares = [f"depth {number}/{len(first)}" for number in range(1, len(first))]
+    headings = [f"block {layer}" for layer in first] if same else [*shares, "last block"]
+    return Columns([*headings, OUTPUT], {name: [*blocks, OUTPUT] for name, blocks in layers.items()}, same)
 
 
 def label_of(spec: FigureSpec, name: str) -> str:

@@ -25,7 +25,7 @@ from dsr.report.figures.choose import (
 from dsr.report.figures.panels import Map, MapRow, Scale, draw_maps
 from dsr.report.specs import FigureSpec
 
-Quantity = Callable[[TokenMaps, int, int, int], tuple[Map | None, str]]
+Quantity = Callable[[TokenMaps, int, int, int], tuple[Map, str]]
 """Map and note of (file, image, time, layer) positions."""
 
 
@@ -66,7 +66,7 @@ def times(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
 def components(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     """Compare the first principal component of several files at one t."""
 
-    def component(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map | None, str]:
+    def component(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map, str]:
         return file.components[image, time, layer], f"{file.explained[image, time, layer]:.0%} of variance"
 
     rows, columns, files = _compare(spec, inputs, component)
@@ -83,10 +83,8 @@ def components(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
 def attention(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     """Compare the attention that every token receives, at one t."""
 
-    def received(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map | None, str]:
+    def received(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map, str]:
         shares, registers = file.attention[image, time, layer], file.register_attention[image, time, layer]
-        if np.isnan(registers):
-            return None, ""
         count = int(np.isfinite(file.register_norms[image, time, layer]).sum())
         relative = shares * (shares.size + count)
         return relative, f"max {relative.max():.1f}×" + (f"\nregisters {registers:.0%}" if count else "")
@@ -135,12 +133,11 @@ def _compare(
 
 
 def _row(shown: _Shown, label: str, quantity: Quantity) -> MapRow:
-    """Make a row of panels; a layer that the file lacks is left out."""
-    file, known = shown.file, shown.file.layers.tolist()
-    maps: list[Map | None] = []
-    notes = []
+    """Make a row of panels."""
+    file = shown.file
+    maps, notes = [], []
     for layer in shown.layers:
-        values, note = quantity(file, shown.image, shown.time, known.index(layer)) if layer in known else (None, "")
+        values, note = quantity(file, shown.image, shown.time, file.layer(layer))
         maps.append(values)
         notes.append(f"block {layer}\n{note}" if shown.named and layer != OUTPUT else note)
     return MapRow(
@@ -153,7 +150,7 @@ def _row(shown: _Shown, label: str, quantity: Quantity) -> MapRow:
 
 
 def _norm(spec: FigureSpec) -> Quantity:
-    def relative(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map | None, str]:
+    def relative(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map, str]:
         values = file.norms[image, time, layer]
         multiples = relative_norms(values)
         return multiples, f"max {multiples.max():.1f}×, {outlier_ratio(values, spec.multiple):.1%}"
@@ -182,7 +179,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _values(rows: Sequence[MapRow]) -> npt.NDArray[np.float64]:
     """All finite values."""
-    values = np.concatenate([values.ravel() for row in rows for values in row.maps if values is not None])
+    values = np.concatenate([values.ravel() for row in rows for values in row.maps])
     return np.asarray(values[np.isfinite(values)], np.float64)
 
 

@@ -30,7 +30,7 @@ _WIDTH, _HEIGHT, _HEADER = 0.78, 0.44, 0.28
 def outliers(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     """Draw the share of outlier tokens of every file (rows) after every chosen layer (columns), over all images."""
     files = {name: TokenMaps.load(path) for name, path in inputs.items()}
-    columns = choose_columns(spec, files, count=9)
+    columns = choose_columns(spec, files)
     ratios = np.array([[_ratio(spec, files[name], layer) for layer in columns.layers[name]] for name in files])
     labels = [label_of(spec, name) for name in files]
     first = next(iter(files.values()))
@@ -46,7 +46,7 @@ def outliers(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     heading(figure, f"Outlier tokens in {subject_of(first)}", subtitle)
     box = (left / width, EDGE / height, len(columns.headings) * _WIDTH / width, len(files) * _HEIGHT / height)
     axes = figure.add_axes(box)
-    norm = Normalize(0.0, max(float(np.nanmax(ratios)), 0.01))
+    norm = Normalize(0.0, max(float(ratios.max()), 0.01))
     axes.pcolormesh(ratios, cmap=MAP, norm=norm, edgecolors="white", linewidth=1.5)
     axes.invert_yaxis()
     axes.set_xticks(np.arange(len(columns.headings)) + 0.5, labels=columns.headings, fontsize=SMALL)
@@ -54,7 +54,7 @@ def outliers(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelcolor=mpl.rcParams["text.color"])
     axes.spines[:].set_visible(False)
-    for row, column in np.argwhere(np.isfinite(ratios)):
+    for row, column in np.ndindex(ratios.shape):
         shade = "black" if norm(ratios[row, column]) > 0.6 else "white"
         layer = [*columns.layers.values()][row][column]
         text = f"{ratios[row, column]:.1%}" + ("" if columns.same or layer == OUTPUT else f"\nblock {layer}")
@@ -63,7 +63,5 @@ def outliers(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
 
 
 def _ratio(spec: FigureSpec, file: TokenMaps, layer: str) -> float:
-    """Mean over images; NaN for a layer that the file lacks."""
-    if layer not in file.layers:
-        return float("nan")
+    """Mean over images."""
     return float(outlier_ratio(file.norms[:, time_position(spec, file), file.layer(layer)], spec.multiple).mean())

@@ -31,8 +31,8 @@ class MapRow:
     """One row of panels."""
 
     label: str
-    maps: Sequence[Map | None]
-    """One (S, S) map per column; None leaves the panel out."""
+    maps: Sequence[Map]
+    """One (S, S) map per column."""
     notes: Sequence[str]
     """Text below each map."""
     before: Image | None = None
@@ -82,13 +82,9 @@ def draw_maps(
     for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
         y = top + number * pitch
         figure.text((left - 0.12) / width, 1 - (y + CELL / 2) / height, label, ha="right", va="center", linespacing=1.3)
-        images = ([row.before] if before else [], [row.after] if after else [])
+        images = [[] if image is None else [image] for image in (row.before, row.after)]
         for column, content in enumerate([*images[0], *row.maps, *images[1]]):
             box = (left + column * (CELL + GAP), height - y - CELL, CELL, CELL)
-            if content is None:
-                middle = ((box[0] + CELL / 2) / width, (box[1] + CELL / 2) / height)
-                figure.text(*middle, "none", ha="center", va="center", fontsize=NOTE, color=MUTED)
-                continue
             axes = _axes(figure, box)
             place = column - len(images[0])
             if 0 <= place < len(row.maps):
