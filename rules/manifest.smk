@@ -5,7 +5,20 @@ from dsr.artifacts.manifest import load as load_manifest
 FETCH = f"python -m dsr.commands.fetch --lock {CONFIG.results}/artifacts.lock"
 MANIFEST = load_manifest()
 
+
+def encoder_artifacts():
+    """Ids of the encoders and decoders that the rows need, of those that are not in place."""
+    if CONFIG.data.source == "digits":
+        return []
+    files = {}
+    for encoder, _ in ENCODINGS:
+        files[encoder] = encoder_weights(encoder)
+        files[f"decoder-{encoder}"] = f"<results>/decoders/{encoder}.safetensors"
+    return [name for name, path in files.items() if not Path(in_results(path)).exists()]
+
+
 try:
+    MANIFEST.refuse_missing(encoder_artifacts())
     MANIFEST.refuse_unknown(CONFIG.artifacts)
 except ArtifactError as error:
     raise WorkflowError(str(error)) from None
@@ -59,8 +72,4 @@ def downloads(wildcards):
     ]
     if "adm" in CONFIG.evaluation.references:
         files.append("<results>/evaluator/reference-adm.npz")
-    files += [
-        f"<results>/rows/{row}/epoch-{final_epoch(row)}/ema.safetensors"
-        for row in FETCHED
-    ]
     return files

@@ -13,6 +13,10 @@ import yaml
 
 from .conftest import Checkout, job_counts
 
+LARGE = {
+    "family": "siglip2", "hub": "google/siglip2-large-patch16-256", "revision": "main", "input_size": 256,
+    "patch_size": 16, "width": 1024, "neurons": "discovered", "statistics": "computed",
+}  # fmt: skip
 ROWS = ["dit-siglip2b", "dit-siglip2b-dsr", "dit-so400m", "dit-so400m-dsr", "ditdh-siglip2b", "ditdh-siglip2b-dsr"]
 
 
@@ -121,6 +125,10 @@ def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> 
         ({"rows": {"dit-siglip2b": {"encoder": "clip"}}}, "rows.dit-siglip2b.encoder: 'clip' is not one of siglip2-b"),
         ({"recipes": {"dit": {"lr": "2e-4"}}}, "recipes.dit.lr: Input should be a valid number (given: '2e-4')"),
         ({"evaluation": {"references": ["adm"]}}, "the first must be validation"),
+        (
+            {"encoders": {"siglip2-l": LARGE}, "rows": {"dit-siglip2b": {"encoder": "siglip2-l"}}},
+            "encoders: siglip2-l, decoder-siglip2-l are not in ",
+        ),
         ({"sampling": {"images": 50001}}, "sampling.images: 50001 is not a multiple of 1000 classes"),
     ],
 )

@@ -128,6 +128,8 @@ class Manifest(Section):
     """Everything that can be fetched, by id."""
 
     artifacts: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Artifact]
+    supplied: tuple[str, ...] = ()
+    """Ids of what nobody publishes and users put in place themselves; the workflow may be planned without it."""
 
     def get(self, identifier: str) -> Artifact:
         """Return an artifact.
@@ -141,6 +143,23 @@ class Manifest(Section):
                 "write a manifest of your own (docs/ablations.md shows it) and give it with --manifest"
             )
         return self.artifacts[identifier]
+
+    def refuse_missing(self, names: Iterable[str]) -> None:
+        """Refuse encoders of the configuration whose files could not be fetched.
+
+        Args:
+            names: ids of the encoders and decoders that are needed and not in place.
+
+        Raises:
+            ArtifactError: naming those that the manifest does not have.
+        """
+        missing = [name for name in names if name not in self.artifacts and name not in self.supplied]
+        if missing:
+            raise ArtifactError(
+                f"encoders: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {PACKAGED}. An encoder "
+                "needs its files there, `{id}` and `decoder-{id}`; add them as the other encoders' are "
+                "(a decoder of your own: docs/ablations.md)"
+            )
 
     def refuse_unknown(self, names: Iterable[str]) -> None:
         """Refuse ids under `artifacts` in config.yaml that would silently do nothing.

@@ -12,7 +12,10 @@ Ttr = Literal["none", "single", "recursive"]
 
 
 class Encoder(Section):
-    """A frozen image encoder. To add one, add an entry here; a new family also needs a class in `dsr/encoder`."""
+    """A frozen image encoder.
+
+    To add one, add an entry here and its files, `{id}` and `decoder-{id}`, in `src/dsr/artifacts/manifest.yaml`; a new
+    family also needs a class in `src/dsr/encoder`."""
 
     family: Literal["siglip2", "dinov2"]
     """Which class in `dsr/encoder` loads it."""
