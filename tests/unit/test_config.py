@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_every_key_is_described() -> None:
         (("data", "source"), "imagefolder", "give the paths data.train and data.validation"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
         (("flow",), None, "flow"),
+        (("figures", "rows"), [], "figures.rows: Tuple should have at least 1 item"),
+        (("figures", "rows"), ["dit-siglip2b"] * 2, "none may repeat"),
+        (("figures", "epoch"), 40, "figures.epoch: 40 is not one of evaluation.epochs"),
+        (("figures", "images"), [], "figures.images: Tuple should have at least 1 item"),
+        (("figures", "images"), [60000], "figures.images: 60000 is not below the 50000 validation images"),
+        (("figures", "images"), [3, 3], "images [3, 3]: none may repeat"),
+        (("figures", "layers"), [3, 31], "figures.layers: 31 is beyond the last block (30)"),
+        (("figures", "times"), [], "figures.times: Tuple should have at least 1 item"),
+        (("figures", "times"), [0.5, 0.1], "times [0.5, 0.1] must be ascending"),
     ],
 )
 def test_mistakes_are_named(raw: dict[str, Any], path: tuple[str, ...], value: object, message: str) -> None:
@@ -61,7 +71,7 @@ def test_mistakes_are_named(raw: dict[str, Any], path: tuple[str, ...], value: o
     for key in path[:-1]:
         section = section[key]
     section[path[-1]] = value
-    with pytest.raises(ConfigurationError, match=message.replace("*", r"\*").replace(".", r"\.")):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
         load(raw)
 
 

@@ -30,6 +30,11 @@ class Dit(_Denoiser):
     num_heads: Positive
     """Attention heads."""
 
+    @property
+    def blocks(self) -> int:
+        """Number of all blocks."""
+        return self.depth
+
     @model_validator(mode="after")
     def _consistent(self) -> Dit:
         _check_stack(self.hidden_size, self.num_heads, self.register_start, self.depth)
@@ -47,6 +52,11 @@ class DitDh(_Denoiser):
     """Number of blocks in the encoder stack and in the head."""
     num_heads: tuple[Positive, Positive]
     """Attention heads in the encoder stack and in the head."""
+
+    @property
+    def blocks(self) -> int:
+        """Number of all blocks."""
+        return sum(self.depth)
 
     @model_validator(mode="after")
     def _consistent(self) -> DitDh:

@@ -119,6 +119,24 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _drawn(self) -> Config:
+        figures, rows = self.figures, self.figures.rows or tuple(self.rows)
+        beyond = [index for index in figures.images if index >= self.data.validation_images]
+        if beyond:
+            raise ValueError(
+                f"figures.images: {beyond[0]} is not below the {self.data.validation_images} validation images"
+            )
+        if figures.epoch and not all(self.rows[row].weights or figures.epoch in self.epochs(row) for row in rows):
+            raise ValueError(f"figures.epoch: {figures.epoch} is not one of evaluation.epochs")
+        deepest = max(self.denoisers[self.rows[row].denoiser].blocks for row in rows)
+        if figures.layers and figures.layers[-1] > deepest:
+            raise ValueError(
+                f"figures.layers: {figures.layers[-1]} is beyond the last block ({deepest}) of every denoiser drawn;"
+                " give fewer, or null for equal shares of the depth"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _images_given_once(self) -> Config:
         for split in ("train", "validation"):
             if self.data.source == "imagefolder" and self.artifacts.get(f"imagenet-{split}"):
