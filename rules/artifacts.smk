@@ -8,6 +8,9 @@ rule fetch_images:
         "<results>/data/raw/{split}.json",
     log:
         "<logs>/fetch/images-{split}.log",
+    threads: threads_of("fetch_images")
+    resources:
+        **resources_of("fetch_images"),
     conda:
         # The Kaggle client needs a newer Python than the jobs have.
         "../envs/workflow.yaml"

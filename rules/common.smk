@@ -169,10 +169,9 @@ def encoders_with(**properties):
 
 def raw_images(wildcards):
     """What must exist before the images of a split can be prepared: a given ImageFolder, or a fetched one."""
-    return (
-        getattr(CONFIG.data, wildcards.split)
-        or f"<results>/data/raw/{wildcards.split}.json"
-    )
+    given = getattr(CONFIG.data, wildcards.split)
+    # A shared folder is touched now and then, and its images stay what they are.
+    return ancient(given) if given else f"<results>/data/raw/{wildcards.split}.json"
 
 
 def raw_folder(wildcards):

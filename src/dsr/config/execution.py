@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dsr.config.base import Positive, Section
 
@@ -46,10 +47,19 @@ class Request(Section):
     minutes: Positive
     """Time limit; training and sampling are requeued at theirs and go on."""
 
+    @model_validator(mode="after")
+    def _gres_is_as_many(self) -> Request:
+        count = None if self.gres is None else re.search(r":(\d+)$", self.gres)
+        if self.gres is not None and (count is None or int(count[1]) != self.gpus):
+            raise ValueError(f"gres {self.gres!r} is not gpus = {self.gpus}; expected for example gpu:h100:{self.gpus}")
+        return self
+
 
 class Resources(Section):
     """What the jobs of each rule ask of a cluster; rules that are not here get the profile's default-resources."""
 
+    fetch_images: Request
+    """Download and unpack ImageNet (`data.source: kaggle`); the two splits come one after the other."""
     prepare_shard: Request
     """Crop one shard of images."""
     discover_neurons: Request

@@ -9,7 +9,7 @@ from dsr.artifacts.manifest import Manifest
 from dsr.config.load import Config
 from dsr.plan import arithmetic
 from dsr.plan.stages import per_gpu, recipe_of, tower, train_job
-from dsr.plan.throughput import Job, Measurement, memory_of
+from dsr.plan.throughput import Job, Measurement, is_same, memory_of
 
 GIGABYTE = 1e9
 
@@ -78,17 +78,21 @@ class _Memory:
         """Peak in GB of a backward pass of so many images of a row; None without a measurement at its precision.
 
         Weights, gradients, AdamW's moments and averages are counted. Activations grow with the number of images and
-        with the denoiser's arithmetic, from the measurement whose number of images is nearest.
+        with the denoiser's arithmetic, from the measurement of the same networks, or of any, whose number of images is
+        nearest.
         """
         job = train_job(self.config, self.manifest, row)
         known = [
-            (entry.code != "own", abs(entry.batch - images), entry.memory_gb, entry.batch, self._denoiser(entry))
+            (
+                (entry.code != "own", not is_same(entry, job), abs(entry.batch - images)),
+                (entry.memory_gb, entry.batch, self._denoiser(entry)),
+            )
             for entry in self.measurements
             if entry.memory_gb and entry.batch and entry.gflops and _alike(entry.precision, job.precision)
         ]
         if not known:
             return None
-        *_, memory, batch, gflops = min(known)
+        _, (memory, batch, gflops) = min(known)
         state = state_gigabytes(self.config, row, MOMENTS + len(self.config.averages(row)))
         scale = self._denoiser(job) / gflops
         return state + (memory - state / scale) / batch * scale * images
