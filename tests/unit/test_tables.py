@@ -75,14 +75,40 @@ def test_published_values() -> None:
     assert published.value("dit-siglip2b", 800, "guided", "recall") is None
     assert published.value("dit-so400m-dsr", 80, "unguided", "fid") is None
     assert published.value("dit-siglip2b", 40, "unguided", "fid") is None
-    assert published.constant("dit-siglip2b-dsr", "gflops") == 262.9
-    assert published.constant("ditdh-siglip2b", "params_millions") == 839
-    assert published.constant("dit-so400m", "params_millions") is None
+    assert published.constant("scaling", "dit-siglip2b-dsr", 80, "unguided", "gflops") == 262.9
+    assert published.constant("main", "dit-siglip2b-dsr", 80, "unguided", "gflops") is None
+    assert published.constant("main", "ditdh-siglip2b", 800, "guided", "params_millions") == 839
+    assert published.constant("main", "ditdh-siglip2b", 80, "unguided", "params_millions") is None
+    assert published.constant("main", "dit-so400m", 80, "unguided", "params_millions") is None
+    assert published.constant("a table of mine", "dit-siglip2b", 80, "unguided", "params_millions") == 676
     assert published.chart("dit-siglip2b")[0] == (40, 7.97)
     assert len(published.chart("dit-siglip2b-dsr")) == 8
 
 
 # The table
+
+
+@pytest.mark.parametrize(
+    ("row", "trainable", "flops", "expected"),
+    [
+        ("dit-siglip2b", 676953216, 238121091072, ["+1", "+0.0"]),
+        ("dit-siglip2b-dsr", 676953216, 262872000000, ["+1", "+0.0"]),
+        ("dit-siglip2b", 675400000, 238249999999, ["-1", "+0.1"]),
+    ],
+)
+def test_counts_are_compared_at_the_published_precision(
+    config: Config, tmp_path: Path, row: str, trainable: int, flops: int, expected: list[str]
+) -> None:
+    write_json(tmp_path / "cost.json", {"trainable": trainable, "flops": flops})
+    cells = []
+    for spec in (specs.table(config), specs.comparison(config, "scaling")):
+        frame = collect(spec, {}, {row: tmp_path / "cost.json"}, Published.read())
+        frame = frame[(frame["row"] == row) & (frame["epoch"] == 80)]
+        lines = [line.split("|") for line in markdown(spec, frame, Published.read()).splitlines() if "|" in line]
+        cells.append(dict(zip((cell.strip() for cell in lines[0]), (cell.strip() for cell in lines[4]), strict=True)))
+    main, scaling = cells
+    assert [main["Parameters (M)"], scaling["GFLOPs"]] == expected
+    assert main["GFLOPs"] == scaling["Parameters (M)"] == ""
 
 
 def test_table_compares_what_is_there_and_names_what_is_not(spec: specs.TableSpec, tmp_path: Path) -> None:
@@ -100,8 +126,9 @@ def test_table_compares_what_is_there_and_names_what_is_not(spec: specs.TableSpe
     assert line["difference_fid"] == pytest.approx(0.02)
     assert line["difference_precision"] == pytest.approx(0.004)
     assert line["measured_precision_f32"] == 0.691
-    assert line["difference_gflops"] == pytest.approx(0.021, abs=1e-3)
-    assert line["difference_params_millions"] == pytest.approx(0.953, abs=1e-3)
+    assert line["measured_gflops"] == pytest.approx(238.121091)
+    assert pd.isna(line["published_gflops"])
+    assert line["difference_params_millions"] == 1  # 676.95 against 676
     absent = frame.loc[("dit-siglip2b", 800)]
     assert (absent["status"], absent["run"]) == ("not run", f"snakemake {missing}")
     assert absent["published_fid"] == 3.85

@@ -25,7 +25,8 @@ def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
         "float16 features as published tables have them (float32 values are in the CSV file)",
         "FID depends on the reference images; here: " + (_references(frame) or "none measured yet"),
         "Parameters are those with a gradient as constructed (position tables and Fourier frequencies excluded); "
-        "GFLOPs are one forward pass of one image, two per multiply-add; both are counted from the models",
+        "GFLOPs are one forward pass of one image, two per multiply-add; both are counted from the models"
+        + (", and compared as rounded as they are published" if spec.published else ""),
     ]
     if spec.note:
         notes.append(spec.note.strip().rstrip("."))

@@ -9,12 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from dsr.errors import UserError
+from dsr.report.specs import CHART, MAIN
 
 METRICS = ("fid", "inception_score", "precision", "recall")
 NUMBERS = ("params_millions", "gflops", *METRICS)
 COLUMNS = ("table", "row", "label", "epochs", "setting", *NUMBERS, "source")
-CHART = "chart"
-"""Table of values that were read off a chart (+-0.05); they never stand beside those of the other tables."""
 
 
 class Published:
@@ -41,12 +40,17 @@ class Published:
 
     def value(self, row: str, epoch: int, setting: str, quantity: str, *, chart: bool = False) -> float | None:
         """Return one published metric of a row at an epoch: from any table (they agree), or from the chart."""
-        frame = self.frame[(self.frame["table"] == CHART) & (self.frame["row"] == row)] if chart else self._tables(row)
-        return _first(frame[(frame["epochs"] == epoch) & (frame["setting"] == setting)][quantity])
+        frame = self.frame[(self.frame["table"] == CHART) == chart]
+        return _first(_of(frame, row, epoch, setting)[quantity])
 
-    def constant(self, row: str, quantity: str) -> float | None:
-        """Return a published quantity of the model itself (``params_millions`` or ``gflops``)."""
-        return _first(self._tables(row)[quantity])
+    def constant(self, table: str, row: str, epoch: int, setting: str, quantity: str) -> float | None:
+        """Return what a line of one published table says of the model itself (``params_millions`` or ``gflops``).
+
+        A table that is not published has the lines of the main one.
+        """
+        lines = self.lines(table)
+        lines = self.lines(MAIN) if lines.empty else lines
+        return _first(_of(lines, row, epoch, setting)[quantity])
 
     def lines(self, table: str) -> pd.DataFrame:
         """Return the lines of one published table ('main', CHART, ...), none if there is no such table."""
@@ -65,12 +69,14 @@ class Published:
 
     def chart(self, row: str) -> list[tuple[int, float]]:
         """Return (epoch, FID) points read off the published chart (+-0.05)."""
-        frame = self.frame[(self.frame["table"] == CHART) & (self.frame["row"] == row)].sort_values("epochs")
+        lines = self.lines(CHART)
+        frame = lines[lines["row"] == row].sort_values("epochs")
         return [(int(epoch), float(fid)) for epoch, fid in zip(frame["epochs"], frame["fid"], strict=True)]
 
-    def _tables(self, row: str) -> pd.DataFrame:
-        frame: pd.DataFrame = self.frame[(self.frame["table"] != CHART) & (self.frame["row"] == row)]
-        return frame
+
+def _of(lines: pd.DataFrame, row: str, epoch: int, setting: str) -> pd.DataFrame:
+    found: pd.DataFrame = lines[(lines["row"] == row) & (lines["epochs"] == epoch) & (lines["setting"] == setting)]
+    return found
 
 
 def _first(values: pd.Series) -> float | None:

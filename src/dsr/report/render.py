@@ -11,7 +11,7 @@ from dsr.report.markup import pipe_table
 from dsr.report.notes import describe, disclaimer, footnotes
 from dsr.report.published import Published
 from dsr.report.specs import TableSpec
-from dsr.report.table import QUANTITIES
+from dsr.report.table import COUNTED, QUANTITIES
 from dsr.report.variants import Variant, supplements
 
 TITLES = {
@@ -26,10 +26,11 @@ _MEASURED = {"fid": ".2f", "inception_score": ".2f", "precision": ".3f", "recall
     "params_millions": ".2f",
     "gflops": ".3f",
 }
+_PUBLISHED = _MEASURED | {name: f".{decimals}f" for name, decimals in COUNTED.items()}
 _FORMS = {
     "measured": _MEASURED,
-    "published": {**_MEASURED, "params_millions": ".0f", "gflops": ".1f"},
-    "difference": {name: f"+{form}" for name, form in _MEASURED.items()},
+    "published": _PUBLISHED,
+    "difference": {name: f"+{form}" for name, form in _PUBLISHED.items()},
 }
 
 Line = dict[str, str]

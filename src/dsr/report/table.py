@@ -14,7 +14,9 @@ from dsr.files import read_json
 from dsr.report.published import METRICS, Published
 from dsr.report.specs import CHART, TableRow, TableSpec
 
-QUANTITIES = (*METRICS, "params_millions", "gflops")
+COUNTED = {"params_millions": 0, "gflops": 1}
+"""Quantities of the model itself and the decimals that are published of them."""
+QUANTITIES = (*METRICS, *COUNTED)
 """Quantities that have a published, a measured and a difference column."""
 EXTRA = ("sfid", "precision_f32", "recall_f32")
 """Measured quantities without a published counterpart."""
@@ -86,7 +88,8 @@ def _published(
     setting = GUIDED if guidance is None or guidance.scale > 1 else UNGUIDED
     chart = spec.published_list == CHART
     known = {name: published.value(row.published, epoch, setting, name, chart=chart) for name in METRICS}
-    return known | {name: published.constant(row.published, name) for name in ("params_millions", "gflops")}
+    line = (spec.published_list, row.published, epoch, setting)
+    return known | {name: published.constant(*line, name) for name in COUNTED}
 
 
 def _line(
@@ -106,7 +109,7 @@ def _line(
     for name in QUANTITIES:
         line[f"published_{name}"] = published[name]
         line[f"measured_{name}"] = measured.get(name)
-        line[f"difference_{name}"] = _difference(measured.get(name), published[name])
+        line[f"difference_{name}"] = _difference(measured.get(name), published[name], COUNTED.get(name))
     for name in EXTRA:
         line[f"measured_{name}"] = measured[name]
     reference = found.get("reference", {})
@@ -145,8 +148,11 @@ def _cost_values(cost: Mapping[str, Any]) -> dict[str, float]:
     return {"params_millions": cost["trainable"] / 1e6, "gflops": cost["flops"] / 1e9}
 
 
-def _difference(measured: float | None, published: float | None) -> float | None:
-    return None if measured is None or published is None else measured - published
+def _difference(measured: float | None, published: float | None, decimals: int | None) -> float | None:
+    """Measured minus published; of a count that is published rounded, the difference of the rounded ones."""
+    if measured is None or published is None:
+        return None
+    return measured - published if decimals is None else round(round(measured, decimals) - published, decimals)
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
