@@ -55,6 +55,7 @@ def test_every_key_is_described() -> None:
         (("data", "source"), "imagefolder", "give the paths data.train and data.validation"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
         (("flow",), None, "flow"),
+        (("resources", "train", "gres"), "gpu:h100:4", "gres 'gpu:h100:4' is not gpus = 8"),
         (("figures", "rows"), [], "figures.rows: Tuple should have at least 1 item"),
         (("figures", "rows"), ["dit-siglip2b"] * 2, "none may repeat"),
         (("figures", "epoch"), 40, "figures.epoch: 40 is not one of evaluation.epochs"),

@@ -207,7 +207,19 @@ def test_own_measurements_go_before_the_releases_and_another_gpu_can_be_asked_fo
     assert throughput.gpu_of(measurements, None) == throughput.gpu_of(measurements, "gpu:8") == GPU
     assert throughput.gpu_of(measurements, "gpu:a100:8") == "A100 40GB"
     text = markdown(configuration(resources={"train": {"gres": "gpu:a100:8"}}), MANIFEST, measurements)
-    assert "Estimated for A100 40GB" in text
+    assert "Estimated for A100 40GB:" in text
+    unknown = markdown(configuration(resources={"train": {"gres": "gpu:b200:8"}}), MANIFEST, measurements)
+    assert "Estimated for H100 80GB, because nothing was measured on gpu:b200:8:" in unknown
+
+
+def test_memory_is_that_of_the_same_networks_where_it_was_measured() -> None:
+    measured = throughput.read()
+    assert any((entry.denoiser, entry.batch, entry.memory_gb) == ("dit-dh-xl", 64, 75) for entry in measured)
+    (step,) = memory.oversized(configuration(execution={"micro_batch": 64}), MANIFEST, measured, GPU)
+    assert "ditdh-siglip2b-dsr" in step.rows
+    assert step.fits == 64
+    assert step.chosen_needs is not None
+    assert step.chosen_needs < 80
 
 
 def test_a_bad_line_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dsr.durations import duration
 from dsr.plan import memory, stages, storage
 from dsr.plan.stages import Work
 from dsr.plan.storage import Item
-from dsr.plan.throughput import Measurement, gpu_of, memory_of
+from dsr.plan.throughput import Measurement, gpu_of, is_meant, memory_of
 from dsr.report.markup import pipe_table
 
 STAGES = ("encode", "train", "sample", "evaluate")
@@ -41,8 +41,10 @@ def _introduction(config: Config, gpu: str) -> str:
     if not config.resources.train.gpus:
         return "This configuration asks for no GPU, and times are known for GPUs only."
     place = f"{run.nodes} node{'s' if run.nodes > 1 else ''} x {run.processes} GPUs"
+    gres = config.resources.train.gres
+    other = "" if gres is None or is_meant(gpu, gres) else f", because nothing was measured on {gres}"
     return (
-        f"Estimated for {gpu}: training on {place}, every GPU as fast as one alone. Waiting in queues, starting,"
+        f"Estimated for {gpu}{other}: training on {place}, every GPU as fast as one alone. Waiting in queues, starting,"
         " compiling, register discovery and figures (minutes each) are not counted."
     )
 

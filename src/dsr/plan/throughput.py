@@ -88,8 +88,12 @@ def read(path: Path = PACKAGED) -> list[Measurement]:
 def gpu_of(measurements: Sequence[Measurement], gres: str | None) -> str:
     """Name of the GPU to plan for: the one that a SLURM name such as 'gpu:h100:8' means, otherwise the first."""
     names = list(dict.fromkeys(entry.gpu for entry in measurements if memory_of(entry.gpu)))
-    kinds = {name: name.split()[0].lower() for name in names}
-    return next((name for name in names if gres and kinds[name] in gres.lower().split(":")), names[0])
+    return next((name for name in names if is_meant(name, gres)), names[0])
+
+
+def is_meant(gpu: str, gres: str | None) -> bool:
+    """Whether a SLURM name means this GPU."""
+    return gres is not None and gpu.split()[0].lower() in gres.lower().split(":")
 
 
 def memory_of(gpu: str) -> float | None:
