@@ -25,6 +25,9 @@ from dsr.report.figures.choose import (
 from dsr.report.figures.panels import Map, MapRow, Scale, draw_maps
 from dsr.report.specs import FigureSpec
 
+_NORMS = (0.25, 8.0)
+"""Range of the colours of norms, as multiples of the median."""
+
 Quantity = Callable[[TokenMaps, int, int, int], tuple[Map, str]]
 """Map and note of (file, image, time, layer) positions."""
 
@@ -35,7 +38,7 @@ def norms(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     return draw_maps(
         rows,
         columns,
-        _norm_scale(spec, rows),
+        _norm_scale(spec),
         title="Token norms" + _where(files),
         subtitle=_subtitle(spec, files, _norm_text(spec)),
         **_heads(files),
@@ -56,7 +59,7 @@ def times(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     return draw_maps(
         rows,
         columns.headings,
-        _norm_scale(spec, rows),
+        _norm_scale(spec),
         title=f"Token norms{owner} across noise levels",
         subtitle=_subtitle(spec, files, f"t = 1 is noise; {_norm_text(spec)}", timed=False),
         **_heads(files),
@@ -165,11 +168,11 @@ def _norm_text(spec: FigureSpec) -> str:
     )
 
 
-def _norm_scale(spec: FigureSpec, rows: Sequence[MapRow]) -> Scale:
-    values = _values(rows)
-    low, high = min(max(values.min(), 0.1), 0.7), max(values.max(), spec.multiple * 1.2)
-    ticks = _ticks(low, high)
-    return Scale("norm / median", LogNorm(low, high, clip=True), ticks, mark=(spec.multiple, "outlier"))
+def _norm_scale(spec: FigureSpec) -> Scale:
+    """The same in all figures, so that colours can be compared between them."""
+    low, high = _NORMS
+    norm = LogNorm(low, max(high, spec.multiple), clip=True)
+    return Scale("norm / median", norm, (low, 0.5, 1, 2, 4, high), mark=(spec.multiple, "outlier"), extend="both")
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,8 @@ class Scale:
     """Labelled values of the colour bar."""
     mark: tuple[float, str] | None = None
     """A value to point out on the colour bar."""
+    extend: Literal["neither", "both"] = "neither"
+    """Whether values beyond the ends have the colours of the ends."""
 
 
 def draw_maps(
@@ -110,7 +113,7 @@ def _colour_bar(figure: Figure, scale: Scale, left: float, top: float, height: f
     """Draw the bar beside the first rows, at most three panels high."""
     height = min(height, 3 * CELL)
     axes = _axes(figure, (left, figure.get_size_inches()[1] - top - height, BAR_WIDTH, height))
-    bar = figure.colorbar(ScalarMappable(norm=scale.norm or Normalize(0, 1), cmap=MAP), cax=axes)
+    bar = figure.colorbar(ScalarMappable(norm=scale.norm or Normalize(0, 1), cmap=MAP), cax=axes, extend=scale.extend)
     bar.ax.minorticks_off()
     if scale.norm is None:
         bar.set_ticks([0, 1], labels=["min", "max"])
