@@ -216,6 +216,19 @@ def test_every_figure_of_denoisers_has_the_papers_layers(config: Config, tmp_pat
     assert specs.figure(config).layers == ()
 
 
+def test_colours_of_norms_mean_the_same_in_every_figure(config: Config, tmp_path: Path) -> None:
+    path = write_maps(tmp_path / "a.npz")
+    louder = TokenMaps.load(path)
+    louder.norms[..., 0, 0] *= 50
+    louder.save(tmp_path / "b.npz")
+    inputs = {"a": path, "b": tmp_path / "b.npz"}
+    with style():
+        figures = [KINDS["times"](specs.figure(config), {name: file}) for name, file in inputs.items()]
+        figures.append(KINDS["norms"](specs.figure(config), inputs))
+    bars = {figure.axes[-1].get_ylim() for figure in figures}
+    assert len(bars) == 1
+
+
 def test_networks_of_different_depth_are_compared_at_equal_shares_of_it(config: Config, tmp_path: Path) -> None:
     files = {
         "a": TokenMaps.load(write_maps(tmp_path / "a.npz", blocks=6)),
@@ -237,9 +250,9 @@ def test_figures_are_reproducible(config: Config, tmp_path: Path) -> None:
 
 def test_epoch_reaching_interpolates_in_the_logarithm() -> None:
     curve = [(100, 4.0), (400, 3.0)]
-    assert epoch_reaching(curve, 3.5) == pytest.approx(200.0)
-    assert epoch_reaching(curve, 3.0) == pytest.approx(400.0)
-    assert epoch_reaching(curve, 5.0) == 100.0
+    assert epoch_reaching(curve, 3.5) == (pytest.approx(200.0), (100, 400))
+    assert epoch_reaching(curve, 3.0) == (400.0, None)
+    assert epoch_reaching(curve, 5.0) == (100.0, None)
     assert epoch_reaching(curve, 2.0) is None
 
 
@@ -248,7 +261,7 @@ def test_published_curves_need_about_four_times_fewer_epochs() -> None:
     epoch, value = published.chart("dit-siglip2b")[-1]
     reached = epoch_reaching(published.chart("dit-siglip2b-dsr"), value)
     assert reached is not None
-    assert 3.5 < epoch / reached < 4.5
+    assert 3.5 < epoch / reached.epoch < 4.5
 
 
 def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path) -> None:
@@ -257,6 +270,20 @@ def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path)
     demo = specs.figure(config).model_copy(update={"published": False})
     with style(), pytest.raises(UserError, match="none of the metrics files exists"):
         KINDS["fid"](demo, {"dit-siglip2b:80": tmp_path / "missing.json"})
+
+
+def test_the_arrow_says_between_which_epochs_it_is_interpolated(config: Config, tmp_path: Path) -> None:
+    fids = {
+        "dit-siglip2b:80": 5.89,
+        "dit-siglip2b:800": 3.85,
+        "dit-siglip2b-dsr:80": 4.58,
+        "dit-siglip2b-dsr:800": 3.26,
+    }
+    inputs = {key: write_metrics(tmp_path / f"{key}.json", value) for key, value in fids.items()}
+    with style():
+        figure = KINDS["fid"](specs.figure(config), inputs)
+    words = [text.get_text() for text in figure.findobj(Text)]
+    assert any("(measured)" in text and "interpolated between epochs 80 and 800" in text for text in words)
 
 
 def test_the_arrow_compares_rows_that_differ_in_registers_only(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -70,19 +71,27 @@ def read_curves(inputs: Mapping[str, Path]) -> dict[str, list[tuple[int, float]]
     return {row: sorted(curve) for row, curve in curves.items()}
 
 
-def epoch_reaching(curve: Curve, target: float) -> float | None:
+class Reached(NamedTuple):
+    """When a curve reaches a value."""
+
+    epoch: float
+    """Epoch; between points FID is taken as linear in the logarithm of the epoch."""
+    between: tuple[int, int] | None
+    """The points between which it was interpolated; None at a point."""
+
+
+def epoch_reaching(curve: Curve, target: float) -> Reached | None:
     """Return the first epoch at which a curve is at ``target`` or below, or None if it never is.
 
-    Between points FID is taken as linear in the logarithm of the epoch. A curve that starts below the target gives
-    its first epoch, an upper bound.
+    A curve that starts below the target gives its first epoch, an upper bound.
     """
     before: tuple[int, float] | None = None
     for epoch, value in curve:
         if value <= target:
-            if before is None:
-                return float(epoch)
+            if before is None or value == target:
+                return Reached(float(epoch), None)
             share = (before[1] - target) / (before[1] - value)
-            return float(before[0] * (epoch / before[0]) ** share)
+            return Reached(before[0] * (epoch / before[0]) ** share, (before[0], epoch))
         before = (epoch, value)
     return None
 
@@ -96,15 +105,17 @@ def _arrow(axes: Axes, baseline: Curve, faster: Curve, kind: str) -> bool:
         return False
     epoch, value = baseline[-1]
     reached = epoch_reaching(faster, value)
-    if reached is None or reached >= epoch:
+    if reached is None or reached.epoch >= epoch:
         return False
     arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 4, "shrinkB": 0}
-    axes.annotate("", xy=(reached, value), xytext=(epoch, value), arrowprops=arrow, zorder=4)
-    bound = ("at least ", "or before ") if reached == faster[0][0] else ("", "")
+    axes.annotate("", xy=(reached.epoch, value), xytext=(epoch, value), arrowprops=arrow, zorder=4)
+    bound = ("at least ", "or before ") if reached.epoch == faster[0][0] else ("", "")
     words = (
-        f"{bound[0]}{epoch / reached:.1f}× fewer epochs ({kind})\n"
-        f"FID {value:.2f} at epoch {bound[1]}{reached:.0f}, not {epoch}"
+        f"{bound[0]}{epoch / reached.epoch:.1f}× fewer epochs ({kind})\n"
+        f"FID {value:.2f} at epoch {bound[1]}{reached.epoch:.0f}, not {epoch}"
     )
+    if reached.between:
+        words += "\ninterpolated between epochs {} and {}".format(*reached.between)
     text = axes.text(0.98, 0.98, words, transform=axes.transAxes, ha="right", va="top", fontsize=SMALL, linespacing=1.5)
     text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     return True
