@@ -76,20 +76,33 @@ def comparison_rows(table):
     return [row for row in CONFIG.tables[table].rows if row in CONFIG.rows]
 
 
+def shown_in(table, files):
+    """Those of these files by 'row:epoch:guidance...' that one of the configuration's tables shows."""
+    epochs = CONFIG.tables[table].epochs
+
+    def shown(key):
+        _, epoch, guidance, *_ = key.split(":")
+        return guidance == "unguided" and (epochs is None or int(epoch) in epochs)
+
+    return {key: path for key, path in files.items() if shown(key)}
+
+
 def comparison_files(table):
     """Metrics files of one of the configuration's tables by 'row:epoch:unguided'."""
-    epochs = CONFIG.tables[table].epochs
-    files = unguided_files(comparison_rows(table))
-    return {
-        key: path
-        for key, path in files.items()
-        if epochs is None or int(key.split(":")[1]) in epochs
-    }
+    return shown_in(table, metrics_files(comparison_rows(table)))
+
+
+def comparison_variants(table):
+    """The same for every sampling seed and reference, by 'row:epoch:unguided:reference:seed'."""
+    return shown_in(table, variant_files(comparison_rows(table)))
 
 
 def existing_comparison(wildcards):
     """When each metrics file of one of the configuration's tables was written, of those that exist."""
-    return written(comparison_files(wildcards.table).values())
+    table = wildcards.table
+    return written(
+        [*comparison_files(table).values(), *comparison_variants(table).values()]
+    )
 
 
 def comparison_spec(wildcards):

@@ -13,7 +13,7 @@ rule cost:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=lambda wildcards: CONFIG.model(wildcards.row).model_dump_json(),
+        spec=lambda wildcards: spec_json(CONFIG.model(wildcards.row)),
     shell:
         "python -m dsr.commands.cost --spec {params.spec:q} --output {output} > {log} 2>&1"
 
@@ -114,6 +114,7 @@ rule row_table:
 rule comparison:
     input:
         lambda wildcards: comparison_files(wildcards.table).values(),
+        lambda wildcards: comparison_variants(wildcards.table).values(),
         lambda wildcards: row_costs(comparison_rows(wildcards.table)).values(),
     output:
         html=report(
@@ -136,7 +137,7 @@ rule comparison:
         spec=comparison_spec,
         metrics=lambda wildcards: keyed_files(comparison_files(wildcards.table)),
         cost=lambda wildcards: keyed_files(row_costs(comparison_rows(wildcards.table))),
-        variants="",
+        variants=lambda wildcards: keyed_files(comparison_variants(wildcards.table)),
         chosen="",
     shell:
         f"{TABLE}" " --latex {output.latex} --html {output.html} > {log} 2>&1"

@@ -261,6 +261,8 @@ def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(spec: s
     ]  # of `train` there is one seed
     assert seed_lines(spec, {key: fid + 1 for key, fid in fids.items()}, published)[1][0][-1] == "+1.11 *"
     assert seed_lines(spec, fids, None)[1][0][-2:] == ["", ""]
+    chart = spec.model_copy(update={"published_list": specs.CHART})
+    assert seed_lines(chart, fids, published)[1][0][-2:] == ["5.68", "+0.32 *"]
     heading, lines = reference_lines(fids)
     assert heading[-2:] == ["FID, validation", "FID, train"]
     assert lines == [["dit-siglip2b", "80", "unguided", "0", "5.80", "5.50"]]

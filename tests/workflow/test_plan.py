@@ -79,6 +79,8 @@ def test_more_references_and_seeds_are_more_evaluations_of_the_same_weights(fres
     assert counts["sample"] == counts["evaluate"] == 12 * 2
     assert counts["evaluate_again"] == 12 * 2 * 2
     assert counts["reference_train"] == counts["fetch_reference"] == 1
+    counts = job_counts(fresh.snakemake("-n", "results/tables/scaling.md", "--configfile", str(overlay)).stdout)
+    assert (counts["evaluate"], counts["evaluate_again"]) == (2 * 2, 2 * 2 * 2)  # two rows, at epoch 80
 
 
 def test_another_average_is_published_and_not_trained_again(fresh: Checkout) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from dsr.errors import UserError
 from dsr.files import read_json
 from dsr.report.published import Published
-from dsr.report.specs import TableSpec
+from dsr.report.specs import CHART, TableSpec
 from dsr.report.table import GUIDED, UNGUIDED, Entry
 
 Lines = list[list[str]]
@@ -87,7 +87,8 @@ def seed_lines(spec: TableSpec, fids: Mapping[Variant, float], published: Publis
         known = None
         if published is not None and reference == FIRST_REFERENCE:
             setting = UNGUIDED if entry.setting == UNGUIDED else GUIDED
-            known = published.value(rows.get(entry.row, entry.row), entry.epoch, setting, "fid")
+            row, chart = rows.get(entry.row, entry.row), spec.published_list == CHART
+            known = published.value(row, entry.epoch, setting, "fid", chart=chart)
         lines.append([entry.row, str(entry.epoch), entry.setting, reference, *_compared(values, known)])
     return ["Row", "Epochs", "Guidance", "Reference", "Seeds", "FID", "Published", "Difference"], lines
 
