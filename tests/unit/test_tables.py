@@ -349,4 +349,6 @@ def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> N
     assert frame[frame["status"] == "measured"].iloc[0]["difference_fid"] == pytest.approx(5.91 - 5.68)
     assert "uncertain by 0.05" in markdown(spec, frame, Published.read())
     demo = spec.model_copy(update={"published": False, "source": "digits"})
-    assert len(collect(demo, metrics, {}, Published.read())) == 1
+    frame = collect(demo, metrics, {}, Published.read())
+    assert len(frame) == 1
+    assert "uncertain by 0.05" in markdown(demo, frame, Published.read())

@@ -7,6 +7,9 @@ import pandas as pd
 from dsr.config.sampling import CHOSEN, Guidance
 from dsr.report.specs import CHART, TableSpec
 
+OFF_CHART = "FIDs read off a chart of arXiv 2605.05206, uncertain by 0.05"
+"""What published values of the list CHART are."""
+
 
 def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
     """Return the sentences (without full stop) that say how the numbers were measured."""
@@ -31,7 +34,7 @@ def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
     if spec.note:
         notes.append(spec.note.strip().rstrip("."))
     if spec.published and spec.published_list == CHART:
-        notes.append("Published: FIDs read off a chart of arXiv 2605.05206, uncertain by 0.05")
+        notes.append(f"Published: {OFF_CHART}")
     elif spec.published:
         notes.append(
             "Published: arXiv 2605.05206, most likely measured against the 50 000 validation images; the scale and "

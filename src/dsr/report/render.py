@@ -8,9 +8,9 @@ import pandas as pd
 
 from dsr.config.sampling import CHOSEN, Guidance
 from dsr.report.markup import pipe_table
-from dsr.report.notes import describe, disclaimer, footnotes
+from dsr.report.notes import OFF_CHART, describe, disclaimer, footnotes
 from dsr.report.published import Published
-from dsr.report.specs import TableSpec
+from dsr.report.specs import CHART, TableSpec
 from dsr.report.table import COUNTED, QUANTITIES
 from dsr.report.variants import Variant, supplements
 
@@ -49,7 +49,8 @@ def markdown(
         parts = [f"# {_title(spec)}", *_project(spec), disclaimer(spec), _pipe(_measured(frame))]
         known = published.lines(spec.published_list)
         if not known.empty:
-            parts += ["## Published (ImageNet-256, not comparable)", _pipe(_published(known))]
+            label = [f"{OFF_CHART}."] if spec.published_list == CHART else []
+            parts += ["## Published (ImageNet-256, not comparable)", *label, _pipe(_published(known))]
     for one in supplements(spec, frame, published, fids or {}):
         parts += [f"## {one.title}", one.note, pipe_table(one.heading, one.lines, one.heading[one.words :])]
     absent = frame[frame["status"] == "not run"]
