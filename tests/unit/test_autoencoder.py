@@ -102,6 +102,15 @@ def test_autocast_does_not_reach_the_encoder(files: dict[str, Path]) -> None:
     assert torch.equal(latents, autoencoder.encode(images))
 
 
+def test_float16_products_change_latents_by_rounding_only(files: dict[str, Path]) -> None:
+    autoencoder = load_autoencoder(tiny_encoder.spec(Registers()), **files)
+    exact = autoencoder.encode(pixels(2))
+    autoencoder.use_half()
+    rounded = autoencoder.encode(pixels(2))
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() < 2e-3 * exact.norm()
+
+
 def test_decode_only_and_encode_only(files: dict[str, Path]) -> None:
     spec = tiny_encoder.spec(Registers())
     whole = load_autoencoder(spec, **files)
