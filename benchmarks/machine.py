@@ -89,7 +89,7 @@ def fresh() -> None:
 
 
 def peak_gib() -> float:
-    """Peak of allocated memory since :func:`fresh`."""
+    """Peak of allocated memory since :func:`fresh`, or since the trainer has found its micro-batch."""
     return round(torch.cuda.max_memory_allocated() / 2**30, 1)
 
 

@@ -51,4 +51,6 @@ def _fits(world: World, learner: Learner, model: ModelSpec, images: int) -> bool
     # Outside of the handler, where nothing refers to the tensors of the failed pass any more.
     gc.collect()
     torch.cuda.empty_cache()
+    # Training reports its own peak, not that of what was tried out.
+    torch.cuda.reset_peak_memory_stats(world.device)
     return not world.any(failed)
