@@ -215,7 +215,7 @@ def test_lock_mismatch_says_what_to_do(case: Case, server: Server) -> None:
 def test_damaged_lock(case: Case, server: Server) -> None:
     server.add(PLACE, file(CONTENT))
     case.lock.write_text('{"version": 1, "artifacts": {"thing": 3}}')
-    with pytest.raises(LockError, match=r"not a lock file \(artifacts.thing.*Restore it from version control"):
+    with pytest.raises(ArtifactError, match=r"not a lock file \(artifacts.thing.*Restore it from version control"):
         case.fetch()
 
 
@@ -247,7 +247,9 @@ def test_local_copy_is_linked(case: Case, tmp_path: Path, server: Server) -> Non
 
 def test_local_copy_must_pass_check_and_lock(case: Case, tmp_path: Path, server: Server) -> None:
     own = tmp_path / "own.pb"
-    with pytest.raises(ContentError, match=r"own.pb: no such file or folder; .* your own copy of 'thing'"):
+    with pytest.raises(
+        ContentError, match=r"own.pb: no such file or folder. .* your own copy of 'thing'.*give another"
+    ):
         case.fetch(local=own)
     own.write_bytes(graph("input"))
     with pytest.raises(ContentError, match="lacks the nodes pool_3"):
@@ -255,7 +257,7 @@ def test_local_copy_must_pass_check_and_lock(case: Case, tmp_path: Path, server:
     server.add(PLACE, file(CONTENT))
     case.fetch()
     own.write_bytes(graph("input", "pool_3"))
-    with pytest.raises(LockError, match="recorded"):
+    with pytest.raises(LockError, match=r"recorded .*remove the entry 'thing' .*It is your own copy.*give another"):
         case.fetch(local=own)
     own.write_bytes(CONTENT)
     with pytest.raises(ArtifactError, match="is in the way and will not be overwritten"):

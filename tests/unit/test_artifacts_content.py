@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import resource
 import stat
 import tarfile
@@ -112,10 +113,47 @@ def test_python_objects_are_not_unpickled(tmp_path: Path, monkeypatch: pytest.Mo
     assert not Path("exploited").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>no</html>", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>no</html>",
+        b"PK\x03\x04 cut off",
+        b"\x80\x02}q\x00.",
+        b"abc",
+        b"quota exceeded",
+        pickle.dumps([1], 2),
+    ],
+)
 def test_damaged_pytorch_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pt").write_bytes(content)
     with pytest.raises(ContentError, match=r"not a PyTorch file of plain tensors|expected a dictionary of tensors"):
+        weights.convert(STATISTICS, tmp_path / "model.pt", tmp_path / "out.safetensors", {})
+
+
+@pytest.mark.parametrize("position", range(0, 120, 7))
+def test_mutated_pytorch_file(tmp_path: Path, position: int) -> None:
+    stream = io.BytesIO()
+    torch.save({"mean": torch.ones(6)}, stream, _use_new_zipfile_serialization=False)
+    content = bytearray(stream.getvalue())
+    for value in (0, ord("R"), ord("b"), ord("s"), 0x85, 0xFF):
+        content[position] = value
+        (tmp_path / "model.pt").write_bytes(content)
+        with pytest.raises(ContentError):
+            weights.convert(STATISTICS, tmp_path / "model.pt", tmp_path / "out.safetensors", {})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({0: torch.zeros(1), 1: torch.zeros(1)}, "2 statistics tensors are unexpected: 0, 1"),
+        (torch.zeros(3), "expected a dictionary of tensors, found a Tensor"),
+        ({}, "expected a dictionary of tensors, found an empty one"),
+    ],
+)
+def test_other_pytorch_file(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ContentError, match=message):
         weights.convert(STATISTICS, tmp_path / "model.pt", tmp_path / "out.safetensors", {})
 
 
@@ -200,7 +238,7 @@ def test_local_weights_are_converted_or_linked(tmp_path: Path) -> None:
     case.fetch(tmp_path / "own.safetensors")
     assert case.output.resolve() == tmp_path / "own.safetensors"
     (tmp_path / "own.safetensors").write_bytes(b"cut off")
-    with pytest.raises(ContentError, match=r"own.safetensors: not a safetensors file, or cut off"):
+    with pytest.raises(ContentError, match=r"own.safetensors: not a safetensors file, or cut off .*give another one"):
         case.fetch(tmp_path / "own.safetensors")
 
 
@@ -217,6 +255,28 @@ def test_no_room_for_converted_weights(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(case.output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("identifier", "folder", "message"),
+    [
+        ("decoder-siglip2-b", True, "is a folder, expected the file itself"),
+        ("statistics-siglip2-b-none", True, "is a folder, expected the file itself"),
+        ("denoiser-siglip2-b", True, "is a folder, expected the file itself"),
+        ("inception-graph", True, "is a folder, expected the file itself"),
+        ("reference-imagenet256", True, "is a folder, expected the file itself"),
+        ("siglip2-b", False, "is a file, expected the folder that holds config.json, model.safetensors"),
+    ],
+)
+def test_local_copy_of_the_wrong_form(tmp_path: Path, identifier: str, folder: bool, message: str) -> None:
+    case = LocalWeights(tmp_path)
+    artifact = manifest.load().get(identifier)
+    source, check = (part.model_dump(mode="json") for part in (artifact.source, artifact.check))
+    write(case.manifest, source, check, *(file.name for file in artifact.files))
+    own = tmp_path / "own"
+    own.mkdir() if folder else own.write_bytes(b"abc")
+    with pytest.raises(ContentError, match=rf"own: {message}.*your own copy of 'thing'.*give another one"):
+        case.fetch(own)
 
 
 def test_configuration_that_does_not_fit_is_refused_before_the_download(tmp_path: Path) -> None:
@@ -239,7 +299,7 @@ def test_configuration_that_does_not_fit_is_refused_before_the_download(tmp_path
     source = {"client": "hub", "repository": "someone/other", "revision": "v1"}
     write(case.manifest, source, encoder, *formats.ENCODER_FILES)
     with pytest.raises(ArtifactError, match=r"hub: someone/other -> someone/vit; revision: v1 -> main"):
-        case.fetch(None, SPEC.model_dump_json())
+        case.fetch(None, SPEC.model_dump_json(exclude={"decoder"}))
 
 
 # Graph and arrays -----------------------------------------------------------------------------------------------------
@@ -263,7 +323,7 @@ def test_arrays(tmp_path: Path) -> None:
     with pytest.raises(ContentError, match=r"has no array mu, but arr_0"):
         formats.verify_arrays(check, path)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ContentError, match=r"was cut off.*delete it and fetch it again"):
+    with pytest.raises(ContentError, match=r"was cut off"):
         formats.verify_arrays(check, path)
 
 
@@ -325,7 +385,7 @@ def test_extraction_goes_on_where_it_stopped(tmp_path: Path, split: imagenet.Spl
     content = archive.read_bytes()
     damaged = content.replace(bytes([2]) * 50, bytes([7]) * 50)
     archive.write_bytes(damaged)
-    with pytest.raises(ContentError, match=r"_2.JPEG: damaged in the archive .*delete the archive"):
+    with pytest.raises(ContentError, match=r"_2.JPEG in the archive: damaged"):
         imagenet.from_archive(archive, split, tmp_path / "out", COUNT)
     assert not (tmp_path / "out").exists()
     kept = list((tmp_path / ".out.partial").rglob("*.JPEG"))
@@ -347,6 +407,7 @@ def test_extraction_goes_on_where_it_stopped(tmp_path: Path, split: imagenet.Spl
         ({f"{TRAIN}/t_3.JPEG": b"x"}, "train", "unexpected place in the archive"),
         ({f"{VALIDATION}/v_9.JPEG": b"x"}, "validation", "does not say which class v_9.JPEG shows"),
         ({"LOC_val_solution.csv": None}, "validation", "holds no LOC_val_solution.csv"),
+        ({"LOC_val_solution.csv": b"\xff\xfe\x00"}, "validation", "expected columns ImageId,PredictionString"),
         ({"LOC_val_solution.csv": b"a,b\n1,2\n"}, "validation", "expected columns ImageId,PredictionString"),
         (
             {"LOC_val_solution.csv": b"ImageId,PredictionString\nv_0,../n01 1\n"},
@@ -365,8 +426,48 @@ def test_wrong_archive(tmp_path: Path, change: dict[str, Any], split: imagenet.S
 
 def test_file_that_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"<html>")
-    with pytest.raises(ContentError, match=r"a.zip: not a zip, or damaged"):
+    with pytest.raises(ContentError, match=r"a.zip \(a zip is expected\): damaged \(File is not a zip file\)"):
         imagenet.from_archive(tmp_path / "a.zip", "train", tmp_path / "out", COUNT)
+
+
+def test_damaged_compression(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{TRAIN}/n00/t_0.JPEG", bytes(range(256)))
+    content = bytearray(path.read_bytes())
+    start = content.index(b".JPEG") + 5
+    content[start : start + 20] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(ContentError, match=r"t_0.JPEG in the archive: damaged \(Error -3 while decompressing"):
+        imagenet.from_archive(path, "train", tmp_path / "out", COUNT)
+
+
+@pytest.mark.parametrize(
+    ("flag", "method", "message"),
+    [(1, 0, "is encrypted, password required"), (0, 97, "compression method is not supported")],
+)
+def test_archive_that_python_cannot_read(tmp_path: Path, flag: int, method: int, message: str) -> None:
+    path = zipped(tmp_path / "a.zip")
+    content = bytearray(path.read_bytes())
+    for start, place in ((content.index(b"PK\x03\x04"), 6), (content.index(b"PK\x01\x02"), 8)):
+        content[start + place], content[start + place + 2] = flag, method
+    path.write_bytes(content)
+    with pytest.raises(ContentError, match=rf"a.zip.*: cannot be read \(.*{message}"):
+        imagenet.from_archive(path, "validation", tmp_path / "out", COUNT)
+
+
+def test_tar_with_its_own_folder_first(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        folder = tarfile.TarInfo("./")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name, content in MEMBERS.items():
+            info = tarfile.TarInfo(f"./{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    imagenet.from_archive(zipped(tmp_path / "a.zip", {"a.tar": stream.getvalue()}), "train", tmp_path / "out", COUNT)
+    assert tree(tmp_path / "out") == ARRANGED["train"]
 
 
 @pytest.mark.parametrize(

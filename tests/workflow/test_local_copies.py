@@ -115,7 +115,7 @@ def test_a_copy_that_is_not_what_it_should_be_is_named(given: tuple[Checkout, di
     )
     assert done.returncode != 0
     assert f"{copies['inception-graph']}: not a PyTorch file of plain tensors" in done.stdout
-    assert "/nowhere/graph.pb: no such file or folder; it is given as your own copy of 'inception-graph'" in done.stdout
+    assert "/nowhere/graph.pb: no such file or folder. It is your own copy of 'inception-graph'" in done.stdout
     assert "Traceback" not in done.stdout
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -70,14 +74,30 @@ def extract(member: Member, target: Path, scratch: Path) -> None:
     if target.exists() and target.stat().st_size == member.size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with member.open() as source, scratch.open("wb") as stream:
-            shutil.copyfileobj(source, stream, 1 << 20)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise ContentError(
-            f"{member.path}: damaged in the archive ({error}); delete the archive and fetch it again"
-        ) from (error)
+    with readable(f"{member.path} in the archive"), member.open() as source, scratch.open("wb") as stream:
+        shutil.copyfileobj(source, stream, 1 << 20)
     scratch.replace(target)
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turn what the readers of archives raise for bytes that they cannot make sense of into one clear error.
+
+    Raises:
+        ContentError: naming what cannot be read.
+    """
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise ContentError(f"{name}: damaged ({error})") from error
+    except OSError as error:
+        # A place outside the file; trouble with the disk has other numbers.
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise ContentError(f"{name}: damaged ({error})") from error
+    except RuntimeError as error:
+        # Encryption, and compression that Python does not know.
+        raise ContentError(f"{name}: cannot be read ({error})") from error
 
 
 def _open_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -89,6 +109,13 @@ def _open_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 def _relative(archive: str, name: str) -> PurePosixPath:
     """Return a member's path, refusing every way out of the folder that it is extracted to."""
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]:
+    if (
+        not name
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+        or "\0" in name
+        or ":" in "".join(path.parts[:1])
+    ):
         raise ContentError(f"{archive}: '{name}' points outside its folder; refusing to extract from this archive")
     return path

@@ -42,6 +42,7 @@ def verify(check: Check, path: Path) -> None:
     Raises:
         ContentError: saying what is wrong with it.
     """
+    _refuse_form(check, path)
     if isinstance(check, ImagesCheck):
         images.verify(path, images=check.images, classes=check.classes)
     elif isinstance(check, EncoderCheck):
@@ -91,10 +92,7 @@ def publish_local(identifier: str, artifact: Artifact, check: Check, local: Path
         ContentError: if it is not there or its content is wrong.
     """
     if not local.exists():
-        raise ContentError(
-            f"{local}: no such file or folder; it is given as your own copy of '{identifier}' (`artifacts` in "
-            "config.yaml, or --local)"
-        )
+        raise ContentError(f"{local}: no such file or folder")
     source = artifact.source
     if isinstance(check, ImagesCheck) and isinstance(source, KaggleSource) and local.is_file():
         imagenet.from_archive(local, source.split, output, check)
@@ -115,7 +113,18 @@ def publish_local(identifier: str, artifact: Artifact, check: Check, local: Path
 def _convert(identifier: str, artifact: Artifact, check: CONVERTED, source: Path, output: Path) -> None:
     from dsr.artifacts import weights
 
+    _refuse_form(check, source)
     about = {"artifact": identifier, "source": f"{artifact.source.page} {artifact.files[0].name}"}
     if isinstance(check, DenoiserCheck):
         about |= check.metadata
     weights.convert(check, source, output, about)
+
+
+def _refuse_form(check: Check, path: Path) -> None:
+    """Refuse a folder where a file belongs, and a file where a folder does."""
+    if path.is_dir() and not isinstance(check, EncoderCheck | ImagesCheck):
+        raise ContentError(f"{path}: is a folder, expected the file itself")
+    if path.is_file() and isinstance(check, EncoderCheck):
+        raise ContentError(f"{path}: is a file, expected the folder that holds {', '.join(formats.ENCODER_FILES)}")
+    if path.is_file() and isinstance(check, ImagesCheck):
+        raise ContentError(f"{path}: is a file, expected a folder with one sub-folder of images per class")

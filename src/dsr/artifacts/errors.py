@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from dsr.errors import UserError
 
 
@@ -25,8 +28,8 @@ class ContentError(ArtifactError):
     """The content is not what it should be."""
 
 
-class LockError(ArtifactError):
-    """The content differs from the one recorded at the first download, or the record cannot be read."""
+class LockError(ContentError):
+    """The content differs from the one recorded at the first download."""
 
 
 class TransientError(Exception):
@@ -39,3 +42,16 @@ class TransientError(Exception):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+@contextlib.contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """End messages about wrong content with what to do about it, which depends on whose it is.
+
+    Raises:
+        ContentError: the one that was raised, with ``advice``.
+    """
+    try:
+        yield
+    except ContentError as error:
+        raise type(error)(f"{error}. {advice}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dsr.artifacts import checks, content, lock, manifest, transfer
 from dsr.artifacts.clients import drive, http, hub, kaggle
-from dsr.artifacts.errors import ArtifactError, ContentError
+from dsr.artifacts.errors import ArtifactError, ContentError, advising
 from dsr.artifacts.guard import exclusive
 from dsr.artifacts.manifest import Artifact, DriveSource, HttpSource, HubSource, KaggleSource
 from dsr.artifacts.transfer import Retries
@@ -53,8 +53,10 @@ def fetch(
     output.parent.mkdir(parents=True, exist_ok=True)
     with transfer.disk_errors(identifier, output.parent):
         if local is not None:
-            job.compare_unchanged(local)
-            content.publish_local(identifier, artifact, check, local, output)
+            advice = "give another one, or none to download it"
+            with advising(f"It is your own copy of '{identifier}' (`artifacts` in config.yaml): {advice}"):
+                job.compare_unchanged(local)
+                content.publish_local(identifier, artifact, check, local, output)
         elif content.exists(check, output):
             job.check_existing(check)
         else:
@@ -92,8 +94,9 @@ class _Job:
         folder = self.output.parent / DOWNLOADS / key
         with exclusive(folder.with_name(f"{key}.guard")):
             received = self._receive(folder, retries)
-            measures = self._compare(received.paths, received.sha256)
-            content.publish_download(self.identifier, self.artifact, received.paths, self.output)
+            with advising(f"The download is kept in {folder}: if it is damaged, delete it and run the command again"):
+                measures = self._compare(received.paths, received.sha256)
+                content.publish_download(self.identifier, self.artifact, received.paths, self.output)
             lock.record(self.locked, self.identifier, self.artifact, received.revision, measures)
             if isinstance(source, KaggleSource):
                 log.info("%s holds the archive of both splits; remove it when you have those that you need", folder)
@@ -104,10 +107,10 @@ class _Job:
         """Check what was published earlier."""
         try:
             content.verify(check, self.output)
+            if not isinstance(check, content.CONVERTED):
+                self.compare_unchanged(self.output)
         except ContentError as error:
-            raise ContentError(f"{self.output} is there already, but wrong; remove it and run again. {error}") from None
-        if not isinstance(check, content.CONVERTED):
-            self.compare_unchanged(self.output)
+            raise type(error)(f"{self.output} is there already, but wrong; remove it and run again. {error}") from error
 
     def compare_unchanged(self, place: Path) -> None:
         """Compare what lies in ``place`` with manifest and lock, if it is in the publisher's own form."""
@@ -136,7 +139,7 @@ class _Job:
             if measures[name].sha256 != sha256:
                 raise ContentError(
                     f"{self.identifier}: {paths[name]} has sha256 {measures[name].sha256}, its publisher states "
-                    f"{sha256}. The file was damaged on its way: delete it and run the command again"
+                    f"{sha256}: it was damaged on its way"
                 )
         found = {name: (path, measures[name]) for name, path in paths.items()}
         lock.verify(self.locked, self.identifier, self.artifact, found)

@@ -50,9 +50,7 @@ def safetensors_shapes(path: Path) -> Shapes:
     except FileNotFoundError:
         raise ContentError(f"{path}: no such file") from None
     except SafetensorError as error:
-        raise ContentError(
-            f"{path}: not a safetensors file, or cut off ({error}); delete it and fetch it again"
-        ) from None
+        raise ContentError(f"{path}: not a safetensors file, or cut off ({error})") from None
 
 
 def verify_graph(check: GraphCheck, path: Path) -> None:
@@ -64,7 +62,7 @@ def verify_graph(check: GraphCheck, path: Path) -> None:
     try:
         missing = set(check.nodes).difference(_node_names(path.read_bytes()))
     except (IndexError, UnicodeDecodeError):
-        raise ContentError(f"{path}: not a TensorFlow graph, or cut off; delete it and fetch it again") from None
+        raise ContentError(f"{path}: not a TensorFlow graph, or cut off") from None
     if missing:
         raise ContentError(f"{path}: lacks the nodes {', '.join(sorted(missing))}; it is not the evaluator's graph")
 
@@ -88,7 +86,7 @@ def verify_arrays(check: ArraysCheck, path: Path) -> None:
             if header.shape != shape or header.dtype.hasobject:
                 raise ContentError(f"{path}: {name} is {header.dtype} {header.shape}, expected numbers {shape}")
     except npz.ArchiveError as error:
-        raise ContentError(f"{error}. If it was fetched, delete it and fetch it again") from None
+        raise ContentError(str(error)) from None
 
 
 def _read_object(path: Path) -> dict[str, object]:
@@ -97,9 +95,9 @@ def _read_object(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         raise ContentError(f"{path}: no such file; the folder must hold {', '.join(ENCODER_FILES)}") from None
     except ValueError:
-        raise ContentError(f"{path}: not JSON; delete it and fetch it again") from None
+        raise ContentError(f"{path}: not JSON") from None
     if not isinstance(content, dict):
-        raise ContentError(f"{path}: expected a JSON object; delete it and fetch it again")
+        raise ContentError(f"{path}: expected a JSON object")
     return content
 
 

@@ -42,18 +42,15 @@ def from_archive(archive: Path, split: Split, output: Path, expected: ImageCount
         ContentError: if the archive is damaged, unsafe, or does not hold what is expected.
     """
     staging = _staging(output)
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            classes = _read_solution(opened) if split == "validation" else {}
-            # Every name is looked at before the first file is written.
-            members = list(archives.zip_members(opened))
-            with _split_members(opened, members, split) as selected:
-                progress = tqdm(selected, total=expected.images, unit=" images", desc=split, disable=None)
-                for member in progress:
-                    place = _place(member.path.relative_to(FOLDERS[split]), classes, split)
-                    archives.extract(member, staging / place, staging / ".scratch")
-    except zipfile.BadZipFile as error:
-        raise ContentError(f"{archive}: not a zip, or damaged ({error}); delete it and fetch it again") from None
+    with archives.readable(f"{archive} (a zip is expected)"), zipfile.ZipFile(archive) as opened:
+        classes = _read_solution(opened) if split == "validation" else {}
+        # Every name is looked at before the first file is written.
+        members = list(archives.zip_members(opened))
+        with _split_members(opened, members, split) as selected:
+            progress = tqdm(selected, total=expected.images, unit=" images", desc=split, disable=None)
+            for member in progress:
+                place = _place(member.path.relative_to(FOLDERS[split]), classes, split)
+                archives.extract(member, staging / place, staging / ".scratch")
     (staging / ".scratch").unlink(missing_ok=True)
     _finish(staging, output, expected)
 
@@ -73,7 +70,7 @@ def from_tree(tree: Path, split: Split, output: Path, expected: ImageCount) -> N
     if not solution.is_file():
         raise ContentError(f"{solution}: missing; it says which class a validation image shows")
     staging = _staging(output)
-    for name, label in _parse_solution(str(solution), solution.read_text(encoding="utf-8")).items():
+    for name, label in _parse_solution(str(solution), solution.read_bytes()).items():
         image = source / f"{name}.JPEG"
         if not image.is_file():
             raise ContentError(f"{image}: missing, but {solution} lists it; extract the archive again")
@@ -109,9 +106,7 @@ def _place(path: PurePosixPath, classes: dict[str, str], split: Split) -> PurePo
     if split == "train":
         return path
     if path.stem not in classes:
-        raise ContentError(
-            f"{SOLUTION} does not say which class {path.name} shows; delete the archive and fetch it again"
-        )
+        raise ContentError(f"{SOLUTION} does not say which class {path.name} shows")
     return PurePosixPath(classes[path.stem]) / path
 
 
@@ -126,25 +121,22 @@ def _split_members(archive: zipfile.ZipFile, members: list[Member], split: Split
         yield inside
         return
     name = f"{archive.filename}/{tars[0].path}"
-    try:
-        with tars[0].open() as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
-            yield (member for member in archives.tar_members(name, tar) if FOLDERS[split] in member.path.parents)
-    except (tarfile.TarError, EOFError) as error:
-        raise ContentError(f"{name}: damaged ({error}); delete the archive and fetch it again") from None
+    with archives.readable(name), tars[0].open() as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+        yield (member for member in archives.tar_members(name, tar) if FOLDERS[split] in member.path.parents)
 
 
 def _read_solution(archive: zipfile.ZipFile) -> dict[str, str]:
     if SOLUTION not in archive.namelist():
         raise ContentError(f"{archive.filename}: holds no {SOLUTION}; it is not the competition's archive")
-    return _parse_solution(f"{archive.filename}/{SOLUTION}", archive.read(SOLUTION).decode("utf-8"))
+    return _parse_solution(f"{archive.filename}/{SOLUTION}", archive.read(SOLUTION))
 
 
-def _parse_solution(name: str, text: str) -> dict[str, str]:
+def _parse_solution(name: str, content: bytes) -> dict[str, str]:
     """Return image id -> class."""
-    rows = list(csv.DictReader(io.StringIO(text)))
     try:
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"))))
         classes = {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
-    except (KeyError, IndexError, AttributeError):
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error):
         raise ContentError(f"{name}: expected columns ImageId,PredictionString with a class in every row") from None
     bad = [value for value in (*classes, *classes.values()) if not value or Path(value).name != value]
     if bad:

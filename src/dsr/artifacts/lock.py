@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from dsr import files
-from dsr.artifacts.errors import ContentError, LockError
+from dsr.artifacts.errors import ArtifactError, ContentError, LockError
 from dsr.artifacts.guard import exclusive
 from dsr.artifacts.manifest import Artifact, Source
 from dsr.config.base import Section
@@ -54,7 +54,7 @@ def read(path: Path) -> Lock:
     """Read a lock file; one that does not exist yet is empty.
 
     Raises:
-        LockError: if it is damaged.
+        ArtifactError: if it is damaged.
     """
     try:
         return Lock.model_validate_json(path.read_bytes())
@@ -63,7 +63,7 @@ def read(path: Path) -> Lock:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "text"
-        raise LockError(
+        raise ArtifactError(
             f"{path}: not a lock file ({place}: {problem['msg']}). Restore it from version control, or remove it to "
             "record everything anew"
         ) from None
@@ -103,16 +103,15 @@ def verify(path: Path, identifier: str, artifact: Artifact, found: dict[str, tup
             demanded = getattr(file, key)
             if demanded is not None and demanded != getattr(now, key):
                 raise ContentError(
-                    f"{identifier}: {place} has {key} {getattr(now, key)}, the manifest demands {demanded}. The file "
-                    "is damaged or was replaced by its publisher: delete it and run the command again"
+                    f"{identifier}: {place} has {key} {getattr(now, key)}, the manifest demands {demanded}: it is "
+                    "damaged, or its publisher replaced it"
                 )
         before = recorded.files.get(file.name) if recorded is not None else None
         if recorded is not None and before is not None and before != now:
             raise LockError(
                 f"{identifier}: {place} has {now.size} bytes and sha256 {now.sha256}, but {path} recorded "
-                f"{before.size} bytes and sha256 {before.sha256} on {recorded.recorded}. If the file is damaged, "
-                f"delete it and run the command again; if the publisher replaced it and you accept that, remove the "
-                f"entry '{identifier}' from {path} and run the command again"
+                f"{before.size} bytes and sha256 {before.sha256} on {recorded.recorded}. If its publisher "
+                f"replaced it and you accept that, remove the entry '{identifier}' from {path} and run again"
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -65,9 +64,7 @@ def verify(check: WeightsCheck, path: Path) -> None:
     except FileNotFoundError:
         raise ContentError(f"{path}: no such file") from None
     except SafetensorError as error:
-        raise ContentError(
-            f"{path}: not a safetensors file, or cut off ({error}); delete it and fetch it again"
-        ) from None
+        raise ContentError(f"{path}: not a safetensors file, or cut off ({error})") from None
     _verify(check, path, tensors)
 
 
@@ -82,20 +79,26 @@ def _read_checkpoint(path: Path, *, ema: bool) -> Tensors:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except FileNotFoundError:
         raise ContentError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:
+        # Damaged bytes are a damaged program for the unpickler, which can stumble in any way.
         raise ContentError(
             f"{path}: not a PyTorch file of plain tensors. It is damaged, or holds Python objects, which are never "
-            "loaded because they could run code: delete it and fetch it again"
+            "loaded because they could run code"
         ) from error
     if ema and isinstance(content, dict) and isinstance(content.get("ema"), dict):
         content = content["ema"]
-    others = (
-        [key for key, value in content.items() if not torch.is_tensor(value)] if isinstance(content, dict) else None
-    )
-    if not content or others or others is None:
-        found = f"other things under {', '.join(map(str, others[:3]))}" if others else f"a {type(content).__name__}"
+    if not isinstance(content, dict) or not content:
+        found = "an empty one" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ContentError(f"{path}: expected a dictionary of tensors, found {found}; it is another file than expected")
-    return dict(content)
+    others = [str(key) for key, value in content.items() if not torch.is_tensor(value)]
+    if others:
+        raise ContentError(
+            f"{path}: expected a dictionary of tensors, found other things under {', '.join(others[:3])}; it is "
+            "another file than expected"
+        )
+    return {str(key): value for key, value in content.items()}
 
 
 def _verify(check: WeightsCheck, path: Path, tensors: Tensors) -> None:
@@ -114,14 +117,13 @@ def _verify(check: WeightsCheck, path: Path, tensors: Tensors) -> None:
         if keys:
             raise ContentError(
                 f"{path}: {len(keys)} {check.kind} tensors are {problem}: {', '.join(keys[:3])}"
-                f"{', ...' if len(keys) > 3 else ''}. It is another file than expected: give the right one, or correct "
-                "the manifest (--manifest)"
+                f"{', ...' if len(keys) > 3 else ''}. It is another file than expected"
             )
     for key, value in tensors.items():
         if not value.is_floating_point() or not value.isfinite().all():
-            raise ContentError(f"{path}: {key} holds values that are not finite numbers; delete it and fetch it again")
+            raise ContentError(f"{path}: {key} holds values that are not finite numbers")
     if isinstance(check, StatisticsCheck) and (tensors["var"] < 0).any():
-        raise ContentError(f"{path}: var holds negative variances; delete it and fetch it again")
+        raise ContentError(f"{path}: var holds negative variances")
 
 
 def expected_shapes(check: WeightsCheck) -> dict[str, tuple[int, ...]]:
