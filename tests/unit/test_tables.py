@@ -333,12 +333,18 @@ def test_a_row_that_is_not_configured_names_the_command_that_runs_it(config: Con
     published = Published.read()
     frame = collect(spec, metrics, {}, published)
     assert len(frame) == 6
-    assert (frame["status"] == "not run").sum() == 5
+    assert frame["status"].tolist() == ["measured", "not reproduced", "not run", "not run", *["not reproduced"] * 2]
     text = markdown(spec, frame, published)
     assert f"dit-siglip2b-ttr, epoch 80, unguided: `{command}`" in text
     assert "**dit-siglip2b-ttr**: SigLIP2-B + test-time register (not configured)." in text
+    assert "**dit-siglip2b-masked**: SigLIP2-B + loss masking (tau = 100, 0.1 % of tokens) (not reproduced)." in text
+    assert text.count("not reproduced |") == 3
     assert "Loss masking" in text
     assert "Guidance chosen" not in text
+
+    digits = config.model_copy(update={"data": config.data.model_copy(update={"source": "digits"})})
+    frame = collect(specs.comparison(digits, "encoder-registers"), metrics, {}, published)
+    assert frame["status"].tolist().count("not part of the demo") == 4
 
 
 def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ class Table(Section):
     title: str
     """Heading."""
     rows: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Rows in order, by id. One that is not in `rows` is shown as not run, with the command that runs it."""
+    """Rows in order, by id. One that only `overlay` has is shown as not run, with the command that runs it; one that
+    neither has as not reproduced."""
     epochs: tuple[Positive, ...] | None = None
     """Epochs to show; null is those of `evaluation.epochs` and of the published values."""
     chart: bool = False

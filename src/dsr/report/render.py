@@ -53,8 +53,8 @@ def markdown(
             parts += ["## Published (ImageNet-256, not comparable)", *label, _pipe(_published(known))]
     for one in supplements(spec, frame, published, fids or {}):
         parts += [f"## {one.title}", one.note, pipe_table(one.heading, one.lines, one.heading[one.words :])]
-    absent = frame[frame["status"] == "not run"]
-    commands = [f"{one.row}, epoch {one.epoch}, {one.setting}: `{one.run}`" for one in absent.itertuples() if one.run]
+    absent = frame[frame["run"] != ""]
+    commands = [f"{one.row}, epoch {one.epoch}, {one.setting}: `{one.run}`" for one in absent.itertuples()]
     if commands:
         parts += ["## Not run yet", "Each of these commands runs one of them:", _bullets(commands)]
     parts += ["## How this was measured", _bullets(f"{note}." for note in footnotes(spec, frame))]
@@ -129,8 +129,8 @@ def _cells(entry: pd.Series, kind: str) -> Line:
     if kind == "measured":
         decay = "" if pd.isna(entry["ema_decay"]) else f"{entry['ema_decay']:g}"
         details = {"EMA decay": decay, "Reference": entry["reference"] or ""}
-        if entry["status"] == "not run":
-            cells["FID"] = "not run"
+        if entry["status"] != "measured":
+            cells["FID"] = entry["status"]
     return {**cells, **details}
 
 
@@ -144,10 +144,11 @@ def _pipe(lines: list[Line]) -> str:
 
 def _rows(spec: TableSpec, published: Published) -> list[str]:
     """Say what every row is; one that is not configured is called what the paper calls it."""
-    return [
-        f"**{row.id}**: {row.about or ' '.join(filter(None, (published.label(row.published), '(not configured)')))}."
-        for row in spec.rows
-    ]
+    lines = []
+    for row in spec.rows:
+        unknown = f"{published.label(row.published)} ({row.absent or 'not configured'})".strip()
+        lines.append(f"**{row.id}**: {row.about or unknown}.")
+    return lines
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from dsr.config.specs import spec_hash
 from dsr.config.tables import Table
 
 MAIN, CHART = "main", "chart"
-"""Names of the published lists behind Table 1 and behind FID against epochs."""
+"""Names of the published lists behind Table 1 and behind FID against epochs; the latter was read off a chart."""
 
 
 class TableRow(Section):
@@ -25,6 +25,8 @@ class TableRow(Section):
     """Row of the published lists whose numbers stand beside this one's."""
     about: str = ""
     """What it is, in words; empty for a row that is not configured."""
+    absent: str = ""
+    """Why it has no numbers and cannot be run ('not reproduced'); empty if it can."""
     epochs: tuple[int, ...] | None = None
     """The only epochs that it has; null has all of the table's."""
     ema: float | None = None
@@ -127,14 +129,18 @@ def comparison(config: Config, name: str, commands: Mapping[str, str] | None = N
     Args:
         config: the configuration.
         name: id of the table.
-        commands: how a missing result is asked for, by 'row:epoch:setting'.
+        commands: how a missing result is asked for, by 'row:epoch:setting'; a row that is not configured and has none
+            is shown as not reproduced.
     """
     entry: Table = config.tables[name]
+    runnable = {key.split(":")[0] for key in commands or {}}
     measured = {epoch for row in entry.rows if row in config.rows for epoch in config.epochs(row)}
     return TableSpec(
         title=entry.title,
         published_list=CHART if entry.chart else name,
-        rows=tuple(_row(config, row) for row in entry.rows),
+        rows=tuple(
+            _row(config, row) if row in config.rows else _absent(config, row, row in runnable) for row in entry.rows
+        ),
         epochs=entry.epochs or tuple(sorted(measured)),
         every=entry.epochs is not None,
         published_epochs=entry.epochs is None,
@@ -180,10 +186,14 @@ def figure(config: Config, denoisers: Iterable[str] = (), image: int | None = No
     )
 
 
+def _absent(config: Config, name: str, runnable: bool) -> TableRow:
+    """A row that is not configured; ``runnable`` if there is a command for it."""
+    reason = "not part of the demo" if config.data.source == "digits" else "not reproduced"
+    return TableRow(id=name, published=name, absent="" if runnable else reason)
+
+
 def _row(config: Config, name: str) -> TableRow:
-    row = config.rows.get(name)
-    if row is None:
-        return TableRow(id=name, published=name)
+    row = config.rows[name]
     origin = f"weights {row.weights.artifact}, not trained here" if row.weights else f"recipe {row.recipe}"
     return TableRow(
         id=name,

@@ -21,6 +21,8 @@ QUANTITIES = (*METRICS, *COUNTED)
 EXTRA = ("sfid", "precision_f32", "recall_f32")
 """Measured quantities without a published counterpart."""
 UNGUIDED, GUIDED = "unguided", "guided"
+NOT_RUN = "not run"
+"""Status of what has no metrics file, but can have one."""
 
 
 class Entry(NamedTuple):
@@ -52,8 +54,8 @@ def collect(
 ) -> pd.DataFrame:
     """Return one line per row, epoch and guidance setting with a metrics path or a comparable published value.
 
-    A metrics file that does not exist leaves the measured cells empty, with status 'not run' and the command that
-    makes it. Costs, and guidance settings chosen by a sweep, are read where they exist.
+    A metrics file that does not exist leaves the measured cells empty, with status NOT_RUN and the command that makes
+    it, or with the reason why there is none. Costs, and guidance settings chosen by a sweep, are read where they exist.
 
     Raises:
         UserError: if a path belongs to no row, epoch or setting of the table, or a metrics file lacks a key.
@@ -104,8 +106,8 @@ def _line(
     exists = path is not None and path.exists()
     found = _read_metrics(path) if path is not None and exists else {}
     measured = {**{name: found.get(name) for name in (*METRICS, *EXTRA)}, **_cost_values(cost)}
-    line: dict[str, Any] = {**entry._asdict(), "status": "measured" if exists else "not run"}
-    line["run"] = "" if exists else spec.commands.get(":".join(map(str, entry)), "")
+    line: dict[str, Any] = {**entry._asdict(), "status": "measured" if exists else row.absent or NOT_RUN}
+    line["run"] = spec.commands.get(":".join(map(str, entry)), "") if line["status"] == NOT_RUN else ""
     for name in QUANTITIES:
         line[f"published_{name}"] = published[name]
         line[f"measured_{name}"] = measured.get(name)
