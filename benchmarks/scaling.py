@@ -29,7 +29,7 @@ import yaml
 from benchmarks import inputs, machine
 from dsr import files
 from dsr.config.load import Config, load
-from dsr.config.specs import AutoencoderSpec
+from dsr.config.specs import EncoderSpec
 from dsr.demo.encoder import write_encoder
 from dsr.encoder import neuron_lists
 
@@ -136,7 +136,7 @@ class Bench:
         if done.returncode:
             raise RuntimeError(f"{module} on {processes} processes failed:\n{done.stderr[-3000:]}")
 
-    def _encoder(self, spec: AutoencoderSpec) -> Iterator[object]:
+    def _encoder(self, spec: EncoderSpec) -> Iterator[object]:
         """Arguments for an encoder and its test-time registers, made where they are missing."""
         folder = self._folder / spec.encoder.hub.replace("/", "-")
         stand_in = spec.encoder.hub.startswith("stand-in/")
@@ -152,7 +152,7 @@ class Bench:
             neuron_lists.write(path, neurons)
         yield from ("--neurons", path)
 
-    def _statistics(self, spec: AutoencoderSpec) -> Path:
+    def _statistics(self, spec: EncoderSpec) -> Path:
         path = self._folder / f"statistics-{spec.encoder.width}.safetensors"
         return path if path.exists() else inputs.statistics_file(spec, path)
 

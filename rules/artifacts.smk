@@ -8,12 +8,12 @@ rule fetch_images:
         "<results>/data/raw/{split}.json",
     log:
         "<logs>/fetch/images-{split}.log",
-    threads: threads_of("fetch_images")
-    resources:
-        **resources_of("fetch_images"),
     conda:
         # The Kaggle client needs a newer Python than the jobs have.
         "../envs/workflow.yaml"
+    threads: threads_of("fetch_images")
+    resources:
+        **resources_of("fetch_images"),
     params:
         folder=f"{CONFIG.results}/data/raw/{{split}}",
         local=lambda wildcards: local_copy(f"imagenet-{wildcards.split}"),
@@ -41,9 +41,7 @@ rule fetch_encoder:
         "../envs/torch.yaml"
     params:
         local=lambda wildcards: local_copy(wildcards.encoder),
-        spec=lambda wildcards: CONFIG.autoencoder(
-            wildcards.encoder, "none"
-        ).model_dump_json(),
+        spec=lambda wildcards: spec_json(CONFIG.encoding(wildcards.encoder, "none")),
     shell:
         f"{FETCH} --artifact"
         " {wildcards.encoder} --spec {params.spec:q} {params.local:q}"
@@ -59,9 +57,7 @@ rule fetch_decoder:
         "../envs/torch.yaml"
     params:
         local=lambda wildcards: local_copy(f"decoder-{wildcards.encoder}"),
-        spec=lambda wildcards: CONFIG.autoencoder(
-            wildcards.encoder, "none"
-        ).model_dump_json(),
+        spec=lambda wildcards: spec_json(CONFIG.autoencoder(wildcards.encoder, "none")),
     shell:
         f"{FETCH} --artifact"
         " decoder-{wildcards.encoder} --spec {params.spec:q} {params.local:q} --output {output} > {log} 2>&1"
@@ -83,9 +79,9 @@ rule fetch_statistics:
         local=lambda wildcards: local_copy(
             f"statistics-{wildcards.encoder}-{wildcards.ttr}"
         ),
-        spec=lambda wildcards: CONFIG.autoencoder(
-            wildcards.encoder, wildcards.ttr
-        ).model_dump_json(),
+        spec=lambda wildcards: spec_json(
+            CONFIG.encoding(wildcards.encoder, wildcards.ttr)
+        ),
     shell:
         f"{FETCH} --artifact"
         " statistics-{wildcards.encoder}-{wildcards.ttr} --spec {params.spec:q} {params.local:q}"
@@ -117,9 +113,9 @@ rule compare_statistics:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=lambda wildcards: CONFIG.autoencoder(
-            wildcards.encoder, wildcards.ttr
-        ).model_dump_json(),
+        spec=lambda wildcards: spec_json(
+            CONFIG.encoding(wildcards.encoder, wildcards.ttr)
+        ),
     shell:
         "python -m dsr.commands.compare_statistics --spec {params.spec:q}"
         " --title {wildcards.encoder}-{wildcards.ttr} --released {input.released} --computed {input.computed}"

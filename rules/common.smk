@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 from dsr.analysis import specs as analysis_specs
 from dsr.config.base import ConfigurationError
 from dsr.config.load import load
-from dsr.config.specs import spec_hash
+from dsr.config.specs import spec_hash, spec_json
 from dsr.report import specs as report_specs
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
@@ -75,6 +75,12 @@ def neurons(encoder, ttr):
     return [] if ttr == "none" else f"<results>/encoders/{encoder}/neurons-{ttr}.json"
 
 
+def first_neurons(wildcards):
+    """Register neurons that are active while others are discovered: of a first pass, in a recursive discovery."""
+    first = CONFIG.discover(wildcards.encoder, wildcards.ttr).autoencoder.passes
+    return neurons(wildcards.encoder, first)
+
+
 def autoencoder_inputs(encoder, ttr):
     """Files that turn images into normalised latents."""
     return {
@@ -102,7 +108,7 @@ def previous_epoch(wildcards):
 
 def train_spec(wildcards):
     """Everything that determines the weights of a row, as JSON: a change of it retrains the row."""
-    return CONFIG.train(wildcards.row).model_dump_json()
+    return spec_json(CONFIG.train(wildcards.row))
 
 
 def state_folder(row):
@@ -154,8 +160,6 @@ SAMPLE_OPTIONS = (
 )
 KEEP = " --keep" if len(CONFIG.evaluation.references) > 1 else ""
 STATISTICS_OPTIONS = f" --batch {EXECUTION.sample_batch} --workers {EXECUTION.workers}"
-# The encoder's first pass of discovery runs without registers; the second on top of the first.
-FIRST_PASS = {"single": "none", "recursive": "single"}
 
 
 def encoders_with(**properties):
@@ -188,9 +192,9 @@ ENCODINGS = sorted({(row.encoder, row.ttr) for row in CONFIG.rows.values()})
 
 def discover_spec(wildcards):
     """Everything but the images that determines a list of register neurons, as JSON."""
-    return CONFIG.discover(wildcards.encoder, wildcards.ttr).model_dump_json()
+    return spec_json(CONFIG.discover(wildcards.encoder, wildcards.ttr))
 
 
 def statistics_spec(wildcards):
     """Everything but the images that determines latent statistics, as JSON."""
-    return CONFIG.statistics(wildcards.encoder, wildcards.ttr).model_dump_json()
+    return spec_json(CONFIG.statistics(wildcards.encoder, wildcards.ttr))

@@ -24,7 +24,7 @@ rule demo_encoder:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=lambda wildcards: CONFIG.encoders[wildcards.encoder].model_dump_json(),
+        spec=lambda wildcards: spec_json(CONFIG.encoders[wildcards.encoder]),
     shell:
         "python -m dsr.commands.demo encoder --spec {params.spec:q} --output $(dirname {output.weights}) > {log} 2>&1"
 
@@ -40,9 +40,7 @@ rule demo_decoder:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=lambda wildcards: CONFIG.autoencoder(
-            wildcards.encoder, "none"
-        ).model_dump_json(),
+        spec=lambda wildcards: spec_json(CONFIG.autoencoder(wildcards.encoder, "none")),
     shell:
         "python -m dsr.commands.demo decoder --spec {params.spec:q} --encoder $(dirname {input.encoder})"
         " --images {input.images} --output {output} > {log} 2>&1"

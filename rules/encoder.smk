@@ -2,7 +2,7 @@
 rule discover_neurons:
     input:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
-        first=lambda wildcards: neurons(wildcards.encoder, FIRST_PASS[wildcards.ttr]),
+        first=first_neurons,
         images="<results>/data/prepared/train/index.npz",
     output:
         "<results>/encoders/{encoder}/neurons-{ttr}.json",

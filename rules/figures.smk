@@ -35,9 +35,9 @@ rule encoder_maps:
     resources:
         **resources_of("maps"),
     params:
-        spec=lambda wildcards: analysis_specs.encoder_maps(
-            CONFIG, wildcards.encoder, wildcards.ttr
-        ).model_dump_json(),
+        spec=lambda wildcards: spec_json(
+            analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
+        ),
     shell:
         "python -m dsr.commands.maps encoder --spec {params.spec:q} --images {input.images}"
         " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --decoder {input.decoder}"
@@ -60,9 +60,9 @@ rule denoiser_maps:
     resources:
         **resources_of("maps"),
     params:
-        spec=lambda wildcards: analysis_specs.denoiser_maps(
-            CONFIG, wildcards.row
-        ).model_dump_json(),
+        spec=lambda wildcards: spec_json(
+            analysis_specs.denoiser_maps(CONFIG, wildcards.row)
+        ),
     shell:
         "python -m dsr.commands.maps denoiser --spec {params.spec:q} --images {input.images}"
         " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --statistics {input.statistics}"

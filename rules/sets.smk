@@ -129,23 +129,23 @@ def keyed_files(files):
 
 def sample_spec(wildcards):
     """Everything but the weights that determines the images of a reported set, as JSON."""
-    return CONFIG.sample(
-        wildcards.row, wildcards.guidance, int(wildcards.seed)
-    ).model_dump_json()
+    return spec_json(
+        CONFIG.sample(wildcards.row, wildcards.guidance, int(wildcards.seed))
+    )
 
 
 def candidate_spec(wildcards):
     """The same of a set with a guidance setting that the sweep tries."""
-    return CONFIG.sample(
-        wildcards.row, CANDIDATES[wildcards.candidate], SWEEP.seed, SWEEP.images
-    ).model_dump_json()
+    return spec_json(
+        CONFIG.sample(
+            wildcards.row, CANDIDATES[wildcards.candidate], SWEEP.seed, SWEEP.images
+        )
+    )
 
 
 def guided_spec(wildcards):
     """The same of a set whose guidance is in a file."""
-    return CONFIG.sample(
-        wildcards.row, "unguided", int(wildcards.seed)
-    ).model_dump_json()
+    return spec_json(CONFIG.sample(wildcards.row, "unguided", int(wildcards.seed)))
 
 
 def sample_inputs(wildcards, decay="", guidance=()):

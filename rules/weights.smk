@@ -15,7 +15,7 @@ rule fetch_weights:
     params:
         artifact=lambda wildcards: CONFIG.rows[wildcards.row].weights.artifact,
         local=lambda wildcards: local_copy(CONFIG.rows[wildcards.row].weights.artifact),
-        spec=lambda wildcards: CONFIG.model(wildcards.row).model_dump_json(),
+        spec=lambda wildcards: spec_json(CONFIG.model(wildcards.row)),
     shell:
         f"{FETCH} --artifact"
         " {params.artifact} --spec {params.spec:q} {params.local:q} --output {output} > {log} 2>&1"

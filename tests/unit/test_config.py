@@ -11,7 +11,7 @@ import yaml
 
 from dsr.config.base import ConfigurationError
 from dsr.config.load import Config, load
-from dsr.config.specs import differing_keys, spec_hash
+from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash, spec_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,3 +104,33 @@ def test_hash_depends_on_the_content_only(raw: dict[str, Any]) -> None:
     after = load(raw).train("dit-siglip2b")
     assert spec_hash(after) != spec_hash(before)
     assert differing_keys(before.model_dump(), after.model_dump()) == ["recipe.lr: 0.0002 -> 0.0001"]
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        (("decoder",), {"depth": 24}),
+        (("recipes", "dit"), {"encoder_half": False, "betas": [0.9, 0.95], "clip": None}),
+        (("data",), {"flip": True}),
+    ],
+)
+def test_what_has_no_part_in_training_is_not_in_its_hash(
+    raw: dict[str, Any], section: tuple[str, ...], change: dict[str, Any]
+) -> None:
+    def specifications(config: Config) -> list[str]:
+        encoder = "siglip2-so400m", "recursive"
+        specs = [*map(config.train, config.rows), config.statistics(*encoder), config.discover(*encoder)]
+        return [*map(spec_hash, specs), *map(spec_json, specs)]
+
+    before = specifications(load(raw))
+    entry = raw
+    for key in section:
+        entry = entry[key]
+    entry.update(change)
+    assert specifications(load(raw)) == before
+
+
+def test_a_specification_is_the_same_without_its_defaults(raw: dict[str, Any]) -> None:
+    spec = load(raw).train("ditdh-siglip2b-dsr")
+    assert "train_all" not in content(spec)["recipe"]
+    assert TrainSpec.model_validate_json(spec_json(spec)) == spec

@@ -52,10 +52,9 @@ def tiny_spec(**recipe: Any) -> TrainSpec:
     encoder = {"family": "siglip2", "hub": "tiny", "revision": "main", "input_size": SIZE, "patch_size": 4, "width": 8}
     encoder |= {"neurons": "released", "statistics": "computed"}
     denoiser = {"kind": "dit", "hidden_size": 16, "depth": 2, "num_heads": 2, "register_start": 1, "class_dropout": 0.3}
-    decoder = {"hidden_size": 8, "depth": 1, "num_heads": 1, "intermediate_size": 16}
     spec = {
         "row": "tiny",
-        "autoencoder": {"encoder": encoder, "passes": "single", "ttr": {}, "decoder": decoder, "image_size": SIZE},
+        "autoencoder": {"encoder": encoder, "passes": "single", "ttr": {}, "image_size": SIZE},
         "model": {"denoiser": denoiser, "registers": 4, "channels": 8, "grid": 4, "classes": CLASSES},
         "flow": {"shift_dim": 196608},
         "recipe": {"batch": BATCH, "lr": 1e-3, "clip": 1.0, "ema": [0.9, 0.99], "precision": "fp32", **recipe},

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from dsr.artifacts.errors import ArtifactError
 from dsr.config.base import Positive, Section
 from dsr.config.encoders import Decoder
-from dsr.config.specs import AutoencoderSpec, ModelSpec
+from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 
 Spec = TypeVar("Spec", bound=Section)
 
@@ -108,8 +108,8 @@ def adapted(check: Check, specification: str) -> Check:
 
     Args:
         check: the manifest's.
-        specification: JSON of an AutoencoderSpec (encoder, decoder, statistics), a ModelSpec (denoiser) or an
-            ImageCount (images).
+        specification: JSON of an EncoderSpec (encoder, statistics), an AutoencoderSpec (decoder), a ModelSpec
+            (denoiser) or an ImageCount (images).
 
     Raises:
         ArtifactError: if the JSON is not that, or nothing about this content depends on the configuration.
@@ -122,15 +122,16 @@ def adapted(check: Check, specification: str) -> Check:
         raise ArtifactError(
             f"--spec: content of kind '{check.kind}' does not depend on the configuration; leave it out"
         )
-    spec = parse(AutoencoderSpec, specification)
-    channels, grid, _ = spec.latent_shape
     changes: dict[str, Any]
-    if isinstance(check, EncoderCheck):
-        changes = {"width": channels, "patch_size": spec.encoder.patch_size}
-    elif isinstance(check, DecoderCheck):
-        changes = {"channels": channels, "grid": grid, "image_size": spec.image_size, "decoder": spec.decoder}
+    if isinstance(check, DecoderCheck):
+        whole = parse(AutoencoderSpec, specification)
+        channels, grid, _ = whole.latent_shape
+        changes = {"channels": channels, "grid": grid, "image_size": whole.image_size, "decoder": whole.decoder}
+    elif isinstance(check, EncoderCheck):
+        encoder = parse(EncoderSpec, specification).encoder
+        changes = {"width": encoder.width, "patch_size": encoder.patch_size}
     else:
-        changes = {"shape": spec.latent_shape}
+        changes = {"shape": parse(EncoderSpec, specification).latent_shape}
     return check.model_copy(update=changes)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from dsr.artifacts import checks, content, lock, manifest, transfer
 from dsr.artifacts.clients import drive, http, hub, kaggle
-from dsr.artifacts.errors import ArtifactError, ContentError, advising
+from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, ContentError, advising
 from dsr.artifacts.guard import exclusive
 from dsr.artifacts.manifest import Artifact, DriveSource, HttpSource, HubSource, KaggleSource
 from dsr.artifacts.transfer import Retries
-from dsr.config.specs import AutoencoderSpec, differing_keys
+from dsr.config.specs import EncoderSpec, differing_keys
 
 log = logging.getLogger(__name__)
 
@@ -151,12 +151,12 @@ def _refuse_misfit(identifier: str, artifact: Artifact, check: checks.Check, spe
     published, wanted = artifact.check.model_dump(), check.model_dump()
     source = artifact.source
     if specification and isinstance(check, checks.EncoderCheck) and isinstance(source, HubSource):
-        encoder = checks.parse(AutoencoderSpec, specification).encoder
+        encoder = checks.parse(EncoderSpec, specification).encoder
         published |= {"hub": source.repository, "revision": source.revision}
         wanted |= {"hub": encoder.hub, "revision": encoder.revision}
     differences = differing_keys(published, wanted)
     if differences:
         raise ArtifactError(
             f"{identifier}: what {source.page} publishes does not fit the configuration (published -> configuration): "
-            f"{'; '.join(differences)}. Make configuration and manifest agree, or give content of your own with --local"
+            f"{'; '.join(differences)}. Make config.yaml and {MANIFEST} agree, or {OWN_COPY}"
         )

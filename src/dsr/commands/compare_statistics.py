@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from dsr.config.specs import AutoencoderSpec
+from dsr.config.specs import EncoderSpec
 from dsr.files import write_json, write_text
 from dsr.latents.compare import compare, markdown
 from dsr.logs import command
@@ -16,14 +16,14 @@ from dsr.logs import command
 def main() -> None:
     """Write the differences as JSON and as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", required=True, help="AutoencoderSpec as JSON")
+    parser.add_argument("--spec", required=True, help="EncoderSpec as JSON")
     parser.add_argument("--title", required=True, help="encoder and test-time registers, for the heading")
     parser.add_argument("--released", type=Path, required=True, help="statistics of the release")
     parser.add_argument("--computed", type=Path, required=True, help="statistics of `dsr.commands.statistics`")
     parser.add_argument("--json", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--markdown", type=Path, required=True, help="Markdown file to write")
     arguments = parser.parse_args()
-    spec = AutoencoderSpec.model_validate_json(arguments.spec)
+    spec = EncoderSpec.model_validate_json(arguments.spec)
     comparison = compare(arguments.released, arguments.computed, spec.latent_shape)
     write_json(arguments.json, asdict(comparison))
     write_text(arguments.markdown, markdown(comparison, arguments.title))

@@ -18,7 +18,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="file or folder to publish")
     parser.add_argument("--local", type=Path, help="your own copy: checked and linked to instead of a download")
     parser.add_argument("--lock", type=Path, required=True, help="file with sizes and hashes of the first downloads")
-    parser.add_argument("--spec", help="JSON of what the content is for: AutoencoderSpec, ModelSpec or ImageCount")
+    parser.add_argument(
+        "--spec", help="JSON of an EncoderSpec, AutoencoderSpec, ModelSpec or ImageCount: what it is for"
+    )
     parser.add_argument("--manifest", type=Path, default=manifest.PACKAGED, help="another manifest")
     arguments = parser.parse_args()
     fetch(

@@ -14,7 +14,15 @@ from dsr.config.denoisers import Denoiser
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.execution import Execution, Resources
 from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling
-from dsr.config.specs import AutoencoderSpec, DiscoverSpec, ModelSpec, SampleSpec, StatisticsSpec, TrainSpec
+from dsr.config.specs import (
+    AutoencoderSpec,
+    DiscoverSpec,
+    EncoderSpec,
+    ModelSpec,
+    SampleSpec,
+    StatisticsSpec,
+    TrainSpec,
+)
 from dsr.config.tables import Table
 from dsr.config.training import Flow, Recipe, Row
 
@@ -145,26 +153,29 @@ class Config(Section):
                 )
         return self
 
-    def autoencoder(self, encoder: str, ttr: Ttr) -> AutoencoderSpec:
-        """What turns images into latents and back, for one encoder with or without TTR."""
-        return AutoencoderSpec(
+    def encoding(self, encoder: str, ttr: Ttr) -> EncoderSpec:
+        """What turns images into latents, for one encoder with or without TTR."""
+        return EncoderSpec(
             encoder=self.encoders[encoder],
             passes=ttr,
             ttr=self.ttr if ttr != "none" else None,
-            decoder=self.decoder,
             image_size=self.data.image_size,
         )
+
+    def autoencoder(self, encoder: str, ttr: Ttr) -> AutoencoderSpec:
+        """The same, and back."""
+        return AutoencoderSpec(**dict(self.encoding(encoder, ttr)), decoder=self.decoder)
 
     def statistics(self, encoder: str, ttr: Ttr) -> StatisticsSpec:
         """Everything that determines the latent statistics of an encoder with or without TTR."""
         return StatisticsSpec(
-            autoencoder=self.autoencoder(encoder, ttr), images=self.data.train_images, flip=self.data.flip
+            autoencoder=self.encoding(encoder, ttr), images=self.data.train_images, flip=self.data.flip
         )
 
     def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
         """Everything that determines an encoder's register neurons; a recursive discovery builds on a single one."""
         first: Ttr = "single" if ttr == "recursive" else "none"
-        return DiscoverSpec(autoencoder=self.autoencoder(encoder, first), discovery=self.discovery)
+        return DiscoverSpec(autoencoder=self.encoding(encoder, first), discovery=self.discovery)
 
     def model(self, row: str) -> ModelSpec:
         """Return the denoiser of a row."""
@@ -204,7 +215,7 @@ class Config(Section):
             raise ValueError(f"rows.{row} is not trained: its weights are fetched")
         return TrainSpec(
             row=row,
-            autoencoder=self.autoencoder(entry.encoder, entry.ttr),
+            autoencoder=self.encoding(entry.encoder, entry.ttr),
             model=self.model(row),
             flow=self.flow,
             recipe=self.recipes[entry.recipe],

@@ -1,7 +1,8 @@
 """Specifications: what a rule hands to a command as JSON.
 
 Each is everything that determines one result and nothing else, so that a changed entry of the configuration reruns
-exactly the rows that it concerns.
+exactly the rows that it concerns. Keys at their defaults are left out of it, so that a key that is added reruns nothing
+where it is not used; a default therefore never changes its meaning.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from dsr.config.sampling import Guidance
 from dsr.config.training import Flow, Recipe
 
 
-class AutoencoderSpec(Section):
-    """Encoder, TTR (null: none) and decoder."""
+class EncoderSpec(Section):
+    """What turns images into latents: the encoding half of an autoencoder."""
 
     encoder: Encoder
     passes: Ttr = "none"
     ttr: TestTimeRegisters | None
-    decoder: Decoder
+    """Test-time registers; null: none."""
     image_size: Positive
 
     @property
@@ -35,10 +36,16 @@ class AutoencoderSpec(Section):
         return self.encoder.width, self.encoder.grid, self.encoder.grid
 
 
+class AutoencoderSpec(EncoderSpec):
+    """What turns images into latents and back."""
+
+    decoder: Decoder
+
+
 class StatisticsSpec(Section):
     """Everything that determines latent statistics."""
 
-    autoencoder: AutoencoderSpec
+    autoencoder: EncoderSpec
     images: Positive
     flip: bool
     seed: int = 0
@@ -48,7 +55,7 @@ class StatisticsSpec(Section):
 class DiscoverSpec(Section):
     """Everything that determines a list of register neurons."""
 
-    autoencoder: AutoencoderSpec
+    autoencoder: EncoderSpec
     """Its TTR is how a first list intervenes in a recursive discovery; null in a first discovery."""
     discovery: Discovery
     seed: int = 0
@@ -69,7 +76,7 @@ class TrainSpec(Section):
     """Everything that determines the weights of a row."""
 
     row: str
-    autoencoder: AutoencoderSpec
+    autoencoder: EncoderSpec
     model: ModelSpec
     flow: Flow
     recipe: Recipe
@@ -95,10 +102,19 @@ class SampleSpec(Section):
     seed: int
 
 
+def content(spec: BaseModel) -> dict[str, Any]:
+    """Everything in a specification that is not at its default, as JSON has it."""
+    return spec.model_dump(mode="json", exclude_defaults=True)
+
+
+def spec_json(spec: BaseModel) -> str:
+    """A specification as a command receives it."""
+    return json.dumps(content(spec), sort_keys=True)
+
+
 def spec_hash(spec: BaseModel) -> str:
     """Short hash of a specification's content; equal content gives equal hashes."""
-    canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    return hashlib.sha256(spec_json(spec).encode()).hexdigest()[:12]
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -26,7 +26,10 @@ class Flow(Section):
 
 
 class Recipe(Section):
-    """How a denoiser is trained. Everything here changes the result, and nothing that does is elsewhere."""
+    """How a denoiser is trained. Everything here changes the result, and nothing that does is elsewhere.
+
+    Keys at their defaults are part of no specification and no hash. So a new key has a default that does what was done
+    before there was one, and a default never changes its value or its meaning."""
 
     batch: Positive
     """Global batch over all processes and accumulation steps."""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dsr.arithmetic import round_products
-from dsr.config.specs import AutoencoderSpec
+from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.families import FAMILIES
@@ -89,7 +89,7 @@ class Autoencoder(nn.Module):
 
 
 def load_autoencoder(
-    spec: AutoencoderSpec,
+    spec: EncoderSpec,
     *,
     encoder: Path | None,
     neurons: Path | None,
@@ -99,7 +99,7 @@ def load_autoencoder(
     """Load an autoencoder in eval mode, frozen, on the CPU.
 
     Args:
-        spec: what the files must fit.
+        spec: what the files must fit; with a decoder an ``AutoencoderSpec``.
         encoder: Hugging Face folder; None gives an autoencoder that can only decode.
         neurons: neuron file, needed exactly where ``spec.ttr`` is set and there is an encoder.
         statistics: statistics file; None leaves latents raw.
@@ -107,16 +107,22 @@ def load_autoencoder(
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification or the other files.
+        TypeError: if there is a decoder and ``spec`` says nothing about it.
     """
+    pixels = None
+    if decoder is not None:
+        if not isinstance(spec, AutoencoderSpec):
+            raise TypeError(f"{decoder}: an EncoderSpec does not describe a decoder; give an AutoencoderSpec")
+        pixels = load_decoder(spec, decoder)
     return Autoencoder(
         encoder=load_encoder(spec, encoder=encoder, neurons=neurons) if encoder else None,
-        decoder=load_decoder(spec, decoder) if decoder else None,
+        decoder=pixels,
         normaliser=Normaliser.load(statistics, spec.latent_shape) if statistics else None,
         family=spec.encoder.family,
     )
 
 
-def load_encoder(spec: AutoencoderSpec, *, encoder: Path, neurons: Path | None) -> VitEncoder:
+def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> VitEncoder:
     """Load the encoder of a specification, with test-time registers where ``spec.ttr`` is set.
 
     Raises:

@@ -10,6 +10,7 @@ import torch
 
 from dsr import files
 from dsr.compilation import compiled
+from dsr.config.specs import content
 from dsr.data.images import open_images
 from dsr.denoiser.accelerate import accelerate
 from dsr.denoiser.build import build_denoiser
@@ -44,7 +45,7 @@ def train(job: Job, world: World) -> bool:
             check(job, world)
             stack.enter_context(exclusive(job.run_dir))
             start = decide(job)
-            files.write_json(job.run_dir / SPEC, job.spec.model_dump(mode="json"))
+            files.write_json(job.run_dir / SPEC, content(job.spec))
             return start
 
         step, finished = share_step(world, on_main(world, begin))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from dsr import files
-from dsr.config.specs import TrainSpec, differing_keys, spec_hash
+from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
 from dsr.data.index import check_index
 from dsr.distributed import World
 from dsr.errors import UserError
@@ -75,7 +75,7 @@ class Job:
         inputs = {"statistics": files.sha256(self.statistics)}
         if self.neurons is not None:
             inputs["neurons"] = files.sha256(self.neurons)
-        return {"spec": self.spec.model_dump(mode="json"), "hash": spec_hash(self.spec), "inputs": inputs}
+        return {"spec": content(self.spec), "hash": spec_hash(self.spec), "inputs": inputs}
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _explain_new_run(job: Job) -> None:
         log.info("%s: a new run, starting from the beginning", job.run_dir)
         return
     newest = max(siblings, key=lambda path: path.stat().st_mtime)
-    differences = differing_keys(files.read_json(newest), job.spec.model_dump(mode="json"))
+    differences = differing_keys(files.read_json(newest), content(job.spec))
     log.warning(
         "%s: the recipe changed, so training starts from the beginning; compared with %s:\n  %s",
         job.run_dir, newest.parent.name, "\n  ".join(differences) or "no key differs",
