@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -58,15 +59,11 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
     Started without torchrun, the process is a world of one and no group is made.
 
     Raises:
+        UserError: if there are GPUs, but fewer than processes.
         LostProcessError: if the processes could not exchange something because one is gone.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
+    device = _own_device()
     if size == 1:
         yield World(rank=0, size=1, device=device)
         return
@@ -87,3 +84,19 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _own_device() -> torch.device:
+    """Take the GPU of this process's number on its node, or the CPU where there are none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if processes > gpus:
+        raise UserError(
+            f"execution.processes: {processes} processes were started on {socket.gethostname()}, which has {gpus}"
+            f" GPUs for this job; every process needs one of its own: set execution.processes to {gpus}, or"
+            f" resources.*.gpus to {processes} where the cluster has them"
+        )
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device

@@ -229,6 +229,16 @@ def test_an_error_on_one_process_ends_all_soon(row: Path, tmp_path: Path, rank: 
     assert time.monotonic() - began < 30
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    message = r"execution\.processes: 4 processes .* 2 GPUs for this job; .* execution\.processes to 2, or resources\.\*\.gpus to 4"
+    with pytest.raises(UserError, match=message), world():
+        pass
+
+
 def test_a_process_whose_launcher_was_killed_wants_to_stop() -> None:
     reader, writer = os.pipe()
     launcher = os.fork()
