@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs, machine
 from dsr.compilation import compiled
-from dsr.config.specs import AutoencoderSpec
+from dsr.config.specs import EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.siglip2 import Siglip2Encoder
@@ -18,7 +18,7 @@ from dsr.encoder.ttr import with_registers
 from dsr.training.learner import set_arithmetic
 
 
-def autoencoder(spec: AutoencoderSpec) -> Autoencoder:
+def autoencoder(spec: EncoderSpec) -> Autoencoder:
     """Make an encoder with random weights on the GPU, with the test-time registers of ``spec``."""
     encoder = Siglip2Encoder.from_vision_model(inputs.vision_model(spec), input_size=spec.encoder.input_size)
     path = inputs.neurons(spec.passes)

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.config.load import Config, load
-from dsr.config.specs import AutoencoderSpec, ModelSpec
+from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
@@ -52,7 +52,7 @@ def neurons(passes: str) -> Path | None:
     return ROOT / "src/dsr/encoder/neurons" / NEURONS[passes] if passes in NEURONS else None
 
 
-def vision_model(spec: AutoencoderSpec) -> SiglipVisionModel:
+def vision_model(spec: EncoderSpec) -> SiglipVisionModel:
     """Make the vision tower of an encoder with random weights, on the GPU if there is one."""
     encoder = spec.encoder
     name = next(name for name in SHAPES if name.split("-")[1] in encoder.hub)
@@ -68,7 +68,7 @@ def vision_model(spec: AutoencoderSpec) -> SiglipVisionModel:
     return model.eval()
 
 
-def encoder_folder(spec: AutoencoderSpec, folder: Path) -> Path:
+def encoder_folder(spec: EncoderSpec, folder: Path) -> Path:
     """Write an encoder as the hub has it."""
     vision_model(spec).save_pretrained(folder)
     processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}
@@ -76,7 +76,7 @@ def encoder_folder(spec: AutoencoderSpec, folder: Path) -> Path:
     return folder
 
 
-def statistics_file(spec: AutoencoderSpec, path: Path) -> Path:
+def statistics_file(spec: EncoderSpec, path: Path) -> Path:
     """Write latent statistics of noise."""
     statistics = LatentStatistics(spec.latent_shape)
     statistics.update(torch.randn(8, *spec.latent_shape))
