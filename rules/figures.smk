@@ -144,6 +144,13 @@ rule figure_times:
         " --png {output.png} --svg {output.svg} > {log} 2>&1"
 
 
+# Everything about the denoisers' tokens, for as many rows and at the epoch that `figures` says.
+rule denoiser_figures:
+    input:
+        denoiser_figures(),
+    localrule: True
+
+
 rule figure_samples:
     input:
         [

@@ -74,6 +74,24 @@ def test_a_row_up_to_epoch_80(fresh: Checkout, row: str) -> None:
     assert set(counts) & (DISCOVERED | RELEASED) == EXPECTED[row]
 
 
+def test_the_four_models_are_drawn_without_training_beyond_epoch_80(fresh: Checkout) -> None:
+    run = fresh.snakemake("-n", "denoiser_figures", "--configfile", OVERLAY, "profiles/ablations/figures-overlay.yaml")
+    assert run.returncode == 0, run.stdout
+    counts = job_counts(run.stdout)
+    assert (counts["train"], counts["denoiser_maps"], counts["figure_times"], counts["figure_denoiser"]) == (4, 4, 4, 4)
+    assert "epoch-800" not in run.stdout
+
+
+def test_the_curve_of_fid_scores_two_rows_at_the_epochs_of_the_chart(fresh: Checkout) -> None:
+    overlay = "profiles/epochs/config-overlay.yaml"
+    run = fresh.snakemake("-n", "results/tables/epochs.md", "results/figures/fid.png", "--configfile", overlay)
+    assert run.returncode == 0, run.stdout
+    counts = job_counts(run.stdout)
+    assert counts["train"] == counts["sample"] == counts["evaluate"] == 2 * 8
+    epochs = yaml.safe_load((ROOT / overlay).read_text(encoding="utf-8"))["evaluation"]["epochs"]
+    assert epochs == sorted({*Published.read().lines("chart")["epochs"]})
+
+
 def test_a_decoder_that_is_there_is_used_and_not_fetched(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path)
     decoder = checkout.folder / "results/decoders/dinov2-b-registers.safetensors"
