@@ -216,6 +216,19 @@ def test_every_figure_of_denoisers_has_the_papers_layers(config: Config, tmp_pat
     assert specs.figure(config).layers == ()
 
 
+def test_the_epoch_is_said_once_or_beside_every_row(raw: dict[str, Any]) -> None:
+    overlay = yaml.safe_load((ROOT / "profiles/reference-weights/config-overlay.yaml").read_text(encoding="utf-8"))
+    config = load({**raw, "rows": raw["rows"] | overlay["rows"]})
+    late, early = overlay["rows"]
+    spec = specs.figure(config, [late, early])
+    assert (spec.note, spec.labels[late], spec.labels[early]) == ("", f"{late}, epoch 800", f"{early}, epoch 80")
+    assert (specs.figure(config, [late]).note, specs.figure(config, [early]).note) == ("epoch 800", "epoch 80")
+    same = specs.figure(config, [late, "dit-siglip2b"])
+    assert (same.note, late in same.labels) == ("epoch 800", False)
+    chosen = load({**raw, "figures": {**raw["figures"], "epoch": 80}})
+    assert specs.figure(chosen, ["dit-siglip2b"]).note == "epoch 80"
+
+
 def test_colours_of_norms_mean_the_same_in_every_figure(config: Config, tmp_path: Path) -> None:
     path = write_maps(tmp_path / "a.npz")
     louder = TokenMaps.load(path)
