@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from dsr.commands.prepare import main as prepare_command
 from dsr.data import png
 from dsr.data.crop import center_crop
+from dsr.data.folder import list_folder
 from dsr.data.images import FolderImages, PreparedImages
-from dsr.data.index import check_index
+from dsr.data.index import check_index, fingerprint, write_folder_index
 from dsr.data.order import batch_indices, rank_slice
 from dsr.data.prepare import write_index, write_shard
 from dsr.errors import UserError
@@ -135,6 +136,24 @@ def test_wrong_sets_of_shards_are_refused(folder: Path, tmp_path: Path) -> None:
     shards[1].write_bytes(b"no zip")
     with pytest.raises(UserError, match=f"{shards[1].name}: not a shard"):
         write_index(shards, index)
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_an_index_is_known_by_its_images_not_by_its_place(folder: Path, tmp_path: Path, prepared: bool) -> None:
+    def indexed(source: Path, name: str) -> str:
+        if prepared:
+            return fingerprint(prepare(source, tmp_path / name))
+        listed = list_folder(source)
+        write_folder_index(source, listed.paths, listed.labels, listed.classes, SIZE, tmp_path / f"{name}.npz")
+        return fingerprint(tmp_path / f"{name}.npz")
+
+    first = indexed(folder, "first")
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    assert indexed(elsewhere, "second") == first
+    Image.new("RGB", (90, 90)).save(elsewhere / "bee" / ("grey.JPEG" if prepared else "one-more.png"))
+    if not prepared:
+        (elsewhere / "bee" / "grey.JPEG").unlink()
+    assert indexed(elsewhere, "third") != first
 
 
 def test_index_is_checked_against_the_configuration(folder: Path, tmp_path: Path) -> None:

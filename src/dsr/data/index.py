@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -141,6 +142,19 @@ def check_index(path: Path, *, images: int, classes: int, image_size: int) -> No
     ):
         if found != expected:
             raise UserError(f"{path}: {key} is {found}, but the configuration says {expected}; correct one of them")
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of which images an index lists, in their order: their classes, and their sizes in bytes or their names.
+
+    It does not depend on where the images lie or how they are spread over shards.
+    """
+    names = ("paths",) if is_folder_index(path) else ("length",)
+    digest = hashlib.sha256()
+    for key, array in sorted(_arrays(path, {*names, "label", "image_size", "classes"}).items()):
+        digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def _names(path: Path) -> list[str]:
