@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from dsr.artifacts.guard import exclusive
 from dsr.artifacts.transfer import Retries, network_errors
 
 from .artifact_manifest import GRAPH, graph, write
-from .misbehaving_server import Reply, Seen, Server, file, page, running
+from .misbehaving_server import Reply, Route, Seen, Server, file, page, running
 
 CONTENT = graph("input", "pool_3", padding=3_000_000)
 PLACE = "127.0.0.1/graph.pb"
@@ -49,8 +50,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 class Case:
     """One artifact `thing` that the server has at /graph.pb."""
 
-    def __init__(self, folder: Path, server: Server, **known: object) -> None:
-        source = {"client": "http", "url": f"{server.url}/graph.pb"}
+    def __init__(self, folder: Path, server: Server, query: str = "", **known: object) -> None:
+        source = {"client": "http", "url": f"{server.url}/graph.pb{query}"}
         self.manifest = write(folder / "manifest.yaml", source, GRAPH, "graph.pb", **known)
         self.output = folder / "results" / "graph.pb"
         self.lock = folder / "artifacts.lock"
@@ -136,9 +137,9 @@ def test_range_that_the_server_does_not_have_starts_over(case: Case, server: Ser
 @pytest.mark.parametrize(
     ("status", "headers", "error", "message"),
     [
-        (401, {}, RefusedError, r"access refused \(HTTP 401\).*give a copy with --local"),
-        (403, {}, RefusedError, r"access refused \(HTTP 403\).*give a copy with --local"),
-        (404, {}, RefusedError, r"not there any more \(HTTP 404\).*change the manifest"),
+        (401, {}, RefusedError, r"access refused \(HTTP 401\).*give a copy of your own \(`artifacts` in config.yaml\)"),
+        (403, {}, RefusedError, r"access refused \(HTTP 403\).*give a copy of your own"),
+        (404, {}, RefusedError, r"not there any more \(HTTP 404\).*change src/dsr/artifacts/manifest.yaml"),
         (418, {}, RefusedError, r"the server answered HTTP 418"),
         (429, {"Retry-After": "900"}, TransferError, r"HTTP 429; the server asks to wait 900 s.*kept"),
         (503, {}, TransferError, r"HTTP 503; gave up after 3 attempts"),
@@ -184,6 +185,29 @@ def test_signed_addresses_do_not_reach_messages() -> None:
     with pytest.raises(TransientError) as caught, network_errors("x"):
         raise error
     assert str(caught.value) == "the connection failed (failed with url: /a.zip?... (Caused by 'x'))"
+
+
+@pytest.mark.parametrize(
+    ("route", "expected"),
+    [
+        (file(CONTENT), None),
+        (lambda seen: Reply(403), "access refused"),
+        (lambda seen: Reply(503), "gave up"),
+        (page("Log in"), "web page instead"),
+        (file(graph("input")), "lacks the nodes"),
+    ],
+)
+def test_signature_of_an_address_is_never_shown(
+    tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture, route: Route, expected: str | None
+) -> None:
+    case = Case(tmp_path, server, "?Signature=secret")
+    server.add(PLACE, route)
+    caplog.set_level("INFO")
+    with nullcontext() if expected is None else pytest.raises(ArtifactError, match=expected) as caught:
+        case.fetch()
+    assert server.seen[0].query == {"Signature": ["secret"]}
+    assert "graph.pb?..." in caplog.text
+    assert "secret" not in caplog.text + str(caught)
 
 
 @pytest.mark.parametrize("known", [{"sha256": "0" * 64}, {"size": 5}])

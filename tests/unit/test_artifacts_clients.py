@@ -342,7 +342,9 @@ def test_drive_interrupted_transfer_continues_or_starts_over(drive: Drive, sites
 
 def test_drive_quota_keeps_what_was_received(drive: Drive) -> None:
     drive.add(attachment(CONTENT, 2_000_000), quota)
-    with pytest.raises(RefusedError, match=r"quota is used up.*again in a day.*uc\?id=file.*--local"):
+    with pytest.raises(
+        RefusedError, match=r"quota is used up.*again in a day.*uc\?id=file.*`artifacts` in config.yaml"
+    ):
         drive.fetch()
     assert not drive.output.exists()
     assert [path.stat().st_size > 0 for path in drive.downloads.glob("*.part")] == [True]
@@ -469,7 +471,11 @@ def test_kaggle_interrupted_transfer_continues(
     ("status", "error", "message"),
     [
         (401, RefusedError, r"access refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
-        (403, RefusedError, r"access refused \(HTTP 403\).*rules at https://rules.example with the account"),
+        (
+            403,
+            RefusedError,
+            r"access refused \(HTTP 403\).*rules at https://rules.example with the account.*give an ImageFolder",
+        ),
         (404, RefusedError, r"not there any more \(HTTP 404\)"),
         (503, TransferError, r"HTTP 503; gave up after 3 attempts"),
     ],
@@ -531,5 +537,7 @@ def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
 
 def test_kaggle_client_that_is_not_installed(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", None)
-    with pytest.raises(ArtifactError, match=r"needs the kaggle client .*pip install kaggle.*--local"):
+    with pytest.raises(
+        ArtifactError, match=r"needs the kaggle client .*pip install kaggle.*`artifacts` or `data` in config.yaml"
+    ):
         kaggle.fetch()

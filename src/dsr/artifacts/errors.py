@@ -7,6 +7,12 @@ from collections.abc import Iterator
 
 from dsr.errors import UserError
 
+MANIFEST = "src/dsr/artifacts/manifest.yaml"
+"""Where messages say that addresses stand."""
+
+OWN_COPY = "give a copy of your own (`artifacts` in config.yaml)"
+"""What messages advise where nothing can be downloaded."""
+
 
 class ArtifactError(UserError):
     """An artifact cannot be provided."""

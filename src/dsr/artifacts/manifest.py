@@ -77,8 +77,8 @@ class HttpSource(Section):
 
     @property
     def page(self) -> str:
-        """Web page of the source."""
-        return self.url
+        """Web page of the source: the address without a query, which may be a signature."""
+        return self.url.partition("?")[0]
 
 
 class KaggleSource(Section):

@@ -18,7 +18,7 @@ from typing import NoReturn, TypeVar
 
 import requests
 
-from dsr.artifacts.errors import DiskFullError, RefusedError, TransferError, TransientError
+from dsr.artifacts.errors import MANIFEST, OWN_COPY, DiskFullError, RefusedError, TransferError, TransientError
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ def refuse_status(what: str, status: int, headers: Mapping[str, str], *, denied:
         raise RefusedError(f"{what}: access refused (HTTP {status}). {denied}")
     if status in (404, 410):
         raise RefusedError(
-            f"{what}: not there any more (HTTP {status}). Find where the publisher moved it and change the "
-            "manifest (--manifest), or give a copy with --local"
+            f"{what}: not there any more (HTTP {status}). Find where the publisher moved it and change "
+            f"{MANIFEST}, or {OWN_COPY}"
         )
-    raise RefusedError(f"{what}: the server answered HTTP {status}. Try again later, or give a copy with --local")
+    raise RefusedError(f"{what}: the server answered HTTP {status}. Try again later, or {OWN_COPY}")
 
 
 def refuse_page(what: str, start: bytes) -> None:
@@ -98,7 +98,7 @@ def refuse_page(what: str, start: bytes) -> None:
     if _PAGE.match(start):
         raise RefusedError(
             f'{what}: the server sent a web page instead of the file, saying: "{page_text(start)}". '
-            "Nothing of it was kept. Open the source in a browser to see why, or give a copy with --local"
+            f"Nothing of it was kept. Open the source in a browser to see why, or {OWN_COPY}"
         )
 
 

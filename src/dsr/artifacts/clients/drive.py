@@ -9,7 +9,7 @@ import requests
 from tqdm import tqdm
 
 from dsr.artifacts import transfer
-from dsr.artifacts.errors import RefusedError, TransientError
+from dsr.artifacts.errors import MANIFEST, OWN_COPY, RefusedError, TransientError
 from dsr.artifacts.manifest import DriveSource
 from dsr.artifacts.transfer import Retries
 
@@ -44,14 +44,14 @@ def _find(source: DriveSource) -> str:
             found = gdown.download_folder(id=source.folder, quiet=True, skip_download=True, timeout=_TIMEOUT)
         except DownloadError as error:
             raise RefusedError(
-                f"{source.page}: cannot be listed ({_line(error)}). Open it in a browser; if it has moved, change the "
-                "manifest (--manifest), or give a copy of the file with --local"
+                f"{source.page}: cannot be listed ({_line(error)}). Open it in a browser; if it has moved, change "
+                f"{MANIFEST}, or {OWN_COPY}"
             ) from error
     listing = {PurePosixPath(file.path): file.id for file in found}
     if PurePosixPath(source.path) not in listing:
         raise RefusedError(
             f"{source.page}: has no {source.path}, but {', '.join(map(str, listing)) or 'no file at all'}. Change the "
-            "path in the manifest (--manifest), or give a copy of the file with --local"
+            f"path in {MANIFEST}, or {OWN_COPY}"
         )
     return str(listing[PurePosixPath(source.path)])
 
@@ -81,7 +81,7 @@ def _download(source: DriveSource, identifier: str, target: Path) -> None:
                 raise TransientError("the server does not continue partial transfers; starting over") from error
             raise TransientError(_line(error)) from error
         except requests.exceptions.HTTPError as error:
-            denied = f"The file is no longer shared with everyone: see {source.page}, or give a copy with --local"
+            denied = f"The file is no longer shared with everyone: see {source.page}, or {OWN_COPY}"
             transfer.refuse_status(what, error.response.status_code, error.response.headers, denied=denied)
     _refuse_saved_page(what, target)
 
@@ -91,12 +91,12 @@ def _refusal(what: str, identifier: str, error: Exception) -> str:
     if _QUOTA in _line(error).lower():
         return (
             f"{what}: the file's download quota is used up (Google says that too many users downloaded it lately). "
-            f"Run the command again in a day, or download {browser} in a browser with a Google account and give it "
-            "with --local"
+            f"Run the command again in a day, or download {browser} in a browser with a Google account and "
+            f"{OWN_COPY}"
         )
     return (
         f"{what}: Google Drive does not hand the file out ({_line(error)}). Open {browser} in a browser; if it works "
-        "there, give the downloaded file with --local"
+        f"there, {OWN_COPY}"
     )
 
 

@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from dsr import files
 from dsr.artifacts import transfer
-from dsr.artifacts.errors import TransientError
+from dsr.artifacts.errors import OWN_COPY, TransientError
 from dsr.artifacts.transfer import Retries
 
 log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
 _TIMEOUT = (15.0, 60.0)
-_DENIED = "The address may have moved: check it in a browser, or give a copy with --local"
+_DENIED = f"The address may have moved: check it in a browser, or {OWN_COPY}"
 
 
 def fetch(url: str, target: Path, retries: Retries) -> Path:
@@ -32,9 +32,10 @@ def fetch(url: str, target: Path, retries: Retries) -> Path:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
-        log.info("Downloading %s", url)
+        what = transfer.plain(url)
+        log.info("Downloading %s", what)
         part = target.with_name(f"{target.name}.part")
-        transfer.retrying(url, lambda: _attempt(url, part), retries)
+        transfer.retrying(what, lambda: _attempt(url, part), retries)
         part.replace(target)
         _state_file(part).unlink(missing_ok=True)
     return target
@@ -42,6 +43,7 @@ def fetch(url: str, target: Path, retries: Retries) -> Path:
 
 def _attempt(url: str, part: Path) -> None:
     """Receive what is missing of ``part``."""
+    what = transfer.plain(url)
     state = _read_state(part)
     have = part.stat().st_size if part.exists() and state["validator"] else 0
     if have and have == state["total"]:
@@ -51,18 +53,18 @@ def _attempt(url: str, part: Path) -> None:
         # If-Range: a file that changed since comes whole instead of being spliced onto old bytes.
         headers |= {"Range": f"bytes={have}-", "If-Range": state["validator"]}
     with (
-        transfer.network_errors(url),
+        transfer.network_errors(what),
         requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response,
     ):
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             part.unlink(missing_ok=True)
             raise TransientError("the server has no such rest of the file; starting over")
         if not response.ok:
-            transfer.refuse_status(url, response.status_code, response.headers, denied=_DENIED)
-        _receive(url, response, part, have)
+            transfer.refuse_status(what, response.status_code, response.headers, denied=_DENIED)
+        _receive(what, response, part, have)
 
 
-def _receive(url: str, response: requests.Response, part: Path, have: int) -> None:
+def _receive(what: str, response: requests.Response, part: Path, have: int) -> None:
     start, total = _extent(response)
     if start not in (0, have):
         part.unlink(missing_ok=True)
@@ -70,9 +72,9 @@ def _receive(url: str, response: requests.Response, part: Path, have: int) -> No
     blocks = response.iter_content(_BLOCK)
     first = next(blocks, b"")
     if not start:
-        transfer.refuse_page(url, first)
+        transfer.refuse_page(what, first)
     if total is not None:
-        transfer.need_space(url, part.parent, total - start)
+        transfer.need_space(what, part.parent, total - start)
     files.write_json(_state_file(part), {"validator": _validator(response), "total": total})
     with (
         part.open("ab" if start else "wb") as stream,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dsr.artifacts import transfer
-from dsr.artifacts.errors import ContentError, RefusedError, TransientError
+from dsr.artifacts.errors import MANIFEST, OWN_COPY, ContentError, RefusedError, TransientError
 from dsr.artifacts.manifest import Artifact, HubSource
 from dsr.artifacts.transfer import Retries
 
@@ -82,15 +82,13 @@ class _File:
             try:
                 metadata = huggingface_hub.get_hf_file_metadata(url, timeout=30)
             except OfflineModeIsEnabled:
-                raise RefusedError(
-                    f"{self.what}: HF_HUB_OFFLINE is set; unset it, or give a copy with --local"
-                ) from None
+                raise RefusedError(f"{self.what}: HF_HUB_OFFLINE is set; unset it, or {OWN_COPY}") from None
             except HfHubHTTPError as error:
                 self._refuse(error.response)
         if metadata.commit_hash is None or metadata.etag is None:
             raise ContentError(
-                f"{url}: the answer does not come from a Hugging Face hub. Check the proxy and HF_ENDPOINT, or give a "
-                "copy with --local"
+                f"{url}: the answer does not come from a Hugging Face hub. Check the proxy and HF_ENDPOINT, "
+                f"or {OWN_COPY}"
             )
         return metadata
 
@@ -138,8 +136,8 @@ class _File:
         if code in ("RevisionNotFound", "EntryNotFound"):
             missing = f"revision '{self.revision}'" if code == "RevisionNotFound" else "file"
             raise RefusedError(
-                f"{self.what}: no such {missing} in the repository. See {self.source.page} and change the manifest "
-                "(--manifest), or give a copy with --local"
+                f"{self.what}: no such {missing} in the repository. See {self.source.page} and change "
+                f"{MANIFEST}, or {OWN_COPY}"
             )
         denied = (
             f"The repository is private, gone or gated: see {terms}. If it asks for terms, accept them there; log in "

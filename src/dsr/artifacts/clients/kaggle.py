@@ -23,6 +23,7 @@ from dsr.artifacts.transfer import Retries
 log = logging.getLogger(__name__)
 
 _NEEDED = "the kaggle client (Python 3.11 or later: `pip install kaggle==2.2.4`; envs/workflow.yaml has it)"
+_OWN_IMAGES = "give an ImageFolder (`artifacts` or `data` in config.yaml)"
 
 
 def fetch(artifact: Artifact, source: KaggleSource, folder: Path, retries: Retries) -> Path:
@@ -63,7 +64,7 @@ class _Archive:
             try:
                 from kaggle.api.kaggle_api_extended import KaggleApi
             except ImportError:
-                raise ArtifactError(f"{self.what}: needs {_NEEDED}; or give an ImageFolder with --local") from None
+                raise ArtifactError(f"{self.what}: needs {_NEEDED}; or {_OWN_IMAGES}") from None
             api = KaggleApi()
             try:
                 api.authenticate()
@@ -71,7 +72,7 @@ class _Archive:
                 raise RefusedError(
                     f"{self.what}: no valid token. Make one at https://www.kaggle.com/settings and store it as "
                     f"~/.kaggle/kaggle.json (or set KAGGLE_API_TOKEN), accept the rules at {self.terms}, then run the "
-                    "command again; or give an ImageFolder with --local"
+                    f"command again; or {_OWN_IMAGES}"
                 ) from None
         return api
 
@@ -92,7 +93,7 @@ class _Archive:
     def _errors(self) -> Iterator[None]:
         denied = (
             f"Accept the competition's rules at {self.terms} with the account that the token belongs to (and check the "
-            "token at https://www.kaggle.com/settings), then run the command again; or give an ImageFolder with --local"
+            f"token at https://www.kaggle.com/settings), then run the command again; or {_OWN_IMAGES}"
         )
         with transfer.network_errors(self.what):
             try:
