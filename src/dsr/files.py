@@ -57,14 +57,16 @@ def read_json(path: Path) -> Any:
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON object as one line; a single ``write`` keeps lines whole after a kill."""
+    """Append one JSON object as one line, which begins anew where a crash cut off the line before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+    with path.open("a+b") as stream:
+        stream.seek(max(stream.tell() - 1, 0))
+        separator = b"" if stream.read() in (b"", b"\n") else b"\n"
+        stream.write(separator + json.dumps(record).encode() + b"\n")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file; a last line cut off by a kill is skipped."""
+    """Read a JSON-lines file; lines that a crash cut off are skipped."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):

@@ -52,6 +52,20 @@ def test_damage_is_noticed_and_the_state_before_taken(
     assert not bad.exists()
 
 
+def test_damage_to_the_list_of_records_is_noticed_or_harmless(tmp_path: Path) -> None:
+    good, bad = (checkpoint.save(tmp_path, state(step)) for step in (1, 2))
+    content = bad.read_bytes()
+    taken = []
+    for position in range(content.index(b"PK\1\2"), len(content)):
+        altered = bytearray(content)
+        altered[position] ^= 1 << position % 8
+        bad.write_bytes(altered)
+        taken.append(checkpoint.newest(tmp_path))
+        if taken[-1] == bad:
+            assert torch.equal(checkpoint.load(bad).model["w"], torch.full((64,), 2.0))
+    assert set(taken) == {good, bad}
+
+
 def test_nothing_but_damaged_states_is_an_error_not_a_new_start(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) is None
     checkpoint.save(tmp_path, state(1)).write_bytes(b"half a file")

@@ -22,12 +22,16 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
 
 
-def test_a_line_cut_off_by_a_kill_is_skipped(tmp_path: Path) -> None:
+def test_a_line_cut_off_by_a_crash_is_skipped_and_spoils_no_other(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     append_json_line(path, {"step": 1})
     with path.open("a", encoding="utf-8") as stream:
         stream.write('{"step": 2, "lo')
     assert read_json_lines(path) == [{"step": 1}]
+    append_json_line(path, {"step": 2})
+    append_json_line(path, {"step": 3})
+    assert read_json_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert path.read_text(encoding="utf-8").count("\n") == 4
 
 
 def test_sha256_of_known_content(tmp_path: Path) -> None:

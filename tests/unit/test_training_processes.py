@@ -234,7 +234,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    message = r"execution\.processes: 4 processes .* 2 GPUs for this job; .* execution\.processes to 2, or resources\.\*\.gpus to 4"
+    message = r": 4 processes .* 2 GPUs for this job; .* execution\.processes to 2, or resources\.\*\.gpus to 4"
     with pytest.raises(UserError, match=message), world():
         pass
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -90,15 +92,19 @@ def newest(run: Path) -> Path | None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the file is complete and every record has the checksum that was written with it.
+    """Whether the file is complete, every record has the checksum that was written with it, and it can be loaded.
 
-    ``torch.load`` notices a missing end but no altered bytes: it does not compare the checksums.
+    ``torch.load`` notices a missing end and an altered list of records, but no altered bytes: it does not compare the
+    checksums.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError):
+            if archive.testzip() is not None:
+                return False
+        load(path, mapped=True)
+    except (zipfile.BadZipFile, zlib.error, UnpicklingError, OSError, EOFError, ValueError, RuntimeError):
         return False
+    return True
 
 
 def clean(run: Path, newest_step: int) -> None:
