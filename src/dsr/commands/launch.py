@@ -1,7 +1,7 @@
 """Run a command in one or more processes: `python -m dsr.commands.launch --processes 8 dsr.commands.train ...`.
 
 Outside SLURM this becomes the command (or its torchrun). In a SLURM job it stays, and requeues the job when it is
-stopped. Python's standard library is enough to run it.
+stopped. It needs no PyTorch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Self-attention of a frozen ViT encoder: one product for queries, keys and values, and a fused kernel."""
+"""Self-attention of a frozen ViT encoder: one product for queries, keys and values, then `dsr.attention`."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ class Learner:
 
     Args:
         model: initial weights; those of the first process count.
-        rows: samples of the global batch that belong to each process.
-        micro_batches: backward passes that these are spread over; may be changed between steps.
+        micro_batches: backward passes that a process's part of the global batch is spread over; may be changed between
+            steps.
     """
 
     def __init__(
