@@ -25,6 +25,7 @@ GRID = 16
 OVERLAY: dict[str, Any] = {
     "published": False,
     "results": "results/local",
+    "discovery": {"images": IMAGES},
     "encoders": {
         "siglip2-b": {
             "hub": "someone/tiny",

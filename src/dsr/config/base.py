@@ -10,6 +10,8 @@ from dsr.errors import UserError
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+"""Part of file names, of shell lines and of keys such as 'row:epoch:guidance'."""
 
 
 class ConfigurationError(UserError):

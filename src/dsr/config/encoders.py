@@ -89,3 +89,11 @@ class Decoder(Section):
     """Attention heads."""
     intermediate_size: Positive
     """Hidden width of the MLP."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Decoder:
+        if self.hidden_size % self.num_heads or self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_heads ({self.num_heads}) and of 4"
+            )
+        return self

@@ -10,13 +10,15 @@ from pydantic import Field, model_validator
 from dsr.config.base import Positive, Section
 from dsr.config.encoders import Ttr
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Flow(Section):
     """The flow that training and sampling share (t = 0 is data, t = 1 is noise)."""
 
     shift_dim: Positive
     """Dimension that sets the time shift sqrt(shift_dim / 4096); the release uses 196608 for every row."""
-    t_eps: Annotated[float, Field(gt=0)] = 0.05
+    t_eps: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Lower clamp of t where the velocity is formed from the data prediction."""
 
     @property
@@ -39,11 +41,11 @@ class Recipe(Section):
     """Learning rate at the end of the decay; null is constant."""
     decay_epochs: tuple[Annotated[int, Field(ge=0)], Positive] | None = None
     """First and last epoch of the linear decay from lr to final_lr; null is constant."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's betas."""
-    eps: float = 1e-8
+    eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's eps."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Clip the gradient's global L2 norm to this; null does not clip."""
@@ -64,8 +66,8 @@ class Recipe(Section):
             raise ValueError("final_lr and decay_epochs go together: give both, or neither for a constant rate")
         if self.decay_epochs is not None and self.decay_epochs[0] >= self.decay_epochs[1]:
             raise ValueError(f"decay_epochs {list(self.decay_epochs)}: the first must be before the last")
-        if not self.ema:
-            raise ValueError("ema: give at least one decay")
+        if not self.ema or len(set(self.ema)) != len(self.ema):
+            raise ValueError(f"ema {list(self.ema)}: give at least one decay, and none twice")
         return self
 
 
