@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dsr import files
 from dsr.config.specs import spec_hash
+from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
 from dsr.distributed import World
 from dsr.errors import UserError
-from dsr.latents.statistics import LatentStatistics
 from dsr.training.batches import Share, StepSampler
 from dsr.training.learner import NotFiniteError
 from dsr.training.loop import train
@@ -146,12 +147,22 @@ def test_another_recipe_is_refused_with_its_keys(row: Path, copy: Path) -> None:
         train(tiny_job(row, copy, epoch=5, spec=tiny_spec(lr=0.5)), ONE)
 
 
-def test_other_statistics_are_refused(row: Path, copy: Path, tmp_path: Path) -> None:
-    statistics = LatentStatistics((8, 4, 4))
-    statistics.update(torch.ones(2, 8, 4, 4))
-    statistics.save(tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match=r"inputs\.statistics"):
-        train(tiny_job(row, copy, epoch=5, statistics=tmp_path / "other.safetensors"), ONE)
+@pytest.mark.parametrize("changed", ["images", "statistics", "encoder/model.safetensors", "neurons"])
+def test_other_inputs_are_refused(row: Path, copy: Path, tmp_path: Path, changed: str) -> None:
+    other = shutil.copytree(row, tmp_path / "row")
+    if changed == "images":
+        Image.new("RGB", (16, 16)).save(next((other / "raw" / "class-0").glob("*.png")))
+        write_shard(other / "raw", 16, 0, 1, other / "images" / "shard-00000.zip")
+        write_index([other / "images" / "shard-00000.zip"], other / "images" / "index.npz")
+    elif changed == "neurons":
+        path = other / "neurons.json"
+        path.write_text(path.read_text().replace("3, 5", "3, 6"))
+    else:
+        path = other / ("statistics.safetensors" if changed == "statistics" else changed)
+        save_file({name: tensor + 0.5 for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(UserError, match=rf"inputs\.{changed}: .*\n.* move {copy} away to train afresh"):
+        train(tiny_job(other, copy, epoch=5), ONE)
+    assert train(tiny_job(row, copy, epoch=4), ONE)
 
 
 def test_a_changed_recipe_in_a_new_directory_says_what_changed(

@@ -127,5 +127,5 @@ def check_recipe(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any
         raise UserError(
             f"{path} belongs to another recipe and cannot be continued with this one (state -> asked for):\n  "
             + "\n  ".join(differences)
-            + "\nUse another run directory, or go back to the state's recipe."
+            + f"\nGo back to what the state was trained with, or move {path.parent} away to train afresh."
         )

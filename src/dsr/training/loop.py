@@ -89,7 +89,8 @@ def _loop(
     progress: Progress | None,
 ) -> bool:
     """Report, checkpoint, leave if it is time to, step; False if asked to leave before the milestone."""
-    recipe, saved_step, saved_at = job.recipe(), learner.step, time.monotonic()
+    recipe = job.recipe() if world.is_main else {}
+    saved_step, saved_at = learner.step, time.monotonic()
     result: StepResult | None = None
     while True:
         if progress is not None and result is not None:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 
 from dsr import files
+from dsr.artifacts.formats import ENCODER_FILES
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
-from dsr.data.index import check_index
+from dsr.data.index import check_index, fingerprint
 from dsr.distributed import World
 from dsr.errors import UserError
 from dsr.training import checkpoint
@@ -71,8 +72,9 @@ class Job:
         return self.epoch * self.spec.steps_per_epoch
 
     def recipe(self) -> dict[str, Any]:
-        """What must not change between two starts of a run: the specification, and the small files it relies on."""
-        inputs = {"statistics": files.sha256(self.statistics)}
+        """What must not change between two starts of a run: the specification, and the content of its inputs."""
+        inputs = {"images": fingerprint(self.images), "statistics": files.sha256(self.statistics)}
+        inputs |= {f"encoder/{name}": files.sha256(self.encoder / name) for name in ENCODER_FILES}
         if self.neurons is not None:
             inputs["neurons"] = files.sha256(self.neurons)
         return {"spec": content(self.spec), "hash": spec_hash(self.spec), "inputs": inputs}
