@@ -61,6 +61,17 @@ def test_every_key_is_described() -> None:
         (("figures", "epoch"), 40, "figures.epoch: 40 is not one of evaluation.epochs"),
         (("figures", "images"), [], "figures.images: Tuple should have at least 1 item"),
         (("figures", "images"), [60000], "figures.images: 60000 is not below the 50000 validation images"),
+        (("flow", "t_eps"), 1.0, "flow.t_eps: Input should be less than 1"),
+        (("denoisers", "dit-xl", "mlp_ratio"), -1.0, "mlp_ratio: Input should be greater than 0"),
+        (("denoisers", "dit-xl", "class_dropout"), 0.0, "sampling.sweep: rows.dit-siglip2b cannot be guided"),
+        (("recipes", "dit", "betas"), [2.0, 0.9], "recipes.dit.betas.0: Input should be less than 1"),
+        (("recipes", "dit", "eps"), -1.0, "recipes.dit.eps: Input should be greater than 0"),
+        (("recipes", "dit", "weight_decay"), -0.1, "weight_decay: Input should be greater than or equal to 0"),
+        (("decoder", "num_heads"), 7, "hidden_size 1152 must be a multiple of num_heads (7) and of 4"),
+        (("encoders", "siglip2-so400m", "input_size"), 252, "image_size 256 is not a multiple of its 18 tokens"),
+        (("encoders", "a/b"), {}, "encoders.a/b.[key]: String should match pattern"),
+        (("rows", "a b"), {}, "rows.a b.[key]: String should match pattern"),
+        (("discovery", "images"), 2000000, "discovery.images: 2000000 is more than the 1281167 training images"),
         (("figures", "images"), [3, 3], "images [3, 3]: none may repeat"),
         (("figures", "layers"), [3, 31], "figures.layers: 31 is beyond the last block (30)"),
         (("figures", "times"), [], "figures.times: Tuple should have at least 1 item"),
@@ -101,6 +112,11 @@ def test_hash_depends_on_the_content_only(raw: dict[str, Any]) -> None:
     raw["execution"]["workers"] = 1
     assert spec_hash(load(raw).train("dit-siglip2b")) == spec_hash(before)
     raw["recipes"]["dit"]["lr"] = 1e-4
+    guidance = {**raw["sampling"]["guidance"], "strong": {"scale": 2.0}}
+    unguidable = {**raw["denoisers"], "dit-dh-xl": {**raw["denoisers"]["dit-dh-xl"], "class_dropout": 0.0}}
+    guided = {**raw, "denoisers": unguidable, "sampling": {**raw["sampling"], "guidance": guidance, "sweep": None}}
+    with pytest.raises(ConfigurationError, match=r"sampling\.guidance\.strong: rows\.ditdh-siglip2b cannot be guided"):
+        load(guided)
     after = load(raw).train("dit-siglip2b")
     assert spec_hash(after) != spec_hash(before)
     assert differing_keys(before.model_dump(), after.model_dump()) == ["recipe.lr: 0.0002 -> 0.0001"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from dsr.config.base import ConfigurationError, Section
+from dsr.config.agreement import check_guidance, check_images
+from dsr.config.base import ConfigurationError, Name, Section
 from dsr.config.data import Data
 from dsr.config.denoisers import Denoiser
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
@@ -40,7 +41,7 @@ class Config(Section):
     """Your own copies, by id of `src/dsr/artifacts/manifest.yaml`, checked and linked to; null: downloaded."""
     data: Data
     """The images."""
-    encoders: dict[str, Encoder]
+    encoders: dict[Name, Encoder]
     """Frozen image encoders, by id."""
     ttr: TestTimeRegisters
     """Test-time registers."""
@@ -54,7 +55,7 @@ class Config(Section):
     """Path and time law."""
     recipes: dict[str, Recipe]
     """Training recipes, by id."""
-    rows: dict[str, Row]
+    rows: dict[Name, Row]
     """The rows of the table, by id."""
     sampling: Sampling
     """Sampling."""
@@ -62,7 +63,7 @@ class Config(Section):
     """Evaluation."""
     figures: Figures
     """Figures."""
-    tables: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Table] = Field(default_factory=dict)
+    tables: dict[Name, Table] = Field(default_factory=dict)
     """Tables besides the main one, by id: which rows each of them has."""
     execution: Execution
     """Execution."""
@@ -149,6 +150,12 @@ class Config(Section):
         for split in ("train", "validation"):
             if self.data.source == "imagefolder" and self.artifacts.get(f"imagenet-{split}"):
                 raise ValueError(
+    @model_validator(mode="after")
+    def _agreement(self) -> Config:
+        check_guidance(self.sampling, self.rows, self.denoisers)
+        check_images(self.data, self.discovery, self.rows, self.encoders)
+        return self
+
                     f"artifacts.imagenet-{split}: data.source is imagefolder, which takes data.{split}; leave one out"
                 )
         return self
