@@ -21,7 +21,7 @@ CELL, GAP, NOTE_HEIGHT, LINE, HEADER = 1.0, 0.07, 0.17, 0.12, 0.24
 BAR, BAR_WIDTH = 1.05, 0.14
 """Inches: room at the right for the colour bar with its labels, and its own width."""
 LABEL_CHARACTERS = 20
-"""Row labels are wrapped after this many characters."""
+"""Row labels are wrapped after this many characters, between words."""
 
 Map = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]
@@ -68,7 +68,8 @@ def draw_maps(
     after: str = "",
 ) -> Figure:
     """Draw rows of maps under ``columns``; ``before`` and ``after`` head the columns of images."""
-    labels = ["\n".join(textwrap.wrap(row.label, LABEL_CHARACTERS, break_on_hyphens=False)) for row in rows]
+    wrapped = textwrap.TextWrapper(LABEL_CHARACTERS, break_long_words=False, break_on_hyphens=False)
+    labels = [wrapped.fill(row.label) for row in rows]
     heads = [before] * bool(before) + list(columns) + [after] * bool(after)
     left = EDGE + text_width(labels, BODY) + 0.12
     width = left + len(heads) * (CELL + GAP) + BAR
