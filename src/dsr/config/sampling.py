@@ -116,17 +116,17 @@ class Evaluation(Section):
 class Figures(Section):
     """What the figures show."""
 
-    rows: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    rows: tuple[str, ...] | None = None
     """Rows to draw; null draws all."""
     epoch: Positive | None = None
     """Epoch of `evaluation.epochs` at which rows are drawn; null is the last one. Fetched weights have their own."""
-    images: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    images: tuple[Annotated[int, Field(ge=0)], ...]
     """Validation images (by index). Outlier ratios are means over all of them. Token maps are drawn of the first one,
     and of another one when `<results>/figures/image-{index}/{figure}.png` is asked for."""
-    layers: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    layers: tuple[Positive, ...] | None = None
     """Blocks after which denoisers are shown (1 is the first block), besides their output. Null, and denoisers of which
     one is shallower, give six at equal shares of the depth. Encoders are always shown at equal shares."""
-    times: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    times: tuple[Share, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     """Times t at which the denoiser's tokens are looked at; rows are compared at the middle one."""
     outlier_multiple: Annotated[float, Field(gt=1)] = 3.0
     """A token is an outlier when its norm exceeds this multiple of its image's median token norm."""
@@ -136,9 +136,11 @@ class Figures(Section):
     @model_validator(mode="after")
     def _each_once(self) -> Figures:
         for key in ("rows", "images", "layers", "times"):
-            values = getattr(self, key) or ()
-            if len(set(values)) != len(values):
-                raise ValueError(f"{key} {list(values)}: none may repeat")
+            values = getattr(self, key)
+            if values is None:
+                continue
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{key} {list(values)}: give at least one, and none twice")
             if key in ("layers", "times") and list(values) != sorted(values):
                 raise ValueError(f"{key} {list(values)} must be ascending")
         return self
