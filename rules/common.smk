@@ -10,6 +10,7 @@ from dsr.analysis import specs as analysis_specs
 from dsr.config.base import ConfigurationError
 from dsr.config.load import load
 from dsr.config.specs import spec_hash, spec_json
+from dsr.config.tables import overlay_rows
 from dsr.report import specs as report_specs
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
@@ -19,6 +20,12 @@ config["rows"] = {name: config["rows"][name] for name in ROW_ORDER} | config["ro
 
 try:
     CONFIG = load(config)
+    # Rows that a table's overlay has, by table.
+    OVERLAY_ROWS = {
+        name: overlay_rows(name, Path(workflow.basedir, table.overlay))
+        for name, table in CONFIG.tables.items()
+        if table.overlay
+    }
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 

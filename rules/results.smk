@@ -114,9 +114,8 @@ def comparison_spec(wildcards):
     }
     # The demo has stand-ins for nothing that an overlay adds.
     if table.overlay and CONFIG.data.source != "digits":
-        overlay = yaml.safe_load(Path(workflow.basedir, table.overlay).read_text())
         lacking = [row for row in table.rows if row not in CONFIG.rows]
-        for row in filter(overlay["rows"].__contains__, lacking):
+        for row in filter(OVERLAY_ROWS[wildcards.table].__contains__, lacking):
             for epoch in table.epochs or EPOCHS:
                 path = of_set(row, epoch, f"unguided-seed{FIRST_SEED}", "metrics.json")
                 commands[f"{row}:{epoch}:unguided"] = (

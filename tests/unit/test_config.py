@@ -12,6 +12,7 @@ import yaml
 from dsr.config.base import ConfigurationError
 from dsr.config.load import Config, load
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash, spec_json
+from dsr.config.tables import overlay_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +53,11 @@ def test_every_key_is_described() -> None:
         (("recipes", "dit", "final_lr"), 1e-5, "final_lr and decay_epochs go together"),
         (("evaluation", "epochs"), [80, 40], "must be ascending"),
         (("sampling", "guidance"), {}, "unguided"),
+        (("sampling", "guidance", "a:b"), {"scale": 1.5}, "sampling.guidance.a:b.[key]: String should match pattern"),
+        (("sampling", "guidance", "a b"), {"scale": 1.5}, "sampling.guidance.a b.[key]: String should match pattern"),
+        (("sampling", "guidance", "sweep/w1.5-t0-1"), {"scale": 1.5}, "String should match pattern"),
+        (("rows", "dit-siglip2b", "compare_with"), "nonsense", "rows.dit-siglip2b.compare_with: 'nonsense' is neither"),
+        (("recipes", "dit", "ema"), [0.9999, 0.9999], "ema [0.9999, 0.9999]: give at least one decay, and none twice"),
         (("data", "source"), "imagefolder", "give the paths data.train and data.validation"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
         (("flow",), None, "flow"),
@@ -86,6 +92,23 @@ def test_mistakes_are_named(raw: dict[str, Any], path: tuple[str, ...], value: o
     section[path[-1]] = value
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         load(raw)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "tables.scaling.overlay: there is no file .*overlay.yaml; give its path"),
+        ("rows: [", "tables.scaling.overlay: .*overlay.yaml is not a configuration file with a section `rows`"),
+        ("recipes: {}", "is not a configuration file with a section `rows`"),
+        ("", "is not a configuration file with a section `rows`"),
+    ],
+)
+def test_wrong_overlays_of_tables_are_named(tmp_path: Path, content: str | None, message: str) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    if content is not None:
+        overlay.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=message):
+        overlay_rows("scaling", overlay)
 
 
 def test_settings_that_contradict_each_other_are_named(raw: dict[str, Any]) -> None:

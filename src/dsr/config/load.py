@@ -24,7 +24,7 @@ from dsr.config.specs import (
     StatisticsSpec,
     TrainSpec,
 )
-from dsr.config.tables import Table
+from dsr.config.tables import Table, published_rows
 from dsr.config.training import Flow, Recipe, Row
 
 
@@ -81,6 +81,11 @@ class Config(Section):
                 value = getattr(row, key)
                 if value is not None and value not in known:
                     raise ValueError(f"rows.{name}.{key}: '{value}' is not one of {', '.join(known)}")
+            if row.compare_with is not None and row.compare_with not in published_rows() | set(self.rows):
+                raise ValueError(
+                    f"rows.{name}.compare_with: '{row.compare_with}' is neither one of `rows` nor a row of"
+                    " src/dsr/report/published.csv"
+                )
             batch = self.recipes[row.recipe].batch if row.recipe else 0
             if batch > self.data.train_images:
                 raise ValueError(

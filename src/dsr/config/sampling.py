@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dsr.config.base import Positive, Section, Share
+from dsr.config.base import Name, Positive, Section, Share
 
 
 class Guidance(Section):
@@ -64,7 +64,7 @@ class Sampling(Section):
     """Sampling seeds; the first is the one that tables report."""
     precision: Literal["fp32", "tf32", "bf16"]
     """Arithmetic of the denoiser and the decoder (the ODE state stays fp32)."""
-    guidance: dict[str, Guidance]
+    guidance: dict[Name, Guidance]
     """Named guidance settings; `unguided` must be one of them."""
     sweep: Sweep | None = None
     """Search for a guidance setting, which the table shows as `chosen`; null searches for none."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+from importlib import resources
+from pathlib import Path
 from typing import Annotated
 
+import yaml
 from pydantic import Field, model_validator
 
-from dsr.config.base import Positive, Section
+from dsr.config.base import ConfigurationError, Positive, Section
 
 
 class Table(Section):
@@ -33,3 +37,25 @@ class Table(Section):
         if len(set(self.rows)) != len(self.rows):
             raise ValueError(f"rows {list(self.rows)}: none may repeat")
         return self
+
+
+def published_rows() -> set[str]:
+    """Names of the rows of which the paper publishes numbers."""
+    text = (resources.files("dsr.report") / "published.csv").read_text(encoding="utf-8")
+    return {line["row"] for line in csv.DictReader(text.splitlines())}
+
+
+def overlay_rows(table: str, overlay: Path) -> list[str]:
+    """Return the names of the rows that the overlay of a table has.
+
+    Raises:
+        ConfigurationError: if there is no such file, or it is not a configuration with `rows`.
+    """
+    key = f"tables.{table}.overlay"
+    if not overlay.is_file():
+        raise ConfigurationError(f"{key}: there is no file {overlay}; give its path from the folder of the Snakefile")
+    try:
+        content = yaml.safe_load(overlay.read_text(encoding="utf-8"))
+        return [*content["rows"]]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise ConfigurationError(f"{key}: {overlay} is not a configuration file with a section `rows`") from None
