@@ -151,16 +151,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _images_given_once(self) -> Config:
-        for split in ("train", "validation"):
-            if self.data.source == "imagefolder" and self.artifacts.get(f"imagenet-{split}"):
-                raise ValueError(
-    @model_validator(mode="after")
     def _agreement(self) -> Config:
         check_guidance(self.sampling, self.rows, self.denoisers)
         check_images(self.data, self.discovery, self.rows, self.encoders)
         return self
 
+    @model_validator(mode="after")
+    def _images_given_once(self) -> Config:
+        for split in ("train", "validation"):
+            if self.data.source == "imagefolder" and self.artifacts.get(f"imagenet-{split}"):
+                raise ValueError(
                     f"artifacts.imagenet-{split}: data.source is imagefolder, which takes data.{split}; leave one out"
                 )
         return self
