@@ -61,12 +61,6 @@ def test_every_key_is_described() -> None:
         (("data", "source"), "imagefolder", "give the paths data.train and data.validation"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
         (("flow",), None, "flow"),
-        (("resources", "train", "gres"), "gpu:h100:4", "gres 'gpu:h100:4' is not gpus = 8"),
-        (("figures", "rows"), [], "figures: rows []: give at least one, and none twice"),
-        (("figures", "rows"), ["dit-siglip2b"] * 2, "none twice"),
-        (("figures", "epoch"), 40, "figures.epoch: 40 is not one of evaluation.epochs"),
-        (("figures", "images"), [], "figures: images []: give at least one, and none twice"),
-        (("figures", "images"), [60000], "figures.images: 60000 is not below the 50000 validation images"),
         (("flow", "t_eps"), 1.0, "flow.t_eps: Input should be less than 1"),
         (("denoisers", "dit-xl", "mlp_ratio"), -1.0, "mlp_ratio: Input should be greater than 0"),
         (("denoisers", "dit-xl", "class_dropout"), 0.0, "sampling.sweep: rows.dit-siglip2b cannot be guided"),
@@ -78,6 +72,12 @@ def test_every_key_is_described() -> None:
         (("encoders", "a/b"), {}, "encoders.a/b.[key]: String should match pattern"),
         (("rows", "a b"), {}, "rows.a b.[key]: String should match pattern"),
         (("discovery", "images"), 2000000, "discovery.images: 2000000 is more than the 1281167 training images"),
+        (("resources", "train", "gres"), "gpu:h100:4", "gres 'gpu:h100:4' is not gpus = 8"),
+        (("figures", "rows"), [], "figures: rows []: give at least one, and none twice"),
+        (("figures", "rows"), ["dit-siglip2b"] * 2, "none twice"),
+        (("figures", "epoch"), 40, "figures.epoch: 40 is not one of evaluation.epochs"),
+        (("figures", "images"), [], "figures: images []: give at least one, and none twice"),
+        (("figures", "images"), [60000], "figures.images: 60000 is not below the 50000 validation images"),
         (("figures", "images"), [3, 3], "images [3, 3]: give at least one, and none twice"),
         (("figures", "layers"), [], "figures: layers []: give at least one, and none twice"),
         (("figures", "layers"), [3, 31], "figures.layers: 31 is beyond the last block (30)"),
@@ -112,6 +112,11 @@ def test_wrong_overlays_of_tables_are_named(tmp_path: Path, content: str | None,
 
 
 def test_settings_that_contradict_each_other_are_named(raw: dict[str, Any]) -> None:
+    guidance = {**raw["sampling"]["guidance"], "strong": {"scale": 2.0}}
+    unguidable = {**raw["denoisers"], "dit-dh-xl": {**raw["denoisers"]["dit-dh-xl"], "class_dropout": 0.0}}
+    guided = {**raw, "denoisers": unguidable, "sampling": {**raw["sampling"], "guidance": guidance, "sweep": None}}
+    with pytest.raises(ConfigurationError, match=r"sampling\.guidance\.strong: rows\.ditdh-siglip2b cannot be guided"):
+        load(guided)
     digits = {**raw, "data": {**raw["data"], "source": "digits", "prepared": False}}
     with pytest.raises(ConfigurationError, match=r"data\.prepared: the demo's digits are always prepared"):
         load(digits)
@@ -136,11 +141,6 @@ def test_hash_depends_on_the_content_only(raw: dict[str, Any]) -> None:
     raw["execution"]["workers"] = 1
     assert spec_hash(load(raw).train("dit-siglip2b")) == spec_hash(before)
     raw["recipes"]["dit"]["lr"] = 1e-4
-    guidance = {**raw["sampling"]["guidance"], "strong": {"scale": 2.0}}
-    unguidable = {**raw["denoisers"], "dit-dh-xl": {**raw["denoisers"]["dit-dh-xl"], "class_dropout": 0.0}}
-    guided = {**raw, "denoisers": unguidable, "sampling": {**raw["sampling"], "guidance": guidance, "sweep": None}}
-    with pytest.raises(ConfigurationError, match=r"sampling\.guidance\.strong: rows\.ditdh-siglip2b cannot be guided"):
-        load(guided)
     after = load(raw).train("dit-siglip2b")
     assert spec_hash(after) != spec_hash(before)
     assert differing_keys(before.model_dump(), after.model_dump()) == ["recipe.lr: 0.0002 -> 0.0001"]
