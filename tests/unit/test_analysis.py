@@ -31,7 +31,8 @@ from dsr.config.encoders import Decoder, Encoder
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, ModelSpec
 from dsr.config.training import Flow
-from dsr.data.images import FolderImages
+from dsr.data.images import ListedImages
+from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
@@ -165,7 +166,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> FolderImages:
+def images(tmp_path_factory: pytest.TempPathFactory) -> ListedImages:
     """Three dark images with a bright square in the middle."""
     folder = tmp_path_factory.mktemp("images")
     for number in range(3):
@@ -173,10 +174,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> FolderImages:
         pixels[10 + number : 22, 10:22] = 200
         (folder / f"class-{number}").mkdir()
         Image.fromarray(pixels).save(folder / f"class-{number}" / "0.png")
-    return FolderImages(folder, SIZE)
+    index_folder(folder, SIZE, folder / "index.npz")
+    return ListedImages(folder / "index.npz")
 
 
-def test_ttr_moves_the_encoders_outliers_to_the_register(files: dict[str, Path], images: FolderImages) -> None:
+def test_ttr_moves_the_encoders_outliers_to_the_register(files: dict[str, Path], images: ListedImages) -> None:
     shared = {"images": images, "encoder": files["encoder"], "decoder": files["decoder"], "device": CPU}
     before = map_encoder(EncoderMapsSpec(autoencoder=PLAIN, images=(2, 0)), neurons=None, **shared)
     after = map_encoder(EncoderMapsSpec(autoencoder=WITH_TTR, images=(2, 0)), neurons=files["neurons"], **shared)
@@ -219,7 +221,7 @@ def model_spec(denoiser: Dit | DitDh, registers: int) -> ModelSpec:
 @pytest.mark.parametrize("registers", [0, 4])
 def test_denoiser_maps(
     files: dict[str, Path],
-    images: FolderImages,
+    images: ListedImages,
     tmp_path: Path,
     denoiser: Dit | DitDh,
     blocks: int,
@@ -279,7 +281,7 @@ def test_the_maps_command_writes_what_the_functions_return(
         assert maps.register_norms.shape[-1] == registers
 
 
-def test_mistakes_are_named(files: dict[str, Path], images: FolderImages, tmp_path: Path) -> None:
+def test_mistakes_are_named(files: dict[str, Path], images: ListedImages, tmp_path: Path) -> None:
     spec = EncoderMapsSpec(autoencoder=PLAIN, images=(3,))
     with pytest.raises(UserError, match="below 3"):
         map_encoder(spec, images=images, encoder=files["encoder"], neurons=None, decoder=None, device=CPU)

@@ -16,10 +16,10 @@ from dsr.commands.prepare import main as prepare_command
 from dsr.data import png
 from dsr.data.crop import center_crop
 from dsr.data.folder import list_folder
-from dsr.data.images import FolderImages, PreparedImages
+from dsr.data.images import ListedImages, PreparedImages
 from dsr.data.index import check_index, fingerprint, write_folder_index
 from dsr.data.order import batch_indices, rank_slice
-from dsr.data.prepare import write_index, write_shard
+from dsr.data.prepare import index_folder, write_index, write_shard
 from dsr.errors import UserError
 
 SIZE, SHARDS = 16, 3
@@ -61,7 +61,8 @@ def test_crop_gives_the_asked_size(width: int, height: int) -> None:
 
 def test_prepared_images_equal_crops_on_the_fly(folder: Path, tmp_path: Path) -> None:
     prepared = PreparedImages(prepare(folder, tmp_path / "prepared"))
-    direct = FolderImages(folder, SIZE)
+    index_folder(folder, SIZE, tmp_path / "listed.npz")
+    direct = ListedImages(tmp_path / "listed.npz")
     assert len(prepared) == len(direct) == 7
     assert prepared.classes == direct.classes == ["ant", "bee"]
     assert prepared.image_size == SIZE
@@ -166,7 +167,7 @@ def test_index_is_checked_against_the_configuration(folder: Path, tmp_path: Path
     with pytest.raises(UserError, match="no such file"):
         PreparedImages(tmp_path / "index.npz")
     with pytest.raises(UserError, match="sub-folder"):
-        FolderImages(tmp_path / "absent", SIZE)
+        index_folder(tmp_path / "absent", SIZE, tmp_path / "listed.npz")
 
 
 def test_command_reports_errors_in_one_line(

@@ -13,9 +13,9 @@ from PIL import Image
 from dsr.analysis.outliers import outlier_ratio
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
-from dsr.data.images import FolderImages
+from dsr.data.images import ListedImages, PreparedImages
 from dsr.data.index import PreparedIndex
-from dsr.data.prepare import write_index, write_shard
+from dsr.data.prepare import index_folder, write_index, write_shard
 from dsr.demo import encoder as stand_ins
 from dsr.demo.decoder import training_pairs, write_decoder
 from dsr.demo.digits import write_digits
@@ -59,9 +59,15 @@ def prepared(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pixels(digits: Path) -> torch.Tensor:
-    images = FolderImages(digits / "validation", SIZE)
-    return torch.stack([images[index][0] for index in range(0, 360, 4)]).float() / 255
+def validation(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> ListedImages:
+    index = tmp_path_factory.mktemp("validation") / "index.npz"
+    index_folder(digits / "validation", SIZE, index)
+    return ListedImages(index)
+
+
+@pytest.fixture(scope="module")
+def pixels(validation: ListedImages) -> torch.Tensor:
+    return torch.stack([validation[index][0] for index in range(0, 360, 4)]).float() / 255
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +110,9 @@ def test_digits_are_split_evenly_and_reproducibly(digits: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("hub", SHAPES)
-def test_discovery_finds_exactly_the_planted_neurons(hub: str, towers: dict[str, Tower], digits: Path) -> None:
+def test_discovery_finds_exactly_the_planted_neurons(hub: str, towers: dict[str, Tower], prepared: Path) -> None:
     entry, tower = towers[hub]
-    images = FolderImages(digits / "train", SIZE)
+    images = PreparedImages(prepared)
     populations = stand_ins.planted_neurons(specification(hub))
     spec = DiscoverSpec(
         autoencoder=AutoencoderSpec(encoder=entry, ttr=None, decoder=DECODER, image_size=SIZE),
@@ -187,14 +193,14 @@ def test_stand_ins_are_reproducible_and_refuse_nonsense(tmp_path: Path) -> None:
 
 
 def test_decoder_learns_latents_with_and_without_registers(
-    prepared: Path, digits: Path, towers: dict[str, Tower], tmp_path: Path
+    prepared: Path, validation: ListedImages, towers: dict[str, Tower], tmp_path: Path
 ) -> None:
     entry, tower = towers[SO400M]
     stand_ins.write_encoder(entry, tmp_path / "encoder")
     spec = AutoencoderSpec(encoder=entry, ttr=None, decoder=DECODER, image_size=SIZE)
     write_decoder(spec, tmp_path / "encoder", prepared, tmp_path / "decoder.safetensors", steps=160)
     decoder = load_decoder(spec, tmp_path / "decoder.safetensors")
-    latents, pixels = training_pairs(spec, tower, FolderImages(digits / "validation", SIZE))
+    latents, pixels = training_pairs(spec, tower, validation)
     assert len(latents) == 3
     for tokens in latents:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_png
 
 from dsr.data.crop import center_crop
-from dsr.data.folder import list_folder, load_rgb
+from dsr.data.folder import load_rgb
 from dsr.data.index import FolderIndex, PreparedIndex, is_folder_index
 
 Item = int | tuple[int, bool]
@@ -71,31 +71,8 @@ class PreparedImages(Images):
         return pixels
 
 
-class FolderImages(Images):
-    """The images of an ImageFolder, cropped when read; byte for byte what preparing them gives.
-
-    Args:
-        folder: one sub-folder of images per class.
-        image_size: side of the square crop in pixels.
-
-    Raises:
-        UserError: if there is no folder, no class or an empty class; and on reading an unreadable file.
-    """
-
-    def __init__(self, folder: Path, image_size: int) -> None:
-        listing = list_folder(folder)
-        self.labels = listing.labels
-        self.classes = listing.classes
-        self.image_size = image_size
-        self._paths = listing.paths
-
-    def pixels(self, index: int) -> torch.Tensor:
-        """Return image ``index`` as uint8, shape (3, H, W)."""
-        return _cropped(self._paths[index], self.image_size)
-
-
 class ListedImages(Images):
-    """The images of an ImageFolder that was listed before, cropped when read; nothing has to be searched for.
+    """The images of an ImageFolder, cropped when read: byte for byte what preparing them gives.
 
     Args:
         index: file written by ``dsr.commands.prepare folder``.
@@ -112,7 +89,8 @@ class ListedImages(Images):
 
     def pixels(self, index: int) -> torch.Tensor:
         """Return image ``index`` as uint8, shape (3, H, W)."""
-        return _cropped(self._index.path(index), self.image_size)
+        image = center_crop(load_rgb(self._index.path(index)), self.image_size)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def open_images(index: Path) -> Images:
@@ -122,8 +100,3 @@ def open_images(index: Path) -> Images:
         UserError: if something is missing or is not what the index says.
     """
     return ListedImages(index) if is_folder_index(index) else PreparedImages(index)
-
-
-def _cropped(path: Path, size: int) -> torch.Tensor:
-    """Crop an image file to uint8, shape (3, size, size)."""
-    return torch.from_numpy(np.array(center_crop(load_rgb(path), size))).permute(2, 0, 1).contiguous()
