@@ -44,11 +44,14 @@ def spec(config: Config) -> specs.TableSpec:
     return specs.table(config)
 
 
-def write_metrics(path: Path, fid: float) -> Path:
+def write_metrics(path: Path, fid: float, constant: int = 0) -> Path:
     values = {"fid": fid, "sfid": 6.0, "inception_score": 155.0, "precision": 0.69, "recall": 0.561}
     values |= {"precision_f32": 0.691, "recall_f32": 0.5615}
     reference = {"name": "validation", "images": 50000, "sha256": "0"}
-    write_json(path, {**values, "images": 50000, "reference": reference, "samples": {"sha256": "1"}})
+    write_json(
+        path,
+        {**values, "images": 50000, "reference": reference, "samples": {"sha256": "1", "constant_images": constant}},
+    )
     return path
 
 
@@ -145,6 +148,20 @@ def test_table_compares_what_is_there_and_names_what_is_not(spec: specs.TableSpe
     assert "49 network evaluations" in text
     assert "validation (50000 images)" in text
     assert r"\bottomrule" in latex(spec, frame.reset_index(), published)
+
+
+def test_rows_with_images_of_one_colour_are_flagged(spec: specs.TableSpec, tmp_path: Path) -> None:
+    metrics = {
+        Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "a.json", 5.91, constant=3),
+        Entry("dit-siglip2b-dsr", 80, "unguided"): write_metrics(tmp_path / "b.json", 4.58),
+    }
+    frame = collect(spec, metrics, {}, Published.read())
+    assert frame[frame["status"] == "measured"]["constant_images"].tolist() == [3, 0]
+    for text in (markdown(spec, frame, Published.read()), latex(spec, frame, Published.read())):
+        assert "5.91 †" in text
+        assert "4.58 †" not in text
+        assert "† 3 of the 50000 images of dit-siglip2b, epoch 80, unguided, are one colour" in text
+        assert text.count("one colour") == 1
 
 
 def test_the_table_lists_published_rows_that_nobody_asked_to_measure(spec: specs.TableSpec) -> None:

@@ -9,6 +9,8 @@ from dsr.report.specs import CHART, TableSpec
 
 OFF_CHART = "FIDs read off a chart of arXiv 2605.05206, uncertain by 0.05"
 """What published values of the list CHART are."""
+MARK = "†"
+"""Stands at the FID of a row some of whose images are one colour all over."""
 
 
 def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
@@ -31,6 +33,7 @@ def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
         "GFLOPs are one forward pass of one image, two per multiply-add; both are counted from the models"
         + (", and compared as rounded as they are published" if spec.published else ""),
     ]
+    notes += _constant(frame)
     if spec.note:
         notes.append(spec.note.strip().rstrip("."))
     if spec.published and spec.published_list == CHART:
@@ -74,6 +77,16 @@ def _guidance(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
         "with guided FIDs only, and take no small difference between two of them for a better model"
     )
     return notes
+
+
+def _constant(frame: pd.DataFrame) -> list[str]:
+    """Warn of rows some of whose images are one colour."""
+    flagged = frame[pd.to_numeric(frame["constant_images"]) > 0]
+    return [
+        f"{MARK} {one.constant_images:.0f} of the {one.images:.0f} images of {one.row}, epoch {one.epoch}, {one.setting},"
+        " are one colour all over, which is what NaN becomes: look at them before you believe the numbers"
+        for one in flagged.itertuples()
+    ]
 
 
 def _references(frame: pd.DataFrame) -> str:

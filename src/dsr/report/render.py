@@ -8,7 +8,7 @@ import pandas as pd
 
 from dsr.config.sampling import CHOSEN, Guidance
 from dsr.report.markup import pipe_table
-from dsr.report.notes import OFF_CHART, describe, disclaimer, footnotes
+from dsr.report.notes import MARK, OFF_CHART, describe, disclaimer, footnotes
 from dsr.report.published import Published
 from dsr.report.specs import CHART, TableSpec
 from dsr.report.table import COUNTED, QUANTITIES
@@ -131,6 +131,8 @@ def _cells(entry: pd.Series, kind: str) -> Line:
         details = {"EMA decay": decay, "Reference": entry["reference"] or ""}
         if entry["status"] != "measured":
             cells["FID"] = entry["status"]
+        elif (entry["constant_images"] or 0) > 0:
+            cells["FID"] += f" {MARK}"
     return {**cells, **details}
 
 

@@ -120,7 +120,8 @@ def _line(
         line["guidance_scale"], (line["guidance_low"], line["guidance_high"]) = guidance.scale, guidance.interval
     line["images"] = found.get("images")
     line["reference"], line["reference_images"] = _plain(reference.get("name")), reference.get("images")
-    line["samples_sha256"] = found.get("samples", {}).get("sha256")
+    samples = found.get("samples", {})
+    line["constant_images"], line["samples_sha256"] = samples.get("constant_images"), samples.get("sha256")
     return line
 
 
@@ -139,6 +140,7 @@ def _columns() -> list[str]:
         "images",
         "reference",
         "reference_images",
+        "constant_images",
         "samples_sha256",
     ]
     return [*Entry._fields, "status", "run", *compared, *(f"measured_{name}" for name in EXTRA), *details]
