@@ -1,22 +1,10 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
 FIGURE = "python -m dsr.commands.figure"
-IMAGES = {f"image-{index}/": index for index in CONFIG.figures.images}
 
 
 wildcard_constraints:
     # Folder of the figures that show another image than the first.
     image=f"(?:{one_of(IMAGES)})?",
-
-
-def figure_spec(wildcards, denoisers=()):
-    """How a figure of one image is drawn, as JSON."""
-    image = IMAGES.get(wildcards.image)
-    return report_specs.figure(CONFIG, denoisers, image).model_dump_json()
-
-
-def drawn_maps(row):
-    """Token maps of a row as figures show it."""
-    return f"<results>/maps/rows/{row}-{CONFIG.drawn_epoch(row)}.npz"
 
 
 rule encoder_maps:

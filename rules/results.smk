@@ -1,5 +1,7 @@
 # What tables, figures and the record of their origin are made of.
 DRAWN = list(CONFIG.figures.rows or CONFIG.rows)
+# Images whose token maps can be asked for, by folder.
+IMAGES = {f"image-{index}/": index for index in CONFIG.figures.images}
 # Rows with several moving averages of the weights.
 AVERAGED = [row for row in DRAWN if len(CONFIG.averages(row)) > 1]
 # Encoders as the rows use them.
@@ -12,6 +14,17 @@ def unguided_files(rows):
     """Metrics files of these rows by 'row:epoch:unguided'."""
     files = metrics_files(rows)
     return {key: path for key, path in files.items() if key.endswith(":unguided")}
+
+
+def figure_spec(wildcards, denoisers=()):
+    """How a figure of one image is drawn, as JSON."""
+    image = IMAGES.get(wildcards.image)
+    return report_specs.figure(CONFIG, denoisers, image).model_dump_json()
+
+
+def drawn_maps(row):
+    """Token maps of a row as figures show it."""
+    return f"<results>/maps/rows/{row}-{CONFIG.drawn_epoch(row)}.npz"
 
 
 def denoiser_figures():
