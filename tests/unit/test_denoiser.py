@@ -13,8 +13,9 @@ from dsr.config.specs import ModelSpec
 from dsr.denoiser.build import Denoiser, WeightsError, build_denoiser, load_denoiser
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
-from dsr.denoiser.layers import RotaryPositions, position_table
+from dsr.denoiser.layers import RotaryPositions
 from dsr.errors import UserError
+from dsr.positions import position_table
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CPU = torch.device("cpu")

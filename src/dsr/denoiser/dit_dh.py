@@ -15,10 +15,10 @@ from dsr.denoiser.layers import (
     RotaryPositions,
     Run,
     TimestepEmbedder,
-    position_table,
     run_blocks,
     to_grid,
 )
+from dsr.positions import position_table
 
 
 class DiTDH(nn.Module):

@@ -18,7 +18,7 @@ EPS = 1e-6
 """Added to the mean square in every RMSNorm."""
 
 ROTARY_BASE = 10000.0
-"""Base of the rotary frequencies and of the sin-cos position table."""
+"""Base of the rotary frequencies."""
 
 TIME_FREQUENCIES = 256
 """Gaussian Fourier frequencies of the time embedding."""
@@ -229,20 +229,3 @@ class LabelEmbedder(nn.Module):
         """(B,) int64 -> (B, D)."""
         embedded: Tensor = self.embedding_table(labels)
         return embedded
-
-
-def position_table(width: int, grid: int) -> Tensor:
-    """Return 2-D sin-cos positions of an S x S grid, (1, N, D): first half of D is the column, second the row.
-
-    Raises:
-        ValueError: if the width is not a multiple of 4.
-    """
-    if width % 4:
-        raise ValueError(f"width {width}: sin-cos positions need a multiple of 4")
-    quarter = width // 4
-    frequencies = ROTARY_BASE ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    angles = torch.outer(torch.arange(grid, dtype=torch.float64), frequencies)
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
-    columns = axis[None].expand(grid, grid, -1)
-    rows = axis[:, None].expand(grid, grid, -1)
-    return torch.cat([columns, rows], dim=-1).reshape(1, grid * grid, width).float()

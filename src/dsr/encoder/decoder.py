@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dsr.positions import position_table
+
 NORM_EPS = 1e-12
 """Epsilon of every LayerNorm of the decoder."""
 
@@ -136,14 +138,9 @@ def _to_grid(tokens: torch.Tensor, grid: int) -> torch.Tensor:
 
 
 def _positions(width: int, grid: int) -> torch.Tensor:
-    """Fixed 2-D sin-cos table (1, 1 + grid², width): a zero row for CLS, then column and row halves."""
-    frequencies = torch.pow(10000.0, -torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
-    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-    columns = waves[None].expand(grid, -1, -1)
-    rows = waves[:, None].expand(-1, grid, -1)
-    table = torch.cat([columns, rows], dim=2).flatten(0, 1)
-    return torch.cat([torch.zeros_like(table[:1]), table])[None].float()
+    """Fixed table (1, 1 + grid², width): a zero row for CLS, then the patches' positions."""
+    table = position_table(width, grid)
+    return torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
 
 
 def _initialise(module: nn.Module) -> None:
