@@ -9,13 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs, machine
+from dsr.arithmetic import set_arithmetic
 from dsr.compilation import compiled
 from dsr.config.specs import EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
-from dsr.training.learner import set_arithmetic
 
 
 def autoencoder(spec: EncoderSpec) -> Autoencoder:
@@ -39,7 +39,7 @@ def measure(
 ) -> dict[str, Any]:
     """Encode one batch again and again; without ``ttr``, the plain encoder of a row that has registers."""
     machine.fresh()
-    set_arithmetic("tf32", 1, deterministic=False)
+    set_arithmetic("tf32", 1)
     spec = inputs.paper().train(row).autoencoder
     if not ttr:
         spec = spec.model_copy(update={"passes": "none", "ttr": None})

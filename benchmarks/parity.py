@@ -15,13 +15,12 @@ from torch import Tensor
 
 from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
-from dsr.arithmetic import round_products
+from dsr.arithmetic import round_products, set_arithmetic
 from dsr.compilation import compiled
 from dsr.config.sampling import Guidance
 from dsr.denoiser.accelerate import accelerate
 from dsr.flow import Flow
 from dsr.sampling.ode import trajectory
-from dsr.training.learner import set_arithmetic
 
 
 def error(fast: Tensor, exact: Tensor) -> float:
@@ -40,7 +39,7 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
     y = torch.randint(spec.model.classes, (batch,), device="cuda")
 
     def trained(precision: str) -> dict[str, Tensor]:
-        set_arithmetic(precision, 1, deterministic=False)
+        set_arithmetic(precision, 1)
         model.zero_grad(set_to_none=True)
         with _autocast(precision):
             prediction = model(flow.interpolate(x1, x0, t), t, y)
@@ -49,7 +48,7 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
         return {"prediction": prediction.detach(), "gradient": gradient}
 
     def sampled(precision: str) -> dict[str, Tensor]:
-        set_arithmetic(precision, 1, deterministic=False)
+        set_arithmetic(precision, 1)
         with torch.inference_mode(), _autocast(precision):
             states = trajectory(
                 model, flow, x0, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
@@ -78,9 +77,9 @@ def encoder(row: str, batch: int = 16) -> list[dict[str, Any]]:
     spec = inputs.paper().train(row).autoencoder
     model = autoencoder(spec)
     pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
-    set_arithmetic("fp32", 1, deterministic=False)
+    set_arithmetic("fp32", 1)
     exact = model.encode(pixels)
-    set_arithmetic("tf32", 1, deterministic=False)
+    set_arithmetic("tf32", 1)
     name = spec.encoder.hub.split("/")[1]
     results = [
         {"model": name, "way": way, "precision": "tf32", "latents": error(encode(pixels), exact)}

@@ -10,10 +10,10 @@ from typing import Any
 
 from benchmarks import inputs, machine
 from dsr.analysis.cost import denoiser_cost
+from dsr.arithmetic import set_arithmetic
 from dsr.sampling.generate import Job, draw
 from dsr.sampling.sampler import Sampler
 from dsr.sampling.shards import Shards
-from dsr.training.learner import set_arithmetic
 
 
 def measure(
@@ -30,7 +30,7 @@ def measure(
     machine.fresh()
     world = machine.one_gpu()
     spec = inputs.paper().sample(row, "unguided", 0)
-    set_arithmetic(spec.precision, 1, deterministic=False)
+    set_arithmetic(spec.precision, 1)
     weights = inputs.denoiser_file(spec.model, folder / f"{row}.safetensors")
     statistics = inputs.statistics_file(spec.autoencoder, folder / f"{row}-statistics.safetensors")
     decoder = folder / "decoder.safetensors"

@@ -16,6 +16,7 @@ import torch
 from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
 from dsr.analysis.cost import denoiser_cost
+from dsr.arithmetic import set_arithmetic
 from dsr.compilation import compiled
 from dsr.config.specs import TrainSpec
 from dsr.data.images import PreparedImages
@@ -24,7 +25,7 @@ from dsr.flow import Flow
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share
 from dsr.training.fit import largest_share
-from dsr.training.learner import Learner, set_arithmetic
+from dsr.training.learner import Learner
 
 
 class Clock:
@@ -103,7 +104,7 @@ def measure(
     world = machine.one_gpu()
     images = PreparedImages(index)
     spec = specification(row, precision, batch, len(images))
-    set_arithmetic(precision, 1, deterministic=False)
+    set_arithmetic(precision, 1)
     model, encoder = inputs.denoiser(spec.model), autoencoder(spec.autoencoder)
     if encoder_half:
         encoder.use_half()

@@ -1,13 +1,31 @@
-"""What the device at hand can compute in."""
+"""What numbers are computed in: process-wide settings, and what the device at hand can do."""
 
 from __future__ import annotations
 
 import logging
+import os
 
 import torch
 from torch import nn
 
 log = logging.getLogger(__name__)
+
+
+def set_arithmetic(precision: str, threads: int | None = None, *, deterministic: bool = False) -> None:
+    """Set the process-wide arithmetic: CPU threads (None: PyTorch's number), and TF32 on GPUs unless fp32 is asked for.
+
+    For a given number of processes and threads, CPUs always compute the same bits. GPUs do so if ``deterministic``, at
+    some cost of speed; without it, sums of attention's backward pass depend on timing.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    if deterministic and torch.cuda.is_available():
+        # cuBLAS reads this when it is first used, which is after here.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def usable_precision(precision: str, device: torch.device) -> str:

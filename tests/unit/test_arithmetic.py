@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from dsr.arithmetic import usable_precision
+from dsr.arithmetic import set_arithmetic, usable_precision
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,34 @@ def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert usable_precision(precision, torch.device(device)) == used
     assert ("Old GPU has no bf16 arithmetic; computing in fp32 instead" in caplog.text) == (used != precision)
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Set the process-wide arithmetic back afterwards."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_fp16_reduced_precision_reduction, products.allow_tf32, convolutions.allow_tf32
+    yield
+    products.allow_fp16_reduced_precision_reduction, products.allow_tf32, convolutions.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.usefixtures("restored")
+def test_the_process_computes_as_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, precision: str, tf32: bool, deterministic: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not tf32
+    threads = torch.get_num_threads()
+    set_arithmetic(precision, deterministic=deterministic)
+    assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == tf32
+    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    assert asked == [True] * deterministic
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
+    assert torch.get_num_threads() == threads

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
+from dsr.arithmetic import set_arithmetic
 from dsr.config.specs import StatisticsSpec
 from dsr.data.images import open_images
 from dsr.distributed import world
@@ -32,7 +31,7 @@ def main() -> None:
         spec.autoencoder, encoder=arguments.encoder, neurons=arguments.neurons, statistics=None, decoder=None
     )
     # The arithmetic of the release's encoder: float32 with TF32 matrix products where the GPU has them.
-    torch.set_float32_matmul_precision("high")
+    set_arithmetic("tf32")
     with world() as process:
         statistics = compute_statistics(
             spec,

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from dsr import files, npz
+from dsr.arithmetic import set_arithmetic
 from dsr.config.specs import SampleSpec, spec_hash
 from dsr.distributed import World
 from dsr.sampling.labels import balanced_labels
@@ -66,8 +67,7 @@ def generate(job: Job, world: World) -> None:
     Raises:
         UserError: if an input file is missing or does not fit the specification.
     """
-    torch.set_num_threads(job.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job.spec.precision != "fp32"
+    set_arithmetic(job.spec.precision, job.threads)
     sampler = Sampler(
         job.spec,
         weights=job.weights,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -43,22 +42,6 @@ class StepResult:
     """Learning rate of the step."""
     stop: bool
     """Whether at least one process asked to stop after this step."""
-
-
-def set_arithmetic(precision: str, threads: int, *, deterministic: bool) -> None:
-    """Set the process-wide arithmetic: CPU threads, and TF32 on GPUs unless ``precision`` is fp32.
-
-    For a given number of processes and threads, CPUs always compute the same bits. GPUs do so if ``deterministic``,
-    which cost 5 % of the speed on an H200; without it, sums of attention's backward pass depend on timing.
-    """
-    torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    if deterministic and torch.cuda.is_available():
-        # cuBLAS reads this when it is first used, which is after here.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 class Fetched:

@@ -9,6 +9,7 @@ import time
 import torch
 
 from dsr import files
+from dsr.arithmetic import set_arithmetic
 from dsr.compilation import compiled
 from dsr.config.specs import content
 from dsr.data.images import open_images
@@ -23,7 +24,7 @@ from dsr.training import checkpoint, snapshot
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share, blank
 from dsr.training.fit import largest_share
-from dsr.training.learner import Learner, NotFiniteError, StepResult, set_arithmetic
+from dsr.training.learner import Learner, NotFiniteError, StepResult
 from dsr.training.lock import exclusive
 from dsr.training.progress import Progress
 from dsr.training.start import SPEC, Job, Start, check, decide, on_main, share_step
