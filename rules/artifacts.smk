@@ -14,6 +14,8 @@ rule fetch_images:
     threads: threads_of("fetch_images")
     resources:
         **resources_of("fetch_images"),
+        # Both splits come from one archive: profiles/default lets one job at a time download it.
+        kaggle=1,
     params:
         folder=f"{CONFIG.results}/data/raw/{{split}}",
         local=lambda wildcards: local_copy(f"imagenet-{wildcards.split}"),

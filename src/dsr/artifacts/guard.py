@@ -30,5 +30,5 @@ def exclusive(path: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            log.warning("%s: this file system has no locks; run one fetch at a time", path)
+            log.warning("%s: this file system has no locks; run one fetch at a time (--cores 1)", path)
         yield
