@@ -26,6 +26,7 @@ OVERLAY: dict[str, Any] = {
     "published": False,
     "results": "results/local",
     "discovery": {"images": IMAGES},
+    "figures": {"images": [0]},
     "encoders": {
         "siglip2-b": {
             "hub": "someone/tiny",
