@@ -18,8 +18,11 @@ if CONFIG.data.prepared:
             source=raw_folder,
             size=CONFIG.data.image_size,
             shards=CONFIG.data.shards,
+            images=lambda wildcards: getattr(CONFIG.data, f"{wildcards.split}_images"),
+            classes=CONFIG.data.classes,
         shell:
             "python -m dsr.commands.prepare shard --source {params.source:q} --size {params.size}"
+            " --images {params.images} --classes {params.classes}"
             " --shard {wildcards.shard} --shards {params.shards} --output {output} > {log} 2>&1"
 
     rule prepare_index:

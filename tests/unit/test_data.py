@@ -170,11 +170,29 @@ def test_index_is_checked_against_the_configuration(folder: Path, tmp_path: Path
         index_folder(tmp_path / "absent", SIZE, tmp_path / "listed.npz")
 
 
+@pytest.mark.parametrize(
+    ("images", "classes", "message"),
+    [
+        (7, 3, r"raw: holds 2 classes \(ant to bee\), but the configuration says 3"),
+        (8, 3, "raw: holds 2 classes"),
+        (8, 2, "raw: holds 7 images, but the configuration says 8"),
+    ],
+)
+def test_an_incomplete_folder_is_refused_before_it_is_cropped(
+    folder: Path, tmp_path: Path, images: int, classes: int, message: str
+) -> None:
+    output = tmp_path / "shards" / "shard-00000.zip"
+    with pytest.raises(UserError, match=message):
+        write_shard(folder, SIZE, 0, 1, output, images=images, classes=classes)
+    assert not output.parent.exists()
+
+
 def test_command_reports_errors_in_one_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = tmp_path / "shard-00000.zip"
     arguments = ["shard", "--source", str(folder), "--size", str(SIZE), "--shards", "1", "--output", str(output)]
+    arguments += ["--images", "7", "--classes", "2"]
     monkeypatch.setattr(sys, "argv", ["prepare", *arguments, "--shard", "0"])
     prepare_command()
     assert output.exists()

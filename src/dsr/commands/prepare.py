@@ -20,6 +20,8 @@ def main() -> None:
     shard.add_argument("--size", type=int, required=True, help="side of the square crop in pixels")
     shard.add_argument("--shard", type=int, required=True, help="number of this slice, from 0")
     shard.add_argument("--shards", type=int, required=True, help="number of slices")
+    shard.add_argument("--images", type=int, help="refuse a folder with another number of images")
+    shard.add_argument("--classes", type=int, help="refuse a folder with another number of classes")
     shard.add_argument("--output", type=Path, required=True, help="zip file to write")
 
     index = steps.add_parser("index", help="list where every image lies in the shards")
@@ -41,7 +43,15 @@ def main() -> None:
             arguments.source, arguments.size, arguments.output, images=arguments.images, classes=arguments.classes
         )
     elif arguments.step == "shard":
-        write_shard(arguments.source, arguments.size, arguments.shard, arguments.shards, arguments.output)
+        write_shard(
+            arguments.source,
+            arguments.size,
+            arguments.shard,
+            arguments.shards,
+            arguments.output,
+            images=arguments.images,
+            classes=arguments.classes,
+        )
     else:
         write_index(arguments.inputs, arguments.output, images=arguments.images, classes=arguments.classes)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from dsr.data import png
 from dsr.data.crop import center_crop
-from dsr.data.folder import UnreadableImageError, list_folder, load_rgb
+from dsr.data.folder import Listing, UnreadableImageError, list_folder, load_rgb
 from dsr.data.index import write_folder_index
 from dsr.data.order import rank_slice
 from dsr.errors import UserError
@@ -34,17 +34,27 @@ Manifest = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-def write_shard(source: Path, size: int, shard: int, shards: int, output: Path) -> None:
+def write_shard(
+    source: Path,
+    size: int,
+    shard: int,
+    shards: int,
+    output: Path,
+    *,
+    images: int | None = None,
+    classes: int | None = None,
+) -> None:
     """Crop one contiguous slice of an ImageFolder's sorted images to ``size`` and write it as a zip file.
 
     The same images give the same bytes, whenever and wherever the shard is made.
 
     Raises:
-        UserError: naming every unreadable image of the slice, or that the slice does not exist.
+        UserError: naming every unreadable image of the slice, or that the slice does not exist; or if the folder
+            does not hold as many ``images`` and ``classes`` as expected (None expects nothing).
     """
     if not 0 <= shard < shards:
         raise UserError(f"--shard {shard}: expected a number from 0 to {shards - 1}")
-    listing = list_folder(source)
+    listing = _listed(source, images, classes)
     part = range(len(listing.paths))[rank_slice(len(listing.paths), shard, shards)]
     bad: list[str] = []
     names: list[str] = []
@@ -118,15 +128,22 @@ def index_folder(
     Raises:
         UserError: if there is no such folder, or not as many ``images`` and ``classes`` as expected.
     """
+    listing = _listed(source, images, classes)
+    write_folder_index(source, listing.paths, listing.labels, listing.classes, size, output)
+    logger.info("%s: %d images of %s", output, len(listing.paths), source)
+
+
+def _listed(source: Path, images: int | None, classes: int | None) -> Listing:
+    """List an ImageFolder and refuse unexpected numbers; of classes first, because one that lacks takes its images."""
     listing = list_folder(source)
-    for name, found, wanted in (("images", len(listing.paths), images), ("classes", len(listing.classes), classes)):
+    names = f"classes ({listing.classes[0]} to {listing.classes[-1]})"
+    for name, found, wanted in ((names, len(listing.classes), classes), ("images", len(listing.paths), images)):
         if wanted is not None and found != wanted:
             raise UserError(
                 f"{source}: holds {found} {name}, but the configuration says {wanted}; correct the configuration, or"
                 " give the right images"
             )
-    write_folder_index(source, listing.paths, listing.labels, listing.classes, size, output)
-    logger.info("%s: %d images of %s", output, len(listing.paths), source)
+    return listing
 
 
 def _check_complete(shards: list[tuple[Path, Manifest]], output: Path, expected: dict[str, int | None]) -> None:
