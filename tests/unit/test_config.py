@@ -143,7 +143,10 @@ def test_hash_depends_on_the_content_only(raw: dict[str, Any]) -> None:
     raw["recipes"]["dit"]["lr"] = 1e-4
     after = load(raw).train("dit-siglip2b")
     assert spec_hash(after) != spec_hash(before)
-    assert differing_keys(before.model_dump(), after.model_dump()) == ["recipe.lr: 0.0002 -> 0.0001"]
+    assert differing_keys(content(before), content(after)) == ["recipe.lr: 0.0002 -> 0.0001"]
+    raw["recipes"]["dit"]["encoder_half"] = True
+    half = load(raw).train("dit-siglip2b")
+    assert differing_keys(content(after), content(half)) == ["recipe.encoder_half: default -> True"]
 
 
 @pytest.mark.parametrize(

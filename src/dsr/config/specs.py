@@ -118,10 +118,10 @@ def spec_hash(spec: BaseModel) -> str:
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ between two nested mappings, as 'key: old -> new'."""
+    """Dotted keys whose values differ between the contents of two specifications, as 'key: old -> new'."""
     lines = []
     for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
+        before, after = old.get(key, "default"), new.get(key, "default")
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differing_keys(before, after, f"{prefix}{key}.")
         elif before != after:
