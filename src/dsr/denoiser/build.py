@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dsr.config.denoisers import DitDh
+from dsr.config.denoisers import Dit, DitDh
 from dsr.config.specs import ModelSpec
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
@@ -34,9 +34,11 @@ def build_denoiser(spec: ModelSpec, *, train_all: bool = True) -> Denoiser:
         "register_start": network.register_start,
         "train_all": train_all,
     }
-    if isinstance(network, DitDh):
-        return DiTDH(hidden_size=network.hidden_size, depth=network.depth, num_heads=network.num_heads, **common)
-    return LightningDiT(hidden_size=network.hidden_size, depth=network.depth, num_heads=network.num_heads, **common)
+    match network:
+        case Dit(hidden_size=width, depth=depth, num_heads=heads):
+            return LightningDiT(hidden_size=width, depth=depth, num_heads=heads, **common)
+        case DitDh(hidden_size=widths, depth=depths, num_heads=heads_each):
+            return DiTDH(hidden_size=widths, depth=depths, num_heads=heads_each, **common)
 
 
 def load_denoiser(spec: ModelSpec, weights: Path, device: torch.device) -> Denoiser:

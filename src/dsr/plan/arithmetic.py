@@ -43,7 +43,11 @@ class Tower(Section):
 
 def denoiser(spec: ModelSpec) -> Size:
     """Size of a denoiser."""
-    return _dit(spec, spec.denoiser) if isinstance(spec.denoiser, Dit) else _dit_dh(spec, spec.denoiser)
+    match spec.denoiser:
+        case Dit() as shape:
+            return _dit(spec, shape)
+        case DitDh() as shape:
+            return _dit_dh(spec, shape)
 
 
 def decoder(spec: AutoencoderSpec) -> Size:
