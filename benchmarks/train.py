@@ -94,6 +94,7 @@ def measure(
     fast: bool,
     ceiling: dict[str, float],
     encoder_half: bool = False,
+    deterministic: bool = False,
     steps: int = 12,
     workers: int = 14,
     profile: bool = False,
@@ -104,7 +105,7 @@ def measure(
     world = machine.one_gpu()
     images = PreparedImages(index)
     spec = specification(row, precision, batch, len(images))
-    set_arithmetic(precision, 1)
+    set_arithmetic(precision, 1, deterministic=deterministic)
     model, encoder = inputs.denoiser(spec.model), autoencoder(spec.autoencoder)
     if encoder_half:
         encoder.use_half()
@@ -153,6 +154,7 @@ def measure(
         "micro-batch": share.micro_batch,
         "encoder": "float16" if encoder_half else "tf32",
         "compiled": fast,
+        "deterministic": deterministic,
         "images/s": speed,
         "TFLOP/s": achieved / 1e12,
         "of ceiling": achieved / ceiling[precision],
@@ -219,6 +221,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="steps to measure")
     parser.add_argument("--workers", type=int, default=14, help="data-loading workers")
     parser.add_argument("--encoder-half", action="store_true", help="let the encoder multiply in float16")
+    parser.add_argument("--deterministic", action="store_true", help="with deterministic kernels, as the rules train")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--checkpoint", type=Path, help="also save the training state, below this folder")
     parser.add_argument("--profile", action="store_true", help="list kernels")
@@ -235,6 +238,7 @@ def main() -> None:
             micro_batch=options.micro_batch,
             fast=not options.eager,
             encoder_half=options.encoder_half,
+            deterministic=options.deterministic,
             ceiling=machine.ceilings(),
             steps=options.steps,
             workers=options.workers,

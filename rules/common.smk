@@ -157,10 +157,11 @@ def launch(request, nodes=1):
 
 # How a job runs is part of its command and not of its params: a change here must rerun nothing.
 COMPILE = " --compile" if EXECUTION.compile else ""
+DETERMINISTIC = "" if EXECUTION.deterministic else " --no-deterministic"
 MICRO_BATCH = f" --micro-batch {EXECUTION.micro_batch}" if EXECUTION.micro_batch else ""
 TRAIN_OPTIONS = (
     f" --workers {EXECUTION.workers} --threads {EXECUTION.threads} --log-every {EXECUTION.log_every}"
-    f" --checkpoint-minutes {EXECUTION.checkpoint_minutes}{MICRO_BATCH}{COMPILE}"
+    f" --checkpoint-minutes {EXECUTION.checkpoint_minutes}{MICRO_BATCH}{COMPILE}{DETERMINISTIC}"
 )
 SAMPLE_OPTIONS = (
     f" --batch {EXECUTION.sample_batch} --threads {EXECUTION.threads}{COMPILE}"

@@ -47,6 +47,17 @@ def test_one_row_needs_only_its_own_jobs(fresh: Checkout) -> None:
     assert "neurons" not in run.stdout
 
 
+def test_how_jobs_run_is_what_the_trainer_is_told(fresh: Checkout, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    weights = "results/rows/dit-siglip2b/epoch-80/ema.safetensors"
+    options = {"deterministic": "--no-deterministic", "compile": "--compile"}
+    for value in (True, False):
+        overlay.write_text(yaml.safe_dump({"execution": dict.fromkeys(options, value)}), encoding="utf-8")
+        command = fresh.snakemake("-n", "-p", weights, "--configfile", str(overlay)).stdout
+        told = {option for option in options.values() if f" {option} " in command}
+        assert told == ({"--compile"} if value else {"--no-deterministic"})
+
+
 def test_the_partial_table_takes_what_exists_and_plans_nothing_else(fresh: Checkout) -> None:
     metrics = fresh.folder / "results/demo/rows/dit-siglip2b/epoch-1/unguided-seed0/metrics.json"
     metrics.parent.mkdir(parents=True)

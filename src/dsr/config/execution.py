@@ -27,6 +27,8 @@ class Execution(Section):
     """CPU threads per process."""
     compile: bool = False
     """Compile encoder and denoiser with torch.compile."""
+    deterministic: bool = True
+    """Train with GPU kernels that compute the same bits in every start, at some cost of speed; CPUs do so anyway."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Time between checkpoints of the training state."""
     log_every: Positive = 100
