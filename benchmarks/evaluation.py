@@ -151,12 +151,12 @@ def _official_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def our_evaluation(sample: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """All metrics, as the evaluation computes them."""
-    from dsr.evaluation.evaluate import Reference, Stages, score
+    from dsr.evaluation.evaluate import ImageSet, Reference, Stages, score
     from dsr.evaluation.inception import Activations
     from dsr.evaluation.specs import EvaluateSpec
 
     features, others = (Activations(rows, rows[:, :SPATIAL].copy()) for rows in (sample, reference))
-    scores, _ = score(Reference(others), features, draw_weights(), EvaluateSpec(), Stages())
+    scores, _ = score(Reference(ImageSet(others)), ImageSet(features), draw_weights(), EvaluateSpec(), Stages())
     return {name: round(value, 5) for name, value in scores.items()}
 
 

@@ -166,7 +166,6 @@ TRAIN_OPTIONS = (
 SAMPLE_OPTIONS = (
     f" --batch {EXECUTION.sample_batch} --threads {EXECUTION.threads}{COMPILE}"
 )
-KEEP = " --keep" if len(CONFIG.evaluation.references) > 1 else ""
 STATISTICS_OPTIONS = f" --batch {EXECUTION.sample_batch} --workers {EXECUTION.workers}"
 
 

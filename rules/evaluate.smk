@@ -56,14 +56,14 @@ rule evaluate:
     params:
         spec=evaluate_spec,
         cache=f"{CONFIG.results}/evaluator/cache",
+        keep=keep_samples,
     shell:
         "python -m dsr.commands.evaluate --spec {params.spec:q} --samples {input.samples}"
-        " --reference {input.reference} --graph {input.graph} --cache {params.cache}"
-        f"{KEEP} --threads"
-        " {threads} --output {output} > {log} 2>&1"
+        " --reference {input.reference} --graph {input.graph} --cache {params.cache} {params.keep}"
+        " --threads {threads} --output {output} > {log} 2>&1"
 
 
-# The samples' activations are kept when there are several references, so that the network sees the samples once.
+# What depends on the samples alone is kept when there are several references: the network sees the samples once.
 use rule evaluate as evaluate_again with:
     input:
         samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",

@@ -165,3 +165,10 @@ def evaluate_spec(wildcards):
     protocol = CONFIG.evaluation.model_dump(include={"neighbours", "split"})
     images = SWEEP.images if tried else CONFIG.sampling.images
     return json.dumps(protocol | {"images": images})
+
+
+# It takes `input` so that Snakemake counts it among what follows from other things, which reruns nothing.
+def keep_samples(wildcards, input):
+    """Option that keeps what depends on the samples alone: of the sets that are scored against several references."""
+    aside = wildcards.set.startswith(("sweep/", "ema-"))
+    return "--keep" if OTHER_REFERENCES and not aside else ""

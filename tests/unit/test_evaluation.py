@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -237,7 +239,29 @@ def test_cache_computes_once_per_identity(tmp_path) -> None:
 
     cache = Cache(tmp_path / "cache")
     for identity in ({"a": 1}, {"a": 1}, {"a": 2}):
-        np.testing.assert_array_equal(cache.arrays("kind", identity, compute)["value"], np.arange(3.0))
+        np.testing.assert_array_equal(cache.arrays("kind", ["value"], identity, compute)["value"], np.arange(3.0))
     assert len(calls) == 2
-    Cache().arrays("kind", {"a": 1}, compute)
+    Cache().arrays("kind", ["value"], {"a": 1}, compute)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("defect", ["cut off", "empty", "other arrays", "flipped"])
+def test_a_damaged_cache_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, defect: str) -> None:
+    def compute() -> dict[str, np.ndarray]:
+        return {"value": np.arange(3.0)}
+
+    cache = Cache(tmp_path)
+    cache.arrays("kind", ["value"], {}, compute)
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    if defect == "other arrays":
+        np.savez(path, mean=np.arange(2.0))
+    elif defect == "flipped":
+        content[content.index(np.arange(3.0).tobytes()) + 9] ^= 255
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[: len(content) // 2 if defect == "cut off" else 0])
+    for _ in range(2):
+        np.testing.assert_array_equal(cache.arrays("kind", ["value"], {}, compute)["value"], np.arange(3.0))
+    assert caplog.text.count("kind is computed again") == 1
+    assert str(path) in caplog.text

@@ -14,7 +14,7 @@ from dsr.commands.evaluate import main as evaluate_command
 from dsr.commands.reference import main as reference_command
 from dsr.data.prepare import write_index, write_shard
 from dsr.errors import UserError
-from dsr.evaluation import neighbours
+from dsr.evaluation import near, neighbours
 from dsr.evaluation.half import squared_norms, to_half
 from dsr.evaluation.inception import InceptionGraph
 from dsr.evaluation.neighbours import Points
@@ -56,7 +56,7 @@ def test_evaluation_reproduces_recorded_scores_and_uses_its_cache(
     assert first["reference"]["statistics"] == "computed from the images"
     assert first["protocol"] == {"neighbours": 3, "split": 5000, "float16_blocks": "1 of 1"}
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    assert len(kept) == 5
+    assert len(kept) == 4
     assert "from" not in caplog.text
 
     caplog.clear()
@@ -70,7 +70,9 @@ def test_evaluation_reproduces_recorded_scores_and_uses_its_cache(
     )
     evaluate_command()
     assert len(list((tmp_path / "cache").iterdir())) == 6
-    monkeypatch.setattr(InceptionGraph, "activations", None)  # other references need the network no more
+    # Other references need neither the network nor the samples' neighbours any more.
+    monkeypatch.setattr(InceptionGraph, "activations", None)
+    monkeypatch.setattr(near, "radii", None)
     evaluate_command()
     assert files.read_json(tmp_path / "metrics.json")["fid"] == first["fid"]
 

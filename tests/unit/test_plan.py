@@ -74,6 +74,18 @@ def test_formulas_count_as_the_real_modules(overlays: tuple[str, ...]) -> None:
         assert size.parameters == pytest.approx(sum(entry.numel() for entry in decoder.parameters()), rel=2e-2)
 
 
+def test_activations_are_kept_for_further_references() -> None:
+    def kept(references: list[str]) -> float | None:
+        config = configuration(evaluation={"references": references}, sampling={"seeds": [0, 1]})
+        (item,) = (item for item in storage.disk(config, MANIFEST) if "activations" in item.what)
+        return item.gigabytes
+
+    image = 4 * (2048 + 2023) / 1e9
+    assert kept(["validation"]) == pytest.approx(50_000 * image)
+    sets = (6 * 2 + 4) * 2  # six rows at two epochs, four of them swept at the last one; two seeds
+    assert kept(["validation", "train"]) == pytest.approx((2 + sets) * 50_000 * image)
+
+
 def test_packaged_measurements_state_the_arithmetic_of_their_networks() -> None:
     config = configuration()
     for entry in throughput.read():

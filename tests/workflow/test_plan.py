@@ -94,6 +94,16 @@ def test_more_references_and_seeds_are_more_evaluations_of_the_same_weights(fres
     assert (counts["evaluate"], counts["evaluate_again"]) == (2 * 2, 2 * 2 * 2)  # two rows, at epoch 80
 
 
+def test_only_sets_that_are_scored_again_are_kept(fresh: Checkout, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"evaluation": {"references": ["validation", "adm"]}}), encoding="utf-8")
+    target = "results/rows/dit-siglip2b/epoch-800/chosen-seed0/metrics-adm.json"
+    run = fresh.snakemake("-n", "-p", target, "--configfile", str(overlay))
+    counts = job_counts(run.stdout)
+    assert (counts["evaluate"], counts["evaluate_again"]) == (8 + 1, 1)
+    assert run.stdout.count(" --keep ") == 2
+
+
 def test_another_average_is_published_and_not_trained_again(fresh: Checkout) -> None:
     target = "results/demo/rows/ditdh-siglip2b/epoch-1/ema-0.9/unguided-seed0/metrics.json"
     counts = fresh.planned(target)

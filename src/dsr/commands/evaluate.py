@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, required=True, help="npz of the reference")
     parser.add_argument("--graph", type=Path, required=True, help="frozen Inception graph")
     parser.add_argument("--cache", type=Path, help="folder of what depends on one set of images alone")
-    parser.add_argument("--keep", action="store_true", help="keep the samples' activations in the cache too")
+    parser.add_argument("--keep", action="store_true", help="keep what depends on the samples alone too")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     for name, kind in LABELS.items():

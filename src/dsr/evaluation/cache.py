@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,27 @@ class Cache:
 
     folder: Path | None = None
 
-    def arrays(self, kind: str, identity: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
+    def arrays(
+        self, kind: str, names: Collection[str], identity: Mapping[str, object], compute: Callable[[], Arrays]
+    ) -> Arrays:
         """Return the arrays of an earlier call with the same ``kind`` and ``identity``, or compute and keep them.
 
-        Raises:
-            ArchiveError: if a kept file is damaged; the message names it, so that it can be deleted.
+        A kept file that is damaged, or does not hold exactly ``names``, is replaced.
         """
         if self.folder is None:
             return compute()
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{kind}-{digest}.npz"
         if path.exists():
-            _log.info("%s: from %s", kind, path)
-            return {key: npz.read_array(path, key) for key in npz.keys(path)}
+            try:
+                kept = {key: npz.read_array(path, key) for key in npz.keys(path)}
+                if set(kept) != set(names):
+                    raise npz.ArchiveError(f"{path}: holds {', '.join(kept)}, expected {', '.join(names)}")
+            except npz.ArchiveError as error:
+                _log.warning("%s; %s is computed again", error, kind)
+            else:
+                _log.info("%s: from %s", kind, path)
+                return kept
         arrays = compute()
         with files.atomic_stream(path) as stream:
             np.savez(stream, **arrays)

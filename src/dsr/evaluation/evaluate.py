@@ -45,7 +45,7 @@ class Job:
     threads: int = 1
     """CPU threads."""
     keep: bool = False
-    """Keep the samples' activations in the cache too, for a comparison with other references."""
+    """Keep what depends on the samples alone in the cache too, for a comparison with other references."""
 
 
 @dataclass
@@ -64,42 +64,48 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Features of the reference images, stored statistics if there are any, and where derived arrays are kept."""
+class ImageSet:
+    """Features of a set of images, and where what is derived from them alone is kept."""
 
     features: Activations
-    pooled: Moments | None = None
-    spatial: Moments | None = None
     cache: Cache = field(default_factory=Cache)
     identity: Mapping[str, object] = field(default_factory=dict)
 
+    def neighbourhoods(self, k: int) -> tuple[Points, near.Radii]:
+        """Return the pooled features as points, and how far it is from each of them to its k-th neighbour."""
+        points = Points(self.features.pooled, half=True)
+
+        def compute() -> Arrays:
+            found = near.radii(points, k)
+            return {"half": found.half, "single": found.single}
+
+        kept = self.cache.arrays("radii", ("half", "single"), {**self.identity, "neighbours": k}, compute)
+        return points, near.Radii(kept["half"].astype(np.float32), kept["single"].astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference images, and stored statistics if there are any."""
+
+    images: ImageSet
+    pooled: Moments | None = None
+    spatial: Moments | None = None
+
     def pooled_gaussian(self) -> frechet.Gaussian:
         """Gaussian that FID compares with: of the stored moments, otherwise of the images."""
-        return self._gaussian("pooled", self.features.pooled, self.pooled)
+        return self._gaussian("pooled", self.images.features.pooled, self.pooled)
 
     def spatial_gaussian(self) -> frechet.Gaussian:
         """Gaussian that sFID compares with."""
-        return self._gaussian("spatial", self.features.spatial, self.spatial)
+        return self._gaussian("spatial", self.images.features.spatial, self.spatial)
 
     def _gaussian(self, name: str, features: Features, stored: Moments | None) -> frechet.Gaussian:
         def compute() -> Arrays:
             fitted = frechet.fit(features) if stored is None else frechet.from_moments(stored)
             return {"mean": fitted.mean, "factor": fitted.factor}
 
-        arrays = self.cache.arrays(f"{name}-gaussian", self.identity, compute)
+        arrays = self.images.cache.arrays(f"{name}-gaussian", ("mean", "factor"), self.images.identity, compute)
         return frechet.Gaussian(arrays["mean"], arrays["factor"])
-
-    def neighbours(self, samples: Features, k: int) -> near.Scores:
-        """Precision and Recall of the samples' pooled features."""
-        own, theirs = Points(self.features.pooled, half=True), Points(samples, half=True)
-
-        def compute() -> Arrays:
-            found = near.radii(own, k)
-            return {"half": found.half, "single": found.single}
-
-        kept = self.cache.arrays("radii", {**self.identity, "neighbours": k}, compute)
-        radii = near.Radii(kept["half"].astype(np.float32), kept["single"].astype(np.float32))
-        return near.precision_recall(own, theirs, radii, near.radii(theirs, k))
 
     def record(self) -> dict[str, str]:
         """Where its two Gaussians come from, for the metrics file."""
@@ -128,19 +134,18 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
             identity = {"reference": reference_file.sha256, "graph": graph_sha256, "tensorflow": network.version}
             cache = Cache(job.cache)
             with stages("reference_network"):
-                features = _features(reference_file, network, cache, identity)
+                images = _image_set(reference_file, network, cache, identity)
+            pooled, spatial = images.features.pooled, images.features.spatial
             reference = Reference(
-                features,
-                pooled=inputs.read_moments(job.reference, "mu", "sigma", features.pooled.shape[1]),
-                spatial=inputs.read_moments(job.reference, "mu_s", "sigma_s", features.spatial.shape[1]),
-                cache=cache,
-                identity=identity,
+                images,
+                pooled=inputs.read_moments(job.reference, "mu", "sigma", pooled.shape[1]),
+                spatial=inputs.read_moments(job.reference, "mu_s", "sigma_s", spatial.shape[1]),
             )
             with stages("sample_network"):
                 identity = identity | {"reference": samples.sha256}
-                features = _features(samples, network, cache if job.keep else Cache(), identity)
+                drawn = _image_set(samples, network, cache if job.keep else Cache(), identity)
             weights = network.softmax_weights()
-        scores, float16_blocks = score(reference, features, weights, spec, stages)
+        scores, float16_blocks = score(reference, drawn, weights, spec, stages)
     return {
         **scores,
         "images": samples.images,
@@ -156,27 +161,30 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
     }
 
 
-def _features(file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]) -> Activations:
+def _image_set(file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]) -> ImageSet:
     def compute() -> Arrays:
         found = network.activations(npz.read_images(file.path, BATCH), file.images)
         return {"pooled": found.pooled, "spatial": found.spatial}
 
-    arrays = cache.arrays("activations", identity, compute)
-    return Activations(arrays["pooled"].astype(np.float32), arrays["spatial"].astype(np.float32))
+    arrays = cache.arrays("activations", ("pooled", "spatial"), identity, compute)
+    features = Activations(arrays["pooled"].astype(np.float32), arrays["spatial"].astype(np.float32))
+    return ImageSet(features, cache, identity)
 
 
 def score(
-    reference: Reference, samples: Activations, weights: Features, spec: EvaluateSpec, stages: Stages
+    reference: Reference, samples: ImageSet, weights: Features, spec: EvaluateSpec, stages: Stages
 ) -> tuple[dict[str, float], str]:
     """Return all scores, and how many blocks of distances the protocol kept in float16 ('5 of 5')."""
     with stages("inception_score"):
-        inception = inception_score(samples.pooled, weights, spec.split)
+        inception = inception_score(samples.features.pooled, weights, spec.split)
     with stages("fid"):
-        fid = frechet.distance(frechet.fit(samples.pooled), reference.pooled_gaussian())
+        fid = frechet.distance(frechet.fit(samples.features.pooled), reference.pooled_gaussian())
     with stages("sfid"):
-        sfid = frechet.distance(frechet.fit(samples.spatial), reference.spatial_gaussian())
+        sfid = frechet.distance(frechet.fit(samples.features.spatial), reference.spatial_gaussian())
     with stages("precision_recall"):
-        found = reference.neighbours(samples.pooled, spec.neighbours)
+        own, radii = reference.images.neighbourhoods(spec.neighbours)
+        theirs, sample_radii = samples.neighbourhoods(spec.neighbours)
+        found = near.precision_recall(own, theirs, radii, sample_radii)
     scores = {
         "fid": fid,
         "sfid": sfid,

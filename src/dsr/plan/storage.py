@@ -12,6 +12,9 @@ from dsr.plan.stages import sample_sets
 CROP_BYTES = 0.77
 """Bytes of a prepared image over those of its pixels, as measured on photograph-like images (benchmarks/NOTES.md)."""
 
+ACTIVATION_BYTES = 4 * (2048 + 2023)
+"""Bytes of the Inception features of an image, pooled and spatial."""
+
 STATES = 3
 """Training states in a run's folder while one is being written: that one, the newest, and the one before it."""
 
@@ -76,4 +79,18 @@ def disk(config: Config, manifest: Manifest) -> list[Item]:
     items.append(Item(f"samples, {len(sets)} sets", (sum(sets) + max(sets)) * pixels / GIGABYTE))
     references = len([name for name in config.evaluation.references if name != "adm"])
     items.append(Item("references", references * config.data.validation_images * pixels / GIGABYTE))
+    items.append(Item("activations kept by the evaluation", _kept_images(config) * ACTIVATION_BYTES / GIGABYTE))
     return items
+
+
+def _kept_images(config: Config) -> int:
+    """Images whose activations are kept: the references', and where there are several, those of reported samples."""
+    sampling, references = config.sampling, len(config.evaluation.references)
+    kept = references * config.data.validation_images
+    if references == 1:
+        return kept
+    for row in config.rows:
+        swept = sampling.sweep is not None and row in sampling.sweep.rows
+        sets = (len(sampling.guidance) * len(config.epochs(row)) + swept) * len(sampling.seeds)
+        kept += sets * sampling.images
+    return kept

@@ -84,7 +84,7 @@ def _constant(frame: pd.DataFrame) -> list[str]:
     flagged = frame[pd.to_numeric(frame["constant_images"]) > 0]
     return [
         f"{MARK} {one.constant_images:.0f} of the {one.images:.0f} images of {one.row}, epoch {one.epoch}, "
-        f"{one.setting}, are one colour all over, which is what NaN becomes: look at them before you believe the numbers"
+        f"{one.setting}, are one colour all over, which is what NaN becomes: look at them before using the numbers"
         for one in flagged.itertuples()
     ]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dsr.evaluation import frechet, near, neighbours
-from dsr.evaluation.evaluate import Reference, Stages, score
+from dsr.evaluation.evaluate import ImageSet, Reference, Stages, score
 from dsr.evaluation.frechet import Moments
 from dsr.evaluation.inception import BATCH, Activations, InceptionGraph
 from dsr.evaluation.inception_score import inception_score
@@ -183,7 +183,8 @@ class EndToEnd:
                 Moments(features.mean(axis=0), np.cov(features, rowvar=False), "statistics")
                 for features in (self.statistics.pooled, self.statistics.spatial)
             )
-        return score(Reference(self.reference, pooled, spatial), self.sample, self.weights, EvaluateSpec(), Stages())[0]
+        reference = Reference(ImageSet(self.reference), pooled, spatial)
+        return score(reference, ImageSet(self.sample), self.weights, EvaluateSpec(), Stages())[0]
 
 
 @functools.lru_cache(maxsize=1)
