@@ -57,10 +57,17 @@ def test_the_part_of_a_process_is_halved_until_it_fits(
     assert resets == [ONE_GPU.device] * tries, "a try is no part of the peak that training reports"
 
 
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (BATCH, "1 images at once do not fit; use GPUs with more memory"),
+        (75, "75 images at once do not fit; set execution.micro_batch to 25, and run the same command again"),
+    ],
+)
 @pytest.mark.usefixtures("resets")
-def test_what_cannot_be_halved_any_more_is_an_error() -> None:
-    with pytest.raises(UserError, match="a backward pass of 1 images does not fit into the GPU's memory"):
-        fit.largest_share(ONE_GPU, BATCH, learner_that_fits(0), SPEC.model)
+def test_what_cannot_be_halved_any_more_is_an_error(batch: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fit.largest_share(ONE_GPU, batch, learner_that_fits(0), SPEC.model)
 
 
 def test_without_a_gpu_nothing_is_tried() -> None:

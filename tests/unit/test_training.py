@@ -198,6 +198,24 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(row: Path, tmp_path: Pa
     assert not job.output.exists()
 
 
+@pytest.mark.parametrize(("micro_batch", "remedy"), [(None, "set execution.micro_batch to 4"), (1, "use GPUs")])
+def test_a_step_that_does_not_fit_says_what_to_set_and_loses_nothing(
+    row: Path, finished: Path, tmp_path: Path, micro_batch: int | None, remedy: str
+) -> None:
+    run = tmp_path / "run-a"
+    assert not train(tiny_job(row, run, minutes=0.0), ONE)
+
+    def allocate(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", allocate)
+        with pytest.raises(UserError, match=rf"images at once do not fit; {remedy}.*\(CUDA out of memory"):
+            train(tiny_job(row, run, micro_batch=micro_batch), ONE)
+    assert train(tiny_job(row, run), ONE)
+    assert differences(final_state(run), final_state(finished)) == []
+
+
 def test_metrics_count_restarts_and_average_over_the_interval(row: Path, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run-a"
     assert not train(tiny_job(row, run, minutes=0.0, log_every=4), ONE)

@@ -29,16 +29,23 @@ def largest_share(world: World, batch: int, learner: Learner, model: ModelSpec) 
         return share
     while not _fits(world, learner, model, share.micro_batch):
         if share.micro_batch % 2:
-            raise UserError(
-                f"a backward pass of {share.micro_batch} images does not fit into the GPU's memory, and it cannot be"
-                " halved: use more processes, or set execution.micro_batch"
-            )
+            raise memory_error(share)
         share = Share.of(world, batch, share.micro_batch // 2)
     log.info(
         "Micro-batch: %d of a process's %d images at once (the largest that fits into %.0f GiB)",
         share.micro_batch, share.rows, torch.cuda.get_device_properties(world.device).total_memory / 2**30,
     )  # fmt: skip
     return share
+
+
+def memory_error(share: Share, reason: str = "") -> UserError:
+    """Say that ``share`` needs more memory than there is, the next smaller micro-batch, and PyTorch's ``reason``."""
+    smaller = next((n for n in range(share.micro_batch - 1, 0, -1) if share.rows % n == 0), None)
+    remedy = f"set execution.micro_batch to {smaller}" if smaller else "use GPUs with more memory"
+    return UserError(
+        f"the GPU's memory is full: {share.micro_batch} images at once do not fit; {remedy}, and run the same command"
+        f" again, which goes on from the newest state{reason and f' ({reason})'}"
+    )
 
 
 def _fits(world: World, learner: Learner, model: ModelSpec, images: int) -> bool:

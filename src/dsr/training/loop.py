@@ -23,7 +23,7 @@ from dsr.randomness import derive
 from dsr.training import checkpoint, snapshot
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share, blank
-from dsr.training.fit import largest_share
+from dsr.training.fit import largest_share, memory_error
 from dsr.training.learner import Learner, NotFiniteError, StepResult
 from dsr.training.lock import exclusive
 from dsr.training.progress import Progress
@@ -73,11 +73,15 @@ def _run(job: Job, world: World, request: StopRequest, resumed: int) -> bool:
         share = Share.of(world, batch, job.micro_batch)
     learner.micro_batches = len(share.micro_batches)
     samples = _samples(job, world, share, learner.step)
-    learner.settle(blank(job.spec.model, share.micro_batch, world.device))
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(contextlib.closing(_progress(job, learner.step))) if world.is_main else None
-        writer = stack.enter_context(Writer(job.run_dir))
-        return _loop(job, world, request, learner, samples, writer, progress)
+    try:
+        learner.settle(blank(job.spec.model, share.micro_batch, world.device))
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(contextlib.closing(_progress(job, learner.step))) if world.is_main else None
+            writer = stack.enter_context(Writer(job.run_dir))
+            return _loop(job, world, request, learner, samples, writer, progress)
+    except torch.OutOfMemoryError as error:
+        # The rehearsal can say that it fits where it does not: memory has gaps, and other processes take some.
+        raise memory_error(share, str(error)) from None
 
 
 def _loop(
@@ -124,11 +128,6 @@ def _loop(
             # The message names the newest state, so it must be there.
             writer.finish()
             raise _explained(error, job) if world.is_main else SystemExit(1) from None
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU's memory is full ({error}); set execution.micro_batch to a smaller divisor of"
-                f" {job.spec.recipe.batch // world.size} and run the same command again"
-            ) from None
 
 
 def _learner(job: Job, world: World, *, resumed: bool) -> Learner:
