@@ -73,11 +73,21 @@ def test_the_mean_is_float32_and_the_covariance_numpys() -> None:
     [
         (np.array([0.0, np.nan]), np.eye(2), "NaN or infinite"),
         (np.zeros(2), np.array([[1.0, 0.5], [0.1, 1.0]]), "not symmetric"),
+        (np.zeros(2), -np.eye(2), "eigenvalue -1, expected none below 0"),
+        (np.zeros(2), np.array([[1.0, 1.1], [1.1, 1.0]]), "eigenvalue -0.1"),
     ],
 )
 def test_wrong_stored_moments_are_refused(mean: np.ndarray, sigma: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=f"reference.npz: .*{message}"):
         frechet.from_moments(Moments(mean, sigma, "reference.npz"))
+
+
+def test_rounding_makes_no_covariance_wrong() -> None:
+    singular = np.cov(normal(40, 200), rowvar=False)
+    rounded = singular.astype(np.float32)
+    assert np.linalg.eigvalsh(rounded.astype(np.float64))[0] < 0
+    exact, stored = (frechet.from_moments(Moments(np.zeros(200), sigma, "test")) for sigma in (singular, rounded))
+    assert frechet.distance(exact, stored) == pytest.approx(0, abs=1e-4 * exact.trace)
 
 
 def test_features_that_have_no_covariance_are_refused() -> None:

@@ -76,22 +76,30 @@ def from_moments(moments: Moments) -> Gaussian:
     """Use stored moments.
 
     Raises:
-        UserError: if a value is not finite, or the covariance is not symmetric.
+        UserError: if a value is not finite, or the covariance is not symmetric or not positive semidefinite.
     """
     mean, sigma = moments.mean, moments.sigma
     if not (np.isfinite(mean).all() and np.isfinite(sigma).all()):
         raise UserError(f"{moments.source}: NaN or infinite values; fetch the file again")
     if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * float(np.abs(sigma).max())):
         raise UserError(f"{moments.source}: the covariance is not symmetric; fetch the file again")
-    return Gaussian(mean, factorise(sigma.astype(np.float64)))
+    return Gaussian(mean, factorise(sigma.astype(np.float64), moments.source))
 
 
-def factorise(sigma: Double) -> Double:
-    """Return F (d, d) with F^T F = ``sigma``; directions below its numerical rank are rounding noise and left out."""
+def factorise(sigma: Double, source: str = "covariance") -> Double:
+    """Return F (d, d) with F^T F = ``sigma``; directions below its numerical rank are rounding noise and left out.
+
+    Raises:
+        UserError: if ``sigma`` has an eigenvalue that is further below 0 than rounding to float32 takes one.
+    """
     root = _well_conditioned_root(sigma)
     if root is not None:
         return root
     values, vectors = np.linalg.eigh(sigma)
+    if values[0] < -len(sigma) * np.finfo(np.float32).eps * max(values[-1], 0):
+        raise UserError(
+            f"{source}: the covariance has the eigenvalue {values[0]:.3g}, expected none below 0; fetch the file again"
+        )
     noise = len(sigma) * np.finfo(np.float64).eps * max(values[-1], 0)
     factor: Double = np.sqrt(np.where(values > noise, values, 0))[:, None] * vectors.T
     return factor
