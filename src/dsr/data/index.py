@@ -153,7 +153,7 @@ def fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     for key, array in sorted(_arrays(path, {*names, "label", "image_size", "classes"}).items()):
         digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
