@@ -127,6 +127,7 @@ def test_table_compares_what_is_there_and_names_what_is_not(spec: specs.TableSpe
     frame = frame[frame["setting"] == "unguided"].set_index(["row", "epoch"])
     line = frame.loc[("dit-siglip2b", 80)]
     assert line["difference_fid"] == pytest.approx(0.02)
+    assert line["published_from"] == "tables"
     assert line["difference_precision"] == pytest.approx(0.004)
     assert line["measured_precision_f32"] == 0.691
     assert line["measured_gflops"] == pytest.approx(238.121091)
@@ -371,6 +372,7 @@ def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> N
     assert frame[frame["row"] == "dit-siglip2b"]["epoch"].tolist() == [40, 80, 160, 200, 320, 800]
     assert frame[frame["status"] == "measured"].iloc[0]["difference_fid"] == pytest.approx(5.91 - 5.68)
     assert "uncertain by 0.05" in markdown(spec, frame, Published.read())
+    assert set(frame["published_from"]) == {"chart"}
     demo = spec.model_copy(update={"published": False, "source": "digits"})
     frame = collect(demo, metrics, {}, Published.read())
     assert len(frame) == 1

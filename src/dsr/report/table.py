@@ -108,6 +108,8 @@ def _line(
     measured = {**{name: found.get(name) for name in (*METRICS, *EXTRA)}, **_cost_values(cost)}
     line: dict[str, Any] = {**entry._asdict(), "status": "measured" if exists else row.absent or NOT_RUN}
     line["run"] = spec.commands.get(":".join(map(str, entry)), "") if line["status"] == NOT_RUN else ""
+    compared = any(published[name] is not None for name in METRICS)
+    line["published_from"] = ("chart" if spec.published_list == CHART else "tables") if compared else None
     for name in QUANTITIES:
         line[f"published_{name}"] = published[name]
         line[f"measured_{name}"] = measured.get(name)
@@ -143,7 +145,15 @@ def _columns() -> list[str]:
         "constant_images",
         "samples_sha256",
     ]
-    return [*Entry._fields, "status", "run", *compared, *(f"measured_{name}" for name in EXTRA), *details]
+    return [
+        *Entry._fields,
+        "status",
+        "run",
+        "published_from",
+        *compared,
+        *(f"measured_{name}" for name in EXTRA),
+        *details,
+    ]
 
 
 def _cost_values(cost: Mapping[str, Any]) -> dict[str, float]:
