@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -64,6 +65,20 @@ def test_damage_to_the_list_of_records_is_noticed_or_harmless(tmp_path: Path) ->
         if taken[-1] == bad:
             assert torch.equal(checkpoint.load(bad).model["w"], torch.full((64,), 2.0))
     assert set(taken) == {good, bad}
+
+
+def test_a_state_that_the_storage_withholds_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for step in (1, 2):
+        checkpoint.save(tmp_path, state(step))
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="state-00000002.pt: cannot be read"):
+        patched.setattr(checkpoint.zipfile, "ZipFile", fail)
+        checkpoint.newest(tmp_path)
+    assert checkpoint.newest(tmp_path) == checkpoint.state_path(tmp_path, 2)
 
 
 def test_nothing_but_damaged_states_is_an_error_not_a_new_start(tmp_path: Path) -> None:

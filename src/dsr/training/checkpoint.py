@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import zipfile
@@ -75,7 +76,7 @@ def newest(run: Path) -> Path | None:
     """Find the newest undamaged state; None if there is no state at all.
 
     Raises:
-        UserError: if there are states and all of them are damaged.
+        UserError: if there are states and all of them are damaged, or one cannot be read.
     """
     steps = state_steps(run)
     for step in steps:
@@ -96,13 +97,23 @@ def is_intact(path: Path) -> bool:
 
     ``torch.load`` notices a missing end and an altered list of records, but no altered bytes: it does not compare the
     checksums.
+
+    Raises:
+        UserError: if the storage does not hand it out, which says nothing about the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return False
         load(path, mapped=True)
-    except (zipfile.BadZipFile, zlib.error, UnpicklingError, OSError, EOFError, ValueError, RuntimeError):
+    except OSError as error:
+        # Damage can ask for impossible places of the file; every other error is the storage's.
+        if error.errno not in (None, errno.EINVAL):
+            raise UserError(
+                f"{path}: cannot be read ({error}); no state was removed, run the same command again"
+            ) from None
+        return False
+    except (zipfile.BadZipFile, zlib.error, UnpicklingError, EOFError, ValueError, RuntimeError):
         return False
     return True
 
