@@ -61,6 +61,7 @@ def test_every_key_is_described() -> None:
         (("data", "source"), "imagefolder", "give the paths data.train and data.validation"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
         (("flow",), None, "flow"),
+        (("results",), "my results", "results: String should match pattern"),
         (("flow", "t_eps"), 1.0, "flow.t_eps: Input should be less than 1"),
         (("denoisers", "dit-xl", "mlp_ratio"), -1.0, "mlp_ratio: Input should be greater than 0"),
         (("denoisers", "dit-xl", "class_dropout"), 0.0, "sampling.sweep: rows.dit-siglip2b cannot be guided"),

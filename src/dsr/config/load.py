@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -35,8 +35,8 @@ class Config(Section):
     """Title of tables and report."""
     published: bool
     """Whether the published numbers are comparable with these results (not so at demo scale)."""
-    results: str
-    """Folder of all results."""
+    results: Annotated[str, Field(pattern=r"^[\w./+-]+$")]
+    """Folder of all results; without blanks and signs that mean something to a shell."""
     artifacts: dict[str, str | None] = Field(default_factory=dict)
     """Your own copies, by id of `src/dsr/artifacts/manifest.yaml`, checked and linked to; null: downloaded."""
     data: Data
