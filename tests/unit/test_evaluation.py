@@ -215,7 +215,7 @@ def test_float16_moves_no_distance_by_more_than_its_bound(kind: str) -> None:
     points = Points(normal(200, 64) if kind == "any" else on_a_grid(kind, 200, 64, 0), half=True)
     everything = slice(0, 200)
     half, single = (neighbours.distances(points, points, everything, everything, half=flag) for flag in (True, False))
-    bound = near.slack(points)
+    bound = near.slack(points, signed=near.is_signed(points))
     assert (np.abs(half - single) <= bound[:, None] + bound).all()
     assert (np.abs(half - single) > (bound[:, None] + bound) / 20).any()
 

@@ -56,11 +56,11 @@ class _CrowdedError(Exception):
 class _Set:
     """Points, and how far float16 may move their distances."""
 
-    def __init__(self, points: Points) -> None:
+    def __init__(self, points: Points, *, signed: bool) -> None:
         self.points = points
         self.features = points.single
         self.norms = points.single_norms
-        self.slack = slack(points)
+        self.slack = slack(points, signed=signed)
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def radii(points: Points, k: int) -> Radii:
     """
     if points.count > k and _in_range(points, points):
         try:
-            return _radii(_Set(points), k)
+            return _radii(_Set(points, signed=is_signed(points)), k)
         except _CrowdedError:
             _log.info("many points are close together: all distances are computed in both precisions")
     return Radii(neighbours.radii(points, k), neighbours.radii(_in_single(points), k))
@@ -199,15 +199,20 @@ def _radii(points: _Set, k: int) -> Radii:
     return Radii(half[:, k], single[:, k])
 
 
-def slack(points: Points) -> Single:
+def is_signed(points: Points) -> bool:
+    """Whether some feature is negative; those of Inception are not."""
+    return bool(points.single.min() < 0)
+
+
+def slack(points: Points, *, signed: bool) -> Single:
     """How far float16 may move a squared distance, (n,): between u and v by at most ``slack(u) + slack(v)``.
 
     With unit roundoff h of float16 and |u||v| <= (|u|^2 + |v|^2) / 2, in parts of |u|^2 + |v|^2: rounding u and v moves
-    2 u.v by 2 h, rounding 2 u.v adds h; the two sums that follow are at most 1 each where no u.v is negative, so that
-    every distance is at most |u|^2 + |v|^2, and at most 2 each otherwise. Added to that are the errors of the norms as
-    the protocol has them, four float32 sums of d terms, and 5 % for products of errors.
+    2 u.v by 2 h, rounding 2 u.v adds h; the two sums that follow are at most 1 each where no feature is negative, so
+    that no distance is more than |u|^2 + |v|^2, and at most 2 each where some are (``signed``). Added to that are the
+    errors of the norms as the protocol has them, four float32 sums of d terms, and 5 % for products of errors.
     """
-    sums = 1 if points.single.min() >= 0 else 2
+    sums = 2 if signed else 1
     half, single = 2.0**-11 + 2.0**-18, (points.single.shape[1] + 8) * 2.0**-24
     relative = 1.05 * ((3 + 2 * sums) * half + 4 * single)
     found: Single = np.abs(points.rounded_norms - points.single_norms) + np.float32(relative) * points.single_norms
@@ -234,7 +239,8 @@ def precision_recall(reference: Points, samples: Points, reference_radii: Radii,
                 _in_single(reference), _in_single(samples), reference_radii.single, sample_radii.single
             ),
         )
-    left, right = _Set(reference), _Set(samples)
+    signed = is_signed(reference) or is_signed(samples)
+    left, right = _Set(reference, signed=signed), _Set(samples, signed=signed)
     inside_samples, inside_references = _Inside(samples.count), _Inside(reference.count)
     tile = _Tile(left, right)
     for part, other in tile.places():
