@@ -49,7 +49,7 @@ def commands() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {"workflow": {"dsr.commands.status"}}
     for path in sorted((ROOT / "rules").glob("*.smk")):
         head, *rules = re.split(r"^\s*rule \w+:", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        for rule in rules:
+        for rule in (rule for rule in rules if "shell:" in rule):
             environment = re.search(r"envs/(\w+)\.yaml", rule)
             name = "workflow" if environment is None else environment[1]
             found.setdefault(name, set()).update(re.findall(r"dsr\.commands\.\w+", head + rule))

@@ -1,4 +1,4 @@
-"""A checkout of its own for the workflow tests, and one complete tiny run in it."""
+"""A checkout of its own for the workflow tests."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ class Checkout:
             *arguments, "--profile", "profiles/demo", "--configfile", *TINY, *overlays, "--cores", "2"
         )
 
+    def status(self) -> subprocess.CompletedProcess[str]:
+        """Ask where the rows stand."""
+        return subprocess.run(
+            [sys.executable, "-m", "dsr.commands.status", "results/demo/status.json"],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": "src"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
     def planned(self, *arguments: str, overlays: tuple[str, ...] = ()) -> dict[str, int]:
         """Jobs that a dry run of the tiny workflow plans, by rule."""
         return job_counts(self.tiny(*arguments, "-n", overlays=overlays).stdout)
@@ -78,12 +90,3 @@ def copy_checkout(folder: Path) -> Checkout:
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Return a checkout in which nothing has run."""
     return copy_checkout(tmp_path_factory.mktemp("fresh"))
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """Return a checkout in which the tiny workflow has run to the end."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("finished"))
-    run = checkout.tiny()
-    assert run.returncode == 0, run.stdout[-8000:]
-    return checkout

@@ -1,6 +1,7 @@
 """What one whole run makes, what reruns after it and what does not, and what is scored besides.
 
-All of it in one file, because one process runs a file's tests, and the whole run takes minutes.
+All of it in one file, because one process runs a file's tests, and the run takes minutes; tests/conftest.py puts it
+first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from .conftest import Checkout, job_counts
+from .conftest import Checkout, copy_checkout, job_counts
 
 ROW = "dit-siglip2b-dsr"
 METRICS = f"results/demo/rows/{ROW}/epoch-1/unguided-seed0/metrics.json"
@@ -26,6 +27,15 @@ def overlay(folder: Path, content: dict[str, object]) -> tuple[str, ...]:
     path = folder / "overlay.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return (str(path),)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """Return a checkout in which the tiny workflow has run to the end."""
+    checkout = copy_checkout(tmp_path_factory.mktemp("finished"))
+    run = checkout.tiny()
+    assert run.returncode == 0, run.stdout[-8000:]
+    return checkout
 
 
 def test_everything_was_made(finished: Checkout) -> None:
@@ -40,6 +50,22 @@ def test_everything_was_made(finished: Checkout) -> None:
 
 def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.tiny().stdout
+
+
+def test_a_finished_run_is_done(finished: Checkout) -> None:
+    shown = finished.status()
+    assert shown.returncode == 0, shown.stderr
+    rows = [line.split("|") for line in shown.stdout.splitlines() if line.startswith("| dit")]
+    assert len(rows) == 6
+    for cells in rows:
+        _, _, epoch, speed, to_go, loss, reported, checkpoint, restarts, scored, *_ = [cell.strip() for cell in cells]
+        assert (epoch, to_go, restarts) == ("1.0/1", "done", "0")
+        assert float(speed) > 0
+        assert float(loss) > 0
+        assert reported.endswith("ago")
+        assert checkpoint.endswith("ago")
+        done, planned = scored.split("/")
+        assert done == planned
 
 
 def test_removed_metrics_are_made_again_and_nothing_else(finished: Checkout) -> None:
