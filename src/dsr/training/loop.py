@@ -94,7 +94,7 @@ def _loop(
     progress: Progress | None,
 ) -> bool:
     """Report, checkpoint, leave if it is time to, step; False if asked to leave before the milestone."""
-    recipe = job.recipe() if world.is_main else {}
+    recipe = job.recipe if world.is_main else {}
     saved_step, saved_at = learner.step, time.monotonic()
     result: StepResult | None = None
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,8 +72,12 @@ class Job:
         """Optimizer steps at the milestone."""
         return self.epoch * self.spec.steps_per_epoch
 
+    @functools.cached_property
     def recipe(self) -> dict[str, Any]:
-        """What must not change between two starts of a run: the specification, and the content of its inputs."""
+        """What must not change between two starts of a run: the specification, and the content of its inputs.
+
+        Gigabytes are read for it, so it is computed once.
+        """
         inputs = {"images": fingerprint(self.images), "statistics": files.sha256(self.statistics)}
         inputs |= {f"encoder/{name}": files.sha256(self.encoder / name) for name in ENCODER_FILES}
         if self.neurons is not None:
@@ -129,7 +134,7 @@ def decide(job: Job) -> Start:
         _explain_new_run(job)
         return Start(None)
     state = checkpoint.load(path, mapped=True)
-    checkpoint.check_recipe(path, state.recipe, job.recipe())
+    checkpoint.check_recipe(path, state.recipe, job.recipe)
     if state.versions["torch"] != torch.__version__:
         log.warning(
             "%s was saved under torch %s; going on under %s may round differently",
