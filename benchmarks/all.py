@@ -41,6 +41,7 @@ def stages(
 
     def trained(name: str, row: str, precision: str, batch: int, *, half: bool = False) -> dict[str, Any]:
         settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": None, "encoder_half": half}
+        settings |= {"deterministic": options.deterministic}
         states = Path(tempfile.gettempdir()) if options.checkpoint and name == "train-bf16" else None
         return train.measure(
             row, index, **settings, **common, steps=options.steps, checkpoint=states, profile=name in options.profile
@@ -56,7 +57,7 @@ def stages(
 
     return {
         "blocks": blocks.measure,
-        "kernels": lambda: kernels.measure(options.ways) if options.ways else kernels.measure(),
+        "kernels": kernels.measure,
         "train-bf16": lambda: trained("train-bf16", DIT, "bf16", 128),
         "train-bf16-half": lambda: trained("train-bf16-half", DIT, "bf16", 128, half=True),
         "train-tf32": lambda: trained("train-tf32", DIT, "tf32", 64),
@@ -94,8 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--stages", nargs="+", help="names of stages (default: all)")
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--deterministic", action="store_true", help="with deterministic kernels, as the rules train")
     parser.add_argument("--profile", nargs="*", default=[], help="stages whose kernels to list")
-    parser.add_argument("--ways", nargs="+", help="ways to time in the stage 'kernels' (default: all)")
     parser.add_argument("--checkpoint", action="store_true", help="also time checkpoints, in the temporary folder")
     parser.add_argument("--steps", type=int, default=12, help="training steps to measure")
     parser.add_argument("--shards", type=int, default=2, help="shards of 500 images to sample")

@@ -1,6 +1,7 @@
-"""Fused kernels beside the memory they must move, and products: `PYTHONPATH=src python -m benchmarks.blocks`.
+"""What the blocks of a denoiser are made of, beside what it costs by libraries: `python -m benchmarks.blocks`.
 
-The products themselves are timed at the batches that training and sampling may use.
+Kernels between products are compared with the memory that they must move, products that do more than multiply with the
+product and the kernel that they replace, and gradients of TF32 products with the same without transposing first.
 """
 
 from __future__ import annotations
@@ -11,26 +12,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks import machine
-from dsr.denoiser import fused
+from dsr.denoiser import fused, products
 from dsr.denoiser.layers import RotaryPositions
 
 WIDTH, HEADS, HIDDEN, TOKENS, GRID, REGISTERS = 1152, 16, 3072, 292, 16, 36
 """DiT-XL with diffusion registers."""
 
+Run = Callable[[], Any]
 
-def kernel_cases(batch: int, dtype: torch.dtype) -> dict[str, tuple[Callable[[], Any], Callable[[], Any], int, int]]:
+
+def kernels(batch: int, dtype: torch.dtype) -> dict[str, tuple[Run, Run, int, int]]:
     """Forward pass, both passes, and the bytes that each pass must move, for every kernel."""
     stream = _leaf(batch, TOKENS, WIDTH)
     update, product = _leaf(batch, TOKENS, WIDTH, dtype=dtype), _leaf(batch, TOKENS, 2 * HIDDEN, dtype=dtype)
     condition, bias, gate_bias = _leaf(batch, 1, 6 * WIDTH, dtype=dtype), _leaf(WIDTH), _leaf(2 * HIDDEN)
     shift, scale, gate = condition.chunk(6, dim=-1)[:3]
-    rope = RotaryPositions(WIDTH // HEADS, GRID, REGISTERS).cuda()
-    cosines, sines = (table[:, ::2].contiguous() for table in (rope.freqs_cos, rope.freqs_sin))
-    heads = torch.randn(batch, TOKENS, 3, HEADS, WIDTH // HEADS, device="cuda", dtype=dtype).permute(2, 0, 3, 1, 4)
-    parts = [part.contiguous().transpose(1, 2).contiguous().transpose(1, 2) for part in heads]
-    size, full, small = stream.numel() * stream.element_size(), batch * TOKENS * HIDDEN, update.element_size()
+    full, half = stream.numel() * stream.element_size(), update.numel() * update.element_size()
 
     def modulated() -> tuple[Tensor, Tensor]:
         return fused.modulated(stream, update, bias, gate, bias, scale, shift)
@@ -46,59 +46,82 @@ def kernel_cases(batch: int, dtype: torch.dtype) -> dict[str, tuple[Callable[[],
         output = gated()
         torch.autograd.grad(output, (product, gate_bias), output.detach())
 
-    def turned() -> None:
-        for part in range(2):
-            fused._rotate(heads[part], heads[part], cosines, sines, turn=1)
-
-    def turned_back() -> None:
-        turned()
-        for part, turn in enumerate((-1, -1, 0)):
-            fused._rotate(parts[part], heads[part], cosines, sines, turn=turn)
-
-    half = update.numel() * small
+    wide = half * HIDDEN // WIDTH
     return {
-        "modulate": (modulated, modulated_back, 2 * size + 2 * half, 3 * size + 3 * half),
-        "swiglu": (gated, gated_back, 3 * full * small, 5 * full * small),
-        "rotate": (turned, turned_back, 4 * half, 6 * half),
+        "modulate": (modulated, modulated_back, 2 * full + 2 * half, 3 * full + 3 * half),
+        "swiglu": (gated, gated_back, 3 * wide, 5 * wide),
     }
+
+
+def working_products(batch: int) -> dict[str, tuple[Run, Run]]:
+    """Products in bf16 that do more than multiply, and what they replace."""
+    x = torch.randn(batch, TOKENS, WIDTH, device="cuda", dtype=torch.bfloat16)
+    qkv, w12 = (torch.randn(rows, WIDTH, device="cuda").bfloat16() / 30 for rows in (3 * WIDTH, 2 * HIDDEN))
+    bias, gate_bias = torch.randn(3 * WIDTH, device="cuda"), torch.randn(2 * HIDDEN, device="cuda")
+    angles = fused.Angles.of(RotaryPositions(WIDTH // HEADS, GRID, REGISTERS).cuda())
+
+    def rotated() -> None:
+        packed = F.linear(x, qkv, bias.bfloat16()).unflatten(-1, (3, HEADS, -1))
+        fused._rotate(packed, *angles)
+
+    return {
+        "rotate": (lambda: products.rotated(x, qkv, bias, *angles, HEADS), rotated),
+        "swiglu": (
+            lambda: products.gated(x, w12, gate_bias),
+            lambda: fused.swiglu(F.linear(x, w12), gate_bias),
+        ),
+    }
+
+
+def tf32_gradients(batch: int) -> dict[str, tuple[Run, Run]]:
+    """Gradients of the products of a block in TF32, and what PyTorch's autograd would do."""
+    found: dict[str, tuple[Run, Run]] = {}
+    for inputs, outputs in ((WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 2 * HIDDEN), (HIDDEN, WIDTH)):
+        x, grad = (torch.randn(batch, TOKENS, width, device="cuda") for width in (inputs, outputs))
+        weight = torch.randn(outputs, inputs, device="cuda")
+
+        def ours(x: Tensor = x, grad: Tensor = grad, weight: Tensor = weight) -> Any:
+            return fused._of_input(grad, x, weight)
+
+        def plain(x: Tensor = x, grad: Tensor = grad, weight: Tensor = weight) -> Any:
+            return grad @ weight, grad.flatten(0, 1).t() @ x.flatten(0, 1)
+
+        found[f"gradients {inputs} to {outputs}"] = (ours, plain)
+    return found
 
 
 def _leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, device="cuda", dtype=dtype).requires_grad_()
 
 
-def product(batch: int, tokens: int, inputs: int, outputs: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Time one linear layer."""
-    x = torch.randn(batch * tokens, inputs, device="cuda", dtype=dtype)
-    weight = torch.randn(outputs, inputs, device="cuda", dtype=dtype)
-    time = machine.seconds(lambda: torch.nn.functional.linear(x, weight), repeats=5, warmup=1, times_each=20)
-    flops = 2 * batch * tokens * inputs * outputs
-    return {"kernel": f"product {inputs} to {outputs}", "batch": batch, "ms": 1000 * time, "rate": flops / time / 1e12}
+def _milliseconds(run: Run) -> float:
+    return 1000 * machine.seconds(run, repeats=5, warmup=1, times_each=20)
 
 
 def measure() -> list[dict[str, Any]]:
-    """Time every kernel, forwards and backwards, and the products."""
+    """Time everything; the rate is that of memory in TB/s."""
     torch.backends.cuda.matmul.allow_tf32 = True
-    results = []
+    results: list[dict[str, Any]] = []
     for batch, dtype in ((128, torch.bfloat16), (64, torch.float32)):
-        for name, (forward, both, moved, moved_back) in kernel_cases(batch, dtype).items():
-            once = machine.seconds(forward, repeats=5, warmup=1, times_each=20)
-            back = machine.seconds(both, repeats=5, warmup=1, times_each=20) - once
+        for name, (forward, both, moved, moved_back) in kernels(batch, dtype).items():
+            once = _milliseconds(forward)
+            back = _milliseconds(both) - once
             for way, time, size in (("forward", once, moved), ("backward", back, moved_back)):
-                line = {"kernel": f"{name} {way}", "batch": batch, "ms": 1000 * time, "rate": size / time / 1e12}
-                results.append({**line, "dtype": str(dtype).removeprefix("torch.")})
+                line = {"what": f"{name} {way}", "dtype": str(dtype).removeprefix("torch."), "ms": time}
+                results.append({**line, "TB/s": size / time / 1e9})
         torch.cuda.empty_cache()
-    for batch in (125, 128, 250, 256):
-        results += [
-            product(batch, TOKENS, inputs, outputs, torch.bfloat16)
-            for inputs, outputs in ((WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 2 * HIDDEN), (HIDDEN, WIDTH))
-        ]
+    for dtype_name, cases in (("bfloat16", working_products(128)), ("float32", tf32_gradients(64))):
+        for name, (ours, plain) in cases.items():
+            time, before = _milliseconds(ours), _milliseconds(plain)
+            results.append(
+                {"what": name, "dtype": dtype_name, "ms": time, "libraries ms": before, "ratio": before / time}
+            )
     return results
 
 
 def main() -> None:
-    """Measure all; the rate is TB/s of the kernels and TFLOP/s of the products."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     machine.add_output(parser)
     options = parser.parse_args()
     machine.one_gpu()

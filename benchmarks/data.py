@@ -6,6 +6,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ def measure(index: Path, *, batch: int, workers: int, batches: int = 60) -> dict
     latents = torch.zeros(batch, 1, 1, 1, device=world.device)
     samples = Samples(spec, images, lambda _: latents, world, share, first=0, workers=workers)
     for _ in range(2 * workers):
-        next(samples.next_step())
+        deque(samples.next_step(), maxlen=0)
     torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(batches):
-        next(samples.next_step())
+        deque(samples.next_step(), maxlen=0)
     torch.cuda.synchronize()
     size = sum(path.stat().st_size for path in index.parent.glob("*.zip")) / len(images)
     return {

@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs, machine
 from dsr.arithmetic import set_arithmetic
-from dsr.compilation import compiled
 from dsr.config.specs import EncoderSpec
 from dsr.encoder import neuron_lists
+from dsr.encoder.accelerate import accelerated_encode
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
@@ -49,7 +49,7 @@ def measure(
     pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
     with FlopCounterMode(display=False) as counter:
         model.encode(pixels[:1])
-    encode = compiled(model.encode) if fast else model.encode
+    encode = accelerated_encode(model, pixels.device) if fast else model.encode
     time = machine.seconds(lambda: encode(pixels), repeats=10, warmup=3)
     achieved = counter.get_total_flops() * batch / time
     result: dict[str, Any] = {

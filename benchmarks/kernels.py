@@ -1,9 +1,9 @@
-"""Alternatives for the kernels that matter, timed one by one: `PYTHONPATH=src python -m benchmarks.kernels`."""
+"""Attention by every kernel that there is for it: `PYTHONPATH=src python -m benchmarks.kernels`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,17 +13,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks import machine
-from dsr.attention import by_products
+from dsr.flash import attention as ours
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-SHAPES = {
-    "DiT-XL": (128, 16, 292, 72),
-    "DiT-DH head": (128, 16, 292, 128),
-    "SigLIP2-B": (128, 12, 257, 64),
-    "So400M": (128, 16, 257, 72),
-}
-"""Batch, heads, tokens and head width of every attention."""
+CASES = [
+    ("DiT-XL", torch.bfloat16, (128, 292, 16, 72), True),
+    ("DiT-DH head", torch.bfloat16, (128, 292, 16, 128), True),
+    ("DiT-XL", torch.float32, (64, 292, 16, 72), True),
+    ("SigLIP2-B", torch.float16, (128, 257, 12, 64), False),
+    ("SigLIP2-B", torch.float32, (128, 257, 12, 64), False),
+    ("So400M", torch.float16, (128, 257, 16, 72), False),
+    ("So400M", torch.float32, (128, 257, 16, 72), False),
+]
+"""Model, dtype, (batch, tokens, heads, head width), and whether there is a backward pass."""
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -32,53 +35,32 @@ BACKENDS = {
 }
 
 
-def attention(name: str, dtype: torch.dtype, way: str, *, backward: bool, **blocks: int) -> dict[str, Any]:
-    """Time one attention, its inputs laid out as a projection leaves them."""
-    batch, heads, tokens, width = SHAPES[name]
-    packed = torch.randn(batch, tokens, 3, heads, width, device="cuda", dtype=dtype)
-    inputs = [part.transpose(1, 2).requires_grad_(backward) for part in packed.unbind(2)]
-    if way == "flex":
-        attend: Attend = torch.compile(lambda q, k, v: flex_attention(q, k, v, kernel_options=blocks), dynamic=False)
-    elif way == "products":
-        attend = torch.compile(by_products, dynamic=False)
-    else:
-        attend = _backend(way)
+def time_libraries(packed: Tensor, way: str, *, backward: bool) -> float:
+    """Seconds of one of PyTorch's kernels."""
+    query, key, value = inputs = [x.requires_grad_(backward) for x in packed.detach().transpose(1, 3).unbind(2)]
+    attend = torch.compile(flex_attention, dynamic=False) if way == "flex" else _backend(way)
+    upstream = torch.randn_like(query)
 
     def run() -> None:
-        out = attend(*inputs)
+        out = attend(query, key, value)
         if backward:
-            torch.autograd.grad(out, inputs, out)
+            torch.autograd.grad(out, inputs, upstream)
 
-    flops = 4 * batch * heads * tokens**2 * width * (3.5 if backward else 1)
-    time = machine.seconds(run, repeats=10, warmup=3)
-    return {
-        "kernel": f"attention {name}",
-        "dtype": str(dtype).removeprefix("torch."),
-        "way": " ".join([way, *(f"{key.lower()}={value}" for key, value in blocks.items())]),
-        "pass": "both" if backward else "forward",
-        "ms": 1000 * time,
-        "TFLOP/s": flops / time / 1e12,
-    }
+    return machine.seconds(run, repeats=10, warmup=3)
 
 
-def hidden_layers(rows: int, width: int, hidden: int) -> list[dict[str, Any]]:
-    """Time an encoder's first MLP layer in TF32: the product alone, with GELU after it, and with GELU within it."""
-    x, weight, bias = (torch.randn(*shape, device="cuda") for shape in ((rows, width), (hidden, width), (hidden,)))
-    ways: dict[str, Callable[[], Tensor]] = {
-        "product": lambda: F.linear(x, weight, bias),
-        "product, GELU": torch.compile(lambda: F.gelu(F.linear(x, weight, bias), approximate="tanh"), dynamic=False),
-        "product with GELU": lambda: torch._addmm_activation(bias, x, weight.t(), use_gelu=True),
-    }
-    exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()), approximate="tanh")
-    results = []
-    for way, run in ways.items():
-        time = machine.seconds(run, repeats=10, warmup=3)
-        error = float("nan") if way == "product" else float((run() - exact).norm() / exact.norm())
-        speed = 2 * rows * width * hidden / time / 1e12
-        results.append(
-            {"kernel": "MLP", "dtype": "tf32", "way": way, "ms": 1000 * time, "TFLOP/s": speed, "error": error}
-        )
-    return results
+def time_ours(packed: Tensor, *, backward: bool) -> float:
+    """Seconds of `dsr.flash`; its backward pass also turns gradients back and sums a bias's gradient."""
+    _, tokens, _, heads, head = packed.shape
+    angles = torch.randn(2, tokens, head // 2, device="cuda")
+    upstream = torch.randn(len(packed), tokens, heads, head, device="cuda", dtype=packed.dtype)
+
+    def run() -> None:
+        attended, logarithms = ours.forward(packed, keep=backward)
+        if backward:
+            ours.backward(packed, attended, logarithms, upstream, *angles)
+
+    return machine.seconds(run, repeats=10, warmup=3)
 
 
 def _backend(name: str) -> Attend:
@@ -89,30 +71,27 @@ def _backend(name: str) -> Attend:
     return attend
 
 
-def measure(ways: Sequence[str] = ("flash", "cudnn", "efficient", "flex", "products", "MLP")) -> list[dict[str, Any]]:
-    """Time alternatives; one that does not exist for a shape is reported as such."""
+def measure() -> list[dict[str, Any]]:
+    """Time every kernel; one that does not exist for a shape is reported as such."""
     torch.backends.cuda.matmul.allow_tf32 = True
-    half, full = torch.bfloat16, torch.float32
-    cases: list[tuple[str, torch.dtype, str, bool, dict[str, int]]] = [
-        *(("DiT-XL", half, way, backward, {}) for way in ("flash", "cudnn") for backward in (False, True)),
-        *(("DiT-DH head", half, way, True, {}) for way in ("flash", "cudnn")),
-        *(("DiT-XL", full, way, True, {}) for way in ("efficient", "flex", "products")),
-        *(
-            (name, full, way, False, {})
-            for name in ("SigLIP2-B", "So400M")
-            for way in ("efficient", "flex", "products")
-        ),
-        *(("SigLIP2-B", full, "flex", False, {"BLOCK_M": m, "BLOCK_N": n}) for m, n in ((64, 32), (64, 64), (128, 64))),
-    ]
     results = []
-    for name, dtype, way, backward, blocks in cases:
-        if way not in ways:
-            continue
-        try:
-            results.append(attention(name, dtype, way, backward=backward, **blocks))
-        except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
-            results.append({"kernel": f"attention {name}", "way": way, "pass": str(error).splitlines()[0][:60]})
-    return results + (hidden_layers(128 * 257, 768, 3072) if "MLP" in ways else [])
+    for model, dtype, (batch, tokens, heads, head), backward in CASES:
+        packed = torch.randn(batch, tokens, 3, heads, head, device="cuda", dtype=dtype)
+        flops = 4 * batch * heads * tokens**2 * head * (3.5 if backward else 1)
+        for way in ("ours", *BACKENDS, *([] if backward else ["flex"])):
+            line: dict[str, Any] = {"model": model, "dtype": str(dtype).removeprefix("torch."), "way": way}
+            try:
+                time = (
+                    time_ours(packed, backward=backward)
+                    if way == "ours"
+                    else time_libraries(packed, way, backward=backward)
+                )
+            except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+                results.append({**line, "pass": str(error).splitlines()[0][:40]})
+                continue
+            passes = "both" if backward else "forward"
+            results.append({**line, "pass": passes, "ms": 1000 * time, "TFLOP/s": flops / time / 1e12})
+    return results
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
 from dsr.arithmetic import round_products, set_arithmetic
-from dsr.compilation import compiled
 from dsr.config.sampling import Guidance
 from dsr.denoiser.accelerate import accelerate
+from dsr.encoder.accelerate import accelerated_encode
 from dsr.flow import Flow
 from dsr.sampling.ode import trajectory
 
@@ -64,10 +64,11 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
 
     for precision in ("tf32", "bf16"):
         compare("eager", precision, trained(precision) | sampled(precision))
-    accelerate(model, torch.device("cuda"))
     for precision in ("tf32", "bf16"):
+        accelerate(model, x1.device, precision)
         compare("fast", precision, trained(precision))
     round_products(model, torch.bfloat16)
+    accelerate(model.requires_grad_(False), x1.device, "bf16")
     compare("fast, bf16 weights", "bf16", sampled("bf16"))
     return results
 
@@ -81,14 +82,12 @@ def encoder(row: str, batch: int = 16) -> list[dict[str, Any]]:
     exact = model.encode(pixels)
     set_arithmetic("tf32", 1)
     name = spec.encoder.hub.split("/")[1]
-    results = [
-        {"model": name, "way": way, "precision": "tf32", "latents": error(encode(pixels), exact)}
-        for way, encode in {"eager": model.encode, "fast": compiled(model.encode)}.items()
-    ]
-    model.use_half()
-    results.append(
-        {"model": name, "way": "fast", "precision": "float16", "latents": error(compiled(model.encode)(pixels), exact)}
-    )
+    results = [{"model": name, "way": "eager", "precision": "tf32", "latents": error(model.encode(pixels), exact)}]
+    for precision in ("tf32", "float16"):
+        if precision == "float16":
+            model.use_half()
+        latents = accelerated_encode(model, pixels.device)(pixels)
+        results.append({"model": name, "way": "fast", "precision": precision, "latents": error(latents, exact)})
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -17,10 +18,10 @@ from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
 from dsr.analysis.cost import denoiser_cost
 from dsr.arithmetic import set_arithmetic
-from dsr.compilation import compiled
 from dsr.config.specs import TrainSpec
 from dsr.data.images import PreparedImages
 from dsr.denoiser.accelerate import accelerate
+from dsr.encoder.accelerate import accelerated_encode
 from dsr.flow import Flow
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share
@@ -29,12 +30,11 @@ from dsr.training.learner import Learner
 
 
 class Clock:
-    """Times of the parts of a step on the GPU, between marks; the wait for data on the host."""
+    """Times of the parts of a step on the GPU, between marks."""
 
     def __init__(self) -> None:
         self._marks: list[tuple[str, torch.cuda.Event]] = []
         self.parts: dict[str, list[float]] = defaultdict(list)
-        self.asked = 0.0
 
     def mark(self, part: str) -> None:
         """Note that the GPU is at the end of ``part``."""
@@ -46,11 +46,8 @@ class Clock:
         """Mark the learner's parts as it works, and return an ``encode`` that does so too."""
 
         def marked(pixels: torch.Tensor) -> torch.Tensor:
-            # Before a second micro-batch the host does not wait for data, and the GPU is at the first one's gradient.
-            first = not self._marks or self._marks[-1][0] != "forward"
-            if first:
-                self.parts["data wait (host)"].append(time.perf_counter() - self.asked)
-            self.mark("data" if first else "backward, norm")
+            # Before a second micro-batch the GPU is at the first one's gradient.
+            self.mark("backward, norm" if self._marks and self._marks[-1][0] == "forward" else "between steps")
             latents = encode(pixels)
             self.mark("encode")
             return latents
@@ -110,7 +107,7 @@ def measure(
     if encoder_half:
         encoder.use_half()
     if fast:
-        accelerate(model, world.device)
+        accelerate(model, world.device, precision)
     learner = Learner(
         model,
         Flow.from_config(spec.flow),
@@ -122,11 +119,10 @@ def measure(
     share = Share.of(world, batch, micro_batch) if micro_batch else largest_share(world, batch, learner, spec.model)
     learner.micro_batches = len(share.micro_batches)
     clock = Clock()
-    encode = compiled(encoder.encode) if fast else encoder.encode
+    encode = accelerated_encode(encoder, world.device) if fast else encoder.encode
     samples = Samples(spec, images, clock.watch(learner, encode), world, share, first=0, workers=workers)
 
     def step() -> None:
-        clock.asked = time.perf_counter()
         learner.update(samples.next_step(), stop=lambda: False)
 
     step()
@@ -134,12 +130,21 @@ def measure(
     first = time.perf_counter() - began
     for _ in range(3):
         step()
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(steps):
-        step()
-    torch.cuda.synchronize()
-    speed = steps * batch / (time.perf_counter() - began)
+
+    def wall() -> float:
+        """Seconds a step."""
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - began) / steps
+
+    speed = batch / wall()
+    # The same steps with images that are on the device already: what is left of the difference is the wait for data.
+    loaded, samples._loaded = samples._loaded, itertools.repeat(samples._ahead)
+    wait = batch / speed - wall()
+    samples._loaded = loaded
     clock.close_step()
     clock.parts.clear()
     for _ in range(5):
@@ -160,7 +165,11 @@ def measure(
         "of ceiling": achieved / ceiling[precision],
         "peak GiB": machine.peak_gib(),
         "first step s": first,
-        "step (ms)": {"wall": round(1000 * batch / speed, 2), **clock.medians()},
+        "step (ms)": {
+            "wall": round(1000 * batch / speed, 2),
+            "wait for data": round(1000 * wait, 2),
+            **clock.medians(),
+        },
     }
     if profile:
         result["kernels (ms)"] = machine.kernel_times(lambda: [step() for _ in range(2)], 2)

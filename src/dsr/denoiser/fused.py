@@ -1,15 +1,15 @@
 """The blocks of a denoiser on GPUs: the products of the reference, `dsr.denoiser.layers`, and fused kernels between.
 
 Between two matrix products a block only moves memory. Written one operation at a time that takes as long as the
-products; here every step is one kernel forwards and one backwards. The bias of a product is added by the kernel that
-reads the product, because the same kernel's backward pass can then sum the bias's gradient without reading anything
-again. For the same reason a block leaves its last update to the kernel that begins the next block.
+products; here every step is one kernel forwards and one backwards, or part of a product. The bias of a product is added
+by the kernel that reads the product, because the same kernel's backward pass can then sum the bias's gradient without
+reading anything again. For the same reason a block leaves its last update to the kernel that begins the next block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,59 +17,100 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dsr.attention import is_tf32
-from dsr.denoiser import kernels
+from dsr.denoiser import kernels, products
 from dsr.denoiser.layers import EPS, Attention, Block, RotaryPositions, SwiGLU
+from dsr.flash import attention as flash
 
 ROWS_A_PROGRAM, STAGES = 64, 2
 """Tokens that a program of a modulation's backward pass sums over, and how many of them it holds at once."""
+CHANNELS_A_WARP = 512
+"""Channels of a token that a warp of a modulation's kernels works on."""
 TILE, COLUMNS = 16, 128
 """Tokens and channels that a program of the other kernels works on at once."""
-ROWS_OF_SCORES = 4
-"""Rows of attention's scores that a program of softmax takes."""
 IMAGES_A_PROGRAM, TILES_A_PROGRAM = 16, 16
-"""Times that a program repeats this, in kernels that turn and in SwiGLU's backward pass."""
+"""Times that a program repeats this: when turning queries and keys, and in SwiGLU's backward pass."""
+SQUARE = 64
+"""Rows and columns that a program transposes."""
 
 
-def run_blocks(blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
-    """Pass tokens (B, N, D) fp32 through ``blocks`` one after the other; condition (B, 1 or N, D)."""
-    update: Tensor | None = None
-    bias: Tensor | None = None
-    gate: Tensor | None = None
-    x = x.contiguous()
-    for block in blocks:
-        shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
-        x, hidden = modulated(x, update, bias, gate, block.norm1.weight, scale1, shift1)
-        update, bias, gate = _attention(block.attn, hidden, rope), block.attn.proj.bias, gate1
-        x, hidden = modulated(x, update, bias, gate, block.norm2.weight, scale2, shift2)
-        update, bias, gate = _mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
-    if update is None or bias is None or gate is None:
-        return x
-    return x + gate * (update + bias)
+class Angles(NamedTuple):
+    """Cosines and sines by which pairs of channels are turned, (N, d / 2) fp32 each."""
+
+    cosines: Tensor
+    sines: Tensor
+
+    @classmethod
+    def of(cls, rope: RotaryPositions) -> Angles:
+        """Take them from tables that have every angle twice."""
+        return cls(*(table[:, ::2].contiguous() for table in (rope.freqs_cos, rope.freqs_sin)))
 
 
-def _attention(layer: Attention, hidden: Tensor, rope: RotaryPositions) -> Tensor:
-    """Attention without the bias of its last product."""
-    query, key, value = projected(hidden, layer.qkv.weight, layer.qkv.bias, rope, layer.heads)
-    return F.linear(_attend(query, key, value).transpose(1, 2).flatten(2), layer.proj.weight)
+class FusedBlocks:
+    """Runs blocks in place of `layers.run_blocks`.
+
+    Args:
+        turn_in_product: let the product that makes queries and keys turn them, unless it is in fp32.
+    """
+
+    def __init__(self, *, turn_in_product: bool) -> None:
+        self._turn_in_product = turn_in_product
+
+    def __call__(self, blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
+        """Pass tokens (B, N, D) fp32 through ``blocks`` one after the other; condition (B, 1 or N, D)."""
+        update: Tensor | None = None
+        bias: Tensor | None = None
+        gate: Tensor | None = None
+        x, angles = x.contiguous(), Angles.of(rope)
+        for block in blocks:
+            shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
+            x, hidden = modulated(x, update, bias, gate, block.norm1.weight, scale1, shift1)
+            update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
+            x, hidden = modulated(x, update, bias, gate, block.norm2.weight, scale2, shift2)
+            update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
+        if update is None or bias is None or gate is None:
+            return x
+        return x + gate * (update + bias)
+
+    def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
+        """Attention without the bias of its last product."""
+        in_product = self._turn_in_product and hidden.dtype != torch.float32
+        attended = self_attention(hidden, layer.qkv.weight, layer.qkv.bias, angles, layer.heads, in_product=in_product)
+        return linear(attended, layer.proj.weight)
+
+    def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
+        """Gated MLP without the bias of its last product."""
+        w12, bias, w3 = _padded(layer)
+        return linear(swiglu(linear(hidden, w12.flatten(0, 1)), bias.flatten()), w3)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention; by products where `dsr.attention` takes that way, but with a softmax that works in place."""
-    if not is_tf32(query):
-        return F.scaled_dot_product_attention(query, key, value)
-    attended: Tensor = _Attended.apply(query, key, value)  # type: ignore[no-untyped-call]
-    return attended
+class FrozenBlocks(FusedBlocks):
+    """Runs blocks whose weights are bf16 and stay what they are; the gated MLP becomes part of a product too."""
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        super().__init__(turn_in_product=True)
+        self._mlps = {block.mlp: _interleaved(block.mlp) for block in blocks}
+
+    def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
+        w12, bias, w3 = self._mlps[layer]
+        return F.linear(products.gated(hidden, w12, bias), w3)
 
 
-def _mlp(layer: SwiGLU, hidden: Tensor) -> Tensor:
-    """Gated MLP without the bias of its last product."""
-    # GPUs multiply matrices slowly whose rows do not begin at multiples of 16 bytes.
-    missing = -layer.w3.in_features % 8
-    w12, bias, w3 = layer.w12.weight.view(2, -1, hidden.shape[-1]), layer.w12.bias.view(2, -1), layer.w3.weight
+def _padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
+    """First weight (2, M, D) and bias (2, M), gate before value, and last weight (D, M), M a multiple of 8.
+
+    GPUs multiply matrices slowly whose rows do not begin at multiples of 16 bytes.
+    """
+    width, missing = layer.w12.in_features, -layer.w3.in_features % 8
+    w12, bias, w3 = layer.w12.weight.view(2, -1, width), layer.w12.bias.view(2, -1), layer.w3.weight
     if missing:
         w12, bias, w3 = F.pad(w12, (0, 0, 0, missing)), F.pad(bias, (0, missing)), F.pad(w3, (0, missing))
-    return F.linear(swiglu(F.linear(hidden, w12.flatten(0, 1)), bias.flatten()), w3)
+    return w12, bias, w3
+
+
+def _interleaved(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same with gate and value of a channel side by side, as a product takes them."""
+    w12, bias, w3 = _padded(layer)
+    return w12.transpose(0, 1).flatten(0, 1).contiguous(), bias.t().flatten().float(), w3.contiguous()
 
 
 def modulated(
@@ -84,14 +125,20 @@ def modulated(
     return stream, hidden
 
 
-def projected(
-    hidden: Tensor, weight: Tensor, bias: Tensor, rope: RotaryPositions, heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (B, h, N, d) of tokens (B, N, D); the first two are turned."""
-    cosines, sines = (table[:, ::2].contiguous() for table in (rope.freqs_cos, rope.freqs_sin))
-    weight, bias = weight.to(hidden.dtype), bias.to(hidden.dtype)
-    query, key, value = _Projected.apply(hidden, weight, bias, cosines, sines, heads)  # type: ignore[no-untyped-call]
-    return query, key, value
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Product of tokens (B, N, D) and a weight (M, D), in the dtype of the tokens: (B, N, M)."""
+    result: Tensor = _Linear.apply(x, weight.to(x.dtype))  # type: ignore[no-untyped-call]
+    return result
+
+
+def self_attention(
+    hidden: Tensor, weight: Tensor, bias: Tensor, angles: Angles, heads: int, *, in_product: bool
+) -> Tensor:  # fmt: skip
+    """Project tokens (B, N, D) to queries, keys and values, turn the first two, and attend: (B, N, D)."""
+    attended: Tensor = _SelfAttention.apply(  # type: ignore[no-untyped-call]
+        hidden, weight.to(hidden.dtype), bias, *angles, heads, in_product
+    )
+    return attended
 
 
 def swiglu(product: Tensor, bias: Tensor) -> Tensor:
@@ -112,7 +159,7 @@ class _Modulated(torch.autograd.Function):
         inverse = x.new_empty(images * tokens, dtype=torch.float32)
         kernels.modulate_forward[(images * tokens,)](
             x, update, bias, gate, weight, scale, shift, stream, hidden, inverse, *_rows_of(scale, tokens),
-            WIDTH=width, BLOCK=triton.next_power_of_2(width), EPS=EPS, UPDATED=update is not None,
+            **_row_tiles(width), EPS=EPS, UPDATED=update is not None,
         )  # fmt: skip
         ctx.save_for_backward(stream, inverse, update, bias, gate, weight, scale)
         return stream, hidden
@@ -132,8 +179,7 @@ class _Modulated(torch.autograd.Function):
         kernels.modulate_backward[(groups, parts)](
             grad_hidden.contiguous(), grad_stream.contiguous(), stream, inverse, update, bias, gate, weight, scale,
             grad_x, grad_update, grad_condition, sums, stride, rows,
-            WIDTH=width, BLOCK=triton.next_power_of_2(width), ROWS=ROWS_A_PROGRAM, STAGES=STAGES,
-            UPDATED=updated, EACH=each, num_warps=8,
+            **_row_tiles(width), ROWS=ROWS_A_PROGRAM, STAGES=STAGES, UPDATED=updated, EACH=each,
         )  # fmt: skip
         if each:
             shares = sums[0, :, 1::2]
@@ -150,91 +196,87 @@ class _Modulated(torch.autograd.Function):
         return grad_x, grad_update, of_bias, of_gate, of_weight, of_scale, of_shift
 
 
+def _row_tiles(width: int) -> dict[str, int]:
+    """Return the two tiles that hold a row, and the warps that share it."""
+    main = triton.next_power_of_2(width) // 2
+    rest = triton.next_power_of_2(width - main)
+    warps = min(8, max(1, (main + rest) // CHANNELS_A_WARP))
+    return {"WIDTH": width, "MAIN": main, "REST": rest, "num_warps": 1 << (warps.bit_length() - 1)}
+
+
 def _rows_of(condition: Tensor, tokens: int) -> tuple[int, int]:
     """Distance in memory between the rows of a condition (B, 1 or N, D), and how many tokens share a row."""
     return condition.stride(0) // condition.shape[1], tokens // condition.shape[1]
 
 
-class _Projected(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return _of_input(grad.contiguous(), x, weight)
+
+
+def _of_input(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x (B, N, D) and weight (M, D) from that of their product, (B, N, M)."""
+    rows, inputs = grad.flatten(0, 1), x.flatten(0, 1)
+    if grad.dtype != torch.float32:
+        return (rows @ weight).view_as(x), rows.t() @ inputs
+    # TF32 units sum along rows of both factors only, and other layouts cost up to half the speed. Transposing the
+    # smaller factor first takes less than it saves.
+    if weight.shape[0] > weight.shape[1]:
+        return (rows @ weight).view_as(x), rows.t() @ transposed(inputs).t()
+    return F.linear(rows, transposed(weight)).view_as(x), transposed(rows) @ inputs
+
+
+def transposed(matrix: Tensor) -> Tensor:
+    """Return a transposed copy of a contiguous (m, n): (n, m)."""
+    rows, columns = matrix.shape
+    result = matrix.new_empty(columns, rows)
+    kernels.transpose[(triton.cdiv(rows, SQUARE), triton.cdiv(columns, SQUARE))](
+        matrix, result, rows, columns, TILE=SQUARE
+    )
+    return result
+
+
+class _SelfAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Tensor, heads: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        packed = torch.addmm(bias, hidden.flatten(0, 1), weight.t()).view(*hidden.shape[:2], 3, heads, -1)
-        query, key, value = parts = packed.permute(2, 0, 3, 1, 4).unbind()
-        if packed.dtype == torch.float32:
-            # The products of attention take every head in one piece, ...
-            query, key, value = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in parts)
-            _rotate(parts[2], value, cosines, sines, turn=0)
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Tensor, heads: int,
+        in_product: bool,
+    ) -> Tensor:  # fmt: skip
+        if in_product:
+            packed = products.rotated(hidden, weight, bias.float(), cosines, sines, heads)
         else:
-            # ... PyTorch's kernels any layout, and they write in that of the query, if it is without gaps.
-            query, key = hidden.new_empty(2, *packed.shape[:2], *packed.shape[3:]).transpose(2, 3)
-        _rotate(parts[0], query, cosines, sines, turn=1)
-        _rotate(parts[1], key, cosines, sines, turn=1)
-        ctx.save_for_backward(hidden, weight, cosines, sines)
-        return query, key, value
+            packed = F.linear(hidden, weight, bias.to(hidden.dtype)).view(*hidden.shape[:2], 3, heads, -1)
+            _rotate(packed, cosines, sines)
+        attended, logarithms = flash.forward(packed, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(hidden, weight, packed, attended, logarithms, cosines, sines)
+        return attended.flatten(2)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, cosines, sines = ctx.saved_tensors
-        images, heads, tokens, head = grads[0].shape
-        packed = hidden.new_empty(images, tokens, 3, heads, head)
-        parts = packed.permute(2, 0, 3, 1, 4)
-        sums = [
-            _rotate(g, part, cosines, sines, turn=t, summed=True)
-            for g, part, t in zip(grads, parts, (-1, -1, 0), strict=True)
-        ]
-        flat = packed.view(images * tokens, -1)
-        return (flat @ weight).view_as(hidden), flat.t() @ hidden.flatten(0, 1), torch.cat(sums), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, packed, attended, logarithms, cosines, sines = ctx.saved_tensors
+        gradient, of_bias = flash.backward(packed, attended, logarithms, grad.contiguous(), cosines, sines)
+        of_hidden, of_weight = _of_input(gradient.flatten(2), hidden, weight)
+        return of_hidden, of_weight, of_bias, None, None, None, None
 
 
-def _rotate(
-    source: Tensor, target: Tensor, cosines: Tensor, sines: Tensor, *, turn: int, summed: bool = False
-) -> Tensor:
-    """Turn (B, h, N, d) by ``turn`` times its angles into ``target`` of the same shape; returns sums over B and N."""
-    if source.stride(-1) != 1:
-        source = source.contiguous()
-    images, heads, tokens, head = source.shape
-    width = heads * head
+def _rotate(packed: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    """Turn queries and keys of (B, N, 3, h, d) in place."""
+    images, tokens, _, heads, head = packed.shape
+    width = 2 * heads * head
     grid = (triton.cdiv(tokens, TILE), triton.cdiv(width, COLUMNS), triton.cdiv(images, IMAGES_A_PROGRAM))
-    sums = cosines.new_empty(grid[0] * grid[2] if summed else 0, width)
     kernels.rotate[grid](
-        source, target, cosines, sines, sums, images, tokens, *source.stride()[:3], *target.stride()[:3],
-        HEAD=head, WIDTH=width, TURN=turn, SUM=summed, IMAGES=IMAGES_A_PROGRAM, TILE=TILE, COLUMNS=COLUMNS,
+        packed, cosines, sines, images, tokens,
+        STRIDE=3 * heads * head, HEAD=head, WIDTH=width, IMAGES=IMAGES_A_PROGRAM, TILE=TILE, COLUMNS=COLUMNS,
     )  # fmt: skip
-    return sums.sum(0)
-
-
-class _Attended(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        shape, factor = query.shape, query.shape[-1] ** -0.5
-        query, key, value = (x.flatten(0, 1) for x in (query, key, value))
-        weights = query @ key.transpose(1, 2)
-        _over_rows(kernels.softmax_forward, weights, factor)
-        ctx.save_for_backward(query, key, value, weights)
-        return (weights @ value).view(shape)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        query, key, value, weights = ctx.saved_tensors
-        shape, factor, grad = grad.shape, query.shape[-1] ** -0.5, grad.flatten(0, 1)
-        grad_value = weights.transpose(1, 2) @ grad
-        grad_scores = grad @ value.transpose(1, 2)
-        _over_rows(kernels.softmax_backward, grad_scores, weights, factor)
-        grads = (grad_scores @ key, grad_scores.transpose(1, 2) @ query, grad_value)
-        return tuple(part.view(shape) for part in grads)
-
-
-def _over_rows(kernel: Any, *arguments: Any) -> None:
-    """Run a softmax's kernel over the rows of its first argument, (..., length)."""
-    length = arguments[0].shape[-1]
-    rows = arguments[0].numel() // length
-    kernel[(triton.cdiv(rows, ROWS_OF_SCORES),)](
-        *arguments, rows, LENGTH=length, BLOCK=triton.next_power_of_2(length), TILE=ROWS_OF_SCORES
-    )
 
 
 class _SwiGLU(torch.autograd.Function):

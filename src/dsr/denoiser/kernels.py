@@ -1,7 +1,9 @@
 """What a denoiser's block does between its matrix products, in Triton: each kernel reads and writes the tokens once.
 
 Arithmetic is fp32 whatever is stored; shapes are those of `dsr.denoiser.layers`, with T = B N rows of tokens. Sums
-over tokens are made in two steps, in a fixed order, so that the same inputs always give the same bits.
+over tokens are made in two steps, in a fixed order, so that the same inputs always give the same bits. Kernels that
+take whole rows hold a row as two tiles, ``MAIN`` and ``REST`` channels wide, because tiles are powers of two: 1152
+channels are 1024 + 128 instead of 2048 that are nearly half empty.
 """
 
 # Triton calls these functions with pointers and compiles their bodies: Python's types do not describe them.
@@ -14,35 +16,102 @@ import triton.language as tl
 
 
 @triton.jit
+def _row(values, place, columns, inside):
+    return tl.load(values + place + columns, inside, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _updated(
+    x, update, bias, gate, stream, place, condition, columns, inside, UPDATED: tl.constexpr
+):  # fmt: skip
+    """Return x + gate (update + bias), which is also stored; without an update, x."""
+    value = _row(x, place, columns, inside)
+    if UPDATED:
+        added = _row(update, place, columns, inside) + _row(bias, 0, columns, inside)
+        value += _row(gate, condition, columns, inside) * added
+        tl.store(stream + place + columns, value, inside)
+    return value
+
+
+@triton.jit
+def _modulated(value, factor, weight, scale, shift, hidden, place, condition, columns, inside):
+    scaled = _row(weight, 0, columns, inside) * (1.0 + _row(scale, condition, columns, inside))
+    tl.store(hidden + place + columns, value * factor * scaled + _row(shift, condition, columns, inside), inside)
+
+
+@triton.jit
 def modulate_forward(
     x, update, bias, gate, weight, scale, shift, stream, hidden, inverse, condition_stride, tokens,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr, UPDATED: tl.constexpr,
+    WIDTH: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, EPS: tl.constexpr, UPDATED: tl.constexpr,
 ):  # fmt: skip
     """One row: stream = x + gate (update + bias); hidden = stream normalised, scaled around one and shifted.
 
     ``tokens`` rows share a condition; ``inverse`` keeps each row's factor of the normalisation for the backward pass.
     """
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < WIDTH
-    place, condition = row * WIDTH + columns, row // tokens * condition_stride + columns
-    value = tl.load(x + place, inside, 0.0).to(tl.float32)
-    if UPDATED:
-        added = tl.load(update + place, inside, 0.0).to(tl.float32) + tl.load(bias + columns, inside, 0.0)
-        value += tl.load(gate + condition, inside, 0.0).to(tl.float32) * added
-        tl.store(stream + place, value, inside)
-    factor = 1.0 / tl.sqrt(tl.sum(value * value, 0) / WIDTH + EPS)
-    scaled = tl.load(weight + columns, inside, 0.0) * (1.0 + tl.load(scale + condition, inside, 0.0).to(tl.float32))
-    tl.store(hidden + place, value * factor * scaled + tl.load(shift + condition, inside, 0.0).to(tl.float32), inside)
+    place, condition = row * WIDTH, row // tokens * condition_stride
+    main, rest = tl.arange(0, MAIN), MAIN + tl.arange(0, REST)
+    inside, rest_inside = main < WIDTH, rest < WIDTH
+    value = _updated(x, update, bias, gate, stream, place, condition, main, inside, UPDATED)
+    others = _updated(x, update, bias, gate, stream, place, condition, rest, rest_inside, UPDATED)
+    factor = 1.0 / tl.sqrt((tl.sum(value * value, 0) + tl.sum(others * others, 0)) / WIDTH + EPS)
+    _modulated(value, factor, weight, scale, shift, hidden, place, condition, main, inside)
+    _modulated(others, factor, weight, scale, shift, hidden, place, condition, rest, rest_inside)
     tl.store(inverse + row, factor)
+
+
+@triton.jit
+def _constants(weight, scale, gate, bias, condition, columns, inside, UPDATED: tl.constexpr):
+    """Return weight, 1 + scale, gate and bias of one condition."""
+    around = 1.0 + _row(scale, condition, columns, inside)
+    gated, constant = around, around
+    if UPDATED:
+        gated, constant = _row(gate, condition, columns, inside), _row(bias, 0, columns, inside)
+    return _row(weight, 0, columns, inside), around, gated, constant
+
+
+@triton.jit
+def _passed_back(
+    upper, unit, mean, factor, normal, around, gated, constant, of_shift, of_factor, of_gate, of_x,
+    grad_stream, update, grad_x, grad_update, grad_condition, total, place, columns, inside,
+    UPDATED: tl.constexpr, EACH: tl.constexpr,
+):  # fmt: skip
+    """Store the gradients of one row's channels and return the sums with them."""
+    lower = _row(grad_stream, place, columns, inside) + factor * (upper * normal * around - unit * mean)
+    tl.store(grad_x + place + columns, lower, inside)
+    if EACH:
+        tl.store(grad_condition + place + columns, upper, inside)
+        tl.store(grad_condition + total + place + columns, upper * unit * normal, inside)
+        of_factor += upper * unit * around
+    else:
+        of_shift += upper
+        of_factor += upper * unit
+    if UPDATED:
+        tl.store(grad_update + place + columns, lower * gated, inside)
+        of_update = lower * (_row(update, place, columns, inside) + constant)
+        if EACH:
+            tl.store(grad_condition + 2 * total + place + columns, of_update, inside)
+            of_x += lower * gated
+        else:
+            of_gate += of_update
+            of_x += lower
+    return of_shift, of_factor, of_gate, of_x
+
+
+@triton.jit
+def _store_sums(sums, of_shift, of_factor, of_gate, of_x, columns, inside, WIDTH: tl.constexpr):
+    tl.store(sums + columns, of_shift, inside)
+    tl.store(sums + WIDTH + columns, of_factor, inside)
+    tl.store(sums + 2 * WIDTH + columns, of_gate, inside)
+    tl.store(sums + 3 * WIDTH + columns, of_x, inside)
 
 
 @triton.jit
 def modulate_backward(
     grad_hidden, grad_stream, stream, inverse, update, bias, gate, weight, scale,
     grad_x, grad_update, grad_condition, sums, condition_stride, tokens,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, UPDATED: tl.constexpr,
-    EACH: tl.constexpr,
+    WIDTH: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
+    UPDATED: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
     """``ROWS`` rows of one condition, or, if ``EACH`` row has a condition of its own, any ``ROWS`` rows.
 
@@ -51,53 +120,44 @@ def modulate_backward(
     to ``grad_condition``, (3, T, WIDTH), and ``sums`` gets the gradients of weight and bias in place of two of them.
     """
     group, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < WIDTH
-    normal = tl.load(weight + columns, inside, 0.0)
-    of_shift, of_factor = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    of_gate, of_x = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    constant = tl.zeros((BLOCK,), tl.float32)
-    gated = tl.zeros((BLOCK,), tl.float32)
-    if UPDATED:
-        constant = tl.load(bias + columns, inside, 0.0)
-        gated = tl.load(gate + group * condition_stride + columns, inside, 0.0).to(tl.float32)
-    around = 1.0 + tl.load(scale + group * condition_stride + columns, inside, 0.0).to(tl.float32)
+    main, rest = tl.arange(0, MAIN), MAIN + tl.arange(0, REST)
+    inside, rest_inside = main < WIDTH, rest < WIDTH
+    condition, total = group * condition_stride, tl.num_programs(0) * tokens * WIDTH
+    normal, around, gated, constant = _constants(weight, scale, gate, bias, condition, main, inside, UPDATED)
+    normal2, around2, gated2, constant2 = _constants(weight, scale, gate, bias, condition, rest, rest_inside, UPDATED)
+    of_shift, of_shift2 = tl.zeros((MAIN,), tl.float32), tl.zeros((REST,), tl.float32)
+    of_factor, of_factor2, of_gate, of_gate2, of_x, of_x2 = (
+        of_shift,
+        of_shift2,
+        of_shift,
+        of_shift2,
+        of_shift,
+        of_shift2,
+    )
     for token in tl.range(part * ROWS, tl.minimum(part * ROWS + ROWS, tokens), num_stages=STAGES):
         row = group * tokens + token
-        place = row * WIDTH + columns
+        place = row * WIDTH
         if EACH:
-            around = 1.0 + tl.load(scale + row * condition_stride + columns, inside, 0.0).to(tl.float32)
-        upper = tl.load(grad_hidden + place, inside, 0.0).to(tl.float32)
+            condition = row * condition_stride
+            normal, around, gated, constant = _constants(weight, scale, gate, bias, condition, main, inside, UPDATED)
+            normal2, around2, gated2, constant2 = _constants(
+                weight, scale, gate, bias, condition, rest, rest_inside, UPDATED
+            )
         factor = tl.load(inverse + row)
-        unit = tl.load(stream + place, inside, 0.0).to(tl.float32) * factor
-        inner = upper * normal * around
-        mean = tl.sum(inner * unit, 0) / WIDTH
-        lower = tl.load(grad_stream + place, inside, 0.0).to(tl.float32) + factor * (inner - unit * mean)
-        tl.store(grad_x + place, lower, inside)
-        if EACH:
-            total = tl.num_programs(0) * tokens * WIDTH
-            tl.store(grad_condition + place, upper, inside)
-            tl.store(grad_condition + total + place, upper * unit * normal, inside)
-            of_factor += upper * unit * around
-        else:
-            of_shift += upper
-            of_factor += upper * unit
-        if UPDATED:
-            if EACH:
-                gated = tl.load(gate + row * condition_stride + columns, inside, 0.0).to(tl.float32)
-            tl.store(grad_update + place, lower * gated, inside)
-            of_update = lower * (tl.load(update + place, inside, 0.0).to(tl.float32) + constant)
-            if EACH:
-                tl.store(grad_condition + 2 * total + place, of_update, inside)
-                of_x += lower * gated
-            else:
-                of_gate += of_update
-                of_x += lower
-    sums += (group * tl.num_programs(1) + part) * 4 * WIDTH + columns
-    tl.store(sums, of_shift, inside)
-    tl.store(sums + WIDTH, of_factor, inside)
-    tl.store(sums + 2 * WIDTH, of_gate, inside)
-    tl.store(sums + 3 * WIDTH, of_x, inside)
+        upper, upper2 = _row(grad_hidden, place, main, inside), _row(grad_hidden, place, rest, rest_inside)
+        unit, unit2 = _row(stream, place, main, inside) * factor, _row(stream, place, rest, rest_inside) * factor
+        mean = (tl.sum(upper * normal * around * unit, 0) + tl.sum(upper2 * normal2 * around2 * unit2, 0)) / WIDTH
+        of_shift, of_factor, of_gate, of_x = _passed_back(
+            upper, unit, mean, factor, normal, around, gated, constant, of_shift, of_factor, of_gate, of_x,
+            grad_stream, update, grad_x, grad_update, grad_condition, total, place, main, inside, UPDATED, EACH,
+        )  # fmt: skip
+        of_shift2, of_factor2, of_gate2, of_x2 = _passed_back(
+            upper2, unit2, mean, factor, normal2, around2, gated2, constant2, of_shift2, of_factor2, of_gate2, of_x2,
+            grad_stream, update, grad_x, grad_update, grad_condition, total, place, rest, rest_inside, UPDATED, EACH,
+        )  # fmt: skip
+    sums += (group * tl.num_programs(1) + part) * 4 * WIDTH
+    _store_sums(sums, of_shift, of_factor, of_gate, of_x, main, inside, WIDTH)
+    _store_sums(sums, of_shift2, of_factor2, of_gate2, of_x2, rest, rest_inside, WIDTH)
 
 
 @triton.jit
@@ -136,45 +196,29 @@ def modulate_finish(
 
 @triton.jit
 def rotate(
-    source, target, cosines, sines, sums, images, tokens,
-    source_image, source_head, source_token, target_image, target_head, target_token,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr, TURN: tl.constexpr, SUM: tl.constexpr,
+    packed, cosines, sines, images, tokens,
+    STRIDE: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     IMAGES: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Turn pairs of channels forwards (TURN 1), backwards (-1) or not at all (0), from one memory layout to another.
+    """Turn pairs of the first ``WIDTH`` channels of tokens, (B, N, STRIDE), in place.
 
-    A program takes ``TILE`` tokens of ``IMAGES`` images, which have the same angles; the tables are (tokens, HEAD / 2).
-    ``sums``, (programs, WIDTH), gets sums over this program's tokens if asked.
+    A program takes ``TILE`` tokens of ``IMAGES`` images, which have the same angles; the tables are (N, HEAD / 2).
     """
     token = tl.program_id(0) * TILE + tl.arange(0, TILE)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     pair = (tl.program_id(1) * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)) % (HEAD // 2)
     inside = (token < tokens)[:, None] & (column < WIDTH)[None]
-    head, place = column // HEAD, column % HEAD
-    from_place = token[:, None] * source_token + (head * source_head + place)[None]
-    to_place = token[:, None] * target_token + (head * target_head + place)[None]
     angle = token[:, None] * (HEAD // 2) + pair[None]
-    if TURN != 0:
-        cosine = tl.load(cosines + angle, (token < tokens)[:, None], 0.0)
-        sine = TURN * tl.load(sines + angle, (token < tokens)[:, None], 0.0)
-    total = tl.zeros((TILE, COLUMNS), tl.float32)
+    cosine = tl.load(cosines + angle, (token < tokens)[:, None], 0.0)
+    sine = tl.load(sines + angle, (token < tokens)[:, None], 0.0)
     first = tl.program_id(2).to(tl.int64) * IMAGES
-    source += first * source_image
-    target += first * target_image
+    packed += first * tokens * STRIDE + token[:, None] * STRIDE + column[None]
     for _ in range(tl.minimum(images - first, IMAGES)):
-        value = tl.load(source + from_place, inside, 0.0).to(tl.float32)
-        if TURN != 0:
-            even, odd = tl.split(tl.reshape(value, (TILE, COLUMNS // 2, 2)))
-            turned = tl.join(even * cosine - odd * sine, odd * cosine + even * sine)
-            value = tl.reshape(turned, (TILE, COLUMNS))
-        tl.store(target + to_place, value, inside)
-        source += source_image
-        target += target_image
-        if SUM:
-            total += value
-    if SUM:
-        program = (tl.program_id(0) * tl.num_programs(2) + tl.program_id(2)).to(tl.int64)
-        tl.store(sums + program * WIDTH + column, tl.sum(total, 0), column < WIDTH)
+        value = tl.load(packed, inside, 0.0).to(tl.float32)
+        even, odd = tl.split(tl.reshape(value, (TILE, COLUMNS // 2, 2)))
+        turned = tl.join(even * cosine - odd * sine, odd * cosine + even * sine)
+        tl.store(packed, tl.reshape(turned, (TILE, COLUMNS)), inside)
+        packed += tokens * STRIDE
 
 
 @triton.jit
@@ -223,22 +267,10 @@ def swiglu_backward(
 
 
 @triton.jit
-def softmax_forward(scores, factor, rows, LENGTH: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr):
-    """Replace ``factor`` scores (rows, LENGTH) by their softmax, in place."""
-    row = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)[:, None]
-    column = tl.arange(0, BLOCK)[None]
-    inside = (row < rows) & (column < LENGTH)
-    value = tl.load(scores + row * LENGTH + column, inside, float("-inf")) * factor
-    value = tl.exp(value - tl.max(tl.where(row < rows, value, 0.0), 1)[:, None])
-    tl.store(scores + row * LENGTH + column, value / tl.sum(value, 1)[:, None], inside)
-
-
-@triton.jit
-def softmax_backward(grad, weights, factor, rows, LENGTH: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr):
-    """Replace the gradient of softmax's ``weights`` by that of the scores before the factor, in place."""
-    row = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)[:, None]
-    column = tl.arange(0, BLOCK)[None]
-    inside, place = (row < rows) & (column < LENGTH), row * LENGTH + column
-    weight, upper = tl.load(weights + place, inside, 0.0), tl.load(grad + place, inside, 0.0)
-    mean = tl.sum(weight * upper, 1)[:, None]
-    tl.store(grad + place, factor * weight * (upper - mean), inside)
+def transpose(source, target, rows, columns, TILE: tl.constexpr):
+    """(rows, columns) to (columns, rows)."""
+    row = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = (row < rows)[:, None] & (column < columns)[None]
+    value = tl.load(source + row[:, None] * columns + column[None], inside, 0.0)
+    tl.store(target + column[:, None].to(tl.int64) * rows + row[None], tl.trans(value), tl.trans(inside))

@@ -1,6 +1,8 @@
-"""Self-attention of a frozen ViT encoder: one product for queries, keys and values, then `dsr.attention`."""
+"""Self-attention of a frozen ViT encoder: one product for queries, keys and values, then attention over them packed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -11,6 +13,8 @@ from dsr.attention import attend
 
 class Attention(nn.Module):
     """Multi-head self-attention with the weights of four linear layers, which stay where they are.
+
+    ``attend`` maps queries, keys and values (B, T, 3, heads, d) to (B, T, heads, d); `dsr.encoder.accelerate` sets it.
 
     Args:
         query, key, value, output: projections D -> D.
@@ -24,15 +28,14 @@ class Attention(nn.Module):
         self.v_proj = value
         self.out_proj = output
         self.num_heads = heads
+        self.attend: Callable[[torch.Tensor], torch.Tensor] = attend
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, T, D) to (B, T, D)."""
         parts = (self.q_proj, self.k_proj, self.v_proj)
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
-        projected = F.linear(x, weight, bias).view(*x.shape[:2], 3, self.num_heads, -1)
-        query, key, value = projected.transpose(1, 3).unbind(2)
-        attended = attend(query, key, value)
-        output: torch.Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        packed = F.linear(x, weight, bias).view(*x.shape[:2], 3, self.num_heads, -1)
+        output: torch.Tensor = self.out_proj(self.attend(packed).flatten(2))
         return output
 
     def weights(self, x: torch.Tensor) -> torch.Tensor:

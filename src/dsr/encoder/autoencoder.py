@@ -45,7 +45,7 @@ class Autoencoder(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.normaliser = normaliser
-        self._half = False
+        self.in_half = False
         # The decoder returns pixels in the scale that the encoder saw.
         scale = FAMILIES[family]
         mean = encoder.pixel_mean.clone() if encoder else torch.tensor(scale.pixel_mean).view(3, 1, 1)
@@ -62,7 +62,7 @@ class Autoencoder(nn.Module):
         """
         if self.encoder is not None:
             round_products(self.encoder, torch.float16)
-            self._half = True
+            self.in_half = True
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ class Autoencoder(nn.Module):
         """
         if self.encoder is None:
             raise ValueError("this autoencoder was loaded without an encoder and can only decode")
-        with torch.autocast(pixels.device.type, torch.float16, enabled=self._half):
+        with torch.autocast(pixels.device.type, torch.float16, enabled=self.in_half):
             tokens = self.encoder(self.encoder.preprocess(pixels.float()))
             side = self.encoder.input_size // self.encoder.patch_size
             latents: torch.Tensor = tokens.transpose(1, 2).unflatten(2, (side, side))

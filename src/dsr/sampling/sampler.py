@@ -62,7 +62,7 @@ class Sampler:
             round_products(model, torch.bfloat16)
             round_products(self._autoencoder, torch.bfloat16)
         if compiled and self._autoencoder.decoder is not None:
-            accelerate(model, device)
+            accelerate(model, device, self._precision)
             compile_each(self._autoencoder.decoder.decoder_layers)
         self._model: Predictor = model
 
@@ -92,10 +92,12 @@ class Sampler:
         """Draw normalised latents, (n, C, S, S) fp32."""
         spec = self._spec
         shape = (spec.model.channels, spec.model.grid, spec.model.grid)
+        start = noise(spec.seed, PURPOSE, numbers, shape, self._device)
         states = trajectory(
             self._model,
             self._flow,
-            noise(spec.seed, PURPOSE, numbers, shape, self._device),
+            # In memory as the denoiser takes and leaves latents, so that nothing is transposed on the way.
+            start.contiguous(memory_format=torch.channels_last),
             self._labels[list(numbers)].to(self._device),
             null_label=spec.model.classes,
             steps=spec.steps,

@@ -9,13 +9,13 @@ import time
 import torch
 
 from dsr import files
-from dsr.arithmetic import set_arithmetic
-from dsr.compilation import compiled
+from dsr.arithmetic import set_arithmetic, usable_precision
 from dsr.config.specs import content
 from dsr.data.images import open_images
 from dsr.denoiser.accelerate import accelerate
 from dsr.denoiser.build import build_denoiser
 from dsr.distributed import World
+from dsr.encoder.accelerate import accelerated_encode
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.errors import UserError
 from dsr.flow import Flow
@@ -142,7 +142,7 @@ def _learner(job: Job, world: World, *, resumed: bool) -> Learner:
     if resumed:
         model.to_empty(device=world.device)
     if job.compile:
-        accelerate(model, world.device)
+        accelerate(model.to(world.device), world.device, usable_precision(recipe.precision, world.device))
     return Learner(
         model,
         Flow.from_config(job.spec.flow),
@@ -159,8 +159,9 @@ def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     ).to(world.device)
     if job.spec.recipe.encoder_half and world.device.type == "cuda":
         autoencoder.use_half()
-    encode = compiled(autoencoder.encode) if job.compile else autoencoder.encode
-    return Samples(job.spec, open_images(job.images), encode, world, share, first=first, workers=job.workers)
+    encode = accelerated_encode(autoencoder, world.device) if job.compile else autoencoder.encode
+    images = open_images(job.images)
+    return Samples(job.spec, images, encode, world, share, first=first, last=job.last_step, workers=job.workers)
 
 
 def _progress(job: Job, first: int) -> Progress:

@@ -1,0 +1,95 @@
+"""Products of matrices whose result is worked on before it reaches memory, in Triton, for Hopper GPUs and later.
+
+The libraries' products are no faster, and what follows them costs a pass over memory: the rotary positions of queries
+and keys, and the gated MLP. Both work on pairs of neighbouring columns, which one thread holds.
+"""
+
+# Triton calls the kernel with pointers and compiles its body: Python's types do not describe it.
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+ROWS, COLUMNS, INNER = 128, 256, 64
+"""Tile of a result that a program works on at a time, and how much of the sum it takes at a time."""
+GROUP, STAGES, WARPS = 8, 3, 8
+"""Tiles that share their weights and run at about the same time; loads ahead; warps of a program."""
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether ``device`` has the hardware that these products are written for (tensor memory access)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def rotated(
+    x: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Tensor, heads: int
+) -> Tensor:  # fmt: skip
+    """Project tokens (B, N, D) to queries, keys and values (B, N, 3, h, d), and turn the first two.
+
+    Weight (3 D, D) has the dtype of the tokens, bias (3 D,) and the tables (N, d / 2) are fp32.
+    """
+    packed = x.new_empty(*x.shape[:2], 3, heads, weight.shape[0] // (3 * heads))
+    _run("rotate", x, weight, bias, packed, cosines, sines)
+    return packed
+
+
+def gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """silu(gate) value of tokens (B, N, D): (B, N, M); weight (2 M, D) and bias (2 M,) alternate gate and value."""
+    output = x.new_empty(*x.shape[:-1], weight.shape[0] // 2)
+    _run("swiglu", x, weight, bias, output, bias, bias)
+    return output
+
+
+def _run(work: str, x: Tensor, weight: Tensor, bias: Tensor, output: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    rows, inputs = x.numel() // x.shape[-1], x.shape[-1]
+    programs = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 2
+    product[(programs,)](
+        TensorDescriptor.from_tensor(x.view(rows, inputs), [ROWS, INNER]),
+        TensorDescriptor.from_tensor(weight, [COLUMNS, INNER]),
+        bias, output, cosines, sines, rows, x.shape[1],
+        WORK=work, INPUTS=inputs, OUTPUTS=weight.shape[0], HEAD=output.shape[-1], TURNED=weight.shape[0] // 3 * 2,
+        ROWS=ROWS, COLUMNS=COLUMNS, INNER=INNER, GROUP=GROUP, num_warps=WARPS, num_stages=STAGES,
+    )  # fmt: skip
+
+
+@triton.jit
+def product(
+    x, weight, bias, output, cosines, sines, rows, tokens,
+    WORK: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HEAD: tl.constexpr, TURNED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Rows of x (rows, INPUTS) times weight (OUTPUTS, INPUTS), and ``WORK`` on the result.
+
+    "rotate": turn the first ``TURNED`` columns by the angles of their token and write (rows, OUTPUTS).
+    "swiglu": write silu(even column) odd column, (rows, OUTPUTS / 2).
+    """
+    high: tl.constexpr = (OUTPUTS + COLUMNS - 1) // COLUMNS
+    # One program a multiprocessor takes tiles in turn, so that loads for the next go on while this one is finished.
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS) * high, tl.num_programs(0), flatten=True):
+        first = tile // (GROUP * high) * GROUP
+        group = tl.minimum(tl.cdiv(rows, ROWS) - first, GROUP)
+        top, left = (first + tile % (GROUP * high) % group) * ROWS, tile % (GROUP * high) // group * COLUMNS
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for inner in range(0, INPUTS, INNER):
+            total = tl.dot(x.load([top, inner]), weight.load([left, inner]).T, total)
+        column, row = left + tl.arange(0, COLUMNS), top + tl.arange(0, ROWS)
+        pair = left // 2 + tl.arange(0, COLUMNS // 2)
+        total += tl.load(bias + column, column < OUTPUTS, 0.0)[None]
+        even, odd = tl.split(tl.reshape(total, (ROWS, COLUMNS // 2, 2)))
+        if WORK == "swiglu":
+            place = row[:, None].to(tl.int64) * (OUTPUTS // 2) + pair[None]
+            inside = (row < rows)[:, None] & (pair < OUTPUTS // 2)[None]
+            tl.store(output + place, even * tl.sigmoid(even) * odd, inside)
+        else:
+            angle = (row % tokens)[:, None] * (HEAD // 2) + (pair % (HEAD // 2))[None]
+            turned = (pair < TURNED // 2)[None]
+            cosine, sine = tl.load(cosines + angle, turned, 1.0), tl.load(sines + angle, turned, 0.0)
+            result = tl.join(even * cosine - odd * sine, odd * cosine + even * sine)
+            place = row[:, None].to(tl.int64) * OUTPUTS + column[None]
+            inside = (row < rows)[:, None] & (column < OUTPUTS)[None]
+            tl.store(output + place, tl.reshape(result, (ROWS, COLUMNS)), inside)

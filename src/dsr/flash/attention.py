@@ -1,0 +1,110 @@
+"""Softmax attention without a mask, forwards and backwards, by the kernels of this package."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from dsr.flash import kernels
+
+
+class Tiles(NamedTuple):
+    """How much a program takes at a time: of queries, of keys; its warps; how far it loads ahead."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+class Plan(NamedTuple):
+    """Tiles of the three kernels; those that were fastest in `benchmarks/kernels.py`."""
+
+    forward: Tiles
+    queries: Tiles
+    keys: Tiles
+
+
+SHORT = Plan(forward=Tiles(64, 64, 4, 3), queries=Tiles(64, 32, 4, 3), keys=Tiles(64, 64, 4, 2))
+"""For two bytes a channel."""
+SHORT_WIDE = SHORT._replace(forward=Tiles(64, 64, 4, 2), keys=Tiles(32, 64, 4, 2))
+"""The same for heads of more than 96 channels."""
+LONG = Plan(forward=Tiles(128, 32, 8, 3), queries=Tiles(128, 64, 8, 2), keys=Tiles(32, 128, 8, 2))
+"""For four bytes a channel."""
+LONG_WIDE = LONG._replace(queries=Tiles(128, 32, 8, 2))
+"""The same for heads of more than 96 channels."""
+
+
+def _plan(packed: Tensor) -> Plan:
+    wide = packed.shape[-1] > 96
+    if packed.element_size() == 2:
+        return SHORT_WIDE if wide else SHORT
+    return LONG_WIDE if wide else LONG
+
+
+def _sizes(packed: Tensor) -> dict[str, int]:
+    """Compile-time constants that all kernels share."""
+    _, tokens, _, heads, head = packed.shape
+    main = max(16, 1 << (head.bit_length() - 1))
+    rest = max(16, triton.next_power_of_2(head - main)) if head > main else 0
+    return {"TOKENS": tokens, "HEADS": heads, "HEAD": head, "MAIN": main, "REST": rest}
+
+
+def _launch(tiles: Tiles) -> dict[str, int]:
+    return {"QUERIES": tiles.queries, "KEYS": tiles.keys, "num_warps": tiles.warps, "num_stages": tiles.stages}
+
+
+def forward(packed: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
+    """Attention without a mask: queries, keys and values (B, N, 3, h, d) -> (B, N, h, d).
+
+    Also returns what the backward pass needs to form the weights again, (B, h, N) fp32; uninitialised unless ``keep``.
+    """
+    images, tokens, _, heads, head = packed.shape
+    attended = packed.new_empty(images, tokens, heads, head)
+    logarithms = packed.new_empty(images, heads, tokens, dtype=torch.float32)
+    tiles = _plan(packed).forward
+    last = max(16, triton.next_power_of_2(tokens % tiles.keys))
+    kernels.attend_forward[(triton.cdiv(tokens, tiles.queries), images * heads)](
+        packed, attended, logarithms, head**-0.5 / math.log(2), **_sizes(packed), LAST=last, KEEP=keep, **_launch(tiles)
+    )
+    return attended, logarithms
+
+
+def backward(
+    packed: Tensor, attended: Tensor, logarithms: Tensor, upstream: Tensor, cosines: Tensor, sines: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradient of what was packed before queries and keys were turned by the tables, (N, d / 2): (B, N, 3, h, d).
+
+    Also returns its sum over images and tokens, (3 h d,) fp32, the gradient of a bias.
+    """
+    images, tokens, _, heads, head = packed.shape
+    gradient, shares, factor = torch.empty_like(packed), torch.empty_like(logarithms), head**-0.5 / math.log(2)
+    sizes, (_, queries, keys) = _sizes(packed), _plan(packed)
+    parts = triton.cdiv(tokens, queries.queries), triton.cdiv(tokens, keys.keys)
+    of_queries = packed.new_empty(images * parts[0], heads * head, dtype=torch.float32)
+    of_keys = packed.new_empty(images * parts[1], 2 * heads * head, dtype=torch.float32)
+    kernels.attend_backward_queries[(parts[0], images * heads)](
+        packed, attended, logarithms, upstream, shares, gradient, of_queries, cosines, sines, factor, head**-0.5,
+        **sizes, **_launch(queries),
+    )  # fmt: skip
+    kernels.attend_backward_keys[(parts[1], images * heads)](
+        packed, logarithms, upstream, shares, gradient, of_keys, cosines, sines, factor, head**-0.5,
+        **sizes, **_launch(keys),
+    )  # fmt: skip
+    return gradient, torch.cat([of_queries.sum(0), of_keys.sum(0)])
+
+
+@torch.library.custom_op("dsr::attend", mutates_args=())
+def attend(packed: Tensor) -> Tensor:
+    """Attention (B, N, 3, h, d) -> (B, N, h, d) of a frozen model, which PyTorch's compiler leaves as it is."""
+    return forward(packed.contiguous(), keep=False)[0]
+
+
+@attend.register_fake
+def _(packed: Tensor) -> Tensor:
+    images, tokens, _, heads, head = packed.shape
+    return packed.new_empty(images, tokens, heads, head)

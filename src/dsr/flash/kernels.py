@@ -1,0 +1,251 @@
+"""Attention over the few hundred tokens of an image, in Triton: nothing of size N x N reaches memory.
+
+Queries, keys and values come packed as a projection leaves them, (B, N, 3, h, d), and their gradients leave packed
+likewise. Products are made in the dtype of the tokens (float32: TF32), all other arithmetic is fp32. Every sum has a
+fixed order, so that the same inputs always give the same bits. A head of d channels is handled as two tiles, ``MAIN``
+and ``REST`` channels wide, because tiles are powers of two: 72 channels are 64 + 16 (half of it masked), not 128.
+"""
+
+# Triton calls these functions with pointers and compiles their bodies: Python's types do not describe them.
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _load(tokens, rows, STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEAD: tl.constexpr, FIRST: tl.constexpr,
+          WIDTH: tl.constexpr):  # fmt: skip
+    """Channels ``FIRST`` to ``FIRST + WIDTH`` of some rows, zero beyond the last token and channel."""
+    channels = FIRST + tl.arange(0, WIDTH)
+    inside = (rows < TOKENS)[:, None]
+    if FIRST + WIDTH > HEAD:
+        inside = inside & (channels < HEAD)[None]
+    return tl.load(tokens + rows[:, None] * STRIDE + channels[None], inside, 0.0)
+
+
+@triton.jit
+def _store(tokens, rows, values, STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEAD: tl.constexpr, FIRST: tl.constexpr,
+           WIDTH: tl.constexpr):  # fmt: skip
+    channels = FIRST + tl.arange(0, WIDTH)
+    inside = (rows < TOKENS)[:, None] & (channels < HEAD)[None]
+    tl.store(tokens + rows[:, None] * STRIDE + channels[None], values, inside)
+
+
+@triton.jit
+def _scores(left, left_rest, right, right_rest, REST: tl.constexpr):
+    """Products of all rows on the left with all rows on the right."""
+    result = tl.dot(left, tl.trans(right))
+    if REST:
+        result = tl.dot(left_rest, tl.trans(right_rest), result)
+    return result
+
+
+@triton.jit
+def _attend_to(
+    query, query_rest, keys, values, rows, highest, total, result, rest, factor,
+    STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """Take one tile of keys and values into the running softmax."""
+    key = _load(keys, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
+    value = _load(values, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
+    key_rest, value_rest = key, value
+    if REST:
+        key_rest = _load(keys, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+        value_rest = _load(values, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+    scores = _scores(query, query_rest, key, key_rest, REST) * factor
+    if MASKED:
+        scores = tl.where((rows < TOKENS)[None], scores, float("-inf"))
+    higher = tl.maximum(highest, tl.max(scores, 1))
+    weights = tl.exp2(scores - higher[:, None])
+    shrink = tl.exp2(highest - higher)
+    total = total * shrink + tl.sum(weights, 1)
+    weights = weights.to(value.dtype)
+    result = tl.dot(weights, value, result * shrink[:, None])
+    if REST:
+        rest = tl.dot(weights, value_rest, rest * shrink[:, None])
+    return higher, total, result, rest
+
+
+@triton.jit
+def attend_forward(
+    packed, attended, logarithms, factor,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """Attention of ``QUERIES`` tokens of one head, into (B, N, h, d); ``factor`` is d^-1/2 / ln 2.
+
+    ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. ``logarithms``, (B, h, N), gets the
+    binary logarithm of each row's sum of exponentials if the backward pass will need it.
+    """
+    image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
+    STRIDE: tl.constexpr = 3 * HEADS * HEAD
+    packed += image * TOKENS * STRIDE + head * HEAD
+    keys, values = packed + HEADS * HEAD, packed + 2 * HEADS * HEAD
+    rows = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
+    query_rest = query
+    if REST:
+        query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+    highest = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    result = tl.zeros((QUERIES, MAIN), tl.float32)
+    rest = tl.zeros((QUERIES, REST if REST else 1), tl.float32)
+    WHOLE: tl.constexpr = TOKENS // KEYS * KEYS
+    for start in tl.range(0, WHOLE, KEYS):
+        highest, total, result, rest = _attend_to(
+            query, query_rest, keys, values, start + tl.arange(0, KEYS), highest, total, result, rest, factor,
+            STRIDE, WHOLE, HEAD, MAIN, REST, False,
+        )  # fmt: skip
+    if WHOLE < TOKENS:
+        highest, total, result, rest = _attend_to(
+            query, query_rest, keys, values, WHOLE + tl.arange(0, LAST), highest, total, result, rest, factor,
+            STRIDE, TOKENS, HEAD, MAIN, REST, True,
+        )  # fmt: skip
+    attended += image * TOKENS * HEADS * HEAD + head * HEAD
+    _store(attended, rows, result / total[:, None], HEADS * HEAD, TOKENS, HEAD, 0, MAIN)
+    if REST:
+        _store(attended, rows, rest / total[:, None], HEADS * HEAD, TOKENS, HEAD, MAIN, REST)
+    if KEEP:
+        tl.store(logarithms + tl.program_id(1) * TOKENS + rows, highest + tl.log2(total), rows < TOKENS)
+
+
+@triton.jit
+def _turned_back(values, cosines, sines, rows, TOKENS: tl.constexpr, HEAD: tl.constexpr, FIRST: tl.constexpr,
+                 WIDTH: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    """Turn pairs of channels back by the angles of their tokens; the tables are (N, d / 2)."""
+    pairs = FIRST // 2 + tl.arange(0, WIDTH // 2)
+    inside = (rows < TOKENS)[:, None] & (pairs < HEAD // 2)[None]
+    place = rows[:, None] * (HEAD // 2) + pairs[None]
+    cosine, sine = tl.load(cosines + place, inside, 0.0), tl.load(sines + place, inside, 0.0)
+    even, odd = tl.split(tl.reshape(values, (ROWS, WIDTH // 2, 2)))
+    return tl.reshape(tl.join(even * cosine + odd * sine, odd * cosine - even * sine), (ROWS, WIDTH))
+
+
+@triton.jit
+def _leave(
+    values, gradient, sums, rows, STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEAD: tl.constexpr,
+    FIRST: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Store a gradient and its sums over this tile's tokens."""
+    _store(gradient, rows, values, STRIDE, TOKENS, HEAD, FIRST, WIDTH)
+    channels = FIRST + tl.arange(0, WIDTH)
+    tl.store(sums + channels, tl.sum(tl.where((rows < TOKENS)[:, None], values, 0.0), 0), channels < HEAD)
+
+
+@triton.jit
+def attend_backward_queries(
+    packed, attended, logarithms, upstream, shares, gradient, sums, cosines, sines, factor, scale,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """Gradient of ``QUERIES`` queries of one head, into their place in ``gradient``, (B, N, 3, h, d).
+
+    ``shares``, (B, h, N), gets each token's product of result and upstream gradient, which the keys' kernel reads.
+    ``sums``, (B, tiles, h, d), gets its sums over this tile's tokens.
+    """
+    image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
+    STRIDE: tl.constexpr = 3 * HEADS * HEAD
+    OUTPUT: tl.constexpr = HEADS * HEAD
+    packed += image * TOKENS * STRIDE + head * HEAD
+    attended += image * TOKENS * OUTPUT + head * HEAD
+    upstream += image * TOKENS * OUTPUT + head * HEAD
+    keys, values = packed + OUTPUT, packed + 2 * OUTPUT
+    rows = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
+    upper = _load(upstream, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
+    share = tl.sum(upper.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN).to(tl.float32), 1)
+    query_rest, upper_rest = query, upper
+    if REST:
+        query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+        upper_rest = _load(upstream, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
+        share += tl.sum(
+            upper_rest.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST).to(tl.float32), 1
+        )
+    place = tl.program_id(1) * TOKENS + rows
+    tl.store(shares + place, share, rows < TOKENS)
+    logarithm = tl.load(logarithms + place, rows < TOKENS, 0.0)
+    result = tl.zeros((QUERIES, MAIN), tl.float32)
+    rest = tl.zeros((QUERIES, REST if REST else 1), tl.float32)
+    for start in tl.range(0, TOKENS, KEYS):
+        others = start + tl.arange(0, KEYS)
+        key = _load(keys, others, STRIDE, TOKENS, HEAD, 0, MAIN)
+        value = _load(values, others, STRIDE, TOKENS, HEAD, 0, MAIN)
+        key_rest, value_rest = key, value
+        if REST:
+            key_rest = _load(keys, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+            value_rest = _load(values, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+        scores = _scores(query, query_rest, key, key_rest, REST) * factor - logarithm[:, None]
+        weights = tl.exp2(tl.where((others < TOKENS)[None], scores, float("-inf")))
+        of_weights = _scores(upper, upper_rest, value, value_rest, REST)
+        of_scores = (weights * (of_weights - share[:, None])).to(key.dtype)
+        result = tl.dot(of_scores, key, result)
+        if REST:
+            rest = tl.dot(of_scores, key_rest, rest)
+    result = _turned_back(result * scale, cosines, sines, rows, TOKENS, HEAD, 0, MAIN, QUERIES)
+    gradient += image * TOKENS * STRIDE + head * HEAD
+    sums += (image * tl.num_programs(0) + tl.program_id(0)) * OUTPUT + head * HEAD
+    _leave(result, gradient, sums, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
+    if REST:
+        rest = _turned_back(rest * scale, cosines, sines, rows, TOKENS, HEAD, MAIN, REST, QUERIES)
+        _leave(rest, gradient, sums, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+
+
+@triton.jit
+def attend_backward_keys(
+    packed, logarithms, upstream, shares, gradient, sums, cosines, sines, factor, scale,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of ``KEYS`` keys and values of one head, as :func:`attend_backward_queries` leaves those of queries.
+
+    ``sums``, (B, tiles, 2, h, d), gets their sums over this tile's tokens.
+    """
+    image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
+    STRIDE: tl.constexpr = 3 * HEADS * HEAD
+    OUTPUT: tl.constexpr = HEADS * HEAD
+    packed += image * TOKENS * STRIDE + head * HEAD
+    upstream += image * TOKENS * OUTPUT + head * HEAD
+    others = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
+    key = _load(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
+    value = _load(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
+    key_rest, value_rest = key, value
+    if REST:
+        key_rest = _load(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+        value_rest = _load(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+    of_key, of_value = tl.zeros((KEYS, MAIN), tl.float32), tl.zeros((KEYS, MAIN), tl.float32)
+    of_key_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
+    of_value_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
+    for start in tl.range(0, TOKENS, QUERIES):
+        rows = start + tl.arange(0, QUERIES)
+        query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
+        upper = _load(upstream, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
+        query_rest, upper_rest = query, upper
+        if REST:
+            query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+            upper_rest = _load(upstream, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
+        place = tl.program_id(1) * TOKENS + rows
+        logarithm = tl.load(logarithms + place, rows < TOKENS, 0.0)
+        share = tl.load(shares + place, rows < TOKENS, 0.0)
+        weights = tl.exp2(_scores(key, key_rest, query, query_rest, REST) * factor - logarithm[None])
+        # Queries and upstream gradients beyond the last token are zero, so whatever weight they get adds nothing.
+        of_weights = _scores(value, value_rest, upper, upper_rest, REST)
+        of_scores = (weights * (of_weights - share[None])).to(query.dtype)
+        weights = weights.to(query.dtype)
+        of_value = tl.dot(weights, upper, of_value)
+        of_key = tl.dot(of_scores, query, of_key)
+        if REST:
+            of_value_rest = tl.dot(weights, upper_rest, of_value_rest)
+            of_key_rest = tl.dot(of_scores, query_rest, of_key_rest)
+    of_key = _turned_back(of_key * scale, cosines, sines, others, TOKENS, HEAD, 0, MAIN, KEYS)
+    gradient += image * TOKENS * STRIDE + head * HEAD + OUTPUT
+    sums += (image * tl.num_programs(0) + tl.program_id(0)) * 2 * OUTPUT + head * HEAD
+    _leave(of_key, gradient, sums, others, STRIDE, TOKENS, HEAD, 0, MAIN)
+    _leave(of_value, gradient + OUTPUT, sums + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
+    if REST:
+        of_key_rest = _turned_back(of_key_rest * scale, cosines, sines, others, TOKENS, HEAD, MAIN, REST, KEYS)
+        _leave(of_key_rest, gradient, sums, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+        _leave(of_value_rest, gradient + OUTPUT, sums + OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
