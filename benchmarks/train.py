@@ -134,11 +134,13 @@ def measure(
     def wall() -> float:
         """Seconds a step."""
         torch.cuda.synchronize()
-        began = time.perf_counter()
+        times = [time.perf_counter()]
         for _ in range(steps):
             step()
+            times.append(time.perf_counter())
         torch.cuda.synchronize()
-        return (time.perf_counter() - began) / steps
+        print([round(1000*(b-a)) for a,b in zip(times,times[1:])])
+        return (time.perf_counter() - times[0]) / steps
 
     speed = batch / wall()
     # The same steps with images that are on the device already: what is left of the difference is the wait for data.

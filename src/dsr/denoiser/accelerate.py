@@ -36,12 +36,13 @@ def _fuse(model: Denoiser, device: torch.device, precision: str) -> bool:
     """Let fused kernels run the blocks: the first way that works."""
     try:
         # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
-        from dsr.denoiser import fused, products
+        from dsr.denoiser import frozen, fused, products
 
-        in_products = precision == "bf16" and products.runs_on(device)
+        in_products = precision != "tf32" and products.runs_on(device)
         ways: list[Run] = []
         if in_products and not any(parameter.requires_grad for parameter in model.parameters()):
-            ways.append(fused.FrozenBlocks(cast(Iterable[Block], model.blocks)))
+            blocks = cast(Iterable[Block], model.blocks)
+            ways.append(frozen.FrozenBlocks(blocks, eight_bits=precision == "fp8"))
         elif in_products:
             ways.append(fused.FusedBlocks(turn_in_product=True))
         ways.append(fused.FusedBlocks(turn_in_product=False))
@@ -69,7 +70,7 @@ def _rehearse(model: Denoiser, device: torch.device, precision: str) -> None:
     t, y = x.new_zeros(IMAGES), torch.zeros(IMAGES, dtype=torch.int64, device=device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with (
-        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision in ("bf16", "fp8")),
         torch.set_grad_enabled(bool(trained)),
     ):
         result = model(x, t, y)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dsr.denoiser import kernels, products
-from dsr.denoiser.layers import EPS, Attention, Block, RotaryPositions, SwiGLU
+from dsr.denoiser.layers import EPS, Attention, Block, RMSNorm, RotaryPositions, SwiGLU
 from dsr.flash import attention as flash
 
 ROWS_A_PROGRAM, STAGES = 64, 2
@@ -63,40 +63,35 @@ class FusedBlocks:
         x, angles = x.contiguous(), Angles.of(rope)
         for block in blocks:
             shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
-            x, hidden = modulated(x, update, bias, gate, block.norm1.weight, scale1, shift1)
+            x, hidden = self._modulated(x, update, bias, gate, block.norm1, scale1, shift1)
             update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
-            x, hidden = modulated(x, update, bias, gate, block.norm2.weight, scale2, shift2)
+            x, hidden = self._modulated(x, update, bias, gate, block.norm2, scale2, shift2)
             update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
         if update is None or bias is None or gate is None:
             return x
         return x + gate * (update + bias)
 
-    def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
+    def _modulated(
+        self, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, norm: RMSNorm, scale: Tensor,
+        shift: Tensor,
+    ) -> tuple[Tensor, Any]:  # fmt: skip
+        """Return the stream, and what the next product reads."""
+        return modulated(x, update, bias, gate, norm.weight, scale, shift)
+
+    def _attention(self, layer: Attention, hidden: Any, angles: Angles) -> Tensor:
         """Attention without the bias of its last product."""
         in_product = self._turn_in_product and hidden.dtype != torch.float32
         attended = self_attention(hidden, layer.qkv.weight, layer.qkv.bias, angles, layer.heads, in_product=in_product)
         return linear(attended, layer.proj.weight)
 
-    def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
+    def _mlp(self, layer: SwiGLU, hidden: Any) -> Tensor:
         """Gated MLP without the bias of its last product."""
-        w12, bias, w3 = _padded(layer)
+        w12, bias, w3 = padded(layer)
         return linear(swiglu(linear(hidden, w12.flatten(0, 1)), bias.flatten()), w3)
 
 
-class FrozenBlocks(FusedBlocks):
-    """Runs blocks whose weights are bf16 and stay what they are; the gated MLP becomes part of a product too."""
-
-    def __init__(self, blocks: Iterable[Block]) -> None:
-        super().__init__(turn_in_product=True)
-        self._mlps = {block.mlp: _interleaved(block.mlp) for block in blocks}
-
-    def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
-        w12, bias, w3 = self._mlps[layer]
-        return F.linear(products.gated(hidden, w12, bias), w3)
-
-
-def _padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
-    """First weight (2, M, D) and bias (2, M), gate before value, and last weight (D, M), M a multiple of 8.
+def padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
+    """Return first weight (2, M, D) and bias (2, M), gate before value, and last weight (D, M), M a multiple of 8.
 
     GPUs multiply matrices slowly whose rows do not begin at multiples of 16 bytes.
     """
@@ -105,12 +100,6 @@ def _padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
     if missing:
         w12, bias, w3 = F.pad(w12, (0, 0, 0, missing)), F.pad(bias, (0, missing)), F.pad(w3, (0, missing))
     return w12, bias, w3
-
-
-def _interleaved(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same with gate and value of a channel side by side, as a product takes them."""
-    w12, bias, w3 = _padded(layer)
-    return w12.transpose(0, 1).flatten(0, 1).contiguous(), bias.t().flatten().float(), w3.contiguous()
 
 
 def modulated(
@@ -158,8 +147,8 @@ class _Modulated(torch.autograd.Function):
         hidden = torch.empty_like(x, dtype=scale.dtype)
         inverse = x.new_empty(images * tokens, dtype=torch.float32)
         kernels.modulate_forward[(images * tokens,)](
-            x, update, bias, gate, weight, scale, shift, stream, hidden, inverse, *_rows_of(scale, tokens),
-            **_row_tiles(width), EPS=EPS, UPDATED=update is not None,
+            x, update, bias, gate, weight, scale, shift, stream, hidden, inverse, *rows_of(scale, tokens),
+            **row_tiles(width), EPS=EPS, UPDATED=update is not None, LARGEST=0.0,
         )  # fmt: skip
         ctx.save_for_backward(stream, inverse, update, bias, gate, weight, scale)
         return stream, hidden
@@ -169,7 +158,7 @@ class _Modulated(torch.autograd.Function):
     def backward(ctx: Any, grad_stream: Tensor, grad_hidden: Tensor) -> tuple[Tensor | None, ...]:
         stream, inverse, update, bias, gate, weight, scale = ctx.saved_tensors
         images, tokens, width = stream.shape
-        stride, shared = _rows_of(scale, tokens)
+        stride, shared = rows_of(scale, tokens)
         each, updated = shared == 1, update is not None
         groups, rows = (1, images * tokens) if each else (images, tokens)
         parts = triton.cdiv(rows, ROWS_A_PROGRAM)
@@ -179,7 +168,7 @@ class _Modulated(torch.autograd.Function):
         kernels.modulate_backward[(groups, parts)](
             grad_hidden.contiguous(), grad_stream.contiguous(), stream, inverse, update, bias, gate, weight, scale,
             grad_x, grad_update, grad_condition, sums, stride, rows,
-            **_row_tiles(width), ROWS=ROWS_A_PROGRAM, STAGES=STAGES, UPDATED=updated, EACH=each,
+            **row_tiles(width), ROWS=ROWS_A_PROGRAM, STAGES=STAGES, UPDATED=updated, EACH=each,
         )  # fmt: skip
         if each:
             shares = sums[0, :, 1::2]
@@ -196,7 +185,7 @@ class _Modulated(torch.autograd.Function):
         return grad_x, grad_update, of_bias, of_gate, of_weight, of_scale, of_shift
 
 
-def _row_tiles(width: int) -> dict[str, int]:
+def row_tiles(width: int) -> dict[str, int]:
     """Return the two tiles that hold a row, and the warps that share it."""
     main = triton.next_power_of_2(width) // 2
     rest = triton.next_power_of_2(width - main)
@@ -204,7 +193,7 @@ def _row_tiles(width: int) -> dict[str, int]:
     return {"WIDTH": width, "MAIN": main, "REST": rest, "num_warps": 1 << (warps.bit_length() - 1)}
 
 
-def _rows_of(condition: Tensor, tokens: int) -> tuple[int, int]:
+def rows_of(condition: Tensor, tokens: int) -> tuple[int, int]:
     """Distance in memory between the rows of a condition (B, 1 or N, D), and how many tokens share a row."""
     return condition.stride(0) // condition.shape[1], tokens // condition.shape[1]
 

@@ -34,19 +34,21 @@ def _updated(
 
 
 @triton.jit
-def _modulated(value, factor, weight, scale, shift, hidden, place, condition, columns, inside):
+def _modulated(value, factor, weight, scale, shift, condition, columns, inside):
     scaled = _row(weight, 0, columns, inside) * (1.0 + _row(scale, condition, columns, inside))
-    tl.store(hidden + place + columns, value * factor * scaled + _row(shift, condition, columns, inside), inside)
+    return value * factor * scaled + _row(shift, condition, columns, inside)
 
 
 @triton.jit
 def modulate_forward(
-    x, update, bias, gate, weight, scale, shift, stream, hidden, inverse, condition_stride, tokens,
+    x, update, bias, gate, weight, scale, shift, stream, hidden, kept, condition_stride, tokens,
     WIDTH: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, EPS: tl.constexpr, UPDATED: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):  # fmt: skip
     """One row: stream = x + gate (update + bias); hidden = stream normalised, scaled around one and shifted.
 
-    ``tokens`` rows share a condition; ``inverse`` keeps each row's factor of the normalisation for the backward pass.
+    ``tokens`` rows share a condition; ``kept`` gets each row's factor of the normalisation for the backward pass. If
+    there is a ``LARGEST`` number, rows of hidden are divided so that it is their largest, and ``kept`` gets by what.
     """
     row = tl.program_id(0).to(tl.int64)
     place, condition = row * WIDTH, row // tokens * condition_stride
@@ -55,9 +57,14 @@ def modulate_forward(
     value = _updated(x, update, bias, gate, stream, place, condition, main, inside, UPDATED)
     others = _updated(x, update, bias, gate, stream, place, condition, rest, rest_inside, UPDATED)
     factor = 1.0 / tl.sqrt((tl.sum(value * value, 0) + tl.sum(others * others, 0)) / WIDTH + EPS)
-    _modulated(value, factor, weight, scale, shift, hidden, place, condition, main, inside)
-    _modulated(others, factor, weight, scale, shift, hidden, place, condition, rest, rest_inside)
-    tl.store(inverse + row, factor)
+    value = _modulated(value, factor, weight, scale, shift, condition, main, inside)
+    others = _modulated(others, factor, weight, scale, shift, condition, rest, rest_inside)
+    if LARGEST > 0:
+        factor = tl.maximum(tl.max(tl.abs(value), 0), tl.max(tl.abs(others), 0)) / LARGEST + 1e-30
+        value, others = value / factor, others / factor
+    tl.store(hidden + place + main, value, inside)
+    tl.store(hidden + place + rest, others, rest_inside)
+    tl.store(kept + row, factor)
 
 
 @triton.jit

@@ -9,14 +9,16 @@ and keys, and the gated MLP. Both work on pairs of neighbouring columns, which o
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-ROWS, COLUMNS, INNER = 128, 256, 64
-"""Tile of a result that a program works on at a time, and how much of the sum it takes at a time."""
+ROWS, COLUMNS, INNER = 128, 256, 128
+"""Tile of a result that a program works on at a time, and how many bytes of a row it takes at a time."""
 GROUP, STAGES, WARPS = 8, 3, 8
 """Tiles that share their weights and run at about the same time; loads ahead; warps of a program."""
 
@@ -26,47 +28,63 @@ def runs_on(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
+class Scaled(NamedTuple):
+    """Rows of numbers of few bits, what each row is to be multiplied by, fp32, and the dtype of products with them."""
+
+    numbers: Tensor
+    scales: Tensor
+    dtype: torch.dtype
+
+
 def rotated(
-    x: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Tensor, heads: int
+    x: Tensor | Scaled, weight: Tensor | Scaled, bias: Tensor, cosines: Tensor, sines: Tensor, heads: int
 ) -> Tensor:  # fmt: skip
     """Project tokens (B, N, D) to queries, keys and values (B, N, 3, h, d), and turn the first two.
 
     Weight (3 D, D) has the dtype of the tokens, bias (3 D,) and the tables (N, d / 2) are fp32.
     """
-    packed = x.new_empty(*x.shape[:2], 3, heads, weight.shape[0] // (3 * heads))
-    _run("rotate", x, weight, bias, packed, cosines, sines)
-    return packed
+    return _run("rotate", x, weight, bias, (3, heads, len(bias) // (3 * heads)), cosines, sines)
 
 
-def gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def gated(x: Tensor | Scaled, weight: Tensor | Scaled, bias: Tensor) -> Tensor:
     """silu(gate) value of tokens (B, N, D): (B, N, M); weight (2 M, D) and bias (2 M,) alternate gate and value."""
-    output = x.new_empty(*x.shape[:-1], weight.shape[0] // 2)
-    _run("swiglu", x, weight, bias, output, bias, bias)
-    return output
+    return _run("swiglu", x, weight, bias, (len(bias) // 2,), bias, bias)
 
 
-def _run(work: str, x: Tensor, weight: Tensor, bias: Tensor, output: Tensor, cosines: Tensor, sines: Tensor) -> None:
-    rows, inputs = x.numel() // x.shape[-1], x.shape[-1]
-    programs = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 2
+def _run(
+    work: str, x: Tensor | Scaled, weight: Tensor | Scaled, bias: Tensor, shape: tuple[int, ...],
+    cosines: Tensor, sines: Tensor,
+) -> Tensor:  # fmt: skip
+    """Return the result, (B, N, *shape), in the dtype of both factors."""
+    scaled = isinstance(x, Scaled)
+    (tokens, scales, dtype), (rows, row_scales, _) = (
+        factor if isinstance(factor, Scaled) else Scaled(factor, bias, factor.dtype) for factor in (x, weight)
+    )
+    output = tokens.new_empty(*tokens.shape[:2], *shape, dtype=dtype)
+    inner = INNER // tokens.element_size()
+    programs = torch.cuda.get_device_properties(tokens.device).multi_processor_count if tokens.is_cuda else 2
     product[(programs,)](
-        TensorDescriptor.from_tensor(x.view(rows, inputs), [ROWS, INNER]),
-        TensorDescriptor.from_tensor(weight, [COLUMNS, INNER]),
-        bias, output, cosines, sines, rows, x.shape[1],
-        WORK=work, INPUTS=inputs, OUTPUTS=weight.shape[0], HEAD=output.shape[-1], TURNED=weight.shape[0] // 3 * 2,
-        ROWS=ROWS, COLUMNS=COLUMNS, INNER=INNER, GROUP=GROUP, num_warps=WARPS, num_stages=STAGES,
+        TensorDescriptor.from_tensor(tokens.flatten(0, 1), [ROWS, inner]),
+        TensorDescriptor.from_tensor(rows, [COLUMNS, inner]),
+        scales, row_scales, bias, output, cosines, sines, tokens.shape[0] * tokens.shape[1], tokens.shape[1],
+        WORK=work, SCALED=scaled, INPUTS=tokens.shape[2], OUTPUTS=len(bias), HEAD=shape[-1],
+        TURNED=len(bias) // 3 * 2, ROWS=ROWS, COLUMNS=COLUMNS, INNER=inner, GROUP=GROUP,
+        num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
+    return output
 
 
 @triton.jit
 def product(
-    x, weight, bias, output, cosines, sines, rows, tokens,
-    WORK: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HEAD: tl.constexpr, TURNED: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr,
+    x, weight, x_scales, weight_scales, bias, output, cosines, sines, rows, tokens,
+    WORK: tl.constexpr, SCALED: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, HEAD: tl.constexpr,
+    TURNED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Rows of x (rows, INPUTS) times weight (OUTPUTS, INPUTS), and ``WORK`` on the result.
 
     "rotate": turn the first ``TURNED`` columns by the angles of their token and write (rows, OUTPUTS).
     "swiglu": write silu(even column) odd column, (rows, OUTPUTS / 2).
+    ``SCALED`` factors are multiplied by one scale a row.
     """
     high: tl.constexpr = (OUTPUTS + COLUMNS - 1) // COLUMNS
     # One program a multiprocessor takes tiles in turn, so that loads for the next go on while this one is finished.
@@ -79,6 +97,9 @@ def product(
             total = tl.dot(x.load([top, inner]), weight.load([left, inner]).T, total)
         column, row = left + tl.arange(0, COLUMNS), top + tl.arange(0, ROWS)
         pair = left // 2 + tl.arange(0, COLUMNS // 2)
+        if SCALED:
+            total *= tl.load(x_scales + row, row < rows, 0.0)[:, None]
+            total *= tl.load(weight_scales + column, column < OUTPUTS, 0.0)[None]
         total += tl.load(bias + column, column < OUTPUTS, 0.0)[None]
         even, odd = tl.split(tl.reshape(total, (ROWS, COLUMNS // 2, 2)))
         if WORK == "swiglu":

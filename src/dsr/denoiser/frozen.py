@@ -1,0 +1,77 @@
+"""The blocks of a frozen denoiser: `dsr.denoiser.fused` without what gradients need, and with products that do more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dsr.denoiser import kernels, products
+from dsr.denoiser.fused import Angles, FusedBlocks, padded, row_tiles, rows_of
+from dsr.denoiser.layers import EPS, Attention, Block, RMSNorm, SwiGLU
+from dsr.denoiser.products import Scaled
+from dsr.flash import attention as flash
+
+EIGHT_BITS = torch.float8_e4m3fn
+"""Four bits of exponent, three of mantissa: a number is rounded by up to 6 %."""
+
+
+class _Mlp(NamedTuple):
+    first: Tensor | Scaled
+    bias: Tensor
+    last: Tensor
+
+
+class FrozenBlocks(FusedBlocks):
+    """Runs blocks whose weights are bf16 and stay what they are, on GPUs that `dsr.denoiser.products` runs on.
+
+    Args:
+        blocks: all that will be run.
+        eight_bits: round both factors of the two large products, to queries, keys and values and into the MLP, to
+            eight-bit numbers, each row with a scale of its own. That is an approximation, at twice the speed.
+    """
+
+    def __init__(self, blocks: Iterable[Block], *, eight_bits: bool) -> None:
+        super().__init__(turn_in_product=True)
+        self._eight_bits = eight_bits
+        blocks = list(blocks)
+        self._projections = {block.attn: self._rounded(block.attn.qkv.weight) for block in blocks}
+        self._mlps = {block.mlp: self._interleaved(block.mlp) for block in blocks}
+
+    def _modulated(
+        self, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, norm: RMSNorm, scale: Tensor,
+        shift: Tensor,
+    ) -> tuple[Tensor, Any]:  # fmt: skip
+        images, tokens, width = x.shape
+        stream = x if update is None else torch.empty_like(x)
+        hidden = torch.empty_like(x, dtype=EIGHT_BITS if self._eight_bits else scale.dtype)
+        kept = x.new_empty(images * tokens)
+        kernels.modulate_forward[(images * tokens,)](
+            x, update, bias, gate, norm.weight, scale, shift, stream, hidden, kept, *rows_of(scale, tokens),
+            **row_tiles(width), EPS=EPS, UPDATED=update is not None,
+            LARGEST=torch.finfo(EIGHT_BITS).max if self._eight_bits else 0.0,
+        )  # fmt: skip
+        return stream, Scaled(hidden, kept, scale.dtype) if self._eight_bits else hidden
+
+    def _attention(self, layer: Attention, hidden: Any, angles: Angles) -> Tensor:
+        packed = products.rotated(hidden, self._projections[layer], layer.qkv.bias.float(), *angles, layer.heads)
+        return F.linear(flash.forward(packed, keep=False)[0].flatten(2), layer.proj.weight)
+
+    def _mlp(self, layer: SwiGLU, hidden: Any) -> Tensor:
+        mlp = self._mlps[layer]
+        return F.linear(products.gated(hidden, mlp.first, mlp.bias), mlp.last)
+
+    def _interleaved(self, layer: SwiGLU) -> _Mlp:
+        """Return weights and bias with gate and value of a channel side by side, as a product takes them."""
+        first, bias, last = padded(layer)
+        return _Mlp(self._rounded(first.transpose(0, 1).flatten(0, 1)), bias.t().flatten().float(), last.contiguous())
+
+    def _rounded(self, weight: Tensor) -> Tensor | Scaled:
+        """Return a weight (M, D) as products take it."""
+        if not self._eight_bits:
+            return weight.contiguous()
+        scales = weight.float().abs().amax(1).clamp(min=1e-30) / torch.finfo(EIGHT_BITS).max
+        return Scaled((weight / scales[:, None]).to(EIGHT_BITS), scales, weight.dtype)
