@@ -23,7 +23,9 @@ REFERENCES = {
     "train-tf32": (155, 230),
     "train-tf32-128": (None, None),
     "sample": (10.4, 40),
+    "sample-fp8": (10.4, 40),
     "sample-dh": (8.4, 30),
+    "sample-dh-fp8": (8.4, 30),
     "encode-b": (2450, 5600),
     "encode-b-half": (2450, 5600),
     "encode-so400m": (662, 1500),
@@ -41,16 +43,14 @@ def stages(
 
     def trained(name: str, row: str, precision: str, batch: int, *, half: bool = False) -> dict[str, Any]:
         settings: dict[str, Any] = {"precision": precision, "batch": batch, "micro_batch": None, "encoder_half": half}
-        settings |= {"deterministic": options.deterministic}
         states = Path(tempfile.gettempdir()) if options.checkpoint and name == "train-bf16" else None
         return train.measure(
             row, index, **settings, **common, steps=options.steps, checkpoint=states, profile=name in options.profile
         )
 
-    def sampled(name: str, row: str) -> dict[str, Any]:
-        return sample.measure(
-            row, folder, batch=options.sample_batch, shards=options.shards, profile=name in options.profile, **common
-        )
+    def sampled(name: str, row: str, precision: str = "bf16") -> dict[str, Any]:
+        settings: dict[str, Any] = {"precision": precision, "batch": options.sample_batch, "shards": options.shards}
+        return sample.measure(row, folder, **settings, **common, profile=name in options.profile)
 
     def encoded(name: str, row: str, **settings: Any) -> dict[str, Any]:
         return encode.measure(row, batch=128, **settings, **common, profile=name in options.profile)
@@ -65,7 +65,9 @@ def stages(
         "train-dh-bf16-half": lambda: trained("train-dh-bf16-half", DIT_DH, "bf16", 128, half=True),
         "train-dh-tf32": lambda: trained("train-dh-tf32", DIT_DH, "tf32", 64),
         "sample": lambda: sampled("sample", DIT),
+        "sample-fp8": lambda: sampled("sample-fp8", DIT, "fp8"),
         "sample-dh": lambda: sampled("sample-dh", DIT_DH),
+        "sample-dh-fp8": lambda: sampled("sample-dh-fp8", DIT_DH, "fp8"),
         "encode-b": lambda: encoded("encode-b", DIT),
         "encode-b-plain": lambda: encoded("encode-b-plain", DIT, ttr=False),
         "encode-b-half": lambda: encoded("encode-b-half", DIT, half=True),
@@ -95,7 +97,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--stages", nargs="+", help="names of stages (default: all)")
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--deterministic", action="store_true", help="with deterministic kernels, as the rules train")
     parser.add_argument("--profile", nargs="*", default=[], help="stages whose kernels to list")
     parser.add_argument("--checkpoint", action="store_true", help="also time checkpoints, in the temporary folder")
     parser.add_argument("--steps", type=int, default=12, help="training steps to measure")

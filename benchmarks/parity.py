@@ -19,6 +19,7 @@ from dsr.arithmetic import round_products, set_arithmetic
 from dsr.config.sampling import Guidance
 from dsr.denoiser.accelerate import accelerate
 from dsr.encoder.accelerate import accelerated_encode
+from dsr.encoder.autoencoder import build_decoder
 from dsr.flow import Flow
 from dsr.sampling.ode import trajectory
 
@@ -37,6 +38,11 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
     x1, x0 = torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda")
     t = flow.times(torch.rand(batch, device="cuda"))
     y = torch.randint(spec.model.classes, (batch,), device="cuda")
+    with torch.device("cuda"):
+        decoder = build_decoder(inputs.paper().sample(row, "unguided", 0).autoencoder)
+
+    def decode(latents: Tensor) -> Tensor:
+        return decoder(latents.flatten(2).transpose(1, 2))
 
     def trained(precision: str) -> dict[str, Tensor]:
         set_arithmetic(precision, 1)
@@ -53,7 +59,8 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
             states = trajectory(
                 model, flow, x0, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
             )
-            return {"sampled latents": deque(states, maxlen=1).pop()}
+            latents = deque(states, maxlen=1).pop()
+            return {"sampled latents": latents, "images": decode(latents.float()).float()}
 
     exact = trained("fp32") | sampled("fp32")
     results: list[dict[str, Any]] = []
@@ -68,8 +75,10 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
         accelerate(model, x1.device, precision)
         compare("fast", precision, trained(precision))
     round_products(model, torch.bfloat16)
-    accelerate(model.requires_grad_(False), x1.device, "bf16")
-    compare("fast, bf16 weights", "bf16", sampled("bf16"))
+    model.requires_grad_(False)
+    for precision in ("bf16", "fp8"):
+        accelerate(model, x1.device, precision)
+        compare("fast, bf16 weights", precision, sampled(precision))
     return results
 
 
@@ -92,7 +101,7 @@ def encoder(row: str, batch: int = 16) -> list[dict[str, Any]]:
 
 
 def _autocast(precision: str) -> contextlib.AbstractContextManager[None]:
-    return torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast("cuda", torch.bfloat16, enabled=precision in ("bf16", "fp8"))
 
 
 def main() -> None:

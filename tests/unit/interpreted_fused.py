@@ -1,12 +1,17 @@
-"""The fused kernels of the denoisers' blocks against the reference; `test_fused.py` runs this without a GPU."""
+"""The fused kernels against the reference, in Triton's interpreter; `test_fused.py` runs this without a GPU."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from dsr.arithmetic import round_products
+from dsr.attention import attend
 from dsr.denoiser import fused
+from dsr.denoiser.frozen import FrozenBlocks
 from dsr.denoiser.layers import Block, RotaryPositions, Run, run_blocks
+from dsr.flash import attention as flash
 
 
 class Case:
@@ -30,9 +35,18 @@ class Case:
         result = way(self.blocks, self.tokens, self.condition, self.rope)
         return [result.detach(), *torch.autograd.grad(result, inputs, self.upstream)]
 
+    @torch.inference_mode()
+    def predict(self, way: Run) -> torch.Tensor:
+        """Return the result alone."""
+        return way(self.blocks, self.tokens, self.condition, self.rope)
+
+
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
 
 def relative_errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
-    return [float((one - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True)]
+    return [relative_error(one, other) for one, other in zip(found, exact, strict=True)]
 
 
 EACH = pytest.mark.parametrize("each", [False, True], ids=["condition-per-image", "condition-per-token"])
@@ -50,21 +64,94 @@ def test_blocks_and_their_gradients_equal_the_reference(
 
 
 @EACH
-@pytest.mark.parametrize("in_product", [False, True])
-def test_blocks_in_two_bytes_are_about_as_near_as_the_reference(each: bool, in_product: bool) -> None:
+@pytest.mark.parametrize("turn_in_product", [False, True])
+def test_blocks_in_two_bytes_are_about_as_near_as_the_reference(each: bool, turn_in_product: bool) -> None:
     case = Case(48, 3, 3, 4, each=each)
     exact = case.run(run_blocks)
     # float16 instead of bfloat16, which the interpreter does not multiply.
     with torch.autocast("cpu", torch.float16):
-        reference, found = case.run(run_blocks), case.run(fused.FusedBlocks(turn_in_product=in_product))
+        reference, found = case.run(run_blocks), case.run(fused.FusedBlocks(turn_in_product=turn_in_product))
     # The interpreter cuts numbers off where GPUs and PyTorch round them.
     for error, usual in zip(relative_errors(found, exact), relative_errors(reference, exact), strict=True):
         assert error <= 3 * usual < 0.3
 
 
+@EACH
+@pytest.mark.parametrize(("eight_bits", "bound"), [(False, 3e-3), (True, 0.2)])
+def test_frozen_blocks_equal_the_reference_up_to_rounding(each: bool, eight_bits: bool, bound: float) -> None:
+    # A width whose MLP must be padded, and more than one tile of rows and of columns.
+    case = Case(80, 2, 8, 4, each=each)
+    assert case.blocks[0].mlp.w3.in_features % 8
+    exact = case.predict(run_blocks)
+    for block in case.blocks:
+        round_products(block, torch.float16)
+    with torch.autocast("cpu", torch.float16):
+        error = relative_error(case.predict(FrozenBlocks(case.blocks, eight_bits=eight_bits)), exact)
+    # Eight bits must be used where they are asked for: rounding to 1/16 is seen.
+    assert 0.01 * eight_bits < error < bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("tokens", "heads", "head"),
+    [(37, 2, 72), (64, 1, 16), (130, 1, 20), (20, 1, 12), (66, 1, 128)],
+    ids=lambda value: str(value),
+)
+def test_attention_and_its_gradients_equal_pytorchs(tokens: int, heads: int, head: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    packed = torch.randn(2, tokens, 3, heads, head).to(dtype)
+    upstream = torch.randn(2, tokens, heads, head).to(dtype)
+    angles = torch.randn(tokens, head // 2)
+    cosines, sines = angles.cos(), angles.sin()
+    exact = packed.double().requires_grad_()
+    expected = attend(exact)
+    (gradient,) = torch.autograd.grad(expected, exact, upstream.double())
+
+    attended, logarithms = flash.forward(packed, keep=True)
+    found, sums = flash.backward(packed, attended, logarithms, upstream, cosines, sines)
+
+    # What comes back is the gradient before queries and keys were turned.
+    turned = gradient.unflatten(-1, (-1, 2)).clone()
+    even, odd = turned[:, :, :2, ..., 0].clone(), turned[:, :, :2, ..., 1].clone()
+    cosines, sines = cosines[:, None, None], sines[:, None, None]
+    turned[:, :, :2, ..., 0], turned[:, :, :2, ..., 1] = even * cosines + odd * sines, odd * cosines - even * sines
+    bound = 1e-6 if dtype == torch.float32 else 2e-3
+    assert relative_error(attended.double(), expected) < bound
+    assert relative_error(found.double(), turned.flatten(-2)) < bound
+    assert relative_error(sums.double(), turned.flatten(-2).sum((0, 1)).flatten()) < 5 * bound
+    assert torch.equal(attended, flash.forward(packed, keep=False)[0])
+    assert torch.equal(attended, flash.attend(packed))
+
+
+def test_pytorchs_compiler_takes_the_attention_as_one_operation() -> None:
+    packed = torch.randn(2, 17, 3, 2, 16)
+    compiled = torch.compile(lambda x: 2 * flash.attend(x), backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(packed), 2 * flash.attend(packed))
+
+
+def test_attention_survives_scores_beyond_what_exponentials_reach() -> None:
+    packed = 40 * torch.randn(1, 20, 3, 1, 16, generator=torch.Generator().manual_seed(0))
+    attended, logarithms = flash.forward(packed, keep=True)
+    found, _ = flash.backward(packed, attended, logarithms, torch.ones_like(attended), *torch.ones(2, 20, 8))
+    torch.testing.assert_close(attended, attend(packed))
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(48, 16), (16, 48)])
+def test_gradients_of_products_equal_autograds(outputs: int, inputs: int) -> None:
+    x, weight = torch.randn(2, 5, inputs, requires_grad=True), torch.randn(outputs, inputs, requires_grad=True)
+    upstream = torch.randn(2, 5, outputs)
+    expected = torch.autograd.grad(F.linear(x, weight), (x, weight), upstream)
+    found = torch.autograd.grad(fused.linear(x, weight), (x, weight), upstream)
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_hidden_width_that_gpus_dislike_is_padded() -> None:
     block = Block(40, 2, 4.0)
     assert block.mlp.w3.in_features % 8
+    w12, bias, w3 = fused.padded(block.mlp)
+    assert w12.shape == (2, 112, 40)
+    assert (bias.shape, w3.shape) == ((2, 112), (40, 112))
     hidden = torch.randn(1, 5, 40)
-    found = fused.FusedBlocks(turn_in_product=False)._mlp(block.mlp, hidden) + block.mlp.w3.bias
-    torch.testing.assert_close(found, block.mlp(hidden), rtol=1e-4, atol=1e-5)
+    gated = fused.swiglu(F.linear(hidden, w12.flatten(0, 1)), bias.flatten())
+    torch.testing.assert_close(F.linear(gated, w3, block.mlp.w3.bias), block.mlp(hidden), rtol=1e-4, atol=1e-5)

@@ -34,6 +34,18 @@ def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(
     assert ("Old GPU has no bf16 arithmetic; computing in fp32 instead" in caplog.text) == (used != precision)
 
 
+@pytest.mark.parametrize(("capability", "used"), [((9, 0), "fp8"), ((8, 9), "bf16")])
+def test_a_gpu_without_the_eight_bit_products_computes_in_bf16_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: tuple[int, int], used: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Ada")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    with caplog.at_level(logging.WARNING):
+        assert usable_precision("fp8", torch.device("cuda")) == used
+    assert ("Ada has no fp8 products that are used here; computing in bf16" in caplog.text) == (used == "bf16")
+
+
 @pytest.fixture
 def restored() -> Iterator[None]:
     """Set the process-wide arithmetic back afterwards."""

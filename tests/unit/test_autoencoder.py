@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dsr.attention import attend
 from dsr.config.encoders import TestTimeRegisters as Registers
-from dsr.encoder import neuron_lists
-from dsr.encoder.autoencoder import build_decoder, load_autoencoder, load_encoder
+from dsr.encoder import accelerate, neuron_lists
+from dsr.encoder.attention import Attention
+from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder, load_encoder
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.neuron_lists import NeuronList
 from dsr.errors import UserError
@@ -166,3 +172,82 @@ def test_encoding_compiles_without_graph_breaks(files: dict[str, Path], maximum:
     torch._dynamo.reset()
     compiled = torch.compile(autoencoder.encode, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(images), autoencoder.encode(images), rtol=1e-5, atol=1e-5)
+
+
+Attend = Callable[[torch.Tensor], torch.Tensor]
+
+
+def use_attention(monkeypatch: pytest.MonkeyPatch, attend: Attend) -> None:
+    """Replace what GPUs run, which needs Triton and a GPU."""
+    monkeypatch.setitem(sys.modules, "dsr.flash.attention", SimpleNamespace(attend=attend))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+
+
+def attention_layers(autoencoder: Autoencoder) -> list[Attention]:
+    return [layer for layer in autoencoder.modules() if isinstance(layer, Attention)]
+
+
+def test_an_attention_that_runs_replaces_pytorchs(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def fast(packed: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(packed.shape))
+        return attend(packed)
+
+    use_attention(monkeypatch, fast)
+    autoencoder = load_autoencoder(tiny_encoder.spec(Registers()), **files)
+    images = pixels(2)
+    expected, layers = autoencoder.encode(images), attention_layers(autoencoder)
+    accelerate._replace_attention(layers, torch.float32, torch.device("cpu"))
+    assert torch.equal(autoencoder.encode(images), expected)
+    assert seen == [(1, 257, 3, 4, 8), *[(2, 17, 3, 4, 8)] * len(layers)]
+
+
+def test_an_attention_that_fails_is_a_warning(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: torch.Tensor) -> NoReturn:
+        raise RuntimeError("out of resource: shared memory")
+
+    use_attention(monkeypatch, broken)
+    layers = attention_layers(load_autoencoder(tiny_encoder.spec(Registers()), **files))
+    accelerate._replace_attention(layers, torch.float32, torch.device("cpu"))
+    assert "No fused attention (RuntimeError: out of resource: shared memory); PyTorch's is used" in caplog.text
+    assert all(layer.attend is attend for layer in layers)
+
+
+@pytest.fixture
+def tf32(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Allow or forbid TF32 products."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = request.param
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(
+    ("device", "tf32", "half", "dtypes"),
+    [
+        ("cuda", True, False, [torch.float32]),
+        ("cuda", True, True, [torch.float16]),
+        ("cuda", False, True, [torch.float16]),
+        ("cuda", False, False, []),
+        ("cpu", True, False, []),
+    ],
+    indirect=["tf32"],
+)
+@pytest.mark.usefixtures("tf32")
+def test_float32_products_keep_pytorchs_attention(
+    files: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    half: bool,
+    dtypes: list[torch.dtype],
+) -> None:
+    asked: list[torch.dtype] = []
+    monkeypatch.setattr(accelerate, "_replace_attention", lambda _, dtype, __: asked.append(dtype))
+    autoencoder = load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None})
+    if half:
+        autoencoder.use_half()
+    accelerate.accelerated_encode(autoencoder, torch.device(device))
+    assert asked == dtypes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,11 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from dsr import files
 from dsr.config.specs import spec_hash
+from dsr.data.images import Images
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
 from dsr.distributed import World
 from dsr.errors import UserError
-from dsr.training.batches import Share, StepSampler
+from dsr.training.batches import Samples, Share, StepSampler
 from dsr.training.learner import NotFiniteError
 from dsr.training.loop import train
 
@@ -269,3 +272,29 @@ def test_processes_and_micro_batches_share_the_same_samples() -> None:
     assert steps(2, 2, 4, 2) == whole[4:6]
     assert {index for batch in whole[:STEPS] for index, _ in batch} == set(range(24))
     assert 0 < sum(flip for batch in whole for _, flip in batch) < 48
+
+
+class Watched(Images):
+    """Images of nothing that note which of them are read."""
+
+    def __init__(self) -> None:
+        self.labels, self.classes, self.image_size = np.zeros(24, np.int64), ["a"], 4
+        self.seen: list[int] = []
+
+    def pixels(self, index: int) -> torch.Tensor:
+        self.seen.append(index)
+        return torch.zeros(3, 4, 4, dtype=torch.uint8)
+
+
+def test_images_of_the_next_step_are_read_before_it_is_asked_for_and_none_after_the_last() -> None:
+    spec, images = tiny_spec(), Watched()
+    share = Share.of(ONE, BATCH, BATCH // 2)
+    samples = Samples(spec, images, lambda pixels: torch.zeros(len(pixels), 8, 4, 4), ONE, share, first=1, last=3)
+    expected = [index for part in itertools.islice(StepSampler(spec, share, 1), 4) for index, _ in part]
+    read = []
+    for _ in range(2):
+        for _ in samples.next_step():
+            read.append(len(images.seen))
+        read.append(len(images.seen))
+    assert images.seen == expected
+    assert read == [4, 8, 12, 12, 16, 16]
