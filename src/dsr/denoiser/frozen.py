@@ -38,7 +38,8 @@ class FrozenBlocks(FusedBlocks):
         super().__init__(turn_in_product=True)
         self._eight_bits = eight_bits
         blocks = list(blocks)
-        self._projections = {block.attn: self._rounded(block.attn.qkv.weight) for block in blocks}
+        projections = {block.attn: block.attn.qkv for block in blocks}
+        self._projections = {attn: (self._rounded(qkv.weight), qkv.bias.float()) for attn, qkv in projections.items()}
         self._mlps = {block.mlp: self._interleaved(block.mlp) for block in blocks}
 
     def _modulated(
@@ -57,7 +58,7 @@ class FrozenBlocks(FusedBlocks):
         return stream, Scaled(hidden, kept, scale.dtype) if self._eight_bits else hidden
 
     def _attention(self, layer: Attention, hidden: Any, angles: Angles) -> Tensor:
-        packed = products.rotated(hidden, self._projections[layer], layer.qkv.bias.float(), *angles, layer.heads)
+        packed = products.rotated(hidden, *self._projections[layer], *angles, layer.heads)
         return F.linear(flash.forward(packed, keep=False)[0].flatten(2), layer.proj.weight)
 
     def _mlp(self, layer: SwiGLU, hidden: Any) -> Tensor:

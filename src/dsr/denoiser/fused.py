@@ -189,7 +189,7 @@ def row_tiles(width: int) -> dict[str, int]:
     """Return the two tiles that hold a row, and the warps that share it."""
     main = triton.next_power_of_2(width) // 2
     rest = triton.next_power_of_2(width - main)
-    warps = min(8, max(1, (main + rest) // CHANNELS_A_WARP))
+    warps = min(8, max(2, (main + rest) // CHANNELS_A_WARP))
     return {"WIDTH": width, "MAIN": main, "REST": rest, "num_warps": 1 << (warps.bit_length() - 1)}
 
 
