@@ -23,9 +23,10 @@ SIDE = 8192
 
 KINDS = {
     "optimizer and averages": r"multi_tensor|adam|lerp|foreach",
-    "attention": r"flash|fmha|attention|flex|sdpa",
-    "matrix products": r"gemm|nvjet|cutlass|xmma|cublas|conv|implicit|wgrad|splitK",
+    "attention": r"flash|fmha|attention|flex|sdpa|attend_",
+    "matrix products": r"^product$|gemm|nvjet|cutlass|xmma|cublas|conv|implicit|wgrad|splitK",
     "generated element-wise": r"^triton",
+    "fused": r"^(modulate|swiglu|rotate|transpose)",
     "copies": r"memcpy|memset|copy",
 }
 """Kernels by name; the first that matches counts."""

@@ -106,6 +106,7 @@ def measure(
     model, encoder = inputs.denoiser(spec.model), autoencoder(spec.autoencoder)
     if encoder_half:
         encoder.use_half()
+    began = time.perf_counter()
     if fast:
         accelerate(model, world.device, precision)
     learner = Learner(
@@ -115,7 +116,6 @@ def measure(
         world,
         steps_per_epoch=spec.steps_per_epoch,
     )
-    began = time.perf_counter()
     share = Share.of(world, batch, micro_batch) if micro_batch else largest_share(world, batch, learner, spec.model)
     learner.micro_batches = len(share.micro_batches)
     clock = Clock()

@@ -35,12 +35,13 @@ TRAINED = [name for name, row in CONFIG.rows.items() if row.recipe]
 FETCHED = [name for name, row in CONFIG.rows.items() if row.weights]
 
 # Both environments run the package from this checkout. Where TensorFlow is installed beside PyTorch, transformers
-# would import it in every job for nothing. What torch.compile makes is kept for the next job and the next start.
+# would import it in every job for nothing. What PyTorch's compiler and Triton make is kept for the next job and start.
 # A SLURM job that obeys the SIGTERM of a preemption has failed; one that stays until it is killed is requeued.
 shell.prefix(
     "[ -z \"${{SLURM_STEP_ID:-}}\" ] || trap '' TERM;"
     f" export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))} USE_TF=0"
-    f" TORCHINDUCTOR_CACHE_DIR={shlex.quote(str(Path(CONFIG.results, 'cache/inductor').absolute()))}; "
+    f" TORCHINDUCTOR_CACHE_DIR={shlex.quote(str(Path(CONFIG.results, 'cache/inductor').absolute()))}"
+    f" TRITON_CACHE_DIR={shlex.quote(str(Path(CONFIG.results, 'cache/triton').absolute()))}; "
 )
 
 

@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 def set_arithmetic(precision: str, threads: int | None = None, *, deterministic: bool = False) -> None:
     """Set the process-wide arithmetic: CPU threads (None: PyTorch's number), and TF32 on GPUs unless fp32 is asked for.
 
-    For a given number of processes and threads, CPUs always compute the same bits. GPUs do so if ``deterministic``, at
-    some cost of speed; without it, sums of attention's backward pass depend on timing.
+    For a given number of processes and threads, CPUs always compute the same bits. GPUs do so if ``deterministic``;
+    without it, sums of PyTorch's own kernels (of attention, where `dsr.flash` does not run) can depend on timing.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -31,8 +31,8 @@ def set_arithmetic(precision: str, threads: int | None = None, *, deterministic:
 def usable_precision(precision: str, device: torch.device) -> str:
     """Return ``precision``, or the next one with a warning where ``device`` has no such arithmetic.
 
-    bf16 falls back to fp32 on GPUs without it, fp8 to bf16 on everything but Hopper GPUs and later. The fallback is
-    slower and rounds less; nothing else changes.
+    bf16 falls back to fp32 on GPUs without it, fp8 to bf16 on everything before Hopper GPUs. The fallback is slower and
+    rounds less; nothing else changes.
     """
     if precision == "fp8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0)):
         log.warning("%s has no fp8 products that are used here; computing in bf16 instead", _name(device))

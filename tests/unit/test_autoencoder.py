@@ -177,9 +177,9 @@ def test_encoding_compiles_without_graph_breaks(files: dict[str, Path], maximum:
 Attend = Callable[[torch.Tensor], torch.Tensor]
 
 
-def use_attention(monkeypatch: pytest.MonkeyPatch, attend: Attend) -> None:
+def use_attention(monkeypatch: pytest.MonkeyPatch, attend: Attend, *, runs: bool = True) -> None:
     """Replace what GPUs run, which needs Triton and a GPU."""
-    monkeypatch.setitem(sys.modules, "dsr.flash.attention", SimpleNamespace(attend=attend))
+    monkeypatch.setitem(sys.modules, "dsr.flash.attention", SimpleNamespace(attend=attend, runs_on=lambda _: runs))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
 
 
@@ -213,6 +213,15 @@ def test_an_attention_that_fails_is_a_warning(
     layers = attention_layers(load_autoencoder(tiny_encoder.spec(Registers()), **files))
     accelerate._replace_attention(layers, torch.float32, torch.device("cpu"))
     assert "No fused attention (RuntimeError: out of resource: shared memory); PyTorch's is used" in caplog.text
+    assert all(layer.attend is attend for layer in layers)
+
+
+def test_a_gpu_without_the_tensor_cores_keeps_pytorchs_attention(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_attention(monkeypatch, lambda packed: packed, runs=False)
+    layers = attention_layers(load_autoencoder(tiny_encoder.spec(Registers()), **files))
+    accelerate._replace_attention(layers, torch.float32, torch.device("cpu"))
     assert all(layer.attend is attend for layer in layers)
 
 

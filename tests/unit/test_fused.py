@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 import dsr.denoiser
+import dsr.flash
 from dsr.compilation import compile_each
 from dsr.denoiser import accelerate, layers
 from dsr.denoiser.dit import LightningDiT
@@ -51,34 +51,40 @@ class FusedBlocks:
         return layers.run_blocks(*arguments)
 
 
-Use = Callable[..., list[tuple[str, dict[str, bool]]]]
+Made = list[tuple[str, dict[str, bool]]]
+Use = Callable[..., Made]
 
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Replace the ways that there are on a Hopper GPU by one that works or fails; returns the list of those made."""
+    """Replace the ways that there are on a GPU by some that work and ``failing`` ones; lists those that were made."""
 
-    def replace(error: BaseException | None = None, *, hopper: bool = True) -> list[tuple[str, dict[str, bool]]]:
-        made: list[tuple[str, dict[str, bool]]] = []
+    def replace(*failing: tuple[str, dict[str, bool]], error: BaseException, capability: int = 9) -> Made:
+        made: Made = []
 
-        def fused(**options: bool) -> FusedBlocks:
-            made.append(("fused", options))
-            return FusedBlocks(error)
+        def maker(name: str) -> Callable[..., FusedBlocks]:
+            def make(*_: object, **options: bool) -> FusedBlocks:
+                made.append((name, options))
+                return FusedBlocks(error if (name, options) in failing else None)
 
-        def frozen(_: object, **options: bool) -> FusedBlocks:
-            made.append(("frozen", options))
-            return FusedBlocks(error)
+            return make
 
-        for name, module in {
-            "fused": SimpleNamespace(FusedBlocks=fused),
-            "frozen": SimpleNamespace(FrozenBlocks=frozen),
-            "products": SimpleNamespace(runs_on=lambda _: hopper),
-        }.items():
-            monkeypatch.setattr(dsr.denoiser, name, module, raising=False)
+        for parent, name, module in (
+            (dsr.denoiser, "fused", SimpleNamespace(FusedBlocks=maker("fused"))),
+            (dsr.denoiser, "frozen", SimpleNamespace(FrozenBlocks=maker("frozen"))),
+            (dsr.denoiser, "products", SimpleNamespace(runs_on=lambda _: capability >= 9)),
+            (dsr.flash, "attention", SimpleNamespace(runs_on=lambda _: capability >= 8)),
+        ):
+            monkeypatch.setattr(parent, name, module, raising=False)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
         return made
 
     return replace
+
+
+PLAIN, TURNING = ("fused", {"turn_in_product": False}), ("fused", {"turn_in_product": True})
+FROZEN, EIGHT_BITS = ("frozen", {"eight_bits": False}), ("frozen", {"eight_bits": True})
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -91,48 +97,83 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_whatever_triton_fails_with_is_a_warning(
+def test_whatever_triton_fails_with_is_one_warning(
     use: Use, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    made, model = use(error), tiny_denoiser()
-    with caplog.at_level(logging.WARNING):
-        assert not accelerate._fuse(model, torch.device("cpu"), "bf16")
-    assert made == [("fused", {"turn_in_product": True}), ("fused", {"turn_in_product": False})]
-    assert caplog.text.count(f"FusedBlocks do not run here ({type(error).__name__}: {error})") == 2
-    assert "No fused kernels; the blocks are compiled by PyTorch instead" in caplog.text
+    made, model = use(TURNING, PLAIN, error=error), tiny_denoiser()
+    assert not accelerate._fuse(model, CPU, "bf16")
+    assert made == [TURNING, PLAIN]
+    (record,) = caplog.records
+    why = f"({type(error).__name__}: {error})"
+    assert record.getMessage() == (
+        f"Not available here: products that turn {why}; fused kernels {why}; the blocks are compiled by PyTorch instead"
+    )
     assert model.run_blocks is layers.run_blocks
 
 
-def test_a_pytorch_without_triton_is_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [ImportError("no triton"), AttributeError("another Triton")], ids=repr)
+def test_a_triton_that_cannot_be_imported_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    for name in ("fused", "frozen", "products"):
-        monkeypatch.delattr(dsr.denoiser, name, raising=False)
-        monkeypatch.setitem(sys.modules, f"dsr.denoiser.{name}", None)
-    with caplog.at_level(logging.WARNING):
-        assert not accelerate._fuse(tiny_denoiser(), torch.device("cpu"), "tf32")
-    assert "No fused kernels (" in caplog.text
+    class Broken:
+        def __getattr__(self, name: str) -> NoReturn:
+            raise error
+
+    monkeypatch.setitem(sys.modules, "dsr.denoiser", Broken())
+    assert not accelerate._fuse(tiny_denoiser(), CPU, "tf32")
+    assert "Not available here: fused kernels (" in caplog.text
+    assert "the blocks are compiled by PyTorch instead" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("precision", "frozen", "hopper", "expected"),
+    ("precision", "trained", "capability", "expected"),
     [
-        ("tf32", False, True, ("fused", {"turn_in_product": False})),
-        ("tf32", True, True, ("fused", {"turn_in_product": False})),
-        ("bf16", False, True, ("fused", {"turn_in_product": True})),
-        ("bf16", False, False, ("fused", {"turn_in_product": False})),
-        ("bf16", True, True, ("frozen", {"eight_bits": False})),
-        ("bf16", True, False, ("fused", {"turn_in_product": False})),
-        ("fp8", True, True, ("frozen", {"eight_bits": True})),
+        ("tf32", True, 9, [PLAIN]),
+        ("tf32", False, 9, [PLAIN]),
+        ("bf16", True, 9, [TURNING]),
+        ("bf16", True, 8, [PLAIN]),
+        ("bf16", False, 9, [FROZEN]),
+        ("bf16", False, 8, [PLAIN]),
+        ("fp8", False, 9, [EIGHT_BITS]),
+        ("tf32", True, 7, []),
     ],
 )
 def test_the_fastest_way_that_a_model_and_its_gpu_allow_is_taken(
-    use: Use, precision: str, frozen: bool, hopper: bool, expected: tuple[str, dict[str, bool]]
+    use: Use, caplog: pytest.LogCaptureFixture, precision: str, trained: bool, capability: int, expected: Made
 ) -> None:
-    made, model = use(hopper=hopper), tiny_denoiser().requires_grad_(not frozen)
-    assert accelerate._fuse(model, torch.device("cpu"), precision)
-    assert made[0] == expected
-    assert isinstance(model.run_blocks, FusedBlocks)
+    made, model = use(error=RuntimeError(), capability=capability), tiny_denoiser().requires_grad_(trained)
+    assert accelerate._fuse(model, CPU, precision) == bool(expected)
+    assert made == expected
+    assert isinstance(model.run_blocks, FusedBlocks) == bool(expected)
+    assert ("they need an Ampere GPU" in caplog.text) == (not expected)
+
+
+def test_eight_bits_that_do_not_run_are_bf16_and_the_log_says_so(use: Use, caplog: pytest.LogCaptureFixture) -> None:
+    made = use(EIGHT_BITS, error=AssertionError("strides must be 16-byte aligned"))
+    assert accelerate._fuse(tiny_denoiser().requires_grad_(False), CPU, "fp8")
+    assert made == [EIGHT_BITS, FROZEN]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "Not available here: fp8 products (AssertionError: strides must be 16-byte aligned);"
+        " bf16 products that turn and gate are used instead"
+    )
+
+
+@pytest.mark.parametrize("room", [3, 0])
+def test_kernels_are_tried_with_fewer_images_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch, use: Use, room: int
+) -> None:
+    tried: list[int] = []
+
+    def short(_: object, __: object, ___: object, images: int) -> None:
+        tried.append(images)
+        if images > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(accelerate, "_pass", short)
+    use(error=RuntimeError())
+    assert accelerate._fuse(tiny_denoiser(), CPU, "tf32") == bool(room)
+    assert tried == ([16, 8, 4, 2] if room else [16, 8, 4, 2, 1])
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -280,16 +280,34 @@ class Watched(Images):
     def __init__(self) -> None:
         self.labels, self.classes, self.image_size = np.zeros(24, np.int64), ["a"], 4
         self.seen: list[int] = []
+        self.broken = -1
 
     def pixels(self, index: int) -> torch.Tensor:
+        if index == self.broken:
+            raise OSError("Input/output error")
         self.seen.append(index)
         return torch.zeros(3, 4, 4, dtype=torch.uint8)
+
+
+def zeros_as_latents(pixels: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(pixels), 8, 4, 4)
+
+
+def test_an_image_that_cannot_be_read_stops_the_step_that_needs_it_and_none_before() -> None:
+    spec, images = tiny_spec(), Watched()
+    share = Share.of(ONE, BATCH, None)
+    (second,) = itertools.islice(StepSampler(spec, share, 1), 1)
+    images.broken = second[0][0]
+    samples = Samples(spec, images, zeros_as_latents, ONE, share, first=0)
+    assert len([*samples.next_step()]) == 1
+    with pytest.raises(OSError, match="Input/output error"):
+        next(samples.next_step())
 
 
 def test_images_of_the_next_step_are_read_before_it_is_asked_for_and_none_after_the_last() -> None:
     spec, images = tiny_spec(), Watched()
     share = Share.of(ONE, BATCH, BATCH // 2)
-    samples = Samples(spec, images, lambda pixels: torch.zeros(len(pixels), 8, 4, 4), ONE, share, first=1, last=3)
+    samples = Samples(spec, images, zeros_as_latents, ONE, share, first=1, last=3)
     expected = [index for part in itertools.islice(StepSampler(spec, share, 1), 4) for index, _ in part]
     read = []
     for _ in range(2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -16,14 +16,15 @@ from dsr.denoiser.layers import Block, Run, run_blocks
 log = logging.getLogger(__name__)
 
 IMAGES = 16
-"""Images that a way to run blocks is tried with; kernels are made for multiples of 16 and serve all of them."""
+"""Images that a way to run blocks is tried with, unless the memory is too small for them."""
 
 
 def accelerate(model: Denoiser, device: torch.device, precision: str) -> None:
     """Replace how ``model``, which is on ``device``, runs its blocks; what it computes changes by rounding only.
 
-    On a GPU the blocks run by fused kernels, unless ``precision`` is fp32, which these do not have. If Triton is not
-    there or cannot compile them, a warning says so and PyTorch's compiler gets the blocks, as it does elsewhere.
+    On a GPU the blocks run by fused kernels, unless ``precision`` is fp32, which these do not have. What does not run
+    there is named in one warning, with what is used instead: PyTorch's compiler gets the blocks in the end, as it does
+    elsewhere. A model that is not trained must have its weights: some are stored in another form here.
     """
     if device.type == "cuda" and precision != "fp32" and _fuse(model, device, precision):
         compile_each([model.final_layer])
@@ -33,41 +34,73 @@ def accelerate(model: Denoiser, device: torch.device, precision: str) -> None:
 
 
 def _fuse(model: Denoiser, device: torch.device, precision: str) -> bool:
-    """Let fused kernels run the blocks: the first way that works."""
-    try:
-        # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
-        from dsr.denoiser import frozen, fused, products
-
-        in_products = precision != "tf32" and products.runs_on(device)
-        ways: list[Run] = []
-        if in_products and not any(parameter.requires_grad for parameter in model.parameters()):
-            blocks = cast(Iterable[Block], model.blocks)
-            ways.append(frozen.FrozenBlocks(blocks, eight_bits=precision == "fp8"))
-        elif in_products:
-            ways.append(fused.FusedBlocks(turn_in_product=True))
-        ways.append(fused.FusedBlocks(turn_in_product=False))
-    except ImportError as error:
-        log.warning("No fused kernels (%s); the blocks are compiled by PyTorch instead", error)
-        return False
-    for way in ways:
-        model.run_blocks = way
+    """Let kernels run the blocks, in the fastest way that works; False if there is none."""
+    failed: list[str] = []
+    for name, make in _ways(model, device, precision, failed):
         try:
+            model.run_blocks = make()
             _rehearse(model, device, precision)
         except Exception as error:
             # Triton fails in too many ways to list: no compiler, no Python.h, a cache that cannot be written, too
             # little shared memory, an assertion.
-            log.warning("%s do not run here (%s: %s)", type(way).__name__, type(error).__name__, error)
+            failed.append(f"{name} ({type(error).__name__}: {error})")
         else:
+            if failed:
+                log.warning("Not available here: %s; %s are used instead", "; ".join(failed), name)
             return True
     model.run_blocks = run_blocks
-    log.warning("No fused kernels; the blocks are compiled by PyTorch instead")
+    log.warning("Not available here: %s; the blocks are compiled by PyTorch instead", "; ".join(failed))
     return False
 
 
+def _ways(
+    model: Denoiser, device: torch.device, precision: str, failed: list[str]
+) -> list[tuple[str, Callable[[], Run]]]:
+    """Ways to run the blocks, the fastest first; ``failed`` gets what cannot be tried at all."""
+    try:
+        # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
+        from dsr.denoiser import frozen, fused, products
+        from dsr.flash import attention
+    except Exception as error:
+        failed.append(f"fused kernels ({type(error).__name__}: {error})")
+        return []
+    if not attention.runs_on(device):
+        failed.append("fused kernels (they need an Ampere GPU or a later one)")
+        return []
+    ways: list[tuple[str, Callable[[], Run]]] = [
+        ("fused kernels", lambda: fused.FusedBlocks(turn_in_product=False)),
+    ]
+    if precision == "tf32" or not products.runs_on(device):
+        return ways
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        return [("products that turn", lambda: fused.FusedBlocks(turn_in_product=True)), *ways]
+    blocks = cast(Iterable[Block], model.blocks)
+    ways.insert(0, ("bf16 products that turn and gate", lambda: frozen.FrozenBlocks(blocks, eight_bits=False)))
+    if precision == "fp8":
+        ways.insert(0, ("fp8 products", lambda: frozen.FrozenBlocks(blocks, eight_bits=True)))
+    return ways
+
+
 def _rehearse(model: Denoiser, device: torch.device, precision: str) -> None:
-    """Pass a few images through, forwards and, if the model is trained, backwards."""
-    x = torch.zeros(IMAGES, model.in_channels, model.input_size, model.input_size, device=device)
-    t, y = x.new_zeros(IMAGES), torch.zeros(IMAGES, dtype=torch.int64, device=device)
+    """Pass a few images through, forwards and, if the model is trained, backwards.
+
+    Raises:
+        torch.OutOfMemoryError: if there is no room for a single one.
+    """
+    images = IMAGES
+    while True:
+        try:
+            _pass(model, device, precision, images)
+            return
+        except torch.OutOfMemoryError:
+            if images == 1:
+                raise
+            images //= 2
+
+
+def _pass(model: Denoiser, device: torch.device, precision: str, images: int) -> None:
+    x = torch.zeros(images, model.in_channels, model.input_size, model.input_size, device=device)
+    t, y = x.new_zeros(images), torch.zeros(images, dtype=torch.int64, device=device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with (
         torch.autocast(device.type, torch.bfloat16, enabled=precision in ("bf16", "fp8")),

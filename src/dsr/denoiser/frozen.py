@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsr.denoiser import kernels, products
-from dsr.denoiser.fused import Angles, FusedBlocks, padded, row_tiles, rows_of
-from dsr.denoiser.layers import EPS, Attention, Block, RMSNorm, SwiGLU
+from dsr.denoiser import products
+from dsr.denoiser.fused import Angles, BlockRunner, modulate, padded
+from dsr.denoiser.layers import Attention, Block, SwiGLU
 from dsr.denoiser.products import Scaled
 from dsr.flash import attention as flash
 
@@ -25,7 +25,7 @@ class _Mlp(NamedTuple):
     last: Tensor
 
 
-class FrozenBlocks(FusedBlocks):
+class FrozenBlocks(BlockRunner[Tensor | Scaled]):
     """Runs blocks whose weights are bf16 and stay what they are, on GPUs that `dsr.denoiser.products` runs on.
 
     Args:
@@ -35,7 +35,6 @@ class FrozenBlocks(FusedBlocks):
     """
 
     def __init__(self, blocks: Iterable[Block], *, eight_bits: bool) -> None:
-        super().__init__(turn_in_product=True)
         self._eight_bits = eight_bits
         blocks = list(blocks)
         projections = {block.attn: block.attn.qkv for block in blocks}
@@ -43,25 +42,21 @@ class FrozenBlocks(FusedBlocks):
         self._mlps = {block.mlp: self._interleaved(block.mlp) for block in blocks}
 
     def _modulated(
-        self, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, norm: RMSNorm, scale: Tensor,
+        self, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor, scale: Tensor,
         shift: Tensor,
-    ) -> tuple[Tensor, Any]:  # fmt: skip
-        images, tokens, width = x.shape
-        stream = x if update is None else torch.empty_like(x)
-        hidden = torch.empty_like(x, dtype=EIGHT_BITS if self._eight_bits else scale.dtype)
-        kept = x.new_empty(images * tokens)
-        kernels.modulate_forward[(images * tokens,)](
-            x, update, bias, gate, norm.weight, scale, shift, stream, hidden, kept, *rows_of(scale, tokens),
-            **row_tiles(width), EPS=EPS, UPDATED=update is not None,
-            LARGEST=torch.finfo(EIGHT_BITS).max if self._eight_bits else 0.0,
-        )  # fmt: skip
-        return stream, Scaled(hidden, kept, scale.dtype) if self._eight_bits else hidden
+    ) -> tuple[Tensor, Tensor | Scaled]:  # fmt: skip
+        if not self._eight_bits:
+            return modulate(x, update, bias, gate, weight, scale, shift, dtype=scale.dtype)[:2]
+        stream, hidden, scales = modulate(
+            x, update, bias, gate, weight, scale, shift, dtype=EIGHT_BITS, largest=torch.finfo(EIGHT_BITS).max
+        )
+        return stream, Scaled(hidden, scales, scale.dtype)
 
-    def _attention(self, layer: Attention, hidden: Any, angles: Angles) -> Tensor:
+    def _attention(self, layer: Attention, hidden: Tensor | Scaled, angles: Angles) -> Tensor:
         packed = products.rotated(hidden, *self._projections[layer], *angles, layer.heads)
         return F.linear(flash.forward(packed, keep=False)[0].flatten(2), layer.proj.weight)
 
-    def _mlp(self, layer: SwiGLU, hidden: Any) -> Tensor:
+    def _mlp(self, layer: SwiGLU, hidden: Tensor | Scaled) -> Tensor:
         mlp = self._mlps[layer]
         return F.linear(products.gated(hidden, mlp.first, mlp.bias), mlp.last)
 

@@ -8,8 +8,9 @@ reading anything again. For the same reason a block leaves its last update to th
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dsr.denoiser import kernels, products
-from dsr.denoiser.layers import EPS, Attention, Block, RMSNorm, RotaryPositions, SwiGLU
+from dsr.denoiser.layers import EPS, Attention, Block, RotaryPositions, SwiGLU
 from dsr.flash import attention as flash
+
+Hidden = TypeVar("Hidden")
 
 ROWS_A_PROGRAM, STAGES = 64, 2
 """Tokens that a program of a modulation's backward pass sums over, and how many of them it holds at once."""
@@ -45,8 +48,43 @@ class Angles(NamedTuple):
         return cls(*(table[:, ::2].contiguous() for table in (rope.freqs_cos, rope.freqs_sin)))
 
 
-class FusedBlocks:
-    """Runs blocks in place of `layers.run_blocks`.
+class BlockRunner(abc.ABC, Generic[Hidden]):
+    """Runs blocks in place of `layers.run_blocks`; ``Hidden`` is what products read."""
+
+    def __call__(self, blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
+        """Pass tokens (B, N, D) through ``blocks`` one after the other; condition (B, 1 or N, D)."""
+        update: Tensor | None = None
+        bias: Tensor | None = None
+        gate: Tensor | None = None
+        x, angles = x.contiguous(), Angles.of(rope)
+        for block in blocks:
+            shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
+            x, hidden = self._modulated(x, update, bias, gate, block.norm1.weight, scale1, shift1)
+            update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
+            x, hidden = self._modulated(x, update, bias, gate, block.norm2.weight, scale2, shift2)
+            update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
+        if update is None or bias is None or gate is None:
+            return x
+        return x + gate * (update + bias)
+
+    @abc.abstractmethod
+    def _modulated(
+        self, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor, scale: Tensor,
+        shift: Tensor,
+    ) -> tuple[Tensor, Hidden]:  # fmt: skip
+        """Return the stream, and what the next product reads; arguments as in :func:`modulated`."""
+
+    @abc.abstractmethod
+    def _attention(self, layer: Attention, hidden: Hidden, angles: Angles) -> Tensor:
+        """Attention without the bias of its last product."""
+
+    @abc.abstractmethod
+    def _mlp(self, layer: SwiGLU, hidden: Hidden) -> Tensor:
+        """Gated MLP without the bias of its last product."""
+
+
+class FusedBlocks(BlockRunner[Tensor]):
+    """Runs blocks that may be trained.
 
     Args:
         turn_in_product: let the product that makes queries and keys turn them, unless it is in fp32.
@@ -55,37 +93,18 @@ class FusedBlocks:
     def __init__(self, *, turn_in_product: bool) -> None:
         self._turn_in_product = turn_in_product
 
-    def __call__(self, blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
-        """Pass tokens (B, N, D) fp32 through ``blocks`` one after the other; condition (B, 1 or N, D)."""
-        update: Tensor | None = None
-        bias: Tensor | None = None
-        gate: Tensor | None = None
-        x, angles = x.contiguous(), Angles.of(rope)
-        for block in blocks:
-            shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
-            x, hidden = self._modulated(x, update, bias, gate, block.norm1, scale1, shift1)
-            update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
-            x, hidden = self._modulated(x, update, bias, gate, block.norm2, scale2, shift2)
-            update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
-        if update is None or bias is None or gate is None:
-            return x
-        return x + gate * (update + bias)
-
     def _modulated(
-        self, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, norm: RMSNorm, scale: Tensor,
+        self, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor, scale: Tensor,
         shift: Tensor,
-    ) -> tuple[Tensor, Any]:  # fmt: skip
-        """Return the stream, and what the next product reads."""
-        return modulated(x, update, bias, gate, norm.weight, scale, shift)
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        return modulated(x, update, bias, gate, weight, scale, shift)
 
-    def _attention(self, layer: Attention, hidden: Any, angles: Angles) -> Tensor:
-        """Attention without the bias of its last product."""
+    def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
         in_product = self._turn_in_product and hidden.dtype != torch.float32
         attended = self_attention(hidden, layer.qkv.weight, layer.qkv.bias, angles, layer.heads, in_product=in_product)
         return linear(attended, layer.proj.weight)
 
-    def _mlp(self, layer: SwiGLU, hidden: Any) -> Tensor:
-        """Gated MLP without the bias of its last product."""
+    def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
         w12, bias, w3 = padded(layer)
         return linear(swiglu(linear(hidden, w12.flatten(0, 1)), bias.flatten()), w3)
 
@@ -136,20 +155,32 @@ def swiglu(product: Tensor, bias: Tensor) -> Tensor:
     return result
 
 
+def modulate(
+    x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor, scale: Tensor,
+    shift: Tensor, *, dtype: torch.dtype, largest: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Do what :func:`modulated` does, without gradients and with the result in ``dtype``.
+
+    Returns the stream, the result, and a factor per token, (B N,) fp32: of the normalisation, or, where a result has a
+    ``largest`` number, what each of its rows is to be multiplied by.
+    """
+    images, tokens, width = x.shape
+    stream = x if update is None else torch.empty_like(x)
+    hidden, kept = torch.empty_like(x, dtype=dtype), x.new_empty(images * tokens, dtype=torch.float32)
+    kernels.modulate_forward[(images * tokens,)](
+        x, update, bias, gate, weight, scale, shift, stream, hidden, kept, *_rows_of(scale, tokens),
+        **_row_tiles(width), EPS=EPS, UPDATED=update is not None, LARGEST=largest,
+    )  # fmt: skip
+    return stream, hidden, kept
+
+
 class _Modulated(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor,
         scale: Tensor, shift: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        images, tokens, width = x.shape
-        stream = x if update is None else torch.empty_like(x)
-        hidden = torch.empty_like(x, dtype=scale.dtype)
-        inverse = x.new_empty(images * tokens, dtype=torch.float32)
-        kernels.modulate_forward[(images * tokens,)](
-            x, update, bias, gate, weight, scale, shift, stream, hidden, inverse, *rows_of(scale, tokens),
-            **row_tiles(width), EPS=EPS, UPDATED=update is not None, LARGEST=0.0,
-        )  # fmt: skip
+        stream, hidden, inverse = modulate(x, update, bias, gate, weight, scale, shift, dtype=scale.dtype)
         ctx.save_for_backward(stream, inverse, update, bias, gate, weight, scale)
         return stream, hidden
 
@@ -158,7 +189,7 @@ class _Modulated(torch.autograd.Function):
     def backward(ctx: Any, grad_stream: Tensor, grad_hidden: Tensor) -> tuple[Tensor | None, ...]:
         stream, inverse, update, bias, gate, weight, scale = ctx.saved_tensors
         images, tokens, width = stream.shape
-        stride, shared = rows_of(scale, tokens)
+        stride, shared = _rows_of(scale, tokens)
         each, updated = shared == 1, update is not None
         groups, rows = (1, images * tokens) if each else (images, tokens)
         parts = triton.cdiv(rows, ROWS_A_PROGRAM)
@@ -168,7 +199,7 @@ class _Modulated(torch.autograd.Function):
         kernels.modulate_backward[(groups, parts)](
             grad_hidden.contiguous(), grad_stream.contiguous(), stream, inverse, update, bias, gate, weight, scale,
             grad_x, grad_update, grad_condition, sums, stride, rows,
-            **row_tiles(width), ROWS=ROWS_A_PROGRAM, STAGES=STAGES, UPDATED=updated, EACH=each,
+            **_row_tiles(width), ROWS=ROWS_A_PROGRAM, STAGES=STAGES, UPDATED=updated, EACH=each,
         )  # fmt: skip
         if each:
             shares = sums[0, :, 1::2]
@@ -185,7 +216,7 @@ class _Modulated(torch.autograd.Function):
         return grad_x, grad_update, of_bias, of_gate, of_weight, of_scale, of_shift
 
 
-def row_tiles(width: int) -> dict[str, int]:
+def _row_tiles(width: int) -> dict[str, int]:
     """Return the two tiles that hold a row, and the warps that share it."""
     main = triton.next_power_of_2(width) // 2
     rest = triton.next_power_of_2(width - main)
@@ -193,7 +224,7 @@ def row_tiles(width: int) -> dict[str, int]:
     return {"WIDTH": width, "MAIN": main, "REST": rest, "num_warps": 1 << (warps.bit_length() - 1)}
 
 
-def rows_of(condition: Tensor, tokens: int) -> tuple[int, int]:
+def _rows_of(condition: Tensor, tokens: int) -> tuple[int, int]:
     """Distance in memory between the rows of a condition (B, 1 or N, D), and how many tokens share a row."""
     return condition.stride(0) // condition.shape[1], tokens // condition.shape[1]
 

@@ -129,18 +129,13 @@ def modulate_backward(
     group, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     main, rest = tl.arange(0, MAIN), MAIN + tl.arange(0, REST)
     inside, rest_inside = main < WIDTH, rest < WIDTH
-    condition, total = group * condition_stride, tl.num_programs(0) * tokens * WIDTH
+    condition, total = group * condition_stride, tl.num_programs(0).to(tl.int64) * tokens * WIDTH
     normal, around, gated, constant = _constants(weight, scale, gate, bias, condition, main, inside, UPDATED)
     normal2, around2, gated2, constant2 = _constants(weight, scale, gate, bias, condition, rest, rest_inside, UPDATED)
-    of_shift, of_shift2 = tl.zeros((MAIN,), tl.float32), tl.zeros((REST,), tl.float32)
-    of_factor, of_factor2, of_gate, of_gate2, of_x, of_x2 = (
-        of_shift,
-        of_shift2,
-        of_shift,
-        of_shift2,
-        of_shift,
-        of_shift2,
-    )
+    of_shift, of_factor = tl.zeros((MAIN,), tl.float32), tl.zeros((MAIN,), tl.float32)
+    of_gate, of_x = tl.zeros((MAIN,), tl.float32), tl.zeros((MAIN,), tl.float32)
+    of_shift2, of_factor2 = tl.zeros((REST,), tl.float32), tl.zeros((REST,), tl.float32)
+    of_gate2, of_x2 = tl.zeros((REST,), tl.float32), tl.zeros((REST,), tl.float32)
     for token in tl.range(part * ROWS, tl.minimum(part * ROWS + ROWS, tokens), num_stages=STAGES):
         row = group * tokens + token
         place = row * WIDTH

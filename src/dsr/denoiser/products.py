@@ -57,7 +57,7 @@ def _run(
 ) -> Tensor:  # fmt: skip
     """Return the result, (B, N, *shape), in the dtype of both factors."""
     scaled = isinstance(x, Scaled)
-    (tokens, scales, dtype), (rows, row_scales, _) = (
+    (tokens, scales, dtype), (weights, weight_scales, _) = (
         factor if isinstance(factor, Scaled) else Scaled(factor, bias, factor.dtype) for factor in (x, weight)
     )
     output = tokens.new_empty(*tokens.shape[:2], *shape, dtype=dtype)
@@ -65,8 +65,8 @@ def _run(
     programs = torch.cuda.get_device_properties(tokens.device).multi_processor_count if tokens.is_cuda else 2
     product[(programs,)](
         TensorDescriptor.from_tensor(tokens.flatten(0, 1), [ROWS, inner]),
-        TensorDescriptor.from_tensor(rows, [COLUMNS, inner]),
-        scales, row_scales, bias, output, cosines, sines, tokens.shape[0] * tokens.shape[1], tokens.shape[1],
+        TensorDescriptor.from_tensor(weights, [COLUMNS, inner]),
+        scales, weight_scales, bias, output, cosines, sines, tokens.shape[0] * tokens.shape[1], tokens.shape[1],
         WORK=work, SCALED=scaled, INPUTS=tokens.shape[2], OUTPUTS=len(bias), HEAD=shape[-1],
         TURNED=len(bias) // 3 * 2, ROWS=ROWS, COLUMNS=COLUMNS, INNER=inner, GROUP=GROUP,
         num_warps=WARPS, num_stages=STAGES,

@@ -29,8 +29,10 @@ def _replace_attention(layers: list[Attention], dtype: torch.dtype, device: torc
     """Let the attention of `dsr.flash` run, if it does with the heads of these layers."""
     try:
         # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
-        from dsr.flash.attention import attend
+        from dsr.flash.attention import attend, runs_on
 
+        if not runs_on(device):
+            return
         for heads, width in {(layer.num_heads, layer.q_proj.out_features) for layer in layers}:
             attend(torch.zeros(1, 257, 3, heads, width // heads, dtype=dtype, device=device))
         torch.cuda.synchronize(device)

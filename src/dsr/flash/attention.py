@@ -22,7 +22,7 @@ class Tiles(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Tiles of the three kernels; those that were fastest in `benchmarks/kernels.py`."""
+    """Tiles of the three kernels."""
 
     forward: Tiles
     queries: Tiles
@@ -34,15 +34,29 @@ SHORT = Plan(forward=Tiles(64, 64, 4, 3), queries=Tiles(64, 32, 4, 3), keys=Tile
 SHORT_WIDE = SHORT._replace(forward=Tiles(64, 64, 4, 2), keys=Tiles(32, 64, 4, 2))
 """The same for heads of more than 96 channels."""
 LONG = Plan(forward=Tiles(128, 32, 8, 3), queries=Tiles(128, 64, 8, 2), keys=Tiles(32, 128, 8, 2))
-"""For four bytes a channel."""
+"""For four bytes a channel, on Hopper GPUs and later."""
 LONG_WIDE = LONG._replace(queries=Tiles(128, 32, 8, 2))
 """The same for heads of more than 96 channels."""
+LONG_SMALL = Plan(forward=Tiles(64, 32, 4, 2), queries=Tiles(64, 32, 4, 2), keys=Tiles(32, 64, 4, 2))
+"""The same for GPUs before Hopper, which have less memory for a program; compiled for them, but not timed."""
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether ``device`` has tensor cores for TF32 and bf16, without which these kernels are slow."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _is_small(device: torch.device) -> bool:
+    """Whether a program has less memory than on Hopper GPUs."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0)
 
 
 def _plan(packed: Tensor) -> Plan:
     wide = packed.shape[-1] > 96
     if packed.element_size() == 2:
         return SHORT_WIDE if wide else SHORT
+    if _is_small(packed.device):
+        return LONG_SMALL
     return LONG_WIDE if wide else LONG
 
 
@@ -68,7 +82,7 @@ def forward(packed: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
     logarithms = packed.new_empty(images, heads, tokens, dtype=torch.float32)
     tiles = _plan(packed).forward
     last = max(16, triton.next_power_of_2(tokens % tiles.keys))
-    kernels.attend_forward[(triton.cdiv(tokens, tiles.queries), images * heads)](
+    kernels.attend_forward[(triton.cdiv(tokens, tiles.queries) * images * heads,)](
         packed, attended, logarithms, head**-0.5 / math.log(2), **_sizes(packed), LAST=last, KEEP=keep, **_launch(tiles)
     )
     return attended, logarithms
@@ -87,11 +101,11 @@ def backward(
     parts = triton.cdiv(tokens, queries.queries), triton.cdiv(tokens, keys.keys)
     of_queries = packed.new_empty(images * parts[0], heads * head, dtype=torch.float32)
     of_keys = packed.new_empty(images * parts[1], 2 * heads * head, dtype=torch.float32)
-    kernels.attend_backward_queries[(parts[0], images * heads)](
+    kernels.attend_backward_queries[(parts[0] * images * heads,)](
         packed, attended, logarithms, upstream, shares, gradient, of_queries, cosines, sines, factor, head**-0.5,
         **sizes, **_launch(queries),
     )  # fmt: skip
-    kernels.attend_backward_keys[(parts[1], images * heads)](
+    kernels.attend_backward_keys[(parts[1] * images * heads,)](
         packed, logarithms, upstream, shares, gradient, of_keys, cosines, sines, factor, head**-0.5,
         **sizes, **_launch(keys),
     )  # fmt: skip

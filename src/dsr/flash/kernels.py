@@ -81,11 +81,13 @@ def attend_forward(
     ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. ``logarithms``, (B, h, N), gets the
     binary logarithm of each row's sum of exponentials if the backward pass will need it.
     """
-    image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
+    TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
+    tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
+    image, head = pair.to(tl.int64) // HEADS, pair % HEADS
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     packed += image * TOKENS * STRIDE + head * HEAD
     keys, values = packed + HEADS * HEAD, packed + 2 * HEADS * HEAD
-    rows = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    rows = tile * QUERIES + tl.arange(0, QUERIES)
     query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
     query_rest = query
     if REST:
@@ -110,7 +112,7 @@ def attend_forward(
     if REST:
         _store(attended, rows, rest / total[:, None], HEADS * HEAD, TOKENS, HEAD, MAIN, REST)
     if KEEP:
-        tl.store(logarithms + tl.program_id(1) * TOKENS + rows, highest + tl.log2(total), rows < TOKENS)
+        tl.store(logarithms + pair * TOKENS + rows, highest + tl.log2(total), rows < TOKENS)
 
 
 @triton.jit
@@ -147,14 +149,16 @@ def attend_backward_queries(
     ``shares``, (B, h, N), gets each token's product of result and upstream gradient, which the keys' kernel reads.
     ``sums``, (B, tiles, h, d), gets its sums over this tile's tokens.
     """
-    image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
+    TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
+    tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
+    image, head = pair.to(tl.int64) // HEADS, pair % HEADS
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     OUTPUT: tl.constexpr = HEADS * HEAD
     packed += image * TOKENS * STRIDE + head * HEAD
     attended += image * TOKENS * OUTPUT + head * HEAD
     upstream += image * TOKENS * OUTPUT + head * HEAD
     keys, values = packed + OUTPUT, packed + 2 * OUTPUT
-    rows = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    rows = tile * QUERIES + tl.arange(0, QUERIES)
     query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
     upper = _load(upstream, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
     share = tl.sum(upper.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN).to(tl.float32), 1)
@@ -165,7 +169,7 @@ def attend_backward_queries(
         share += tl.sum(
             upper_rest.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST).to(tl.float32), 1
         )
-    place = tl.program_id(1) * TOKENS + rows
+    place = pair * TOKENS + rows
     tl.store(shares + place, share, rows < TOKENS)
     logarithm = tl.load(logarithms + place, rows < TOKENS, 0.0)
     result = tl.zeros((QUERIES, MAIN), tl.float32)
@@ -187,7 +191,7 @@ def attend_backward_queries(
             rest = tl.dot(of_scores, key_rest, rest)
     result = _turned_back(result * scale, cosines, sines, rows, TOKENS, HEAD, 0, MAIN, QUERIES)
     gradient += image * TOKENS * STRIDE + head * HEAD
-    sums += (image * tl.num_programs(0) + tl.program_id(0)) * OUTPUT + head * HEAD
+    sums += (image * TILES + tile) * OUTPUT + head * HEAD
     _leave(result, gradient, sums, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
     if REST:
         rest = _turned_back(rest * scale, cosines, sines, rows, TOKENS, HEAD, MAIN, REST, QUERIES)
@@ -204,12 +208,14 @@ def attend_backward_keys(
 
     ``sums``, (B, tiles, 2, h, d), gets their sums over this tile's tokens.
     """
-    image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
+    TILES: tl.constexpr = (TOKENS + KEYS - 1) // KEYS
+    tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
+    image, head = pair.to(tl.int64) // HEADS, pair % HEADS
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     OUTPUT: tl.constexpr = HEADS * HEAD
     packed += image * TOKENS * STRIDE + head * HEAD
     upstream += image * TOKENS * OUTPUT + head * HEAD
-    others = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
+    others = tile * KEYS + tl.arange(0, KEYS)
     key = _load(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
     value = _load(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
     key_rest, value_rest = key, value
@@ -227,7 +233,7 @@ def attend_backward_keys(
         if REST:
             query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
             upper_rest = _load(upstream, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
-        place = tl.program_id(1) * TOKENS + rows
+        place = pair * TOKENS + rows
         logarithm = tl.load(logarithms + place, rows < TOKENS, 0.0)
         share = tl.load(shares + place, rows < TOKENS, 0.0)
         weights = tl.exp2(_scores(key, key_rest, query, query_rest, REST) * factor - logarithm[None])
@@ -242,7 +248,7 @@ def attend_backward_keys(
             of_key_rest = tl.dot(of_scores, query_rest, of_key_rest)
     of_key = _turned_back(of_key * scale, cosines, sines, others, TOKENS, HEAD, 0, MAIN, KEYS)
     gradient += image * TOKENS * STRIDE + head * HEAD + OUTPUT
-    sums += (image * tl.num_programs(0) + tl.program_id(0)) * 2 * OUTPUT + head * HEAD
+    sums += (image * TILES + tile) * 2 * OUTPUT + head * HEAD
     _leave(of_key, gradient, sums, others, STRIDE, TOKENS, HEAD, 0, MAIN)
     _leave(of_value, gradient + OUTPUT, sums + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
     if REST:

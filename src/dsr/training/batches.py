@@ -73,12 +73,11 @@ class StepSampler(Sampler[list[tuple[int, bool]]]):
     """(image, flip) pairs of this process's micro-batches, for the steps from ``first`` on; None has no ``last``."""
 
     def __init__(self, spec: TrainSpec, share: Share, first: int, last: int | None = None) -> None:
-        self._spec, self._share = spec, share
-        self._steps = itertools.count(first) if last is None else range(first, last)
+        self._spec, self._share, self._first, self._last = spec, share, first, last
 
     def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
         seed, batch = self._spec.recipe.seed, self._share.batch
-        for step in self._steps:
+        for step in itertools.count(self._first) if self._last is None else range(self._first, self._last):
             indices = batch_indices(seed, step, batch, self._spec.images)
             flips = (uniforms(seed, "flip", step, batch) < 0.5) & self._spec.flip
             for part in self._share.micro_batches:
@@ -127,6 +126,8 @@ class Samples:
         dropout = self._spec.model.denoiser.class_dropout
         dropped = self._sent(torch.from_numpy(uniforms(recipe.seed, "drop", step, batch) < dropout))
         for part in self._share.micro_batches:
+            if isinstance(self._ahead, Exception):
+                raise self._ahead
             pixels, labels = self._ahead
             latents = self._encode(pixels.float() / 255)
             positions = range(step * batch + part.start, step * batch + part.stop)
@@ -142,9 +143,15 @@ class Samples:
             # The device has a backward pass to do when this is reached, so that it does not wait for the images.
             self._ahead = self._load()
 
-    def _load(self) -> list[Tensor]:
-        """Begin to copy the next micro-batch's pixels and labels to the device; nothing after the last."""
-        return [part.to(self._device, non_blocking=True) for part in next(self._loaded, [])]
+    def _load(self) -> list[Tensor] | Exception:
+        """Begin to copy the next micro-batch's pixels and labels to the device; nothing after the last.
+
+        An error is returned: the present step can still be finished, and saved if it was asked to be the last.
+        """
+        try:
+            return [part.to(self._device, non_blocking=True) for part in next(self._loaded, [])]
+        except Exception as error:
+            return error
 
     def _sent(self, values: Tensor) -> Tensor:
         """Copy to the device without waiting for what it is doing, which takes pinned memory."""

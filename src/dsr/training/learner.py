@@ -90,7 +90,7 @@ class Learner:
         self.optimizer = make_optimizer(recipe, self.model)
         self.averages = {str(decay): MovingAverage(self.model, decay) for decay in recipe.ema}
         self._flow, self._recipe, self._world = flow, recipe, world
-        self._precision = usable_precision(recipe.precision, world.device)
+        self.precision = usable_precision(recipe.precision, world.device)
         self._steps_per_epoch = steps_per_epoch
         self._rows = recipe.batch // world.size
 
@@ -179,7 +179,7 @@ class Learner:
     def _loss(self, batch: MicroBatch, model: nn.Module | None = None) -> torch.Tensor:
         """Loss per sample of a micro-batch, (n,) fp32."""
         x_t = self._flow.interpolate(batch.x1, batch.x0, batch.t)
-        autocast = torch.autocast(x_t.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+        autocast = torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with autocast:
             prediction = (model or self._forward)(x_t, batch.t, batch.y)
         return self._flow.loss(prediction.float(), batch.x1, batch.x0, batch.t)

@@ -9,7 +9,7 @@ import time
 import torch
 
 from dsr import files
-from dsr.arithmetic import set_arithmetic, usable_precision
+from dsr.arithmetic import set_arithmetic
 from dsr.config.specs import content
 from dsr.data.images import open_images
 from dsr.denoiser.accelerate import accelerate
@@ -141,15 +141,16 @@ def _learner(job: Job, world: World, *, resumed: bool) -> Learner:
         model = build_denoiser(job.spec.model, train_all=recipe.train_all)
     if resumed:
         model.to_empty(device=world.device)
-    if job.compile:
-        accelerate(model.to(world.device), world.device, usable_precision(recipe.precision, world.device))
-    return Learner(
+    learner = Learner(
         model,
         Flow.from_config(job.spec.flow),
         recipe,
         world,
         steps_per_epoch=job.spec.steps_per_epoch,
     )
+    if job.compile:
+        accelerate(model, world.device, learner.precision)
+    return learner
 
 
 def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
