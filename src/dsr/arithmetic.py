@@ -21,10 +21,11 @@ def set_arithmetic(precision: str, threads: int | None = None, *, deterministic:
         torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    if deterministic and torch.cuda.is_available():
-        # cuBLAS reads this when it is first used, which is after here.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+    if torch.cuda.is_available():
+        if deterministic:
+            # cuBLAS reads this when it is first used, which is after here.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -13,6 +14,9 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 VARIANTS = 64
 """Shapes and modes that one piece of code may be compiled for; two models need more than PyTorch's own 8."""
 
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"comprehensive_padding": False}
+"""For PyTorch's compiler. Rows with gaps would keep its products from adding the bias themselves."""
+
 
 def compile_each(modules: Iterable[nn.Module]) -> None:
     """Compile modules in place, each for the exact shapes that it sees.
@@ -22,13 +26,13 @@ def compile_each(modules: Iterable[nn.Module]) -> None:
     """
     _prepare()
     for module in modules:
-        module.compile(dynamic=False)  # type: ignore[no-untyped-call]
+        module.compile(dynamic=False, options=OPTIONS)  # type: ignore[no-untyped-call]
 
 
 def compiled(function: Function) -> Function:
     """Return a compiled version of ``function``, for the exact shapes that it sees; it falls back as above."""
     _prepare()
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function, dynamic=False, options=OPTIONS)
 
 
 def _prepare() -> None:

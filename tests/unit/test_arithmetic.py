@@ -72,6 +72,6 @@ def test_the_process_computes_as_it_is_told(
     set_arithmetic(precision, deterministic=deterministic)
     assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == tf32
     assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
-    assert asked == [True] * deterministic
+    assert asked == [deterministic]
     assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
     assert torch.get_num_threads() == threads

@@ -29,21 +29,26 @@ class InterventionMlp(Mlp):
     """
 
     neurons: torch.Tensor
+    places: torch.Tensor
 
     def __init__(self, mlp: Mlp, neurons: Sequence[int], options: TestTimeRegisters) -> None:
         super().__init__(mlp.fc1, mlp.activation, mlp.fc2)
         self.options = options
         self.register_buffer("neurons", torch.tensor(sorted(set(neurons))), persistent=False)
+        # Where each hidden unit is among the neurons, -1 if it is none. To write to the neurons' indices instead takes
+        # GPUs a sort and several copies when every run has to give the same bits.
+        places = torch.full((mlp.fc1.out_features,), -1).index_copy(0, self.neurons, torch.arange(len(self.neurons)))
+        self.register_buffer("places", places, persistent=False)
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
         """Activations (B, T, M) after the intervention; images of a batch do not see each other."""
         activations = super().hidden(x)
-        chosen = activations.index_select(2, self.neurons)
-        registers = self.options.registers
-        first = 1 if self.options.first_token == "kept" else 0
-        moved = self._extreme(chosen).expand(-1, registers, chosen.shape[2])
-        zeros = torch.zeros_like(chosen[:, first:-registers])
-        return activations.index_copy(2, self.neurons, torch.cat([chosen[:, :first], zeros, moved], dim=1))
+        extreme = self._extreme(activations.index_select(2, self.neurons)).expand(-1, -1, len(self.neurons))
+        token = torch.arange(activations.shape[1], device=activations.device)[:, None]
+        is_register = token >= activations.shape[1] - self.options.registers
+        changed = (self.places >= 0) & (token >= (1 if self.options.first_token == "kept" else 0))
+        moved = extreme[:, :, self.places].masked_fill(~is_register, 0.0)
+        return torch.where(changed, moved, activations)
 
     def _extreme(self, chosen: torch.Tensor) -> torch.Tensor:
         """Signed value of largest magnitude over all tokens, registers included; the negative one wins a tie.
