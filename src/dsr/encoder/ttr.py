@@ -29,35 +29,37 @@ class InterventionMlp(Mlp):
     """
 
     neurons: torch.Tensor
-    places: torch.Tensor
+    is_listed: torch.Tensor
 
     def __init__(self, mlp: Mlp, neurons: Sequence[int], options: TestTimeRegisters) -> None:
         super().__init__(mlp.fc1, mlp.activation, mlp.fc2)
         self.options = options
         self.register_buffer("neurons", torch.tensor(sorted(set(neurons))), persistent=False)
-        # Where each hidden unit is among the neurons, -1 if it is none. To write to the neurons' indices instead takes
-        # GPUs a sort and several copies when every run has to give the same bits.
-        places = torch.full((mlp.fc1.out_features,), -1).index_copy(0, self.neurons, torch.arange(len(self.neurons)))
-        self.register_buffer("places", places, persistent=False)
+        # Of every hidden unit. Comparing is one pass over the activations; to write to the neurons' places in them
+        # takes GPUs a sort and several copies when every run has to give the same bits.
+        is_listed = torch.zeros(mlp.fc1.out_features, dtype=torch.bool).index_fill(0, self.neurons, True)
+        self.register_buffer("is_listed", is_listed, persistent=False)
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
         """Activations (B, T, M) after the intervention; images of a batch do not see each other."""
         activations = super().hidden(x)
-        extreme = self._extreme(activations.index_select(2, self.neurons)).expand(-1, -1, len(self.neurons))
         token = torch.arange(activations.shape[1], device=activations.device)[:, None]
         is_register = token >= activations.shape[1] - self.options.registers
-        changed = (self.places >= 0) & (token >= (1 if self.options.first_token == "kept" else 0))
-        moved = extreme[:, :, self.places].masked_fill(~is_register, 0.0)
-        return torch.where(changed, moved, activations)
+        is_changed = self.is_listed & (token >= (1 if self.options.first_token == "kept" else 0))
+        return torch.where(is_changed, self._extreme(activations).masked_fill(~is_register, 0.0), activations)
 
-    def _extreme(self, chosen: torch.Tensor) -> torch.Tensor:
+    def _extreme(self, activations: torch.Tensor) -> torch.Tensor:
         """Signed value of largest magnitude over all tokens, registers included; the negative one wins a tie.
 
-        It is taken over the listed neurons together, (B, 1, 1), or for each of them, (B, 1, neurons).
+        It is taken over the listed neurons together, (B, 1, 1), or for each of them, (B, 1, M).
         """
+        chosen = activations.index_select(2, self.neurons)
         dims = (1, 2) if self.options.maximum == "shared" else (1,)
         high, low = chosen.amax(dims, keepdim=True), chosen.amin(dims, keepdim=True)
-        return torch.where(high.abs() > low.abs(), high, low)
+        extreme = torch.where(high.abs() > low.abs(), high, low)
+        if self.options.maximum == "shared":
+            return extreme
+        return activations.new_zeros(len(activations), 1, activations.shape[2]).index_copy(2, self.neurons, extreme)
 
 
 def with_registers(encoder: Encoder, neurons: Mapping[int, Sequence[int]], options: TestTimeRegisters) -> Encoder:
