@@ -13,12 +13,16 @@ from dsr.flash import kernels
 
 
 class Tiles(NamedTuple):
-    """How much a program takes at a time: of queries, of keys; its warps; how far it loads ahead."""
+    """How much a program takes at a time: of queries, of keys; its warps; how far it loads ahead.
+
+    Fewer ``registers`` for a thread than it would take let more programs run side by side.
+    """
 
     queries: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 class Plan(NamedTuple):
@@ -29,7 +33,7 @@ class Plan(NamedTuple):
     keys: Tiles
 
 
-SHORT = Plan(forward=Tiles(64, 64, 4, 3), queries=Tiles(64, 32, 4, 3), keys=Tiles(64, 64, 4, 2))
+SHORT = Plan(forward=Tiles(64, 64, 4, 3), queries=Tiles(64, 32, 4, 3), keys=Tiles(32, 64, 4, 3, 168))
 """For two bytes a channel."""
 SHORT_WIDE = SHORT._replace(forward=Tiles(64, 64, 4, 2), keys=Tiles(32, 64, 4, 2))
 """The same for heads of more than 96 channels."""
@@ -68,8 +72,14 @@ def _sizes(packed: Tensor) -> dict[str, int]:
     return {"TOKENS": tokens, "HEADS": heads, "HEAD": head, "MAIN": main, "REST": rest}
 
 
-def _launch(tiles: Tiles) -> dict[str, int]:
-    return {"QUERIES": tiles.queries, "KEYS": tiles.keys, "num_warps": tiles.warps, "num_stages": tiles.stages}
+def _launch(tiles: Tiles) -> dict[str, int | None]:
+    return {
+        "QUERIES": tiles.queries,
+        "KEYS": tiles.keys,
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+        "maxnreg": tiles.registers,
+    }
 
 
 def forward(packed: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
