@@ -46,13 +46,12 @@ class Clock:
         """Mark the learner's parts as it works, and return an ``encode`` that does so too."""
 
         def marked(pixels: torch.Tensor) -> torch.Tensor:
-            # Before a second micro-batch the GPU is at the first one's gradient.
-            self.mark("backward, norm" if self._marks and self._marks[-1][0] == "forward" else "between steps")
+            self.mark("averages" if self._marks and self._marks[-1][0] == "optimizer" else "backward")
             latents = encode(pixels)
             self.mark("encode")
             return latents
 
-        learner.model.register_forward_pre_hook(lambda *_: self.mark("noise"))
+        learner.model.register_forward_pre_hook(lambda *_: self.mark("noise, between steps"))
         learner.model.register_forward_hook(lambda *_: self.mark("forward"))
         learner.optimizer.register_step_pre_hook(lambda *_: self.mark("backward, norm"))
         learner.optimizer.register_step_post_hook(lambda *_: self.mark("optimizer"))
@@ -60,7 +59,7 @@ class Clock:
 
     def close_step(self) -> None:
         """Sum the parts of the step that ends here."""
-        self.mark("averages")
+        self.mark("noise, between steps")
         torch.cuda.synchronize()
         sums: dict[str, float] = defaultdict(float)
         for (_, before), (part, event) in zip(self._marks, self._marks[1:], strict=False):
@@ -123,7 +122,7 @@ def measure(
     samples = Samples(spec, images, clock.watch(learner, encode), world, share, first=0, workers=workers)
 
     def step() -> None:
-        learner.update(samples.next_step(), stop=lambda: False)
+        learner.update(samples.next_step(), stop=lambda: False, meanwhile=samples.prepare)
 
     step()
     torch.cuda.synchronize()
@@ -142,7 +141,7 @@ def measure(
 
     speed = batch / wall()
     # The same steps with images that are on the device already: what is left of the difference is the wait for data.
-    loaded, samples._loaded = samples._loaded, itertools.repeat(samples._ahead)
+    loaded, samples._loaded = samples._loaded, itertools.repeat([part.cuda() for part in next(samples._loaded)])
     wait = batch / speed - wall()
     samples._loaded = loaded
     clock.close_step()

@@ -300,11 +300,12 @@ def test_an_image_that_cannot_be_read_stops_the_step_that_needs_it_and_none_befo
     images.broken = second[0][0]
     samples = Samples(spec, images, zeros_as_latents, ONE, share, first=0)
     assert len([*samples.next_step()]) == 1
+    samples.prepare()
     with pytest.raises(OSError, match="Input/output error"):
         next(samples.next_step())
 
 
-def test_images_of_the_next_step_are_read_before_it_is_asked_for_and_none_after_the_last() -> None:
+def test_images_of_the_next_step_can_be_read_before_it_is_asked_for_and_none_after_the_last() -> None:
     spec, images = tiny_spec(), Watched()
     share = Share.of(ONE, BATCH, BATCH // 2)
     samples = Samples(spec, images, zeros_as_latents, ONE, share, first=1, last=3)
@@ -313,6 +314,7 @@ def test_images_of_the_next_step_are_read_before_it_is_asked_for_and_none_after_
     for _ in range(2):
         for _ in samples.next_step():
             read.append(len(images.seen))
+        samples.prepare()
         read.append(len(images.seen))
     assert images.seen == expected
     assert read == [4, 8, 12, 12, 16, 16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +85,7 @@ class StepSampler(Sampler[list[tuple[int, bool]]]):
 
 
 class Samples:
-    """Micro-batches of consecutive steps, read ahead by ``workers`` processes and encoded when asked for.
+    """Micro-batches of consecutive steps: images read ahead by ``workers`` processes, and encoded.
 
     Args:
         encode: pixels (n, 3, H, W), floats in [0, 1] -> latents (n, C, S, S).
@@ -107,7 +107,6 @@ class Samples:
     ) -> None:
         self._spec, self._encode, self._device, self._share = spec, encode, world.device, share
         self._flow = Flow.from_config(spec.flow)
-        self._step = first
         loader = DataLoader(
             images,
             batch_sampler=StepSampler(spec, share, first, last),
@@ -116,42 +115,49 @@ class Samples:
             worker_init_fn=ignore_stop_signals,
         )
         self._loaded: Iterator[list[Tensor]] = iter(loader)
-        self._ahead = self._load()
+        self._made = self._make(range(first, last) if last is not None else itertools.count(first))
+        self._ahead: MicroBatch | Exception | None = None
 
     def next_step(self) -> Iterator[MicroBatch]:
         """Micro-batches of the next step; take all of them before the step after."""
-        step, self._step = self._step, self._step + 1
-        recipe, batch = self._spec.recipe, self._share.batch
-        times = self._sent(self._flow.times(torch.from_numpy(uniforms(recipe.seed, "time", step, batch)).float()))
-        dropout = self._spec.model.denoiser.class_dropout
-        dropped = self._sent(torch.from_numpy(uniforms(recipe.seed, "drop", step, batch) < dropout))
-        for part in self._share.micro_batches:
-            if isinstance(self._ahead, Exception):
-                raise self._ahead
-            pixels, labels = self._ahead
-            latents = self._encode(pixels.float() / 255)
-            positions = range(step * batch + part.start, step * batch + part.stop)
-            yield MicroBatch(
-                x1=latents,
-                # In memory as encoders leave latents, channels last: what combines the two is several times faster.
-                x0=noise(recipe.seed, "noise", positions, latents.shape[1:], self._device).contiguous(
-                    memory_format=torch.channels_last
-                ),
-                t=times[part],
-                y=labels.masked_fill(dropped[part], self._spec.model.classes),
-            )
-            # The device has a backward pass to do when this is reached, so that it does not wait for the images.
-            self._ahead = self._load()
+        for _ in self._share.micro_batches:
+            micro_batch, self._ahead = self._ahead or self._next(), None
+            if isinstance(micro_batch, Exception):
+                raise micro_batch
+            yield micro_batch
 
-    def _load(self) -> list[Tensor] | Exception:
-        """Begin to copy the next micro-batch's pixels and labels to the device; nothing after the last.
+    def prepare(self) -> None:
+        """Begin to make the next micro-batch, so that a GPU has something to do before it is asked for.
 
-        An error is returned: the present step can still be finished, and saved if it was asked to be the last.
+        An error is kept until then: the present step can still be finished, and saved if it was asked to be the last.
         """
+        self._ahead = self._ahead or self._next()
+
+    def _next(self) -> MicroBatch | Exception:
         try:
-            return [part.to(self._device, non_blocking=True) for part in next(self._loaded, [])]
+            return next(self._made)
         except Exception as error:
             return error
+
+    def _make(self, steps: Iterable[int]) -> Iterator[MicroBatch]:
+        recipe, batch = self._spec.recipe, self._share.batch
+        dropout = self._spec.model.denoiser.class_dropout
+        for step in steps:
+            times = self._sent(self._flow.times(torch.from_numpy(uniforms(recipe.seed, "time", step, batch)).float()))
+            dropped = self._sent(torch.from_numpy(uniforms(recipe.seed, "drop", step, batch) < dropout))
+            for part in self._share.micro_batches:
+                pixels, labels = (values.to(self._device, non_blocking=True) for values in next(self._loaded))
+                latents = self._encode(pixels.float() / 255)
+                positions = range(step * batch + part.start, step * batch + part.stop)
+                yield MicroBatch(
+                    x1=latents,
+                    # In memory as encoders leave latents, channels last: what combines the two is several times faster.
+                    x0=noise(recipe.seed, "noise", positions, latents.shape[1:], self._device).contiguous(
+                        memory_format=torch.channels_last
+                    ),
+                    t=times[part],
+                    y=labels.masked_fill(dropped[part], self._spec.model.classes),
+                )
 
     def _sent(self, values: Tensor) -> Tensor:
         """Copy to the device without waiting for what it is doing, which takes pinned memory."""

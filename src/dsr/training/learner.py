@@ -94,10 +94,17 @@ class Learner:
         self._steps_per_epoch = steps_per_epoch
         self._rows = recipe.batch // world.size
 
-    def update(self, micro_batches: Iterable[MicroBatch], *, stop: Callable[[], bool]) -> StepResult:
+    def update(
+        self,
+        micro_batches: Iterable[MicroBatch],
+        *,
+        stop: Callable[[], bool],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> StepResult:
         """One optimizer step on this process's part of a global batch.
 
-        A process whose ``stop`` is true makes ``stop`` true in everyone's result.
+        A process whose ``stop`` is true makes ``stop`` true in everyone's result. ``meanwhile`` is called when the
+        device has all of the step to do: what it adds is there to be done while the host begins the next step.
 
         Raises:
             NotFiniteError: on all processes, before weights or optimizer have changed.
@@ -123,6 +130,7 @@ class Learner:
         self.optimizer.step()
         for average in self.averages.values():
             average.update()
+        meanwhile()
         mean_loss, votes, grad_norm = outcome.values()
         if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
             raise NotFiniteError(f"step {self.step + 1}: loss {mean_loss}, gradient norm {grad_norm}")

@@ -123,7 +123,7 @@ def _loop(
             return False
 
         try:
-            result = learner.update(samples.next_step(), stop=lambda: bool(request.reason))
+            result = learner.update(samples.next_step(), stop=lambda: bool(request.reason), meanwhile=samples.prepare)
         except NotFiniteError as error:
             # The message names the newest state, so it must be there.
             writer.finish()
