@@ -77,11 +77,15 @@ class StepSampler(Sampler[list[tuple[int, bool]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
         seed, batch = self._spec.recipe.seed, self._share.batch
-        for step in itertools.count(self._first) if self._last is None else range(self._first, self._last):
+        for step in _steps(self._first, self._last):
             indices = batch_indices(seed, step, batch, self._spec.images)
             flips = (uniforms(seed, "flip", step, batch) < 0.5) & self._spec.flip
             for part in self._share.micro_batches:
                 yield list(zip(indices[part].tolist(), flips[part].tolist(), strict=True))
+
+
+def _steps(first: int, last: int | None) -> Iterable[int]:
+    return itertools.count(first) if last is None else range(first, last)
 
 
 class Samples:
@@ -115,7 +119,7 @@ class Samples:
             worker_init_fn=ignore_stop_signals,
         )
         self._loaded: Iterator[list[Tensor]] = iter(loader)
-        self._made = self._make(range(first, last) if last is not None else itertools.count(first))
+        self._made = self._make(_steps(first, last))
         self._ahead: MicroBatch | Exception | None = None
 
     def next_step(self) -> Iterator[MicroBatch]:
