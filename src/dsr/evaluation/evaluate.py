@@ -23,7 +23,7 @@ from dsr.evaluation.frechet import Moments
 from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph
 from dsr.evaluation.inception_score import inception_score
 from dsr.evaluation.inputs import ImageFile
-from dsr.evaluation.nearest import Radii
+from dsr.evaluation.near import Radii
 from dsr.evaluation.neighbours import Points
 from dsr.evaluation.selfcheck import check_frechet
 from dsr.evaluation.specs import EvaluateSpec

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsr.evaluation.half import Single
+
 Bytes = npt.NDArray[np.uint8]
 SignedBytes = npt.NDArray[np.int8]
-Product = Callable[[Bytes, SignedBytes], npt.NDArray[np.int32]]
+Product = Callable[[Bytes, SignedBytes], Single]
 
 LEVELS = 255
 """Largest unsigned byte."""
 HALFWAY = 128
 """Largest size of a signed byte."""
-WIDEST = 2**29 // (LEVELS * HALFWAY)
-"""Most coordinates whose products are certain to be below 2^29."""
+WIDEST = 2**31 // (LEVELS * HALFWAY)
+"""Most coordinates whose products fit in 32 bits."""
 ERROR = 2.0**-22
-"""How far products may be off, relatively: oneDNN passes them through float32 twice, which those below 2^22 survive."""
+"""How far products may be off, relatively: sums are exact, and rounded to float32, possibly more than once."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,16 +59,19 @@ def _onednn_product(tf: Any) -> Product:
     graph = tf.Graph()
     with graph.as_default():
         rows, columns = (tf.compat.v1.placeholder(kind, [None, None]) for kind in (tf.uint8, tf.int8))
-        products, _, _ = tf.raw_ops.QuantizedMatMulWithBias(
+        products = tf.raw_ops.QuantizedMatMulWithBiasAndDequantize(
             a=tf.bitcast(rows, tf.quint8),
             b=tf.bitcast(columns, tf.qint8),
             bias=tf.zeros(tf.shape(columns)[1:]),
+            # With these ranges one step of either matrix is 1.
             min_a=0.0,
-            max_a=1.0,
-            min_b=-1.0,
-            max_b=1.0,
+            max_a=255.0,
+            min_b=-127.0,
+            max_b=127.0,
+            min_freezed_output=0.0,
+            max_freezed_output=1.0,
+            Toutput=tf.float32,
         )
-        products = tf.bitcast(products, tf.int32)
     # It has no GPU, so that it takes no memory there. Operations run in the thread that calls: each of ours its own.
     options = tf.compat.v1.ConfigProto(device_count={"GPU": 0}, inter_op_parallelism_threads=-1)
     run: Product = tf.compat.v1.Session(graph=graph, config=options).make_callable(products, [rows, columns])

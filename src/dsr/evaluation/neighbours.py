@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from dsr.evaluation.half import ROWS, Single, squared_norms, to_half, to_half_in
 from dsr.evaluation.parallel import slices, spread
 
 Flags = npt.NDArray[np.bool_]
+Real = TypeVar("Real", npt.NDArray[np.float32], npt.NDArray[np.float64])
 Rounding = Literal["single", "half", "half in range"]
 
 BLOCK = 10_000
@@ -188,7 +189,7 @@ def _merge(smallest: Single, distances: Single) -> Single:
     return insert(smallest, rows, distances[rows, columns])
 
 
-def insert(smallest: Single, rows: npt.NDArray[np.intp], values: Single) -> Single:
+def insert(smallest: Real, rows: npt.NDArray[Any], values: Real) -> Real:
     """Merge some values (p,), each into one row, into the smallest so far, sorted (m, k)."""
     keep = smallest.shape[1]
     order = np.lexsort((values, rows))
