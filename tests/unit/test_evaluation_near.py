@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from dsr.evaluation import coarse, near, neighbours, whole
-from dsr.evaluation.coarse import Balls, Coarse, InSingle
-from dsr.evaluation.fine import Bounded
+from dsr.errors import UserError
+from dsr.evaluation import int8, near, neighbours, rough
 from dsr.evaluation.half import to_half
 from dsr.evaluation.near import Radii
 from dsr.evaluation.neighbours import Points
+from dsr.evaluation.pairs import Balls, Bounded
 from dsr.evaluation.parallel import spread
-from dsr.evaluation.whole import Grid, InWhole
+from dsr.evaluation.rough import Grid, Rough
 
 KINDS = [
     "signed",
@@ -25,9 +25,11 @@ KINDS = [
     "outliers",
     "constant columns",
     "decaying spectrum",
+    "heavy tails",
     "few values",
     "on a line",
 ]
+WITHOUT_ROUNDING = ["few values", "on a line"]
 
 
 def draw(kind: str, count: int, width: int, seed: int) -> np.ndarray:
@@ -48,12 +50,15 @@ def draw(kind: str, count: int, width: int, seed: int) -> np.ndarray:
         points[:, ::2] = [0.1, 2.0, 7.0][seed % 3]
     elif kind == "decaying spectrum":
         points = np.abs(points * np.arange(1, width + 1) ** -1.0 * 3)
+    elif kind == "heavy tails":
+        points = np.abs(points) ** 3 + 0.3
     elif kind == "few values":
         points = np.abs(np.round(points))
         points[:, 0] += 1
     elif kind == "on a line":
-        points = np.outer(np.round(points[:, 0] * 4), np.ones(width)) + 9
-    return points.astype(np.float32)
+        points = np.outer(np.round(points[:, 0] * 4), np.ones(width)) + 25
+    in_range = np.sqrt(14_000 / np.square(points).sum(axis=1).max())
+    return (points * min(1, in_range)).astype(np.float32)
 
 
 def on_a_grid(points: np.ndarray) -> np.ndarray:
@@ -61,12 +66,12 @@ def on_a_grid(points: np.ndarray) -> np.ndarray:
     return np.round(points * 32).astype(np.float32) / 32
 
 
-@pytest.fixture(params=["whole numbers", "float32"])
+@pytest.fixture(params=["bytes", "float32"])
 def kind_of_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "float32":
-        monkeypatch.setattr(near, "whole_product", lambda: None)
-    elif whole.whole_product() is None:
-        pytest.skip("no products of whole numbers here")
+        monkeypatch.setattr(int8, "product", lambda width: None)
+    elif int8.product(24) is None:
+        pytest.skip("no products of bytes here")
     return str(request.param)
 
 
@@ -114,8 +119,9 @@ def test_distances_are_those_of_products_rounded_once(monkeypatch: pytest.Monkey
         def rounded(values: np.ndarray) -> np.ndarray:
             return to_half(values.astype(np.float32)) if half else values.astype(np.float32)
 
-        (u, norms), (v, others) = ((to_half(of.single) if half else of.single, of.rounded_norms if half else of.single_norms)
-                                   for of in (left, right))  # fmt: skip
+        (u, norms), (v, others) = (
+            (to_half(of.single), of.rounded_norms) if half else (of.single, of.single_norms) for of in (left, right)
+        )
         products = rounded((u.astype(np.float64) @ v.astype(np.float64).T).astype(np.float32))
         return np.maximum(rounded(rounded(norms[:, None] - 2 * products) + others), 0)
 
@@ -132,12 +138,29 @@ def test_distances_are_those_of_products_rounded_once(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("kind_of_products")
-@pytest.mark.parametrize("count", [4, 5, 7, 121, 122, 123, 124])
-def test_sets_of_any_size(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+@pytest.mark.parametrize("width", [1, 8])
+@pytest.mark.parametrize(("count", "k"), [(2, 1), (4, 3), (5, 3), (23, 22), (121, 3), (121, 25), (124, 3)])
+def test_sets_of_any_size(monkeypatch: pytest.MonkeyPatch, count: int, k: int, width: int) -> None:
     monkeypatch.setattr(neighbours, "TILE", 10)
-    sets = [Points(on_a_grid(draw("positive", size, 8, seed)), half=True) for seed, size in enumerate((count, 4))]
-    for found, expected in zip(scores(sets, 3), all_pairs(sets, 3), strict=True):
+    monkeypatch.setattr(near, "CROWDED", 10**6)
+    sizes = enumerate((count, k + 1))
+    sets = [Points(on_a_grid(draw("positive", size, width, seed)) + 2, half=True) for seed, size in sizes]
+    for found, expected in zip(scores(sets, k), all_pairs(sets, k), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("kind_of_products")
+def test_one_point_may_be_tested_but_has_no_neighbours() -> None:
+    one, others = (Points(on_a_grid(draw("positive", count, 8, 0)) + 1, half=True) for count in (1, 9))
+    with pytest.raises(UserError, match="too few"):
+        near.radii(one, 1)
+    radii = [Radii(np.full(of.count, 3, np.float32), np.full(of.count, 2, np.float32)) for of in (one, others)]
+    found, expected = near.precision_recall(one, others, *radii), neighbours.precision_recall
+    for name, half in (("half", True), ("single", False)):
+        sets = [Points(of.single, half=half) for of in (one, others)]
+        wanted = expected(*sets, *(getattr(of, name) for of in radii))
+        np.testing.assert_array_equal(getattr(found, name).inside_sample, wanted.inside_sample)
+        np.testing.assert_array_equal(getattr(found, name).inside_reference, wanted.inside_reference)
 
 
 @pytest.mark.usefixtures("kind_of_products")
@@ -155,7 +178,7 @@ def test_points_that_are_too_close_together_are_left_to_all_pairs(
     monkeypatch.setattr(near, "CROWDED", crowded)
     points = Points(on_a_grid(draw("clusters", 300, 24, 0)), half=True)
     found = near.radii(points, 3)
-    assert ("all distances are computed in both precisions" in caplog.text) == (crowded < 250)
+    assert ("distances are computed in both precisions" in caplog.text) == (crowded < 250)
     np.testing.assert_array_equal(found.half, neighbours.radii(points, 3))
     np.testing.assert_array_equal(found.single, neighbours.radii(Points(points.single, half=False), 3))
 
@@ -171,104 +194,128 @@ def exact_distances(left: Points, right: Points) -> np.ndarray:
     return np.square(left.single.astype(np.float64)[:, None] - right.single).sum(axis=-1)
 
 
-def rough_distances(kind_of_products: str, left: Points, right: Points) -> tuple[Coarse, np.ndarray]:
-    """All rough distances, in the order of the sets."""
-    product = whole.whole_product()
-    rough = InSingle(left, right) if kind_of_products == "float32" or product is None else InWhole(left, right, product)
-    found = np.full((left.count, right.count), np.nan)
-    for place in rough.places():
-        part = rough.rectangle(*place)
-        squared = part.rows.offset[:, None] + part.columns.offset - part.weight * part.numbers.astype(np.float64)
-        found[np.ix_(part.rows.points, part.columns.points)] = squared
-    return rough, found
+def all_rough(found: Rough) -> np.ndarray:
+    """Rough distances of all pairs."""
+    squared = np.full((len(found.left.offset), len(found.right.offset)), np.nan)
+    for rows, columns in found.places(of_one_set=False):
+        product = found.weight * found.product(rows, columns).astype(np.float64)
+        squared[rows, columns] = found.left.offset[rows, None] + found.right.offset[columns] - product
+    return squared
 
 
+@pytest.mark.usefixtures("kind_of_products")
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_rough_distances_are_as_wrong_as_they_say(
-    monkeypatch: pytest.MonkeyPatch, kind_of_products: str, kind: str, same: bool
-) -> None:
+def test_rough_distances_are_as_wrong_as_they_say(monkeypatch: pytest.MonkeyPatch, kind: str, same: bool) -> None:
     monkeypatch.setattr(neighbours, "TILE", 20)
     left = Points(draw(kind, 190, 300, 0), half=True)
     right = left if same else Points(draw(kind, 90, 300, 1) + np.float32(0.3), half=True)
-    rough, found = rough_distances(kind_of_products, left, right)
-    assert (np.abs(found - exact_distances(left, right)) <= rough.left_errors[:, None] + rough.right_errors).all()
+    found = rough.rough_distances(left, right)
+    wrong, bound = all_rough(found) - exact_distances(left, right), found.left.error[:, None] + found.right.error
+    assert (np.abs(wrong) <= bound).all()
+    assert kind in WITHOUT_ROUNDING or (np.abs(wrong) > bound / 500).any()
 
 
 def test_rough_distances_exclude_nearly_all_pairs() -> None:
-    if whole.whole_product() is None:
-        pytest.skip("no products of whole numbers here")
+    if int8.product(500) is None:
+        pytest.skip("no products of bytes here")
     points = Points(draw("positive", 900, 500, 0), half=True)
-    rough, found = rough_distances("whole numbers", points, points)
+    found = rough.rough_distances(points, points)
     radii = near.radii(points, 3)
-    assert (found - 2 * rough.left_errors.max() <= radii.single[:, None]).mean() < 0.05
+    assert (all_rough(found) - 2 * np.median(found.left.error) <= radii.single[:, None]).mean() < 0.05
 
 
+@pytest.mark.usefixtures("kind_of_products")
 @pytest.mark.parametrize("reach", [-1.0, 0.0, 5.0, 1e30, np.inf])
-def test_no_pair_within_a_ball_is_missed(kind_of_products: str, reach: float) -> None:
+def test_no_pair_within_a_ball_is_missed(monkeypatch: pytest.MonkeyPatch, reach: float) -> None:
+    monkeypatch.setattr(neighbours, "TILE", 30)
+    monkeypatch.setattr(rough, "STRIP", 7)
     left, right = Points(draw("outliers", 140, 30, 0), half=True), Points(draw("outliers", 150, 30, 1), half=True)
-    rough, _ = rough_distances(kind_of_products, left, right)
+    distances = rough.rough_distances(left, right)
     squared = exact_distances(left, right)
     own = [Balls(np.where(np.arange(of.count) % 3 == 0, reach, 30.0), np.full(of.count, 2.0)) for of in (left, right)]
     inside = (squared <= own[0].reach[:, None] + 2) | (squared <= own[1].reach + 2)
     found = np.zeros_like(inside)
-    for place in rough.places():
-        pairs = rough.rectangle(*place).within(*own)
-        assert not found[pairs.left, pairs.right].any()
-        found[pairs.left, pairs.right] = True
+    for place in distances.places(of_one_set=False):
+        some = distances.near(*place, *own)
+        assert not found[some.left, some.right].any()
+        assert (np.abs(some.squared - squared[some.left, some.right]) <= some.squared - distances.least(some)).all()
+        found[some.left, some.right] = True
     assert found[inside].all()
     assert np.isfinite(reach) <= (not found.all())
 
 
-def test_a_set_of_pairs_is_split_without_loss(monkeypatch: pytest.MonkeyPatch, kind_of_products: str) -> None:
+@pytest.mark.usefixtures("kind_of_products")
+def test_places_hold_every_pair_of_a_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "TILE", 5)
     points = Points(draw("signed", 203, 8, 0), half=True)
-    rough, _ = rough_distances(kind_of_products, points, points)
-    seen = np.zeros((203, 203), int)
-    for part, other in rough.places_above_diagonal():
-        seen[part, other] += 1
-    for part in rough.parts(coarse.LOW):
-        seen[part, part] += 1
-    assert (np.triu(seen) == np.triu(np.ones_like(seen))).all()
+    places = rough.rough_distances(points, points).places
+    seen = np.zeros((2, 203, 203), int)
+    for flag in (False, True):
+        for rows, columns in places(of_one_set=flag):
+            seen[int(flag), rows, columns] += 1
+    assert (seen[0] == 1).all()
+    assert (np.triu(seen[1]) == np.triu(np.ones_like(seen[1]))).all()
+
+
+@pytest.mark.usefixtures("kind_of_products")
+def test_first_bounds_are_of_the_roughly_nearest_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "TILE", 30)
+    points = Points(draw("positive", 60, 100, 0), half=True)
+    distances = rough.rough_distances(points, points)
+    found = distances.nearest(slice(30, 60), 4)
+    squared = exact_distances(points, points)
+    np.testing.assert_array_equal(found.left, np.arange(30, 60).repeat(4))
+    assert (np.diff(np.sort(found.right.reshape(30, 4))) > 0).all()
+    farthest = squared[found.left, found.right].reshape(30, 4).max(axis=1)
+    assert (farthest <= np.sort(squared[30:60, 30:60])[:, 3] + 4 * distances.left.error.max()).all()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "one cluster"])
 def test_rounding_moves_no_distance_by_more_than_its_bound(kind: str) -> None:
     points = Points(draw(kind, 200, 64, 0), half=True)
-    bounded = Bounded(points, signed=near.is_signed(points))
+    bounded = Bounded(points, signed=near._is_signed(points))
     everything, exact = slice(0, 200), exact_distances(points, points)
     half, single = (neighbours.distances(points, points, everything, everything, half=flag) for flag in (True, False))
     below, above, error = (of[:, None] + of for of in (bounded.below, bounded.above, bounded.error))
     assert (np.abs(single - exact) <= error).all()
     assert (exact - half <= below).all()
     assert (half - exact <= above).all()
-    assert (np.abs(half - exact) > below / 20).any()
+    assert kind in WITHOUT_ROUNDING or (np.abs(half - exact) > below / 20).any()
 
 
 def test_a_grid_moves_its_values_little() -> None:
-    values = np.abs(np.random.default_rng(0).standard_normal((50, 100))).astype(np.float32)
-    grid = Grid.fit(values, 0)
+    values = np.abs(np.random.default_rng(0).standard_normal((190, 1000))).astype(np.float32)
+    centre = np.zeros(1000, np.float32)
+    grid = Grid.fit((Points(values, half=False),), centre)
     assert (np.abs(values - grid.step * grid.numbers(values)) <= grid.step * 0.501)[values < 3].all()
     values[0, 0] = 1000  # which shall not make the grid coarse for all others
-    assert Grid.fit(values, 0).step < 0.1
-    assert Grid.fit(np.full((2, 3), 5, np.float32), 0.25).step == 0.25
+    assert Grid.fit((Points(values, half=False),), centre).step < 0.1
+    assert Grid.between(5, 5, 0.25).step == 0.25
 
 
-def test_products_that_overflow_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_that_overflow_are_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def saturated(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Pairs of products added in 16 bits, as older processors do."""
         products = rows[:, None].astype(np.int32) * columns.T
         sums = (products[..., ::2] + products[..., 1::2]).clip(-(2**15), 2**15 - 1)
-        return sums.sum(axis=-1, dtype=np.int32)
+        return sums.sum(axis=-1).astype(np.float32)
 
-    assert not whole.is_exact(saturated)
-    assert whole.is_exact(lambda rows, columns: rows.astype(np.int32) @ columns.astype(np.int32))
-    for wrong in (saturated, None):
-        whole.whole_product.cache_clear()
+    caplog.set_level("INFO")
+    assert not int8.is_right(saturated, 24)
+    assert int8.is_right(lambda rows, columns: rows.astype(np.float32) @ columns.astype(np.float32), 24)
+    points = Points(draw("positive", 40, 24, 0), half=True)
+    expected = near.radii(points, 3)
+    for wrong, why in ((saturated, "too few bits"), (None, "NoSuchOp")):
+        int8.product.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(whole, "_onednn_product", lambda tf, wrong=wrong: wrong or tf.raw_ops.NoSuchOp)
-            assert whole.whole_product() is None
-    whole.whole_product.cache_clear()
+            patch.setattr(int8, "_onednn_product", lambda tf, wrong=wrong: wrong or tf.raw_ops.NoSuchOp)
+            found = near.radii(points, 3)
+        assert why in caplog.text
+        np.testing.assert_array_equal(found.half, expected.half)
+        np.testing.assert_array_equal(found.single, expected.single)
+    int8.product.cache_clear()
+    assert int8.product(int8.WIDEST + 1) is None
 
 
 def test_radii_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ STRIP = 250
 """Rows that are compared at a time, or points that are moved: few enough for a core's cache."""
 SAMPLE = 200
 """Points of each set that a grid is fitted to."""
-BEYOND = (0, 1e-5, 1e-4, 1e-3)
-"""Shares of the features beyond either end of a grid that are tried."""
+BEYOND = 1e-5
+"""Share of their features beyond either end of the grid: the fewer, the coarser the grid."""
 FINEST = 2.0**-20
 """Smallest step of a grid in units of the longest feature vector."""
 
@@ -129,7 +129,8 @@ def by_bytes(left: Points, right: Points, product: Product) -> Rough:
     # much again; twice this is allowed for.
     inexact = 2 * int8.ERROR * weight * width * LEVELS * HALFWAY
     balance = _balance(moved)
-    errors = [of.errors(balance) + inexact for of in moved]
+    longest = max(float(np.sqrt(of.norms.max())) for of in moved)
+    errors = [of.errors(balance, longest) + inexact for of in moved]
     return Rough(
         Side(moved[0].norms - weight * (HALFWAY - grid.zero) * (moved[0].sums + width * grid.zero), errors[0]),
         Side(moved[-1].norms + weight * grid.zero * moved[-1].sums, errors[-1]),
@@ -147,20 +148,15 @@ class Grid:
 
     @classmethod
     def fit(cls, sets: tuple[Points, ...], centre: Single) -> Grid:
-        """Grid that moves some points of all sets least, of some that leave out the largest and smallest features.
-
-        The centre is one of its points.
-        """
+        """Grid that ends where nearly all features about the centre do, which is one of its points."""
         some = np.concatenate([points.single[:: -(-points.count // SAMPLE)] - centre for points in sets])
         finest = FINEST * max(float(np.sqrt(points.single_norms.max())) for points in sets)
-        lows, highs = (np.quantile(some, shares) for shares in (BEYOND, 1 - np.array(BEYOND)))
-        grids = [cls.between(low, high, finest) for low, high in zip(lows, highs, strict=True)]
-        return min(grids, key=lambda grid: float(np.square(some - np.float32(grid.step) * grid.numbers(some)).sum()))
+        return cls.between(float(np.quantile(some, BEYOND)), float(np.quantile(some, 1 - BEYOND)), finest)
 
     @classmethod
     def between(cls, low: float, high: float, finest: float) -> Grid:
         """Grid with two ends, or with ends farther out if its step would be smaller than ``finest``."""
-        low, high = min(float(low), 0), max(float(high), 0)
+        low, high = min(low, 0), max(high, 0)
         # In float32 it is the same, and multiples of it are rounded once.
         step = float(np.float32(max((high - low) / LEVELS, finest)))
         return cls(step, round(-low / step))
@@ -206,19 +202,23 @@ class Moved:
         tiles = slices(slice(0, len(self.rows)), neighbours.TILE)
         return list(spread(lambda tile: np.ascontiguousarray((self.rows[tile] ^ HALFWAY).view(np.int8).T), tiles))
 
-    def errors(self, balance: float) -> Double:
+    def errors(self, balance: float, longest: float) -> Double:
         """How far all this may move their squared distances, (n,).
 
         Moves m of x and m' of x' change 2 x.x' by at most 2 (|x||m'| + |m||x'| + |m||m'|), and 2 |x||m'| is at most
-        |x|^2 / c + c |m'|^2 for any c, the same for c = |x| / |m'|. All are known to within ``unit``, relatively.
+        |x|^2 / c + c |m'|^2 for any c, the same for c = |x| / |m'|. As no x is longer than ``longest``, for large m'
+        it is at most what this is at another m', and the rest of m' times 2 ``longest``. All are known to within
+        ``unit``, relatively.
         """
-        moving = self.norms / balance + (balance + 1) * self.moves
+        lengths = np.sqrt(self.moves)
+        far = np.minimum(balance * lengths, longest)
+        moving = self.norms / balance + far * (2 * lengths - far / balance) + self.moves
         found: Double = (1 + 2 * unit(self._points)) * moving + float32_error(self._points, self.norms)
         return found
 
 
 def _balance(sets: list[Moved]) -> float:
     """Typical length of a point in units of how far it was moved."""
+    norms, moves = (np.median(np.concatenate([getattr(of, name) for of in sets])) for name in ("norms", "moves"))
     smallest = float(np.finfo(np.float32).tiny)
-    norms, moves = (sum(float(getattr(of, name).sum()) for of in sets) + smallest for name in ("norms", "moves"))
-    return float(np.sqrt(norms / moves))
+    return float(np.sqrt((norms + smallest) / (moves + smallest)))
