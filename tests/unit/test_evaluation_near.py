@@ -277,7 +277,9 @@ def test_rounding_moves_no_distance_by_more_than_its_bound(kind: str) -> None:
     bounded = Bounded(points, signed=near._is_signed(points))
     everything, exact = slice(0, 200), exact_distances(points, points)
     half, single = (neighbours.distances(points, points, everything, everything, half=flag) for flag in (True, False))
-    below, above, error = (of[:, None] + of for of in (bounded.below, bounded.above, bounded.error))
+    above, error = (of[:, None] + of for of in (bounded.above, bounded.error))
+    balls = Balls.around(bounded, np.zeros(200))
+    below = balls.reach[:, None] + balls.slack
     assert (np.abs(single - exact) <= error).all()
     assert (exact - half <= below).all()
     assert (half - exact <= above).all()

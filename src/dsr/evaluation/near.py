@@ -22,7 +22,7 @@ from dsr.evaluation.pairs import Balls, Bounded, Double, Indices, Pairs, error_o
 from dsr.evaluation.parallel import slices, spread
 from dsr.evaluation.rough import rough_distances
 
-CROWDED = 250
+CROWDED = 500
 """Pairs per point that may be kept, or computed one by one."""
 CHUNK = 10_000
 """Pairs that one thread computes at a time."""

@@ -38,6 +38,11 @@ class Side:
     offset: Double
     error: Double
 
+    def least(self, part: slice) -> Double:
+        """The smallest that some points may add to an exact distance, (m,)."""
+        found: Double = self.offset[part] - self.error[part]
+        return found
+
 
 @dataclass(frozen=True)
 class Rough:
@@ -63,7 +68,8 @@ class Rough:
     def near(self, rows: slice, columns: slice, left: Balls, right: Balls) -> Pairs:
         """Pairs of a rectangle of which one point may be in the other one's ball, with their rough distances."""
         products = self.product(rows, columns)
-        least, other_least = (self.left.offset - self.left.error)[rows], (self.right.offset - self.right.error)[columns]
+        least, other_least = self.left.least(rows), self.right.least(columns)
+        # A distance is at most reach + slack where the product is at least what is left of these.
         limits = [
             self._limits(least - left.reach[rows], other_least - right.slack[columns]),
             self._limits(least - left.slack[rows], other_least - right.reach[columns]),
@@ -81,7 +87,7 @@ class Rough:
         return Pairs(row, column, squared.astype(np.float32))
 
     def nearest(self, tile: slice, count: int) -> Pairs:
-        """For each point of a tile of one set the roughly nearest ones of that tile, ``count`` pairs after another."""
+        """Pairs of every point of a tile of one set and the ``count`` roughly nearest ones there, (m * count,)."""
         products = self.product(tile, tile)
         products -= self._limits(self.left.offset[tile], self.right.offset[tile])[1]
         nearest = np.argpartition(products, -count, axis=1)[:, -count:].astype(np.int32).ravel()
@@ -94,7 +100,7 @@ class Rough:
         return found
 
     def _limits(self, rows: Double, columns: Double) -> tuple[Single, Single]:
-        """Products that distances with the sum of two limits have, less the other limit."""
+        """Limits of distances, which add up, in units of products."""
         return (rows / self.weight).astype(np.float32), (columns / self.weight).astype(np.float32)
 
 
@@ -205,14 +211,13 @@ class Moved:
     def errors(self, balance: float, longest: float) -> Double:
         """How far all this may move their squared distances, (n,).
 
-        Moves m of x and m' of x' change 2 x.x' by at most 2 (|x||m'| + |m||x'| + |m||m'|), and 2 |x||m'| is at most
-        |x|^2 / c + c |m'|^2 for any c, the same for c = |x| / |m'|. As no x is longer than ``longest``, for large m'
-        it is at most what this is at another m', and the rest of m' times 2 ``longest``. All are known to within
-        ``unit``, relatively.
+        Moves m of x and m' of x' change 2 x.x' by at most 2 (|x||m'| + |m||x'| + |m||m'|). 2 |x||m'| is at most
+        |x|^2 / c + c |m'|^2 for any c, the same for c = |x| / |m'|. No |x| exceeds ``longest``, L, so that beyond
+        |m'| = L / c the tangent L (2 |m'| - L / c) is enough. All are known to within ``unit``, relatively.
         """
         lengths = np.sqrt(self.moves)
-        far = np.minimum(balance * lengths, longest)
-        moving = self.norms / balance + far * (2 * lengths - far / balance) + self.moves
+        tangent = np.minimum(balance * lengths, longest)
+        moving = self.norms / balance + tangent * (2 * lengths - tangent / balance) + self.moves
         found: Double = (1 + 2 * unit(self._points)) * moving + float32_error(self._points, self.norms)
         return found
 
