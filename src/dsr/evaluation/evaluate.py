@@ -23,7 +23,6 @@ from dsr.evaluation.frechet import Moments
 from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph
 from dsr.evaluation.inception_score import inception_score
 from dsr.evaluation.inputs import ImageFile
-from dsr.evaluation.near import Radii
 from dsr.evaluation.neighbours import Points
 from dsr.evaluation.selfcheck import check_frechet
 from dsr.evaluation.specs import EvaluateSpec
@@ -72,7 +71,7 @@ class ImageSet:
     cache: Cache = field(default_factory=Cache)
     identity: Mapping[str, object] = field(default_factory=dict)
 
-    def neighbourhoods(self, k: int) -> tuple[Points, Radii]:
+    def neighbourhoods(self, k: int) -> tuple[Points, near.Radii]:
         """Return the pooled features as points, and how far it is from each of them to its k-th neighbour."""
         points = Points(self.features.pooled, half=True)
 
@@ -81,7 +80,7 @@ class ImageSet:
             return {"half": found.half, "single": found.single}
 
         kept = self.cache.arrays("radii", ("half", "single"), {**self.identity, "neighbours": k}, compute)
-        return points, Radii(kept["half"].astype(np.float32), kept["single"].astype(np.float32))
+        return points, near.Radii(kept["half"].astype(np.float32), kept["single"].astype(np.float32))
 
 
 @dataclass(frozen=True)

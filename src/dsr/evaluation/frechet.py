@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.blas import dsyrk
 
 from dsr.errors import UserError
 
@@ -21,7 +20,7 @@ Double = npt.NDArray[np.float64]
 Real = npt.NDArray[np.floating[Any]]
 Features = npt.NDArray[np.float32]
 
-_ROWS = 4096  # features centred and multiplied at a time
+_ROWS = 8192  # features centred and multiplied at a time
 _CONDITION = 1e-10  # ratio of smallest to largest variance below which rounding would be felt
 
 
@@ -66,16 +65,11 @@ def fit(features: Features) -> Gaussian:
 def covariance(features: Features) -> Double:
     """Covariance (d, d) of features (n, d) in float64, divisor n - 1, without a float64 copy of all features."""
     centre = features.mean(axis=0, dtype=np.float64)
-    count, width = features.shape
-    total = np.zeros((width, width), order="F")
-    centred = np.empty((min(_ROWS, count), width))
-    for start in range(0, count, _ROWS):
-        part = features[start : start + _ROWS]
-        np.subtract(part, centre, out=centred[: len(part)])
-        # Adds to the upper triangle in place, in half the operations of a general product.
-        total = dsyrk(1, centred[: len(part)].T, beta=1, c=total, overwrite_c=True)
-    covariance: Double = (total + np.triu(total, 1).T) / (count - 1)
-    return covariance
+    total = np.zeros((features.shape[1],) * 2)
+    for start in range(0, len(features), _ROWS):
+        centred = features[start : start + _ROWS] - centre
+        total += centred.T @ centred
+    return total / (len(features) - 1)
 
 
 def from_moments(moments: Moments) -> Gaussian:
