@@ -51,7 +51,7 @@ def _find(width: int) -> Product | str:
         found = _onednn_product(tf)
         return found if is_right(found, width) else "this processor adds them up in too few bits"
     except (AttributeError, ValueError, tf.errors.OpError) as error:
-        return str(error).partition("\n")[0]
+        return f"{type(error).__name__} from TensorFlow's product of them"
 
 
 def _onednn_product(tf: Any) -> Product:
