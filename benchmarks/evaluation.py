@@ -2,11 +2,11 @@
 
 Synthetic features, 2048 wide, with the squared norm of Inception's. The official column computes what the ADM
 evaluator computes: numpy.cov, scipy.linalg.sqrtm of the product, float32 softmax, and float16 distances in TensorFlow,
-10,000 x 10,000 at a time. Each cell is a process of its own, so its peak memory is its own; the features and the
-imports are in the peak, not in the time. The network is not part of it. Both sides get the same number of threads.
-`all of it` is everything that an evaluation computes besides the network, in one process: both Frechet distances, the
-Inception Score, Precision and Recall, which are ours in the protocol's float16 and in float32, the official's in the
-former; the official script keeps the features as this does.
+10,000 x 10,000 at a time, kept in float32 for a partition of whole rows. Each cell is a process of its own, so its peak
+memory is its own; the features and the imports are in the peak, not in the time. The network is not part of it. Both
+sides get the same number of threads. `all of it` is everything that an evaluation computes besides the network, in one
+process: both Frechet distances, the Inception Score, Precision and Recall, which are ours in the protocol's float16 and
+in float32, the official's in the former; the official script keeps the features as this does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -114,13 +116,13 @@ def plain_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[f
 
 def official_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     """Precision and Recall with TensorFlow's float16 blocks and a partition of whole rows."""
-    radius, sample_radius = _official_radii(reference), _official_radii(sample)
+    radius, sample_radius, distances = _official_radii(reference), _official_radii(sample), _official_distances()
     inside_sample, inside_reference = np.zeros(len(sample), bool), np.zeros(len(reference), bool)
     for start in range(0, len(reference), BLOCK):
         rows = slice(start, start + BLOCK)
         for begin in range(0, len(sample), BLOCK):
             columns = slice(begin, begin + BLOCK)
-            block = _official_distances(reference[rows], sample[columns])
+            block = distances(reference[rows], sample[columns])
             inside_sample[columns] |= (block <= radius[rows, None]).any(axis=0)
             inside_reference[rows] |= (block <= sample_radius[None, columns]).any(axis=1)
     return float(inside_sample.mean()), float(inside_reference.mean())
@@ -128,25 +130,37 @@ def official_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tupl
 
 def _official_radii(rows: np.ndarray) -> np.ndarray:
     result = np.empty(len(rows), np.float32)
+    distances, counts = _official_distances(), list(range(NEIGHBOURS + 1))
+    whole = np.empty((BLOCK, len(rows)), np.float32)
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
-        whole = np.empty((len(part), len(rows)), np.float16)
         for begin in range(0, len(rows), BLOCK):
-            whole[:, begin : begin + BLOCK] = _official_distances(part, rows[begin : begin + BLOCK])
-        result[start : start + BLOCK] = np.partition(whole, NEIGHBOURS, axis=1)[:, NEIGHBOURS]
+            whole[: len(part), begin : begin + BLOCK] = distances(part, rows[begin : begin + BLOCK])
+        # A thread a core, each with a part of the rows.
+        with ThreadPool(int(os.environ["OMP_NUM_THREADS"])) as pool:
+            parts = pool.map(
+                lambda some: np.partition(some, counts, axis=1)[:, NEIGHBOURS],
+                np.array_split(whole[: len(part)], int(os.environ["OMP_NUM_THREADS"])),
+            )
+        result[start : start + BLOCK] = np.concatenate(parts)
     return result
 
 
-def _official_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _official_distances() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Squared distances of two blocks in float16, or in float32 if one of them is not finite; float32."""
     import tensorflow as tf
 
-    for kind in (np.float16, np.float32):
-        u, v = tf.constant(left.astype(kind)), tf.constant(right.astype(kind))
+    def squared(u: Any, v: Any) -> Any:
         norms, others = (tf.reduce_sum(tf.square(points), 1) for points in (u, v))
-        block = tf.maximum(norms[:, None] - 2 * tf.matmul(u, v, transpose_b=True) + others[None], 0.0).numpy()
-        if np.isfinite(block).all():
-            break
-    return block
+        return tf.maximum(norms[:, None] - 2 * tf.matmul(u, v, transpose_b=True) + others[None], 0.0)
+
+    @tf.function(reduce_retracing=True)
+    def block(left: Any, right: Any) -> Any:
+        half = squared(tf.cast(left, tf.float16), tf.cast(right, tf.float16))
+        is_finite = tf.reduce_all(tf.math.is_finite(half))
+        return tf.cond(is_finite, lambda: tf.cast(half, tf.float32), lambda: squared(left, right))
+
+    return lambda left, right: block(tf.constant(left), tf.constant(right)).numpy()
 
 
 def our_evaluation(sample: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -193,8 +207,7 @@ class Cell:
 
 def measure(metric: Metric, images: int, references: int) -> Cell:
     """Run one metric, in a process that does nothing else."""
-    if "official" in metric.__name__:
-        importlib.import_module("tensorflow")
+    importlib.import_module("tensorflow")
     sample, reference = draw_features(images, 1), draw_features(references, 0)
     wall, cpu = time.perf_counter(), time.process_time()
     result = metric(sample, reference)

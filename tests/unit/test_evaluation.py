@@ -11,7 +11,7 @@ from dsr.errors import UserError
 from dsr.evaluation import frechet, near, neighbours
 from dsr.evaluation.cache import Cache
 from dsr.evaluation.frechet import Gaussian, Moments
-from dsr.evaluation.half import to_half, to_half_in_range
+from dsr.evaluation.half import squared_norms, to_half, to_half_in_range
 from dsr.evaluation.inception_score import inception_score
 from dsr.evaluation.neighbours import Points, precision_recall, radii
 from dsr.evaluation.selfcheck import check_frechet
@@ -175,60 +175,25 @@ def test_equal_sets_are_inside_each_other() -> None:
         assert all(flags.all() for flags in memberships(points, points, 3, half, 10_000))
 
 
-def on_a_grid(kind: str, count: int, width: int, seed: int) -> np.ndarray:
-    """Features whose products have no rounding error, so that the order of sums changes nothing."""
-    generator = np.random.default_rng(seed)
-    points = generator.standard_normal((count, width))
-    if kind == "positive":
-        points = np.abs(points)
-    elif kind == "clusters":
-        points = np.random.default_rng(9).standard_normal((9, width))[generator.integers(0, 9, count)] + points / 20
-    elif kind == "repeated":
-        points = points[generator.integers(0, count // 4, count)]
-    return (np.round(points * 32) / 32).astype(np.float32)
-
-
-@pytest.mark.parametrize("crowded", [0, 100])
-@pytest.mark.parametrize(("tile", "k"), [(1000, 3), (60, 1)])
-@pytest.mark.parametrize("kind", ["any", "positive", "clusters", "repeated"])
-def test_near_pairs_are_all_that_matters(
-    monkeypatch: pytest.MonkeyPatch, kind: str, tile: int, k: int, crowded: int
-) -> None:
-    monkeypatch.setattr(neighbours, "TILE", tile)
-    monkeypatch.setattr(near, "CROWDED", crowded)
-    halves = [Points(on_a_grid(kind, count, 24, seed), half=True) for seed, count in enumerate((230, 301))]
-    singles = [Points(points.single, half=False) for points in halves]
-    radii_of_both = [near.radii(points, k) for points in halves]
-    scores = near.precision_recall(*halves, *radii_of_both)
-    for name, sets in (("half", halves), ("single", singles)):
-        expected = [radii(points, k) for points in sets]
-        for found, values in zip(radii_of_both, expected, strict=True):
-            np.testing.assert_array_equal(getattr(found, name), values)
-        found, wanted = getattr(scores, name), precision_recall(*sets, *expected)
-        np.testing.assert_array_equal(found.inside_sample, wanted.inside_sample)
-        np.testing.assert_array_equal(found.inside_reference, wanted.inside_reference)
-        np.testing.assert_array_equal(found.half_blocks, wanted.half_blocks)
-
-
-@pytest.mark.parametrize("kind", ["any", "positive", "clusters"])
-def test_float16_moves_no_distance_by_more_than_its_bound(kind: str) -> None:
-    points = Points(normal(200, 64) if kind == "any" else on_a_grid(kind, 200, 64, 0), half=True)
-    everything = slice(0, 200)
-    half, single = (neighbours.distances(points, points, everything, everything, half=flag) for flag in (True, False))
-    bound = near.slack(points, signed=near.is_signed(points))
-    assert (np.abs(half - single) <= bound[:, None] + bound).all()
-    assert (np.abs(half - single) > (bound[:, None] + bound) / 20).any()
-
-
 def test_fast_and_plain_rounding_agree() -> None:
     generator = np.random.default_rng(0)
-    values = (generator.standard_normal(100_000) * np.exp2(generator.integers(-10, 13, 100_000))).astype(np.float32)
-    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    values = generator.standard_normal(100_000) * np.exp2(generator.integers(-30, 13, 100_000))
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
     ties = (halves[1:] + halves[:-1]) / 2
-    values = np.concatenate([values[np.abs(values) >= 2**-14], halves, ties[ties >= 2**-14], [0]]).astype(np.float32)
-    expected = to_half(values)
-    to_half_in_range(values)
-    np.testing.assert_array_equal(values, expected)
+    some = np.concatenate([values, halves, ties, -ties, ties * (1 + 2**-23), ties * (1 - 2**-23)]).astype(np.float32)
+    expected = some.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(to_half(some), expected)
+    to_half_in_range(some)
+    np.testing.assert_array_equal(some, expected)
+
+
+def test_what_is_too_large_for_float16_becomes_infinite() -> None:
+    np.testing.assert_array_equal(
+        to_half(np.array([65519, 65520, -1e9, np.nan], np.float32)), [65504, np.inf, -np.inf, np.nan]
+    )
+    rows = np.zeros((3, 40), np.float32)
+    rows[0, 5], rows[1] = 256, 41  # a square, and a sum of squares
+    np.testing.assert_array_equal(squared_norms(rows), [np.inf, np.inf, 0])
 
 
 def test_too_few_or_wrong_points_are_refused() -> None:

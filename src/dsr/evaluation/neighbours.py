@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dsr.errors import UserError
-from dsr.evaluation.half import Single, squared_norms, to_half, to_half_in_range
+from dsr.evaluation.half import ROWS, Single, squared_norms, to_half, to_half_in_range
+from dsr.evaluation.parallel import slices, spread
 
 Flags = npt.NDArray[np.bool_]
+Real = TypeVar("Real", npt.NDArray[np.float32], npt.NDArray[np.float64])
 Rounding = Literal["single", "half", "half in range"]
 
 BLOCK = 10_000
@@ -56,10 +59,31 @@ class Points:
         if not np.isfinite(self.single_norms).all():
             first = int(np.argmin(np.isfinite(self.single_norms)))
             raise UserError(f"the features of image {first} are NaN, infinite or huge: is the graph file intact?")
-        self.blocks = _slices(slice(0, self.count), block)
+        self.blocks = slices(slice(0, self.count), block)
         if half:
-            self.rounded = to_half(self.single)
-            self.rounded_norms: Single = np.concatenate([squared_norms(self.rounded[part]) for part in self.blocks])
+            self.rounded_norms, self.moves = self._round_in_parts()
+
+    @cached_property
+    def rounded(self) -> Single:
+        """Features on the float16 grid, (n, d); as large again as the features, so only where all are needed."""
+        rounded = np.empty_like(self.single)
+        for part in slices(slice(0, self.count), ROWS):
+            rounded[part] = to_half(self.single[part])
+        return rounded
+
+    def _round_in_parts(self) -> tuple[Single, Single]:
+        """Squared norms as the protocol has them, and of what rounding adds to the features; both (n,)."""
+        norms, moves = np.empty((2, self.count), np.float32)
+
+        def round_part(part: slice) -> None:
+            rounded = to_half(self.single[part])
+            norms[part] = squared_norms(rounded)
+            rounded -= self.single[part]
+            moves[part] = np.einsum("ij,ij->i", rounded, rounded)
+
+        for _ in spread(round_part, [part for block in self.blocks for part in slices(block, ROWS)]):
+            pass
+        return norms, moves
 
     def rows(self, part: slice, half: bool) -> tuple[Single, Single]:
         """Features (m, d) and squared norms (m,) of some rows, in one precision."""
@@ -165,7 +189,7 @@ def _merge(smallest: Single, distances: Single) -> Single:
     return insert(smallest, rows, distances[rows, columns])
 
 
-def insert(smallest: Single, rows: npt.NDArray[np.intp], values: Single) -> Single:
+def insert(smallest: Real, rows: npt.NDArray[Any], values: Real) -> Real:
     """Merge some values (p,), each into one row, into the smallest so far, sorted (m, k)."""
     keep = smallest.shape[1]
     order = np.lexsort((values, rows))
@@ -204,8 +228,4 @@ def _is_finite(left: Points, right: Points, rows: slice, columns: slice) -> bool
 
 def tiles(rows: slice, columns: slice) -> Iterator[tuple[slice, slice]]:
     """Tiles that make up a rectangle of pairs."""
-    return ((part, other) for part in _slices(rows, TILE) for other in _slices(columns, TILE))
-
-
-def _slices(whole: slice, size: int) -> list[slice]:
-    return [slice(start, min(start + size, whole.stop)) for start in range(whole.start, whole.stop, size)]
+    return ((part, other) for part in slices(rows, TILE) for other in slices(columns, TILE))
