@@ -14,8 +14,9 @@ log = logging.getLogger(__name__)
 def set_arithmetic(precision: str, threads: int | None = None, *, deterministic: bool = False) -> None:
     """Set the process-wide arithmetic: CPU threads (None: PyTorch's number), and TF32 on GPUs unless fp32 is asked for.
 
-    For a given number of processes and threads, CPUs always compute the same bits. GPUs do so if ``deterministic``;
-    without it, sums of PyTorch's own kernels (of attention, where `dsr.flash` does not run) can depend on timing.
+    A later call replaces all of an earlier one's settings but the environment variable of cuBLAS. For a given number of
+    processes and threads, CPUs always compute the same bits. GPUs do so if ``deterministic``; without it, sums of
+    PyTorch's own kernels (of attention, where `dsr.flash` does not run) can depend on timing.
     """
     if threads is not None:
         torch.set_num_threads(threads)

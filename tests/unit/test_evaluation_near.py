@@ -61,11 +61,6 @@ def draw(kind: str, count: int, width: int, seed: int) -> np.ndarray:
     return (points * min(1, in_range)).astype(np.float32)
 
 
-def on_a_grid(points: np.ndarray) -> np.ndarray:
-    """Round features so that their products have no rounding error, and the order of sums changes nothing."""
-    return np.round(points * 32).astype(np.float32) / 32
-
-
 @pytest.fixture(params=["bytes", "float32"])
 def kind_of_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "float32":
@@ -101,7 +96,7 @@ def all_pairs(sets: list[Points], k: int) -> Iterator[np.ndarray]:
 def test_near_pairs_are_all_that_matters(monkeypatch: pytest.MonkeyPatch, kind: str, tile: int, k: int) -> None:
     monkeypatch.setattr(neighbours, "TILE", tile)
     monkeypatch.setattr(near, "CROWDED", 10**6)
-    sets = [Points(on_a_grid(draw(kind, count, 24, seed)), half=True) for seed, count in enumerate((230, 301))]
+    sets = [Points(draw(kind, count, 24, seed), half=True) for seed, count in enumerate((230, 301))]
     for found, expected in zip(scores(sets, k), all_pairs(sets, k), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -144,14 +139,14 @@ def test_sets_of_any_size(monkeypatch: pytest.MonkeyPatch, count: int, k: int, w
     monkeypatch.setattr(neighbours, "TILE", 10)
     monkeypatch.setattr(near, "CROWDED", 10**6)
     sizes = enumerate((count, k + 1))
-    sets = [Points(on_a_grid(draw("positive", size, width, seed)) + 2, half=True) for seed, size in sizes]
+    sets = [Points(draw("positive", size, width, seed) + 2, half=True) for seed, size in sizes]
     for found, expected in zip(scores(sets, k), all_pairs(sets, k), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.usefixtures("kind_of_products")
 def test_one_point_may_be_tested_but_has_no_neighbours() -> None:
-    one, others = (Points(on_a_grid(draw("positive", count, 8, 0)) + 1, half=True) for count in (1, 9))
+    one, others = (Points(draw("positive", count, 8, 0) + 1, half=True) for count in (1, 9))
     with pytest.raises(UserError, match="too few"):
         near.radii(one, 1)
     radii = [Radii(np.full(of.count, 3, np.float32), np.full(of.count, 2, np.float32)) for of in (one, others)]
@@ -170,22 +165,33 @@ def test_equal_sets_are_inside_each_other() -> None:
     assert found.half.precision == found.half.recall == found.single.precision == found.single.recall == 1
 
 
-@pytest.mark.parametrize("crowded", [0, 3, 250])
+@pytest.mark.parametrize("kind", ["clusters", "repeated", "positive"])
+@pytest.mark.parametrize(("radii", "memberships"), [(0, 0), (0, 500), (500, 0), (5, 5), (20, 20), (60, 60), (120, 120)])
 def test_points_that_are_too_close_together_are_left_to_all_pairs(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, crowded: int
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str, radii: int, memberships: int
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(near, "CROWDED", crowded)
-    points = Points(on_a_grid(draw("clusters", 300, 24, 0)), half=True)
-    found = near.radii(points, 3)
-    assert ("distances are computed in both precisions" in caplog.text) == (crowded < 250)
-    np.testing.assert_array_equal(found.half, neighbours.radii(points, 3))
-    np.testing.assert_array_equal(found.single, neighbours.radii(Points(points.single, half=False), 3))
+    monkeypatch.setattr(neighbours, "TILE", 30)
+    sets = [Points(draw(kind, count, 24, seed), half=True) for seed, count in enumerate((250, 300))]
+    monkeypatch.setattr(near, "CROWDED", radii)
+    found = [near.radii(points, 3) for points in sets]
+    assert ("all their distances are computed in both precisions" in caplog.text) or radii > 0
+    monkeypatch.setattr(near, "CROWDED", memberships)
+    scores = near.precision_recall(*sets, *found)
+    assert ("all distances are computed in both precisions" in caplog.text) or memberships > 0
+    for name, half in (("half", True), ("single", False)):
+        points = [Points(of.single, half=half) for of in sets]
+        expected = [neighbours.radii(of, 3) for of in points]
+        for of, wanted in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(getattr(of, name), wanted)
+        wanted = neighbours.precision_recall(*points, *expected)
+        np.testing.assert_array_equal(getattr(scores, name).inside_sample, wanted.inside_sample)
+        np.testing.assert_array_equal(getattr(scores, name).inside_reference, wanted.inside_reference)
 
 
 @pytest.mark.parametrize("scale", [0.01, 60.0])
 def test_what_float16_cannot_hold_is_left_to_all_pairs(scale: float) -> None:
-    sets = [Points(on_a_grid(draw("positive", 40, 24, seed)) * np.float32(scale), half=True) for seed in range(2)]
+    sets = [Points(draw("positive", 40, 24, seed) * np.float32(scale), half=True) for seed in range(2)]
     for found, expected in zip(scores(sets, 3), all_pairs(sets, 3), strict=True):
         np.testing.assert_array_equal(found, expected)
 

@@ -22,8 +22,9 @@ from dsr.denoiser.build import build_denoiser
 from dsr.distributed import World
 from dsr.errors import UserError
 from dsr.training.batches import Samples, Share, StepSampler
-from dsr.training.learner import NotFiniteError
+from dsr.training.learner import Fetched, NotFiniteError
 from dsr.training.loop import train
+from dsr.training.optim import MovingAverage
 
 from .training_row import (
     BATCH,
@@ -305,6 +306,28 @@ def test_an_image_that_cannot_be_read_stops_the_step_that_needs_it_and_none_befo
         next(samples.next_step())
 
 
+def test_the_next_images_are_encoded_behind_the_optimizer_and_before_the_loss_is_waited_for(
+    row: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def noted(owner: type, name: str, event: str) -> None:
+        method = getattr(owner, name)
+
+        def call(self: object, *arguments: object) -> object:
+            order.append(event)
+            return method(self, *arguments)
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted(MovingAverage, "update", "average")
+    noted(Samples, "prepare", "prepare")
+    noted(Fetched, "values", "wait")
+    assert train(tiny_job(row, tmp_path / "run-a", epoch=1), ONE)
+    step = ["average"] * (len(order) // STEPS - 2) + ["prepare", "wait"]
+    assert order == step * STEPS
+
+
 def test_images_of_the_next_step_can_be_read_before_it_is_asked_for_and_none_after_the_last() -> None:
     spec, images = tiny_spec(), Watched()
     share = Share.of(ONE, BATCH, BATCH // 2)
@@ -318,3 +341,5 @@ def test_images_of_the_next_step_can_be_read_before_it_is_asked_for_and_none_aft
         read.append(len(images.seen))
     assert images.seen == expected
     assert read == [4, 8, 12, 12, 16, 16]
+    with pytest.raises(ValueError, match="after the last step"):
+        next(samples.next_step())

@@ -151,6 +151,18 @@ def test_the_command_saves_on_sigterm_refuses_a_second_trainer_and_goes_on(
     assert differences(final_state(job.run_dir), final_state(finished)) == []
 
 
+def test_an_image_that_cannot_be_read_ends_the_command_and_its_workers(row: Path, tmp_path: Path) -> None:
+    shutil.copytree(row / "images", tmp_path / "images")
+    shard = tmp_path / "images" / "shard-00000.zip"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+    shard.write_bytes(content)
+    process = command(tiny_job(row, tmp_path / "run-a", images=tmp_path / "images" / "index.npz", workers=2))
+    _, log = process.communicate(timeout=60)
+    assert process.returncode not in (0, EXIT_STOPPED)
+    assert str(shard) in log
+
+
 def test_two_processes_agree_with_one_and_with_their_own_interrupted_run(row: Path, tmp_path: Path) -> None:
     # A few epochs only: Adam turns the rounding of gradients that are nearly zero into steps that add up.
     alone, pair = (tiny_job(row, tmp_path / run, epoch=4) for run in ("run-1", "run-a"))

@@ -57,8 +57,13 @@ class PreparedIndex:
         """
         encoded = bytearray(int(self._length[index]))
         if os.preadv(self._file(int(self._shard[index])), [encoded], int(self._offset[index])) != len(encoded):
-            raise OSError(f"{self._paths[self._shard[index]]}: ends inside image {index}")
+            raise OSError(f"{self.shard(index)}: ends inside image {index}")
         return encoded
+
+    def shard(self, index: int) -> Path:
+        """Return the shard that holds image ``index``."""
+        path: Path = self._paths[self._shard[index]]
+        return path
 
     def _file(self, shard: int) -> int:
         if shard not in self._files:

@@ -79,7 +79,9 @@ class ImageSet:
             found = near.radii(points, k)
             return {"half": found.half, "single": found.single}
 
-        kept = self.cache.arrays("radii", ("half", "single"), {**self.identity, "neighbours": k}, compute)
+        # Radii and distances that are compared with them must come from the same sums.
+        key = {**self.identity, "neighbours": k, "sums": "float64"}
+        kept = self.cache.arrays("radii", ("half", "single"), key, compute)
         return points, near.Radii(kept["half"].astype(np.float32), kept["single"].astype(np.float32))
 
 

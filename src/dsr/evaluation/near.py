@@ -3,9 +3,11 @@
 Nearly all pairs are too far apart to matter in either precision. Rough distances of all pairs, with bounds of their
 errors and of what rounding in the protocol adds or takes away, say which pairs could matter. Distances of those in
 float32, with narrower bounds, leave a tenth of them, and these alone are computed in the arithmetic of
-:mod:`dsr.evaluation.neighbours`, but with products that are rounded once, so that they do not depend on how a library
-adds up. :mod:`dsr.evaluation.neighbours` itself, which computes every pair, takes over where this way does not pay:
-where the protocol does not keep all blocks in float16, and where too many points are close together.
+:mod:`dsr.evaluation.neighbours`, which has every pair. That module itself takes over where this way does not pay: where
+the protocol does not keep all blocks in float16, and where too many points are close together.
+
+Threads read bounds and flags that others change meanwhile. Bounds only fall and flags are only raised, so that what is
+read too early lets pairs through that would not have been needed, and changes no result.
 """
 
 from __future__ import annotations

@@ -202,9 +202,10 @@ def insert(smallest: Real, rows: npt.NDArray[Any], values: Real) -> Real:
 
 
 def _products(left: Points, right: Points, part: slice, other: slice, half: bool) -> Single:
-    """2 u.v for all pairs, (m, c)."""
+    """2 u.v for all pairs, (m, c), summed in float64 and then rounded: the order of the sums does not matter."""
     rounding = left.rounding(right, part, other, half)
-    products = _round(left.rows(part, half)[0] @ right.rows(other, half)[0].T, rounding)
+    rows, columns = left.rows(part, half)[0].astype(np.float64), right.rows(other, half)[0].astype(np.float64)
+    products = _round((rows @ columns.T).astype(np.float32), rounding)
     products *= 2
     return _round(products, rounding) if rounding == "half" else products  # doubling may overflow
 

@@ -119,11 +119,16 @@ class Samples:
             worker_init_fn=ignore_stop_signals,
         )
         self._loaded: Iterator[list[Tensor]] = iter(loader)
-        self._made = self._make(_steps(first, last))
+        self._places = ((step, part) for step in _steps(first, last) for part in share.micro_batches)
         self._ahead: MicroBatch | Exception | None = None
 
     def next_step(self) -> Iterator[MicroBatch]:
-        """Micro-batches of the next step; take all of them before the step after."""
+        """Micro-batches of the next step; take all of them before the step after.
+
+        Raises:
+            Exception: if one of them could not be made, also if that was found by :meth:`prepare`.
+            ValueError: if there is no step left.
+        """
         for _ in self._share.micro_batches:
             micro_batch, self._ahead = self._ahead or self._next(), None
             if isinstance(micro_batch, Exception):
@@ -137,31 +142,38 @@ class Samples:
         """
         self._ahead = self._ahead or self._next()
 
+    def close(self) -> None:
+        """Stop the workers: they ignore the signals by which Python would stop them at its end, and then wait."""
+        # Without workers there is nothing to stop. PyTorch itself calls this when nothing refers to the iterator any
+        # more, but an error's traceback does.
+        getattr(self._loaded, "_shutdown_workers", lambda: None)()
+
     def _next(self) -> MicroBatch | Exception:
+        place = next(self._places, None)
+        if place is None:
+            return ValueError("there are no samples after the last step")
         try:
-            return next(self._made)
+            return self._make(*place)
         except Exception as error:
             return error
 
-    def _make(self, steps: Iterable[int]) -> Iterator[MicroBatch]:
+    def _make(self, step: int, part: slice) -> MicroBatch:
         recipe, batch = self._spec.recipe, self._share.batch
+        pixels, labels = (values.to(self._device, non_blocking=True) for values in next(self._loaded))
+        latents = self._encode(pixels.float() / 255)
+        positions = range(step * batch + part.start, step * batch + part.stop)
+        times = self._flow.times(torch.from_numpy(uniforms(recipe.seed, "time", step, batch)).float())
         dropout = self._spec.model.denoiser.class_dropout
-        for step in steps:
-            times = self._sent(self._flow.times(torch.from_numpy(uniforms(recipe.seed, "time", step, batch)).float()))
-            dropped = self._sent(torch.from_numpy(uniforms(recipe.seed, "drop", step, batch) < dropout))
-            for part in self._share.micro_batches:
-                pixels, labels = (values.to(self._device, non_blocking=True) for values in next(self._loaded))
-                latents = self._encode(pixels.float() / 255)
-                positions = range(step * batch + part.start, step * batch + part.stop)
-                yield MicroBatch(
-                    x1=latents,
-                    # In memory as encoders leave latents, channels last: what combines the two is several times faster.
-                    x0=noise(recipe.seed, "noise", positions, latents.shape[1:], self._device).contiguous(
-                        memory_format=torch.channels_last
-                    ),
-                    t=times[part],
-                    y=labels.masked_fill(dropped[part], self._spec.model.classes),
-                )
+        dropped = torch.from_numpy(uniforms(recipe.seed, "drop", step, batch) < dropout)
+        return MicroBatch(
+            x1=latents,
+            # In memory as encoders leave latents, channels last: what combines the two is several times faster.
+            x0=noise(recipe.seed, "noise", positions, latents.shape[1:], self._device).contiguous(
+                memory_format=torch.channels_last
+            ),
+            t=self._sent(times[part]),
+            y=labels.masked_fill(self._sent(dropped[part]), self._spec.model.classes),
+        )
 
     def _sent(self, values: Tensor) -> Tensor:
         """Copy to the device without waiting for what it is doing, which takes pinned memory."""

@@ -74,8 +74,9 @@ def _run(job: Job, world: World, request: StopRequest, resumed: int) -> bool:
     learner.micro_batches = len(share.micro_batches)
     samples = _samples(job, world, share, learner.step)
     try:
-        learner.settle(blank(job.spec.model, share.micro_batch, world.device))
         with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(samples))
+            learner.settle(blank(job.spec.model, share.micro_batch, world.device))
             progress = stack.enter_context(contextlib.closing(_progress(job, learner.step))) if world.is_main else None
             writer = stack.enter_context(Writer(job.run_dir))
             return _loop(job, world, request, learner, samples, writer, progress)
