@@ -174,6 +174,7 @@ def measure(
         result["kernels (ms)"] = machine.kernel_times(lambda: [step() for _ in range(2)], 2)
     if checkpoint is not None:
         result["checkpoint"] = _checkpoint(checkpoint, learner, step)
+    samples.close()
     return result
 
 
