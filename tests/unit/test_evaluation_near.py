@@ -277,7 +277,7 @@ def test_first_bounds_are_of_the_roughly_nearest_points(monkeypatch: pytest.Monk
     assert (farthest <= np.sort(squared[30:60, 30:60])[:, 3] + 4 * distances.left.error.max()).all()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "one cluster"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_rounding_moves_no_distance_by_more_than_its_bound(kind: str) -> None:
     points = Points(draw(kind, 200, 64, 0), half=True)
     bounded = Bounded(points, signed=near._is_signed(points))
