@@ -131,16 +131,16 @@ def official_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tupl
 def _official_radii(rows: np.ndarray) -> np.ndarray:
     result = np.empty(len(rows), np.float32)
     distances, counts = _official_distances(), list(range(NEIGHBOURS + 1))
-    whole = np.empty((BLOCK, len(rows)), np.float32)
+    whole, threads = np.empty((BLOCK, len(rows)), np.float32), int(os.environ["OMP_NUM_THREADS"])
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         for begin in range(0, len(rows), BLOCK):
             whole[: len(part), begin : begin + BLOCK] = distances(part, rows[begin : begin + BLOCK])
         # A thread a core, each with a part of the rows.
-        with ThreadPool(int(os.environ["OMP_NUM_THREADS"])) as pool:
+        with ThreadPool(threads) as pool:
             parts = pool.map(
                 lambda some: np.partition(some, counts, axis=1)[:, NEIGHBOURS],
-                np.array_split(whole[: len(part)], int(os.environ["OMP_NUM_THREADS"])),
+                np.array_split(whole[: len(part)], threads),
             )
         result[start : start + BLOCK] = np.concatenate(parts)
     return result

@@ -72,7 +72,11 @@ def kind_of_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 def scores(sets: list[Points], k: int) -> Iterator[np.ndarray]:
     """Radii of both sets and memberships by `near`, in float16 and then in float32."""
-    radii = [near.radii(points, k) for points in sets]
+    return with_radii(sets, [near.radii(points, k) for points in sets])
+
+
+def with_radii(sets: list[Points], radii: list[Radii]) -> Iterator[np.ndarray]:
+    """Radii, and memberships by `near` that follow from them, in float16 and then in float32."""
     found = near.precision_recall(*sets, *radii)
     for name in ("half", "single"):
         memberships = getattr(found, name)
@@ -177,16 +181,10 @@ def test_points_that_are_too_close_together_are_left_to_all_pairs(
     found = [near.radii(points, 3) for points in sets]
     assert ("all their distances are computed in both precisions" in caplog.text) or radii > 0
     monkeypatch.setattr(near, "CROWDED", memberships)
-    scores = near.precision_recall(*sets, *found)
+    results = list(with_radii(sets, found))
     assert ("all distances are computed in both precisions" in caplog.text) or memberships > 0
-    for name, half in (("half", True), ("single", False)):
-        points = [Points(of.single, half=half) for of in sets]
-        expected = [neighbours.radii(of, 3) for of in points]
-        for of, wanted in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(getattr(of, name), wanted)
-        wanted = neighbours.precision_recall(*points, *expected)
-        np.testing.assert_array_equal(getattr(scores, name).inside_sample, wanted.inside_sample)
-        np.testing.assert_array_equal(getattr(scores, name).inside_reference, wanted.inside_reference)
+    for result, expected in zip(results, all_pairs(sets, 3), strict=True):
+        np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("scale", [0.01, 60.0])

@@ -21,7 +21,7 @@ from dsr.evaluation import neighbours
 from dsr.evaluation.half import Single
 from dsr.evaluation.neighbours import Flags, Points, PrecisionRecall, insert
 from dsr.evaluation.pairs import Balls, Bounded, Double, Indices, Pairs, error_of, in_float32, products, reaches
-from dsr.evaluation.parallel import slices, spread
+from dsr.evaluation.parallel import run, slices, spread
 from dsr.evaluation.rough import rough_distances
 
 CROWDED = 500
@@ -110,8 +110,7 @@ class _Nearest:
         Raises:
             _CrowdedError: if it would take longer than to compute all pairs.
         """
-        for _ in spread(self._bound, slices(slice(0, self._points.count), neighbours.TILE)):
-            pass
+        run(self._bound, slices(slice(0, self._points.count), neighbours.TILE))
         near, others, computed, most = [], [], 0, CROWDED * self._points.count
         for found in spread(self._search, self._rough.places(of_one_set=True)):
             self._lower(found.near)

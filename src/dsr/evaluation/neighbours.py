@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dsr.errors import UserError
 from dsr.evaluation.half import ROWS, Single, squared_norms, to_half, to_half_in_range
-from dsr.evaluation.parallel import slices, spread
+from dsr.evaluation.parallel import run, slices
 
 Flags = npt.NDArray[np.bool_]
 Real = TypeVar("Real", npt.NDArray[np.float32], npt.NDArray[np.float64])
@@ -81,8 +81,7 @@ class Points:
             rounded -= self.single[part]
             moves[part] = np.einsum("ij,ij->i", rounded, rounded)
 
-        for _ in spread(round_part, [part for block in self.blocks for part in slices(block, ROWS)]):
-            pass
+        run(round_part, [part for block in self.blocks for part in slices(block, ROWS)])
         return norms, moves
 
     def rows(self, part: slice, half: bool) -> tuple[Single, Single]:

@@ -26,6 +26,12 @@ def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
             pool.shutdown(cancel_futures=True)
 
 
+def run(function: Callable[[Item], object], items: Iterable[Item]) -> None:
+    """Call a function for some items, which returns nothing that is needed, as :func:`spread` does."""
+    for _ in spread(function, items):
+        pass
+
+
 def slices(whole: slice, size: int) -> list[slice]:
     """Parts of at most some size."""
     return [slice(start, min(start + size, whole.stop)) for start in range(whole.start, whole.stop, size)]

@@ -17,7 +17,7 @@ from dsr.evaluation.half import Single
 from dsr.evaluation.int8 import HALFWAY, LEVELS, Bytes, Product, SignedBytes
 from dsr.evaluation.neighbours import Points
 from dsr.evaluation.pairs import Balls, Double, Pairs, float32_error, unit
-from dsr.evaluation.parallel import slices, spread
+from dsr.evaluation.parallel import run, slices, spread
 
 TALL = 4
 """Most rows of a rectangle of pairs, in tiles; its columns are one tile. Tall rectangles are multiplied fastest."""
@@ -199,8 +199,7 @@ class Moved:
             numbers += grid.zero
             self.rows[part] = numbers
 
-        for _ in spread(move, slices(slice(0, points.count), STRIP)):
-            pass
+        run(move, slices(slice(0, points.count), STRIP))
 
     def columns(self) -> list[SignedBytes]:
         """Numbers less 128 of each tile, (d, c)."""
