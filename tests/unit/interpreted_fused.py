@@ -140,7 +140,7 @@ def test_products_of_scaled_numbers_are_exact() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
     ("tokens", "heads", "head"),
-    [(37, 2, 72), (64, 1, 16), (130, 1, 20), (20, 1, 12), (66, 1, 128)],
+    [(37, 2, 72), (64, 1, 16), (129, 2, 20), (130, 1, 20), (20, 1, 12), (66, 1, 128)],
     ids=lambda value: str(value),
 )
 def test_attention_and_its_gradients_equal_pytorchs(tokens: int, heads: int, head: int, dtype: torch.dtype) -> None:

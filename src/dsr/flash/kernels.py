@@ -71,23 +71,14 @@ def _attend_to(
 
 
 @triton.jit
-def attend_forward(
-    packed, attended, logarithms, factor,
+def _attend_tile(
+    packed, attended, logarithms, rows, factor,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Attention of ``QUERIES`` tokens of one head, into (B, N, h, d); ``factor`` is d^-1/2 / ln 2.
-
-    ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. ``logarithms``, (B, h, N), gets the
-    binary logarithm of each row's sum of exponentials if the backward pass will need it.
-    """
-    TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
-    tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
-    image, head = pair.to(tl.int64) // HEADS, pair % HEADS
+    """Attention of the tokens ``rows`` of one head."""
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
-    packed += image * TOKENS * STRIDE + head * HEAD
     keys, values = packed + HEADS * HEAD, packed + 2 * HEADS * HEAD
-    rows = tile * QUERIES + tl.arange(0, QUERIES)
     query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
     query_rest = query
     if REST:
@@ -107,12 +98,70 @@ def attend_forward(
             query, query_rest, keys, values, WHOLE + tl.arange(0, LAST), highest, total, result, rest, factor,
             STRIDE, TOKENS, HEAD, MAIN, REST, True,
         )  # fmt: skip
-    attended += image * TOKENS * HEADS * HEAD + head * HEAD
     _store(attended, rows, result / total[:, None], HEADS * HEAD, TOKENS, HEAD, 0, MAIN)
     if REST:
         _store(attended, rows, rest / total[:, None], HEADS * HEAD, TOKENS, HEAD, MAIN, REST)
     if KEEP:
-        tl.store(logarithms + pair * TOKENS + rows, highest + tl.log2(total), rows < TOKENS)
+        tl.store(logarithms + rows, highest + tl.log2(total), rows < TOKENS)
+
+
+@triton.jit
+def _attend_one(
+    packed, attended, logarithms, row, factor,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr,
+    KEEP: tl.constexpr,
+):  # fmt: skip
+    """Attention of one token of one head, without tensor cores: they would multiply a whole tile."""
+    OUTPUT: tl.constexpr = HEADS * HEAD
+    channels = tl.arange(0, WIDTH)
+    inside = channels < HEAD
+    query = tl.load(packed + row * 3 * OUTPUT + channels, inside, 0.0).to(tl.float32) * factor
+    highest, total, result = float("-inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
+    for start in tl.static_range(0, TOKENS, KEYS):
+        rows = start + tl.arange(0, KEYS)
+        key = _load(packed + OUTPUT, rows, 3 * OUTPUT, TOKENS, HEAD, 0, WIDTH).to(tl.float32)
+        value = _load(packed + 2 * OUTPUT, rows, 3 * OUTPUT, TOKENS, HEAD, 0, WIDTH).to(tl.float32)
+        scores = tl.where(rows < TOKENS, tl.sum(query[None] * key, 1), float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 0))
+        weights, shrink = tl.exp2(scores - higher), tl.exp2(highest - higher)
+        total = total * shrink + tl.sum(weights, 0)
+        result = result * shrink + tl.sum(weights[:, None] * value, 0)
+        highest = higher
+    tl.store(attended + row * OUTPUT + channels, result / total, inside)
+    if KEEP:
+        tl.store(logarithms + row, highest + tl.log2(total))
+
+
+@triton.jit
+def attend_forward(
+    packed, attended, logarithms, factor,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, ALONE: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """Attention of ``QUERIES`` tokens of one head, into (B, N, h, d); ``factor`` is d^-1/2 / ln 2.
+
+    ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. If ``ALONE`` is not 0, the last token
+    is a tile of its own and takes so many keys at a time. ``logarithms``, (B, h, N), gets the binary logarithm of each
+    row's sum of exponentials if the backward pass will need it.
+    """
+    TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
+    tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
+    image, head = pair.to(tl.int64) // HEADS, pair % HEADS
+    packed += image * TOKENS * 3 * HEADS * HEAD + head * HEAD
+    attended += image * TOKENS * HEADS * HEAD + head * HEAD
+    logarithms += pair * TOKENS
+    # The outer condition is known to the compiler, which leaves the branch out; "and" would make it one of the GPU's.
+    if ALONE:  # noqa: SIM102
+        if tile == TILES - 1:
+            _attend_one(
+                packed, attended, logarithms, TOKENS - 1, factor, TOKENS, HEADS, HEAD, 2 * MAIN if REST else MAIN,
+                ALONE, KEEP,
+            )  # fmt: skip
+            return
+    _attend_tile(
+        packed, attended, logarithms, tile * QUERIES + tl.arange(0, QUERIES), factor,
+        TOKENS, HEADS, HEAD, MAIN, REST, QUERIES, KEYS, LAST, KEEP,
+    )  # fmt: skip
 
 
 @triton.jit
