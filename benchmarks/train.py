@@ -141,9 +141,9 @@ def measure(
 
     speed = batch / wall()
     # The same steps with images that are on the device already: what is left of the difference is the wait for data.
-    loaded, samples._loaded = samples._loaded, itertools.repeat([part.cuda() for part in next(samples._loaded)])
+    loader, samples._loader = samples._loader, itertools.repeat([part.cuda() for part in next(samples._loader)])
     wait = batch / speed - wall()
-    samples._loaded = loaded
+    samples._loader = loader
     clock.close_step()
     clock.parts.clear()
     for _ in range(5):

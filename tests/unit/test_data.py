@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import sys
@@ -16,8 +17,9 @@ from dsr.commands.prepare import main as prepare_command
 from dsr.data import png
 from dsr.data.crop import center_crop
 from dsr.data.folder import list_folder
-from dsr.data.images import ListedImages, PreparedImages
+from dsr.data.images import Item, ListedImages, PreparedImages
 from dsr.data.index import check_index, fingerprint, write_folder_index
+from dsr.data.loading import Loader
 from dsr.data.order import batch_indices, rank_slice
 from dsr.data.prepare import index_folder, write_index, write_shard
 from dsr.errors import UserError
@@ -100,6 +102,26 @@ def test_reading_works_in_worker_processes(folder: Path, tmp_path: Path) -> None
     plain, flipped = (pixels[0] for pixels, _ in loader)
     assert np.array_equal(plain.permute(1, 2, 0).numpy(), want)
     assert torch.equal(flipped, plain.flip(2))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_come_in_order_and_errors_as_they_were_raised(folder: Path, tmp_path: Path, workers: int) -> None:
+    index_folder(folder, SIZE, tmp_path / "listed.npz")
+    images = ListedImages(tmp_path / "listed.npz")
+    (folder / "bee" / "grey.JPEG").unlink()
+    (missing,) = (item for item in range(7) if "grey.JPEG" in str(images._index.path(item)))
+    readable = [item for item in range(7) if item != missing]
+    batches: list[list[Item]] = [[readable[2], (readable[0], True)], readable[:1], [readable[1], missing]]
+    with contextlib.closing(Loader(images, batches, workers=workers)) as loader:
+        pixels, labels = next(loader)
+        assert torch.equal(pixels, torch.stack([images[readable[2]][0], images[readable[0]][0].flip(2)]))
+        assert labels.tolist() == [images[readable[2]][1], images[readable[0]][1]]
+        assert next(loader)[0].shape == (1, 3, SIZE, SIZE)
+        with pytest.raises(UserError) as raised:
+            next(loader)
+    with pytest.raises(UserError) as expected:
+        images[missing]
+    assert str(raised.value) == str(expected.value)
 
 
 def test_all_bad_files_of_a_shard_are_named(folder: Path, tmp_path: Path) -> None:

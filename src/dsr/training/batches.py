@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from dsr.config.specs import ModelSpec, TrainSpec
-from dsr.data.images import Images
+from dsr.data.images import Images, Item
+from dsr.data.loading import Loader
 from dsr.data.order import batch_indices
 from dsr.distributed import World
 from dsr.errors import UserError
@@ -69,13 +70,13 @@ class Share:
         return [slice(start, start + self.micro_batch) for start in starts]
 
 
-class StepSampler(Sampler[list[tuple[int, bool]]]):
+class StepSampler(Sampler[list[Item]]):
     """(image, flip) pairs of this process's micro-batches, for the steps from ``first`` on; None has no ``last``."""
 
     def __init__(self, spec: TrainSpec, share: Share, first: int, last: int | None = None) -> None:
         self._spec, self._share, self._first, self._last = spec, share, first, last
 
-    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         seed, batch = self._spec.recipe.seed, self._share.batch
         for step in _steps(self._first, self._last):
             indices = batch_indices(seed, step, batch, self._spec.images)
@@ -111,14 +112,13 @@ class Samples:
     ) -> None:
         self._spec, self._encode, self._device, self._share = spec, encode, world.device, share
         self._flow = Flow.from_config(spec.flow)
-        loader = DataLoader(
+        self._loader = Loader(
             images,
-            batch_sampler=StepSampler(spec, share, first, last),
-            num_workers=workers,
+            StepSampler(spec, share, first, last),
+            workers=workers,
             pin_memory=world.device.type == "cuda",
-            worker_init_fn=ignore_stop_signals,
+            worker_init=ignore_stop_signals,
         )
-        self._loaded: Iterator[list[Tensor]] = iter(loader)
         self._places = ((step, part) for step in _steps(first, last) for part in share.micro_batches)
         self._ahead: MicroBatch | Exception | None = None
 
@@ -143,10 +143,8 @@ class Samples:
         self._ahead = self._ahead or self._next()
 
     def close(self) -> None:
-        """Stop the workers: they ignore the signals by which Python would stop them at its end, and then wait."""
-        # Without workers there is nothing to stop. PyTorch itself calls this when nothing refers to the iterator any
-        # more, but an error's traceback does.
-        getattr(self._loaded, "_shutdown_workers", lambda: None)()
+        """Stop the workers."""
+        self._loader.close()
 
     def _next(self) -> MicroBatch | Exception:
         place = next(self._places, None)
@@ -159,7 +157,7 @@ class Samples:
 
     def _make(self, step: int, part: slice) -> MicroBatch:
         recipe, batch = self._spec.recipe, self._share.batch
-        pixels, labels = (values.to(self._device, non_blocking=True) for values in next(self._loaded))
+        pixels, labels = (values.to(self._device, non_blocking=True) for values in next(self._loader))
         latents = self._encode(pixels.float() / 255)
         positions = range(step * batch + part.start, step * batch + part.stop)
         times = self._flow.times(torch.from_numpy(uniforms(recipe.seed, "time", step, batch)).float())

@@ -1,0 +1,79 @@
+"""Batches of images, read ahead by other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from dsr.data.images import Images, Item
+from dsr.errors import UserError
+
+Batch = list[torch.Tensor]
+"""Pixels (n, 3, H, W) uint8 and labels (n,) int64."""
+
+
+class Loader(Iterator[Batch]):
+    """Iterator over the batches of images that some lists of items ask for, in their order; close it after use.
+
+    Args:
+        workers: processes that read ahead; 0 reads in this one.
+        pin_memory: whether copies to a GPU are to go on while the host does.
+        worker_init: called with its number in each process.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batches: Iterable[list[Item]],
+        *,
+        workers: int = 0,
+        pin_memory: bool = False,
+        worker_init: Callable[[int], None] | None = None,
+    ) -> None:
+        self._loaded: Iterator[Batch | UserError] = iter(
+            DataLoader(
+                _Batches(images),
+                sampler=batches,
+                batch_size=None,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                worker_init_fn=worker_init,
+            )
+        )
+
+    def __next__(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+            UserError: if one of its images cannot be read.
+        """
+        found = next(self._loaded)
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """Stop the workers: they may ignore the signals by which Python would stop them at its end, and then wait."""
+        # Without workers there is nothing to stop. PyTorch itself calls this when nothing refers to the iterator any
+        # more, but an error's traceback does.
+        getattr(self._loaded, "_shutdown_workers", lambda: None)()
+
+
+class _Batches(Dataset[Batch | UserError]):
+    """Whole batches by lists of items.
+
+    An error that the user can mend is returned: if it were raised in a worker, PyTorch would hide the message behind
+    the worker's traceback.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def __getitem__(self, items: list[Item]) -> Batch | UserError:
+        try:
+            batch: Batch = default_collate([self._images[item] for item in items])
+        except UserError as error:
+            return error
+        return batch
