@@ -140,7 +140,8 @@ def measure(
         return (time.perf_counter() - began) / steps
 
     speed = batch / wall()
-    # The same steps with images that are on the device already: what is left of the difference is the wait for data.
+    # The same steps with images that are on the device already, which no loader gives: the difference is the wait for
+    # data.
     loader, samples._loader = samples._loader, itertools.repeat([part.cuda() for part in next(samples._loader)])
     wait = batch / speed - wall()
     samples._loader = loader

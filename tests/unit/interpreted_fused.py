@@ -140,7 +140,7 @@ def test_products_of_scaled_numbers_are_exact() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
     ("tokens", "heads", "head"),
-    [(37, 2, 72), (64, 1, 16), (129, 2, 20), (130, 1, 20), (20, 1, 12), (66, 1, 128)],
+    [(37, 2, 72), (64, 1, 16), (257, 2, 16), (129, 2, 20), (129, 1, 128), (130, 1, 20), (20, 1, 12), (66, 1, 128)],
     ids=lambda value: str(value),
 )
 def test_attention_and_its_gradients_equal_pytorchs(tokens: int, heads: int, head: int, dtype: torch.dtype) -> None:
@@ -165,8 +165,11 @@ def test_attention_and_its_gradients_equal_pytorchs(tokens: int, heads: int, hea
     assert relative_error(attended.double(), expected) < bound
     assert relative_error(found.double(), turned.flatten(-2)) < bound
     assert relative_error(sums.double(), turned.flatten(-2).sum((0, 1)).flatten()) < 5 * bound
-    assert torch.equal(attended, flash.forward(packed, keep=False)[0])
-    assert torch.equal(attended, flash.attend(packed))
+    frozen = flash.attend(packed)
+    assert relative_error(frozen.double(), expected) < bound
+    # A last token that is left alone takes another way then.
+    same = tokens - 1 if tokens % 128 == 1 else tokens
+    assert torch.equal(attended[:, :same], frozen[:, :same])
 
 
 def test_pytorchs_compiler_takes_the_attention_as_one_operation() -> None:

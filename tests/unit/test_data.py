@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -108,8 +109,9 @@ def test_reading_works_in_worker_processes(folder: Path, tmp_path: Path) -> None
 def test_batches_come_in_order_and_errors_as_they_were_raised(folder: Path, tmp_path: Path, workers: int) -> None:
     index_folder(folder, SIZE, tmp_path / "listed.npz")
     images = ListedImages(tmp_path / "listed.npz")
-    (folder / "bee" / "grey.JPEG").unlink()
-    (missing,) = (item for item in range(7) if "grey.JPEG" in str(images._index.path(item)))
+    lost = folder / "bee" / "grey.JPEG"
+    missing = list_folder(folder).paths.index(lost)
+    lost.unlink()
     readable = [item for item in range(7) if item != missing]
     batches: list[list[Item]] = [[readable[2], (readable[0], True)], readable[:1], [readable[1], missing]]
     with contextlib.closing(Loader(images, batches, workers=workers)) as loader:
@@ -121,7 +123,20 @@ def test_batches_come_in_order_and_errors_as_they_were_raised(folder: Path, tmp_
             next(loader)
     with pytest.raises(UserError) as expected:
         images[missing]
+    assert type(raised.value) is type(expected.value)
     assert str(raised.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_is_lost_or_cut_off_while_it_is_read_is_named(folder: Path, tmp_path: Path, workers: int) -> None:
+    images = PreparedImages(prepare(folder, tmp_path / "prepared"))
+    first, _, last = sorted((tmp_path / "prepared").glob("*.zip"))
+    first.unlink()
+    last.write_bytes(last.read_bytes()[:80])
+    with contextlib.closing(Loader(images, [[0], [6]], workers=workers)) as loader:
+        for message in (f"{first}: image 0 cannot be read", f"{last}: ends inside image 6; prepare"):
+            with pytest.raises(UserError, match=re.escape(message)):
+                next(loader)
 
 
 def test_all_bad_files_of_a_shard_are_named(folder: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class PreparedImages(Images):
 
     Raises:
         UserError: if the index or a shard is missing, or a shard is not the one that was indexed; and on reading an
-            image that is damaged.
+            image that is damaged or cannot be read.
     """
 
     def __init__(self, index: Path) -> None:

@@ -53,11 +53,18 @@ class PreparedIndex:
         """Return the PNG file of image ``index``.
 
         Raises:
-            OSError: if the shard was cut off after it was opened.
+            UserError: if the shard cannot be read, or was cut off after the index was opened.
         """
         encoded = bytearray(int(self._length[index]))
-        if os.preadv(self._file(int(self._shard[index])), [encoded], int(self._offset[index])) != len(encoded):
-            raise OSError(f"{self.shard(index)}: ends inside image {index}")
+        try:
+            read = os.preadv(self._file(int(self._shard[index])), [encoded], int(self._offset[index]))
+        except OSError as error:
+            raise UserError(
+                f"{self.shard(index)}: image {index} cannot be read ({error.strerror}); see to the storage, or prepare"
+                " the images again, and run the same command again"
+            ) from None
+        if read != len(encoded):
+            raise UserError(f"{self.shard(index)}: ends inside image {index}; prepare the images again")
         return encoded
 
     def shard(self, index: int) -> Path:

@@ -15,12 +15,12 @@ Batch = list[torch.Tensor]
 
 
 class Loader(Iterator[Batch]):
-    """Iterator over the batches of images that some lists of items ask for, in their order; close it after use.
+    """Iterator over the batches of images that some lists of items ask for, in their order; close it after the last.
 
     Args:
         workers: processes that read ahead; 0 reads in this one.
-        pin_memory: whether copies to a GPU are to go on while the host does.
-        worker_init: called with its number in each process.
+        pin_memory: leave batches in pinned memory, from which a copy to a GPU does not make the host wait.
+        worker_init: called in each worker, with the worker's number.
     """
 
     def __init__(

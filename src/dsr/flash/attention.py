@@ -32,7 +32,8 @@ class Plan(NamedTuple):
     queries: Tiles
     keys: Tiles
     alone: int = 0
-    """Keys that the last token takes at a time if it would be a tile of its own; 0 makes it one like the others."""
+    """Keys that the last token takes at a time if it would be a tile of its own and there is no backward pass; 0 makes
+    it a tile like the others."""
 
 
 SHORT = Plan(forward=Tiles(64, 64, 4, 3), queries=Tiles(64, 32, 4, 3), keys=Tiles(32, 64, 4, 3, 168))
@@ -93,10 +94,12 @@ def forward(packed: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
     attended = packed.new_empty(images, tokens, heads, head)
     logarithms = packed.new_empty(images, heads, tokens, dtype=torch.float32)
     sizes, (tiles, _, _, alone) = _sizes(packed), _plan(packed)
+    if keep or tokens % tiles.queries != 1:
+        alone = 0
     last = max(16, triton.next_power_of_2(tokens % tiles.keys))
     kernels.attend_forward[(triton.cdiv(tokens, tiles.queries) * images * heads,)](
         packed, attended, logarithms, head**-0.5 / math.log(2),
-        **sizes, LAST=last, ALONE=alone if tokens % tiles.queries == 1 else 0, KEEP=keep, **_launch(tiles),
+        **sizes, LAST=last, ALONE=alone, KEEP=keep, **_launch(tiles),
     )  # fmt: skip
     return attended, logarithms
 

@@ -3,7 +3,8 @@
 Queries, keys and values come packed as a projection leaves them, (B, N, 3, h, d), and their gradients leave packed
 likewise. Products are made in the dtype of the tokens (float32: TF32), all other arithmetic is fp32. Every sum has a
 fixed order, so that the same inputs always give the same bits. A head of d channels is handled as two tiles, ``MAIN``
-and ``REST`` channels wide, because tiles are powers of two: 72 channels are 64 + 16 (half of it masked), not 128.
+and ``REST`` channels wide, because tiles are powers of two: 72 channels are 64 + 16 (half of it masked), not 128. One
+token that is left alone is the exception: its products are fp32, of whole heads.
 """
 
 # Triton calls these functions with pointers and compiles their bodies: Python's types do not describe them.
@@ -76,7 +77,7 @@ def _attend_tile(
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Attention of the tokens ``rows`` of one head."""
+    """Attention of the tokens ``rows`` of one head, at which all pointers are already."""
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     keys, values = packed + HEADS * HEAD, packed + 2 * HEADS * HEAD
     query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
@@ -107,16 +108,19 @@ def _attend_tile(
 
 @triton.jit
 def _attend_one(
-    packed, attended, logarithms, row, factor,
+    packed, attended, row, factor,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr,
-    KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Attention of one token of one head, without tensor cores: they would multiply a whole tile."""
+    """Attention of one token of one head, without tensor cores: they would multiply a whole tile.
+
+    It has no logarithm for a backward pass, which forms the weights again from less exact scores.
+    """
     OUTPUT: tl.constexpr = HEADS * HEAD
     channels = tl.arange(0, WIDTH)
     inside = channels < HEAD
     query = tl.load(packed + row * 3 * OUTPUT + channels, inside, 0.0).to(tl.float32) * factor
     highest, total, result = float("-inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
+    # Unrolled, so that no tile's loads have to wait for the sums of the one before.
     for start in tl.static_range(0, TOKENS, KEYS):
         rows = start + tl.arange(0, KEYS)
         key = _load(packed + OUTPUT, rows, 3 * OUTPUT, TOKENS, HEAD, 0, WIDTH).to(tl.float32)
@@ -128,8 +132,6 @@ def _attend_one(
         result = result * shrink + tl.sum(weights[:, None] * value, 0)
         highest = higher
     tl.store(attended + row * OUTPUT + channels, result / total, inside)
-    if KEEP:
-        tl.store(logarithms + row, highest + tl.log2(total))
 
 
 @triton.jit
@@ -141,8 +143,8 @@ def attend_forward(
     """Attention of ``QUERIES`` tokens of one head, into (B, N, h, d); ``factor`` is d^-1/2 / ln 2.
 
     ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. If ``ALONE`` is not 0, the last token
-    is a tile of its own and takes so many keys at a time. ``logarithms``, (B, h, N), gets the binary logarithm of each
-    row's sum of exponentials if the backward pass will need it.
+    is a tile of its own, takes ``ALONE`` keys at a time, and gets no logarithm. ``logarithms``, (B, h, N), gets the
+    binary logarithm of each row's sum of exponentials if the backward pass will need it.
     """
     TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
     tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
@@ -154,9 +156,8 @@ def attend_forward(
     if ALONE:  # noqa: SIM102
         if tile == TILES - 1:
             _attend_one(
-                packed, attended, logarithms, TOKENS - 1, factor, TOKENS, HEADS, HEAD, 2 * MAIN if REST else MAIN,
-                ALONE, KEEP,
-            )  # fmt: skip
+                packed, attended, tile * QUERIES, factor, TOKENS, HEADS, HEAD, 2 * MAIN if REST else MAIN, ALONE
+            )
             return
     _attend_tile(
         packed, attended, logarithms, tile * QUERIES + tl.arange(0, QUERIES), factor,
