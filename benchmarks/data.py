@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 import time
@@ -25,16 +26,17 @@ def measure(index: Path, *, batch: int, workers: int, batches: int = 60) -> dict
     spec = specification("dit-siglip2b-dsr", "bf16", batch, len(images))
     share = Share.of(world, batch, None)
     latents = torch.zeros(batch, 1, 1, 1, device=world.device)
-    samples = Samples(spec, images, lambda _: latents, world, share, first=0, workers=workers)
-    for _ in range(2 * workers):
-        deque(samples.next_step(), maxlen=0)
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(batches):
-        deque(samples.next_step(), maxlen=0)
-    torch.cuda.synchronize()
-    speed = batches * batch / (time.perf_counter() - began)
-    samples.close()
+    with contextlib.closing(
+        Samples(spec, images, lambda _: latents, world, share, first=0, workers=workers)
+    ) as samples:
+        for _ in range(2 * workers):
+            deque(samples.next_step(), maxlen=0)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(batches):
+            deque(samples.next_step(), maxlen=0)
+        torch.cuda.synchronize()
+        speed = batches * batch / (time.perf_counter() - began)
     size = sum(path.stat().st_size for path in index.parent.glob("*.zip")) / len(images)
     return {
         "stage": "data",

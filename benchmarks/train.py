@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,64 +120,74 @@ def measure(
     learner.micro_batches = len(share.micro_batches)
     clock = Clock()
     encode = accelerated_encode(encoder, world.device) if fast else encoder.encode
-    samples = Samples(spec, images, clock.watch(learner, encode), world, share, first=0, workers=workers)
+    with contextlib.closing(
+        Samples(spec, images, clock.watch(learner, encode), world, share, first=0, workers=workers)
+    ) as samples:
 
-    def step() -> None:
-        learner.update(samples.next_step(), stop=lambda: False, meanwhile=samples.prepare)
+        def step() -> None:
+            learner.update(samples.next_step(), stop=lambda: False, meanwhile=samples.prepare)
 
-    step()
-    torch.cuda.synchronize()
-    first = time.perf_counter() - began
-    for _ in range(3):
         step()
-
-    def wall() -> float:
-        """Seconds a step."""
         torch.cuda.synchronize()
-        began = time.perf_counter()
-        for _ in range(steps):
+        first = time.perf_counter() - began
+        for _ in range(3):
             step()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - began) / steps
 
-    speed = batch / wall()
-    # The same steps with images that are on the device already, which no loader gives: the difference is the wait for
-    # data.
-    loader, samples._loader = samples._loader, itertools.repeat([part.cuda() for part in next(samples._loader)])
-    wait = batch / speed - wall()
-    samples._loader = loader
-    clock.close_step()
-    clock.parts.clear()
-    for _ in range(5):
-        step()
+        def wall() -> float:
+            """Seconds a step."""
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            for _ in range(steps):
+                step()
+            torch.cuda.synchronize()
+            return (time.perf_counter() - began) / steps
+
+        speed = batch / wall()
+        with _images_on_the_device(samples):
+            # What is left of the difference is the wait for data.
+            wait = batch / speed - wall()
         clock.close_step()
-    achieved = 3 * denoiser_cost(spec.model).flops * speed
-    result: dict[str, Any] = {
-        "stage": "train",
-        "row": row,
-        "precision": precision,
-        "batch": batch,
-        "micro-batch": share.micro_batch,
-        "encoder": "float16" if encoder_half else "tf32",
-        "compiled": fast,
-        "deterministic": deterministic,
-        "images/s": speed,
-        "TFLOP/s": achieved / 1e12,
-        "of ceiling": achieved / ceiling[precision],
-        "peak GiB": machine.peak_gib(),
-        "first step s": first,
-        "step (ms)": {
-            "wall": round(1000 * batch / speed, 2),
-            "wait for data": round(1000 * wait, 2),
-            **clock.medians(),
-        },
-    }
-    if profile:
-        result["kernels (ms)"] = machine.kernel_times(lambda: [step() for _ in range(2)], 2)
-    if checkpoint is not None:
-        result["checkpoint"] = _checkpoint(checkpoint, learner, step)
-    samples.close()
+        clock.parts.clear()
+        for _ in range(5):
+            step()
+            clock.close_step()
+        achieved = 3 * denoiser_cost(spec.model).flops * speed
+        result: dict[str, Any] = {
+            "stage": "train",
+            "row": row,
+            "precision": precision,
+            "batch": batch,
+            "micro-batch": share.micro_batch,
+            "encoder": "float16" if encoder_half else "tf32",
+            "compiled": fast,
+            "deterministic": deterministic,
+            "images/s": speed,
+            "TFLOP/s": achieved / 1e12,
+            "of ceiling": achieved / ceiling[precision],
+            "peak GiB": machine.peak_gib(),
+            "first step s": first,
+            "step (ms)": {
+                "wall": round(1000 * batch / speed, 2),
+                "wait for data": round(1000 * wait, 2),
+                **clock.medians(),
+            },
+        }
+        if profile:
+            result["kernels (ms)"] = machine.kernel_times(lambda: [step() for _ in range(2)], 2)
+        if checkpoint is not None:
+            result["checkpoint"] = _checkpoint(checkpoint, learner, step)
     return result
+
+
+@contextlib.contextmanager
+def _images_on_the_device(samples: Samples) -> Iterator[None]:
+    """Give the same batch again and again, which is on the device already, as no loader does."""
+    loader = samples._loader
+    samples._loader = itertools.repeat([part.cuda() for part in next(loader)])  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        samples._loader = loader
 
 
 def _checkpoint(folder: Path, learner: Learner, step: Callable[[], None]) -> dict[str, float]:

@@ -165,10 +165,11 @@ def test_attention_and_its_gradients_equal_pytorchs(tokens: int, heads: int, hea
     assert relative_error(attended.double(), expected) < bound
     assert relative_error(found.double(), turned.flatten(-2)) < bound
     assert relative_error(sums.double(), turned.flatten(-2).sum((0, 1)).flatten()) < 5 * bound
-    frozen = flash.attend(packed)
+    frozen = flash.forward(packed, keep=False)[0]
+    assert torch.equal(flash.attend(packed), frozen)
     assert relative_error(frozen.double(), expected) < bound
-    # A last token that is left alone takes another way then.
-    same = tokens - 1 if tokens % 128 == 1 else tokens
+    # In float32, a last token that is left alone goes another way if there is no backward pass.
+    same = tokens - 1 if dtype == torch.float32 and tokens % 128 == 1 else tokens
     assert torch.equal(attended[:, :same], frozen[:, :same])
 
 
