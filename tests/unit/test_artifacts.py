@@ -390,15 +390,14 @@ def test_lock_keeps_entries_of_parallel_processes(tmp_path: Path) -> None:
 def test_guard_waits_for_the_other(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from dsr.artifacts.guard import exclusive\n"
-        "with exclusive(Path(sys.argv[1])): print('in', flush=True); time.sleep(0.3)\n"
+        "with exclusive(Path(sys.argv[1])): print('in', flush=True); time.sleep(0.3); Path(sys.argv[2]).touch()\n"
     )
-    path = tmp_path / "x.guard"
-    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as other:
+    path, done = tmp_path / "x.guard", tmp_path / "done"
+    with subprocess.Popen([sys.executable, "-c", script, str(path), str(done)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        before = time.monotonic()
         with exclusive(path):
-            assert time.monotonic() - before > 0.1
+            assert done.exists()
 
 
 def test_command_line(case: Case, server: Server) -> None:
