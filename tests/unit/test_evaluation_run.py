@@ -57,7 +57,7 @@ def test_evaluation_reproduces_recorded_scores_and_uses_its_cache(
     assert first["protocol"] == {"neighbours": 3, "split": 5000, "float16_blocks": "1 of 1"}
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert len(kept) == 4
-    assert "from" not in caplog.text
+    assert ": from " not in caplog.text
 
     caplog.clear()
     again = run(monkeypatch, **arguments)
