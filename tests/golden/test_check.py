@@ -18,7 +18,7 @@ def check(folder: Path) -> tuple[int, list[dict[str, Any]]]:
     """Run the checker as a user does; return its exit code and its outcomes."""
     run = subprocess.run(
         [sys.executable, str(HERE / "check.py"), str(folder), "--json"],
-        capture_output=True, text=True, check=False, timeout=600,
+        capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
     return run.returncode, json.loads(run.stdout)
 
