@@ -44,8 +44,6 @@ from .training_row import (
 EPOCHS = 20
 OFTEN = 1e-9
 """Minutes between checkpoints that make every step write one."""
-PATIENCE = 120
-"""Seconds that a step of a test may take on a loaded machine, less than processes wait for each other by themselves."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -93,7 +91,7 @@ class Workers:
     def wait(self) -> set[int | None]:
         """Wait for all and return their exit codes."""
         for process in self.processes:
-            process.join(PATIENCE)
+            process.join(60)
         return {process.exitcode for process in self.processes}
 
     def running(self) -> bool:
@@ -114,7 +112,7 @@ def command(job: Job, *launcher: str) -> subprocess.Popen[str]:
 
 def wait_for_step(run: Path, step: int, running: Callable[[], bool]) -> None:
     """Return as soon as the run has saved a state at ``step`` or later."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + 120
     while not any(saved >= step for saved in checkpoint.state_steps(run)):
         assert time.monotonic() < deadline
         assert running(), f"ended before step {step}"
@@ -124,8 +122,7 @@ def wait_for_step(run: Path, step: int, running: Callable[[], bool]) -> None:
 def test_a_run_killed_at_random_moments_equals_one_never_stopped(row: Path, finished: Path, tmp_path: Path) -> None:
     job = tiny_job(row, tmp_path / "run-a", epoch=EPOCHS, checkpoint_minutes=OFTEN)
     generator = random.Random(0)
-    # The last third is left out, so that a kill that comes late still finds a run that has not finished.
-    for step in sorted(generator.sample(range(1, EPOCHS * STEPS * 2 // 3), 6)):
+    for step in sorted(generator.sample(range(1, EPOCHS * STEPS - 5), 6)):
         workers = Workers(job)
         wait_for_step(job.run_dir, step, workers.running)
         time.sleep(generator.uniform(0, 0.03))
@@ -146,7 +143,7 @@ def test_the_command_saves_on_sigterm_refuses_a_second_trainer_and_goes_on(
     with pytest.raises(UserError, match=rf"another trainer is using this run directory \(process {first.pid} on host"):
         train(job, ONE)
     first.send_signal(signal.SIGTERM)
-    _, log = first.communicate(timeout=PATIENCE)
+    _, log = first.communicate(timeout=60)
     assert first.returncode == EXIT_STOPPED
     assert "received SIGTERM" in log
     assert "run the same command again" in log
@@ -161,7 +158,7 @@ def test_an_image_that_cannot_be_read_ends_the_command_and_its_workers(row: Path
     content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
     shard.write_bytes(content)
     process = command(tiny_job(row, tmp_path / "run-a", images=tmp_path / "images" / "index.npz", workers=2))
-    _, log = process.communicate(timeout=PATIENCE)
+    _, log = process.communicate(timeout=60)
     assert process.returncode not in (0, EXIT_STOPPED)
     assert f"{shard}: image " in log
     assert "Traceback" not in log
@@ -180,7 +177,7 @@ def test_two_processes_agree_with_one_and_with_their_own_interrupted_run(row: Pa
     torchrun = command(broken, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     wait_for_step(broken.run_dir, 5, lambda: torchrun.poll() is None)
     torchrun.send_signal(signal.SIGTERM)
-    _, log = torchrun.communicate(timeout=PATIENCE)
+    _, log = torchrun.communicate(timeout=60)
     assert torchrun.returncode not in (0, 2)
     assert "received SIGTERM" in log
     stopped = checkpoint.state_steps(broken.run_dir)[0]
@@ -195,7 +192,9 @@ def test_a_lost_process_ends_the_job_at_once_and_other_numbers_of_processes_go_o
     wait_for_step(job.run_dir, 3, lambda: torchrun.poll() is None)
     workers = [pid for pid in descendants(torchrun.pid) if b"RANK=1" in environment_of(pid)]
     os.kill(workers[0], signal.SIGKILL)
-    _, log = torchrun.communicate(timeout=PATIENCE)
+    began = time.monotonic()
+    _, log = torchrun.communicate(timeout=60)
+    assert time.monotonic() - began < 60
     assert torchrun.returncode == 1
     assert "process 0 of 2 lost contact with the others" in log
     assert re.search(r"rank +: 1 .*\n.*exitcode +: -9", log)
@@ -238,7 +237,9 @@ def test_three_processes_resume_bit_for_bit(row: Path, tmp_path: Path) -> None:
 def test_an_error_on_one_process_ends_all_soon(row: Path, tmp_path: Path, rank: int) -> None:
     jobs = [tiny_job(row, tmp_path / "run-a"), tiny_job(row, tmp_path / "run-a")]
     jobs[rank] = dataclasses.replace(jobs[rank], encoder=tmp_path / "nowhere")
+    began = time.monotonic()
     assert Workers(*jobs).wait() == {1}
+    assert time.monotonic() - began < 30
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
