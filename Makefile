@@ -28,7 +28,7 @@ setup: .venv/ready  ## Install everything into .venv (done by the other targets 
 	fi
 	@echo "Setting up .venv with $$($(PYTHON) --version) (once; about 10 GB on disk)"
 	$(PYTHON) -m venv .venv
-	$(PYTHON) src/dsr/environments.py $(filter envs/%,$^) > .venv/requirements.txt
+	$(PYTHON) envs/pins.py $(filter envs/%,$^) > .venv/requirements.txt
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r .venv/requirements.txt
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import blocks, data, encode, inputs, kernels, machine, parity, sample, train
-from dsr import files
+from dsr.base import files
 
 log = logging.getLogger(__name__)
 

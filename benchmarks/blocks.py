@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import machine
-from dsr.denoiser import fused, products
+from dsr.accel import fused
+from dsr.accel import matmul as products
 from dsr.denoiser.layers import RotaryPositions
 
 WIDTH, HEADS, HIDDEN, TOKENS, GRID, REGISTERS = 1152, 16, 3072, 292, 16, 36

@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs, machine
-from dsr.arithmetic import set_arithmetic
+from dsr.accel.arithmetic import set_arithmetic
+from dsr.accel.encoder import accelerated_encode
 from dsr.config.specs import EncoderSpec
 from dsr.encoder import neuron_lists
-from dsr.encoder.accelerate import accelerated_encode
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import with_registers

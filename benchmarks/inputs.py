@@ -21,7 +21,7 @@ from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
-from dsr.latents.statistics import LatentStatistics
+from dsr.encoder.statistics import LatentStatistics
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks import machine
-from dsr.flash import attention as ours
+from dsr.accel import flash_attention as ours
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -50,7 +50,7 @@ def time_libraries(packed: Tensor, way: str, *, backward: bool) -> float:
 
 
 def time_ours(packed: Tensor, *, backward: bool) -> float:
-    """Seconds of `dsr.flash`; its backward pass also turns gradients back and sums a bias's gradient."""
+    """Seconds of our attention; its backward pass also rotates gradients back and sums a bias's gradient."""
     _, tokens, _, heads, head = packed.shape
     angles = torch.randn(2, tokens, head // 2, device="cuda")
     upstream = torch.randn(len(packed), tokens, heads, head, device="cuda", dtype=packed.dtype)

@@ -15,8 +15,8 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from dsr.distributed import World
-from dsr.errors import UserError
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
 
 SIDE = 8192
 """Side of the square matrices whose product gives the ceilings."""

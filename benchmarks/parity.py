@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
-from dsr.arithmetic import round_products, set_arithmetic
+from dsr.accel.arithmetic import round_products, set_arithmetic
+from dsr.accel.denoiser import accelerate
+from dsr.accel.encoder import accelerated_encode
 from dsr.config.sampling import Guidance
-from dsr.denoiser.accelerate import accelerate
-from dsr.encoder.accelerate import accelerated_encode
 from dsr.encoder.autoencoder import build_decoder
 from dsr.flow import Flow
 from dsr.sampling.ode import trajectory

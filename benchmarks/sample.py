@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import inputs, machine
+from dsr.accel.arithmetic import set_arithmetic
 from dsr.analysis.cost import denoiser_cost
-from dsr.arithmetic import set_arithmetic
 from dsr.sampling.generate import Job, draw
 from dsr.sampling.sampler import Sampler
 from dsr.sampling.shards import Shards

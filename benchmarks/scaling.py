@@ -27,7 +27,7 @@ import torch
 import yaml
 
 from benchmarks import inputs, machine
-from dsr import files
+from dsr.base import files
 from dsr.config.load import Config, load
 from dsr.config.specs import EncoderSpec
 from dsr.demo.encoder import write_encoder

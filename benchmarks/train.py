@@ -17,12 +17,12 @@ import torch
 
 from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
+from dsr.accel.arithmetic import set_arithmetic
+from dsr.accel.denoiser import accelerate
+from dsr.accel.encoder import accelerated_encode
 from dsr.analysis.cost import denoiser_cost
-from dsr.arithmetic import set_arithmetic
 from dsr.config.specs import TrainSpec
 from dsr.data.images import PreparedImages
-from dsr.denoiser.accelerate import accelerate
-from dsr.encoder.accelerate import accelerated_encode
 from dsr.flow import Flow
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share

@@ -1,7 +1,7 @@
 # Where the files of every row are, for `make status`: written when a run starts, read while it goes. Snakemake itself
 # locks the folder then, and could only be asked with --nolock.
-from dsr.files import write_text
-from dsr.status import Milestone, RowFiles, StatusSpec
+from dsr.base.files import write_text
+from dsr.plan.status import Milestone, RowFiles, StatusSpec
 
 
 def row_files(row):

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from dsr.environments import pip_section
+from pins import pip_section
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS, OWN = ("torch", "tensorflow"), ("workflow", "develop")

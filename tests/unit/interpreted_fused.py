@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dsr.arithmetic import round_products
-from dsr.attention import attend
-from dsr.denoiser import fused, products
-from dsr.denoiser.frozen import EIGHT_BITS, FrozenBlocks
+from dsr.accel import flash_attention as flash
+from dsr.accel import fused
+from dsr.accel import matmul as products
+from dsr.accel.arithmetic import round_products
+from dsr.accel.frozen import EIGHT_BITS, FrozenBlocks
+from dsr.accel.matmul import Scaled
 from dsr.denoiser.layers import Block, RotaryPositions, Run, run_blocks
-from dsr.denoiser.products import Scaled
-from dsr.flash import attention as flash
+from dsr.encoder.attention import attend
 
 
 class Case:

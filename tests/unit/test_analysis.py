@@ -25,6 +25,8 @@ from dsr.analysis.outliers import (
     token_norms,
 )
 from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec
+from dsr.base.errors import UserError
+from dsr.base.files import write_json
 from dsr.commands import maps as maps_command
 from dsr.config.denoisers import Dit, DitDh
 from dsr.config.encoders import Decoder, Encoder
@@ -38,9 +40,7 @@ from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.neuron_lists import NeuronList
 from dsr.encoder.siglip2 import Siglip2Encoder
-from dsr.errors import UserError
-from dsr.files import write_json
-from dsr.latents.statistics import LatentStatistics
+from dsr.encoder.statistics import LatentStatistics
 from tests.unit import tiny_encoder
 
 CPU = torch.device("cpu")

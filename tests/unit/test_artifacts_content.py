@@ -28,7 +28,7 @@ from dsr.config.encoders import Decoder, Encoder
 from dsr.config.specs import AutoencoderSpec, ModelSpec
 from dsr.denoiser.build import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import load_decoder
-from dsr.latents.statistics import Normaliser
+from dsr.encoder.statistics import Normaliser
 
 from .artifact_manifest import write
 

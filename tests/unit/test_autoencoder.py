@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsr.attention import attend
+from dsr.accel import encoder as accelerate
+from dsr.base.errors import UserError
 from dsr.config.encoders import TestTimeRegisters as Registers
-from dsr.encoder import accelerate, neuron_lists
-from dsr.encoder.attention import Attention
+from dsr.encoder import neuron_lists
+from dsr.encoder.attention import Attention, attend
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder, load_encoder
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.neuron_lists import NeuronList
-from dsr.errors import UserError
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import SIZE, WIDTH, pixels
 
@@ -179,7 +179,9 @@ Attend = Callable[[torch.Tensor], torch.Tensor]
 
 def use_attention(monkeypatch: pytest.MonkeyPatch, attend: Attend, *, runs: bool = True) -> None:
     """Replace what GPUs run, which needs Triton and a GPU."""
-    monkeypatch.setitem(sys.modules, "dsr.flash.attention", SimpleNamespace(attend=attend, runs_on=lambda _: runs))
+    monkeypatch.setitem(
+        sys.modules, "dsr.accel.flash_attention", SimpleNamespace(attend=attend, runs_on=lambda _: runs)
+    )
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dsr.base.errors import UserError
+from dsr.base.files import read_json, write_json
 from dsr.commands import average as average_command
 from dsr.commands import choose as choose_command
 from dsr.config.sampling import Guidance, Sweep
 from dsr.config.specs import TrainSpec, spec_hash
-from dsr.errors import UserError
-from dsr.files import read_json, write_json
 from dsr.sampling.choose import tried
 from dsr.training.snapshot import snapshot_path
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 from dsr.training import checkpoint
 from dsr.training.checkpoint import TrainState
 from dsr.training.lock import exclusive

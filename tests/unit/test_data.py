@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from dsr.base.errors import UserError
 from dsr.commands.prepare import main as prepare_command
 from dsr.data import png
 from dsr.data.crop import center_crop
@@ -23,7 +24,6 @@ from dsr.data.index import check_index, fingerprint, write_folder_index
 from dsr.data.loading import Loader
 from dsr.data.order import batch_indices, rank_slice
 from dsr.data.prepare import index_folder, write_index, write_shard
-from dsr.errors import UserError
 
 SIZE, SHARDS = 16, 3
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dsr.analysis.outliers import outlier_ratio
+from dsr.base.errors import UserError
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import ListedImages, PreparedImages
@@ -25,7 +26,6 @@ from dsr.encoder.discovery import find_register_neurons
 from dsr.encoder.neuron_lists import NeuronList, merge
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
-from dsr.errors import UserError
 
 SIZE = 32
 THRESHOLD = 30.0

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dsr.base.errors import UserError
+from dsr.base.positions import position_table
 from dsr.config.specs import ModelSpec
 from dsr.denoiser.build import Denoiser, WeightsError, build_denoiser, load_denoiser
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
 from dsr.denoiser.layers import RotaryPositions
-from dsr.errors import UserError
-from dsr.positions import position_table
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CPU = torch.device("cpu")

@@ -12,19 +12,19 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from dsr.analysis.encoder_maps import trace_encoder
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
+from dsr.base.files import write_json
 from dsr.config.encoders import Discovery
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec, StatisticsSpec
 from dsr.data.images import PreparedImages
-from dsr.distributed import World
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder
 from dsr.encoder.blocks import Trace
+from dsr.encoder.compute_statistics import compute_statistics
 from dsr.encoder.dinov2 import PIXEL_MEAN, PIXEL_STD, Dinov2Encoder
 from dsr.encoder.discovery import NeuronScores, find_register_neurons
 from dsr.encoder.ttr import with_registers
-from dsr.errors import UserError
-from dsr.files import write_json
-from dsr.latents.compute import compute_statistics
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dsr.base.errors import UserError
 from dsr.commands import discover as command
 from dsr.config.encoders import Discovery
 from dsr.config.encoders import TestTimeRegisters as Registers
@@ -15,7 +16,6 @@ from dsr.config.specs import DiscoverSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.blocks import Trace
 from dsr.encoder.discovery import NeuronScores, rank
-from dsr.errors import UserError
 from tests.unit import tiny_encoder
 
 FIRST, SECOND = (1, 7), (2, 11)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-
-from dsr.environments import pip_section, requirements
+from pins import pip_section, requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "envs").glob("*.yaml"))

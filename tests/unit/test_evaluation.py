@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 from dsr.evaluation import frechet, near, neighbours
 from dsr.evaluation.cache import Cache
 from dsr.evaluation.frechet import Gaussian, Moments

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsr import npz
-from dsr.errors import UserError
+from dsr.base.errors import UserError
+from dsr.base.files import write_json
+from dsr.data import npz
 from dsr.evaluation import inputs
 from dsr.evaluation.record import balanced_labels
-from dsr.files import write_json
 from dsr.sampling.labels import balanced_labels as labels_of_the_sampler
 
 SHAPE = (130, 8, 8, 3)

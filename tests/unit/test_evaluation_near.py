@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 from dsr.evaluation import int8, near, neighbours, rough
 from dsr.evaluation.half import to_half
 from dsr.evaluation.near import Radii

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsr import files
+from dsr.base import files
+from dsr.base.errors import UserError
 from dsr.commands.evaluate import main as evaluate_command
 from dsr.commands.reference import main as reference_command
 from dsr.data.prepare import write_index, write_shard
-from dsr.errors import UserError
 from dsr.evaluation import near, neighbours
 from dsr.evaluation.half import squared_norms, to_half
 from dsr.evaluation.inception import InceptionGraph

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from dsr.base.errors import UserError
 from dsr.denoiser import registers
 from dsr.encoder.ttr import AppendRegisters, DropRegisters
-from dsr.errors import UserError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

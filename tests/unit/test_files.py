@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dsr.files import append_json_line, atomic, read_json_lines, sha256, write_text
+from dsr.base.files import append_json_line, atomic, read_json_lines, sha256, write_text
 
 
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
 from dsr.denoiser.build import build_denoiser
-from dsr.distributed import World
-from dsr.errors import UserError
 from dsr.flow import Flow
 from dsr.training import fit
 from dsr.training.batches import blank

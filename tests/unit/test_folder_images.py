@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from dsr.base.errors import UserError
 from dsr.commands.prepare import main as prepare_command
 from dsr.data.folder import UnreadableImageError
 from dsr.data.images import ListedImages, PreparedImages, open_images
 from dsr.data.index import check_index
 from dsr.data.prepare import index_folder, write_index, write_shard
-from dsr.errors import UserError
 from dsr.training.loop import train
 from tests.unit.training_row import ONE, SIZE, differences, final_state, make_files, tiny_job
 

@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
+import dsr.accel
 import dsr.denoiser
-import dsr.flash
-from dsr.compilation import compile_each
-from dsr.denoiser import accelerate, layers
+from dsr.accel import denoiser as accelerate
+from dsr.accel.compilation import compile_each
+from dsr.denoiser import layers
 from dsr.denoiser.dit import LightningDiT
 
 
@@ -70,10 +71,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
             return make
 
         for parent, name, module in (
-            (dsr.denoiser, "fused", SimpleNamespace(FusedBlocks=maker("fused"))),
-            (dsr.denoiser, "frozen", SimpleNamespace(FrozenBlocks=maker("frozen"))),
-            (dsr.denoiser, "products", SimpleNamespace(runs_on=lambda _: capability >= 9)),
-            (dsr.flash, "attention", SimpleNamespace(runs_on=lambda _: capability >= 8)),
+            (dsr.accel, "fused", SimpleNamespace(FusedBlocks=maker("fused"))),
+            (dsr.accel, "frozen", SimpleNamespace(FrozenBlocks=maker("frozen"))),
+            (dsr.accel, "matmul", SimpleNamespace(runs_on=lambda _: capability >= 9)),
+            (dsr.accel, "flash_attention", SimpleNamespace(runs_on=lambda _: capability >= 8)),
         ):
             monkeypatch.setattr(parent, name, module, raising=False)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
@@ -119,7 +120,7 @@ def test_a_triton_that_cannot_be_imported_is_a_warning(
         def __getattr__(self, name: str) -> NoReturn:
             raise error
 
-    monkeypatch.setitem(sys.modules, "dsr.denoiser", Broken())
+    monkeypatch.setitem(sys.modules, "dsr.accel", Broken())
     assert not accelerate._fuse(tiny_denoiser(), CPU, "tf32")
     assert "Not available here: fused kernels (" in caplog.text
     assert "the blocks are compiled by PyTorch instead" in caplog.text

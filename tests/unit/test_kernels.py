@@ -24,9 +24,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from dsr.denoiser.frozen import FrozenBlocks
-from dsr.denoiser.fused import FusedBlocks
-from dsr.flash import attention as flash
+from dsr.accel import flash_attention as flash
+from dsr.accel.frozen import FrozenBlocks
+from dsr.accel.fused import FusedBlocks
 
 Compiled = dict[str, list[Any]]
 

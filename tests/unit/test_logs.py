@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from dsr.base.errors import UserError
+from dsr.base.logs import command
 from dsr.commands.statistics import main
-from dsr.errors import UserError
-from dsr.logs import command
 from tests.unit import tiny_encoder
 
 ARGUMENTS = ["--encoder", "e", "--images", "i", "--output", "o"]

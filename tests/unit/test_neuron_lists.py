@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import dsr.encoder
+from dsr.base.errors import UserError
 from dsr.encoder import neuron_lists
 from dsr.encoder.neuron_lists import NeuronList
-from dsr.errors import UserError
 
 RELEASED = Path(dsr.encoder.__path__[0]) / "neurons"
 

@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dsr.analysis.cost import denoiser_cost
 from dsr.artifacts import manifest
+from dsr.base.durations import duration
+from dsr.base.errors import UserError
 from dsr.config.load import Config, load
-from dsr.durations import duration
 from dsr.encoder.autoencoder import build_decoder
-from dsr.errors import UserError
 from dsr.plan import arithmetic, memory, stages, storage, throughput
 from dsr.plan.render import markdown
 from dsr.plan.stages import Work

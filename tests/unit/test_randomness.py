@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dsr.randomness import derive, noise, permutation, uniforms
+from dsr.base.randomness import derive, noise, permutation, uniforms
 
 
 def test_noise_depends_on_the_index_only() -> None:

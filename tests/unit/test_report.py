@@ -17,12 +17,12 @@ from matplotlib.text import Text
 from PIL import Image
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
+from dsr.base.errors import UserError
+from dsr.base.files import read_json, write_json
 from dsr.commands import figure as figure_command
 from dsr.commands import provenance as provenance_command
 from dsr.config.load import Config, load
-from dsr.errors import UserError
-from dsr.files import read_json, write_json
-from dsr.npz import write_images
+from dsr.data.npz import write_images
 from dsr.report import specs
 from dsr.report.figures.choose import choose_columns
 from dsr.report.figures.fid import epoch_reaching, read_curves

@@ -18,18 +18,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsr import files
-from dsr.arithmetic import round_products
+from dsr.accel.arithmetic import round_products
+from dsr.base import files
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
 from dsr.commands.sample import main as sample_command
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
+from dsr.data.npz import read_images
 from dsr.denoiser.build import build_denoiser, load_denoiser
-from dsr.distributed import World
 from dsr.encoder.autoencoder import build_decoder
-from dsr.errors import UserError
+from dsr.encoder.statistics import LatentStatistics
 from dsr.flow import Flow
-from dsr.latents.statistics import LatentStatistics
-from dsr.npz import read_images
 from dsr.sampling.generate import Job, generate
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.ode import acts, guided, trajectory

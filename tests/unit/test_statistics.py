@@ -13,10 +13,10 @@ import torch.multiprocessing as mp
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dsr.distributed import World, world
-from dsr.errors import UserError
-from dsr.files import write_json
-from dsr.latents.statistics import LatentStatistics, Normaliser
+from dsr.base.distributed import World, world
+from dsr.base.errors import UserError
+from dsr.base.files import write_json
+from dsr.encoder.statistics import LatentStatistics, Normaliser
 
 SHAPE = (3, 2, 2)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dsr.base.randomness import uniforms
 from dsr.commands import statistics as command
 from dsr.config.specs import StatisticsSpec
 from dsr.data.images import PreparedImages
 from dsr.encoder.siglip2 import Siglip2Encoder
-from dsr.latents.statistics import Normaliser
-from dsr.randomness import uniforms
+from dsr.encoder.statistics import Normaliser
 from tests.unit import tiny_encoder
 
 IMAGES = 5

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsr import files
+from dsr.base import files
+from dsr.base.errors import UserError
 from dsr.commands.compare_statistics import main
-from dsr.errors import UserError
-from dsr.latents.compare import compare
+from dsr.encoder.compare_statistics import compare
 from tests.unit import tiny_encoder
 
 SHAPE = (2, 4, 4)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dsr.commands.status import main
-from dsr.status import Milestone, QueuedJob, RowFiles, StatusSpec, slurm_queue, table
+from dsr.plan.status import Milestone, QueuedJob, RowFiles, StatusSpec, slurm_queue, table
 from dsr.training.loop import train
 from dsr.training.progress import METRICS
 from tests.unit.training_row import ONE, make_files, tiny_job

@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from dsr.base.errors import UserError
+from dsr.base.files import write_json
+from dsr.base.markup import pipe_table
 from dsr.commands import table as table_command
 from dsr.commands.keyed import keyed_paths
 from dsr.config.load import Config, load
 from dsr.config.sampling import Guidance
-from dsr.errors import UserError
-from dsr.files import write_json
 from dsr.report import specs
-from dsr.report.markup import pipe_table
 from dsr.report.published import METRICS, Published
 from dsr.report.render import latex, markdown
 from dsr.report.table import Entry, collect

@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dsr import files
+from dsr.base import files
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
 from dsr.config.specs import spec_hash
 from dsr.data.images import Images
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
-from dsr.distributed import World
-from dsr.errors import UserError
 from dsr.training.batches import Samples, Share, StepSampler
 from dsr.training.learner import Fetched, NotFiniteError
 from dsr.training.loop import train

@@ -20,9 +20,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dsr import files
-from dsr.distributed import world
-from dsr.errors import UserError
+from dsr.base import files
+from dsr.base.distributed import world
+from dsr.base.errors import UserError
 from dsr.launch.child import descendants
 from dsr.training import checkpoint
 from dsr.training.loop import train

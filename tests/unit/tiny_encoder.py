@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import SiglipConfig, SiglipModel
 
+from dsr.base.files import write_json
 from dsr.config.encoders import Decoder, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec
 from dsr.data.prepare import write_index, write_shard
-from dsr.files import write_json
 
 WIDTH, LAYERS, HIDDEN, SIZE = 32, 4, 48, 64
 

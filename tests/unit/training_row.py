@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from dsr.base.distributed import World
 from dsr.config.specs import TrainSpec
 from dsr.data.prepare import write_index, write_shard
-from dsr.distributed import World
-from dsr.latents.statistics import LatentStatistics
+from dsr.encoder.statistics import LatentStatistics
 from dsr.training.start import Job
 
 IMAGES, CLASSES, SIZE, BATCH = 24, 3, 16, 8

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from transformers import SiglipConfig, SiglipVisionConfig, SiglipVisionModel
 
 from dsr.artifacts.manifest import load
+from dsr.base.files import write_json
 from dsr.config.specs import AutoencoderSpec
 from dsr.encoder.autoencoder import build_decoder
-from dsr.files import write_json
-from dsr.latents.statistics import LatentStatistics
+from dsr.encoder.statistics import LatentStatistics
 from tests.unit.artifact_manifest import graph
 
 WIDTH, SIDE, IMAGES, CLASSES = 8, 64, 36, 2

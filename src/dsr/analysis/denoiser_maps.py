@@ -15,12 +15,12 @@ from dsr.analysis.images import read_chosen, to_images, to_pixels
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.analysis.measure import LayerMaps, measure_layer, stack_layers
 from dsr.analysis.specs import DenoiserMapsSpec
+from dsr.base.randomness import noise
 from dsr.data.images import Images
 from dsr.denoiser.build import load_denoiser
 from dsr.denoiser.layers import Block
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.flow import Flow
-from dsr.randomness import noise
 
 
 def map_denoiser(

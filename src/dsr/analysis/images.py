@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dsr.base.errors import UserError
 from dsr.data.images import Images
-from dsr.errors import UserError
 
 
 @dataclass(frozen=True)

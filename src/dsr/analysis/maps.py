@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr.errors import UserError
-from dsr.files import atomic_stream
+from dsr.base.errors import UserError
+from dsr.base.files import atomic_stream
 
 OUTPUT = "output"
 """Name of the last layer: the encoder's final feature, or the denoiser's data prediction."""

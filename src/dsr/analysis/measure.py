@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from dsr.analysis.outliers import attention_received, first_component, token_norms
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 
 Array = npt.NDArray[np.float32]
 

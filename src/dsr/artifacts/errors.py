@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 
 MANIFEST = "src/dsr/artifacts/manifest.yaml"
 """Where messages say that addresses stand."""

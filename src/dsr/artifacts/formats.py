@@ -73,7 +73,7 @@ def verify_arrays(check: ArraysCheck, path: Path) -> None:
     Raises:
         ContentError: naming the array that is missing or of another shape.
     """
-    from dsr import npz
+    from dsr.data import npz
 
     try:
         present = npz.keys(path)

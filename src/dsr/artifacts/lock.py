@@ -10,10 +10,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from dsr import files
 from dsr.artifacts.errors import ArtifactError, ContentError, LockError
 from dsr.artifacts.guard import exclusive
 from dsr.artifacts.manifest import Artifact, Source
+from dsr.base import files
 from dsr.config.base import Section
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dsr import files
 from dsr.artifacts.errors import ArtifactError
+from dsr.base import files
 
 
 def file(part: Path, output: Path) -> None:

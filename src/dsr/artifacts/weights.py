@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dsr import files
 from dsr.artifacts.checks import DecoderCheck, DenoiserCheck, StatisticsCheck
 from dsr.artifacts.errors import ContentError
+from dsr.base import files
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.decoder import ViTDecoder
 

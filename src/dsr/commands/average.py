@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.errors import UserError
+from dsr.base.logs import command
 from dsr.config.specs import TrainSpec
-from dsr.errors import UserError
-from dsr.logs import command
 from dsr.training.snapshot import publish, snapshot_path
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.files import write_json
+from dsr.base.logs import command
 from dsr.commands.keyed import keyed_paths
 from dsr.config.sampling import Sweep
-from dsr.files import write_json
-from dsr.logs import command
 from dsr.sampling.choose import tried
 
 

@@ -6,10 +6,10 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from dsr.base.files import write_json, write_text
+from dsr.base.logs import command
 from dsr.config.specs import EncoderSpec
-from dsr.files import write_json, write_text
-from dsr.latents.compare import compare, markdown
-from dsr.logs import command
+from dsr.encoder.compare_statistics import compare, markdown
 
 
 @command

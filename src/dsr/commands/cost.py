@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dsr.analysis.cost import denoiser_cost
+from dsr.base.files import write_json
+from dsr.base.logs import command
 from dsr.config.specs import ModelSpec
-from dsr.files import write_json
-from dsr.logs import command
 
 
 @command

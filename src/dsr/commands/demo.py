@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.logs import command
 from dsr.config.encoders import Encoder
 from dsr.config.specs import AutoencoderSpec
-from dsr.logs import command
 
 
 @command

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.distributed import world
+from dsr.base.logs import command
 from dsr.config.specs import DiscoverSpec
 from dsr.data.images import open_images
-from dsr.distributed import world
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import load_encoder
 from dsr.encoder.discovery import find_register_neurons
-from dsr.logs import command
 
 
 @command

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.files import write_json
+from dsr.base.logs import command
 from dsr.evaluation.evaluate import Job, evaluate
 from dsr.evaluation.specs import EvaluateSpec
-from dsr.files import write_json
-from dsr.logs import command
 
 LABELS = {"row": str, "epoch": int, "guidance": str, "seed": int}
 """Names that the metrics file repeats if they are given."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dsr.artifacts import manifest
 from dsr.artifacts.fetch import fetch
-from dsr.logs import command
+from dsr.base.logs import command
 
 
 @command

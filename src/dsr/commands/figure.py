@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.logs import command
 from dsr.commands.keyed import keyed_paths
-from dsr.logs import command
 from dsr.report.figures.kinds import KINDS, draw
 from dsr.report.specs import FigureSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 
 
 def keyed_paths(arguments: Sequence[str]) -> dict[str, Path]:

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from dsr import logs
+from dsr.base import logs
 from dsr.launch.slurm import SlurmJob
 from dsr.launch.supervise import supervise
 from dsr.launch.torchrun import command_line

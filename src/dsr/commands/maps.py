@@ -10,9 +10,9 @@ import torch
 from dsr.analysis.denoiser_maps import map_denoiser
 from dsr.analysis.encoder_maps import map_encoder
 from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec
+from dsr.base.distributed import world
+from dsr.base.logs import command
 from dsr.data.images import open_images
-from dsr.distributed import world
-from dsr.logs import command
 
 
 @command

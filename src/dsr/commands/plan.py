@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from dsr.artifacts import manifest
+from dsr.base.files import write_text
+from dsr.base.logs import command
 from dsr.config.load import Config
-from dsr.files import write_text
-from dsr.logs import command
 from dsr.plan import throughput
 from dsr.plan.render import markdown
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.logs import command
 from dsr.data.prepare import index_folder, write_index, write_shard
-from dsr.logs import command
 
 
 @command

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.files import write_json, write_text
+from dsr.base.logs import command
 from dsr.commands.keyed import keyed_paths
 from dsr.config.load import Config
-from dsr.files import write_json, write_text
-from dsr.logs import command
 from dsr.report.page import page
 from dsr.report.provenance import markdown, provenance
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dsr.base.errors import UserError
+from dsr.base.logs import command
+from dsr.base.randomness import permutation
 from dsr.data.images import open_images
-from dsr.errors import UserError
-from dsr.logs import command
-from dsr.npz import write_images
-from dsr.randomness import permutation
+from dsr.data.npz import write_images
 
 
 @command

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dsr import logs
+from dsr.base import logs
+from dsr.base.distributed import world
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
-from dsr.distributed import world
 from dsr.sampling.generate import Job, generate
 
 PATIENCE_MINUTES = 24 * 60.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.files import write_json
+from dsr.base.logs import command
 from dsr.config.load import Config
-from dsr.files import write_json
-from dsr.logs import command
 
 
 @command

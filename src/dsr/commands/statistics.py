@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dsr.arithmetic import set_arithmetic
+from dsr.accel.arithmetic import set_arithmetic
+from dsr.base.distributed import world
+from dsr.base.logs import command
 from dsr.config.specs import StatisticsSpec
 from dsr.data.images import open_images
-from dsr.distributed import world
 from dsr.encoder.autoencoder import load_autoencoder
-from dsr.latents.compute import compute_statistics
-from dsr.logs import command
+from dsr.encoder.compute_statistics import compute_statistics
 
 
 @command

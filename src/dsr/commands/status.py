@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dsr.errors import UserError
-from dsr.logs import command
-from dsr.status import StatusSpec, slurm_queue, table
+from dsr.base.errors import UserError
+from dsr.base.logs import command
+from dsr.plan.status import StatusSpec, slurm_queue, table
 
 
 @command

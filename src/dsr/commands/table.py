@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dsr.base.files import write_text
+from dsr.base.logs import command
 from dsr.commands.keyed import keyed_paths
-from dsr.files import write_text
-from dsr.logs import command
 from dsr.report.page import page
 from dsr.report.published import Published
 from dsr.report.render import latex, markdown

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from dsr import logs
+from dsr.base import logs
+from dsr.base.distributed import world
 from dsr.config.specs import TrainSpec
-from dsr.distributed import world
 from dsr.training.loop import train
 from dsr.training.snapshot import epoch_of
 from dsr.training.start import Job

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 
 
 class UnreadableImageError(UserError):

@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_png
 
+from dsr.base.errors import UserError
 from dsr.data.crop import center_crop
 from dsr.data.folder import load_rgb
 from dsr.data.index import FolderIndex, PreparedIndex, is_folder_index
-from dsr.errors import UserError
 
 Item = int | tuple[int, bool]
 """An image's index, or (index, flip)."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr.errors import UserError
-from dsr.files import atomic_stream
+from dsr.base.errors import UserError
+from dsr.base.files import atomic_stream
 
 _KEYS = {"shard", "offset", "length", "label", "shards", "shard_bytes", "image_size", "classes"}
 _FOLDER_KEYS = {"folder", "paths", "label", "image_size", "classes"}

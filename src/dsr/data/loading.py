@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from dsr.base.errors import UserError
 from dsr.data.images import Images, Item
-from dsr.errors import UserError
 
 Batch = list[torch.Tensor]
 """Pixels (n, 3, H, W) uint8 and labels (n,) int64."""

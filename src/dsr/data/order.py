@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from dsr.randomness import permutation
+from dsr.base.randomness import permutation
 
 
 def batch_indices(seed: int, step: int, batch: int, images: int) -> npt.NDArray[np.int64]:

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from dsr.base.errors import UserError
+from dsr.base.files import atomic, atomic_stream
 from dsr.data import png
 from dsr.data.crop import center_crop
 from dsr.data.folder import Listing, UnreadableImageError, list_folder, load_rgb
 from dsr.data.index import write_folder_index
 from dsr.data.order import rank_slice
-from dsr.errors import UserError
-from dsr.files import atomic, atomic_stream
 
 MANIFEST = "manifest.json"
 _LOCAL_HEADER = struct.Struct("<26xHH")

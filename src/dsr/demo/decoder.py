@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from dsr.base.files import atomic
+from dsr.base.randomness import derive, noise
 from dsr.config.encoders import TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec
 from dsr.data.images import Images, PreparedImages
@@ -20,8 +22,6 @@ from dsr.encoder.neuron_lists import merge
 from dsr.encoder.pixels import pixel_batches
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
-from dsr.files import atomic
-from dsr.randomness import derive, noise
 
 STEPS, BATCH = 300, 64
 LEARNING_RATE = 3e-3

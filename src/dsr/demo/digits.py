@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from dsr.files import write_json
-from dsr.randomness import permutation
+from dsr.base.files import write_json
+from dsr.base.randomness import permutation
 
 VALIDATION_PER_CLASS = 36
 """360 of the 1797 images, the same number of each digit."""

@@ -30,10 +30,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import SiglipVisionConfig
 
+from dsr.base.errors import UserError
+from dsr.base.files import atomic, write_json, write_text
+from dsr.base.randomness import noise, permutation
 from dsr.config import encoders as config
-from dsr.errors import UserError
-from dsr.files import atomic, write_json, write_text
-from dsr.randomness import noise, permutation
 
 HEADS = 4
 MLP_RATIO = 2

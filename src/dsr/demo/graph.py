@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dsr.base.files import atomic_stream
 from dsr.data.index import PreparedIndex
-from dsr.files import atomic_stream
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 

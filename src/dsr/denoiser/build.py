@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from dsr.base.errors import UserError
 from dsr.config.denoisers import Dit, DitDh
 from dsr.config.specs import ModelSpec
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
-from dsr.errors import UserError
 
 Denoiser = LightningDiT | DiTDH
 

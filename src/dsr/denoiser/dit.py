@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from dsr.base.positions import position_table
 from dsr.denoiser import registers as diffusion_registers
 from dsr.denoiser.initial import initialise
 from dsr.denoiser.layers import (
@@ -17,7 +18,6 @@ from dsr.denoiser.layers import (
     run_blocks,
     to_grid,
 )
-from dsr.positions import position_table
 
 
 class LightningDiT(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dsr.base.positions import position_table
 from dsr.denoiser import registers as diffusion_registers
 from dsr.denoiser.initial import initialise
 from dsr.denoiser.layers import (
@@ -18,7 +19,6 @@ from dsr.denoiser.layers import (
     run_blocks,
     to_grid,
 )
-from dsr.positions import position_table
 
 
 class DiTDH(nn.Module):

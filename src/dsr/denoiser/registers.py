@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsr.errors import UserError
-from dsr.positions import position_table
+from dsr.base.errors import UserError
+from dsr.base.positions import position_table
 
 
 def check(count: int, start: int, depth: int) -> None:

@@ -8,13 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dsr.attention import attend
+
+def attend(packed: torch.Tensor) -> torch.Tensor:
+    """Softmax attention without a mask: queries, keys and values (B, T, 3, h, d) -> (B, T, h, d)."""
+    query, key, value = packed.transpose(1, 3).unbind(2)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention with the weights of four linear layers, which stay where they are.
 
-    ``attend`` maps queries, keys and values (B, T, 3, heads, d) to (B, T, heads, d); `dsr.encoder.accelerate` sets it.
+    ``attend`` maps queries, keys and values (B, T, 3, heads, d) to (B, T, heads, d); `dsr.accel.encoder` sets it.
 
     Args:
         query, key, value, output: projections D -> D.

@@ -9,15 +9,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from dsr.arithmetic import round_products
+from dsr.accel.arithmetic import round_products
+from dsr.base.errors import UserError
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.families import FAMILIES
+from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import VitEncoder
-from dsr.errors import UserError
-from dsr.latents.statistics import Normaliser
 
 
 class Autoencoder(nn.Module):

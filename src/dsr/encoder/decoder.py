@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dsr.positions import position_table
+from dsr.base.positions import position_table
 
 NORM_EPS = 1e-12
 """Epsilon of every LayerNorm of the decoder."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
+from dsr.base.errors import UserError
 from dsr.encoder import folders
 from dsr.encoder.attention import Attention
 from dsr.encoder.blocks import Block, Mlp
 from dsr.encoder.vit import VitEncoder
-from dsr.errors import UserError
 
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What every published DINOv2 processor subtracts from and divides pixels in [0, 1] by."""

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import torch
 
+from dsr.base.errors import UserError
+from dsr.base.randomness import permutation
 from dsr.config.encoders import Discovery
 from dsr.config.specs import DiscoverSpec
 from dsr.data.images import Images
@@ -18,8 +20,6 @@ from dsr.encoder.blocks import Trace
 from dsr.encoder.neuron_lists import NeuronList, by_layer, merge
 from dsr.encoder.pixels import pixel_batches
 from dsr.encoder.vit import VitEncoder
-from dsr.errors import UserError
-from dsr.randomness import permutation
 
 log = logging.getLogger(__name__)
 

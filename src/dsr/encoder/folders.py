@@ -9,8 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from dsr.errors import UserError
-from dsr.files import read_json
+from dsr.base.errors import UserError
+from dsr.base.files import read_json
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError, field_validator
 
+from dsr.base.errors import UserError
+from dsr.base.files import write_json
 from dsr.config.base import Section
-from dsr.errors import UserError
-from dsr.files import write_json
 
 
 class NeuronList(Section):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr import files, npz
+from dsr.base import files
+from dsr.data import npz
 
 Arrays = Mapping[str, npt.NDArray[np.floating[Any]]]
 

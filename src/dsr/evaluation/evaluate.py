@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from dsr import npz
+from dsr.data import npz
 from dsr.evaluation import frechet, inputs, near
 from dsr.evaluation.cache import Arrays, Cache
 from dsr.evaluation.frechet import Moments

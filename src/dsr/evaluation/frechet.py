@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 
 Double = npt.NDArray[np.float64]
 Real = npt.NDArray[np.floating[Any]]

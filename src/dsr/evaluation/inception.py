@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 
 Features = npt.NDArray[np.float32]
 

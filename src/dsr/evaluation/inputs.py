@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dsr import files, npz
-from dsr.errors import UserError
+from dsr.base import files
+from dsr.base.errors import UserError
+from dsr.data import npz
 from dsr.evaluation.frechet import Moments
 from dsr.evaluation.record import check_record
 

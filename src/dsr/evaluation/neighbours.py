@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 from dsr.evaluation.half import ROWS, Single, squared_norms, to_half, to_half_in_range
 from dsr.evaluation.parallel import run, slices
 

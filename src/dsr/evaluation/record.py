@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
+from dsr.base.errors import UserError
 from dsr.config.base import Positive
-from dsr.errors import UserError
 
 
 class _Model(BaseModel):

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsr import files
+from dsr.base import files
 
 FRUITLESS_STARTS = 5
 """Starts in a row that may end without a new file; a preemption or a failing node during start-up is no fault."""

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 from dsr.artifacts.manifest import Manifest
+from dsr.base.durations import duration
+from dsr.base.markup import pipe_table
 from dsr.config.load import Config
-from dsr.durations import duration
 from dsr.plan import memory, stages, storage
 from dsr.plan.stages import Work
 from dsr.plan.storage import Item
 from dsr.plan.throughput import Measurement, gpu_of, is_meant, memory_of
-from dsr.report.markup import pipe_table
 
 STAGES = ("encode", "train", "sample", "evaluate")
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from dsr.base.errors import UserError
 from dsr.config.base import Section
-from dsr.errors import UserError
 
 PACKAGED = Path(__file__).with_name("throughput.csv")
 """The measurements that are used unless others are named."""

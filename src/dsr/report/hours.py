@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from dsr.base.files import read_json_lines
 from dsr.config.load import Config
-from dsr.files import read_json_lines
 
 STAGES = ("train", "sample", "evaluate")
 """Stages of a row, as its jobs' names begin ('train:row:80')."""

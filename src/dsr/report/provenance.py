@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
+from dsr.base.errors import UserError
+from dsr.base.markup import pipe_table
 from dsr.config.load import Config
 from dsr.config.specs import spec_hash
-from dsr.environments import requirements
-from dsr.errors import UserError
 from dsr.report.hours import STAGES, gpus, row_times
-from dsr.report.markup import pipe_table
 
 PACKAGES = (
     "torch",
@@ -67,7 +67,7 @@ def provenance(
         },
         "python": platform.python_version(),
         "installed": {name: version for name, version in installed.items() if version},
-        "pinned": requirements(list(environments)),
+        "pinned": sorted({pin for file in environments for pin in _pins(file)}),
         "hardware": _hardware(),
         "wall_seconds": wall_seconds,
         "row_times": row_times(config, wall_seconds, records or {}),
@@ -171,3 +171,9 @@ def _seconds(benchmark: Path) -> float:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _pins(file: Path) -> list[str]:
+    """Exact pins of a conda environment file."""
+    dependencies = yaml.safe_load(file.read_text(encoding="utf-8"))["dependencies"]
+    return [pin for entry in dependencies if isinstance(entry, dict) for pin in entry["pip"] if "==" in pin]

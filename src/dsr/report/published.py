@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 from dsr.report.specs import CHART, MAIN
 
 METRICS = ("fid", "inception_score", "precision", "recall")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from dsr.base.markup import pipe_table
 from dsr.config.sampling import CHOSEN, Guidance
-from dsr.report.markup import pipe_table
 from dsr.report.notes import MARK, OFF_CHART, describe, disclaimer, footnotes
 from dsr.report.published import Published
 from dsr.report.specs import CHART, TableSpec

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from dsr.base.errors import UserError
+from dsr.base.files import read_json
 from dsr.config.sampling import CHOSEN, Guidance
-from dsr.errors import UserError
-from dsr.files import read_json
 from dsr.report.published import METRICS, Published
 from dsr.report.specs import CHART, TableRow, TableSpec
 

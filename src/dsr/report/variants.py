@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dsr.errors import UserError
-from dsr.files import read_json
+from dsr.base.errors import UserError
+from dsr.base.files import read_json
 from dsr.report.published import Published
 from dsr.report.specs import CHART, TableSpec
 from dsr.report.table import GUIDED, UNGUIDED, Entry

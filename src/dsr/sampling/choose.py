@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dsr.base.errors import UserError
+from dsr.base.files import read_json
 from dsr.config.sampling import Guidance, Sweep
-from dsr.errors import UserError
-from dsr.files import read_json
 
 
 class Attempt(NamedTuple):

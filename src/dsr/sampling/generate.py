@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from dsr import files, npz
-from dsr.arithmetic import set_arithmetic
+from dsr.accel.arithmetic import set_arithmetic
+from dsr.base import files
+from dsr.base.distributed import World
 from dsr.config.specs import SampleSpec, spec_hash
-from dsr.distributed import World
+from dsr.data import npz
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.progress import Progress
 from dsr.sampling.sampler import Drawing, Sampler

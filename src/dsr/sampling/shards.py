@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dsr import files
+from dsr.base import files
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
+from dsr.base.randomness import noise, uniforms
 from dsr.config.specs import ModelSpec, TrainSpec
 from dsr.data.images import Images, Item
 from dsr.data.loading import Loader
 from dsr.data.order import batch_indices
-from dsr.distributed import World
-from dsr.errors import UserError
 from dsr.flow import Flow
-from dsr.randomness import noise, uniforms
 from dsr.training.stop import ignore_stop_signals
 
 

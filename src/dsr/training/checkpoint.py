@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from dsr import files
+from dsr.base import files
+from dsr.base.errors import UserError
 from dsr.config.specs import differing_keys
-from dsr.errors import UserError
 
 log = logging.getLogger(__name__)
 

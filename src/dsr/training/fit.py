@@ -7,9 +7,9 @@ import logging
 
 import torch
 
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
 from dsr.config.specs import ModelSpec
-from dsr.distributed import World
-from dsr.errors import UserError
 from dsr.training.batches import Share, blank
 from dsr.training.learner import Learner
 

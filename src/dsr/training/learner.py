@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dsr.arithmetic import usable_precision
+from dsr.accel.arithmetic import usable_precision
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
 from dsr.config.training import Recipe
-from dsr.distributed import World
-from dsr.errors import UserError
 from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
 from dsr.training.checkpoint import TrainState

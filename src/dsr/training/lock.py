@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 
 log = logging.getLogger(__name__)
 

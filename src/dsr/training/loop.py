@@ -8,18 +8,18 @@ import time
 
 import torch
 
-from dsr import files
-from dsr.arithmetic import set_arithmetic
+from dsr.accel.arithmetic import set_arithmetic
+from dsr.accel.denoiser import accelerate
+from dsr.accel.encoder import accelerated_encode
+from dsr.base import files
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
+from dsr.base.randomness import derive
 from dsr.config.specs import content
 from dsr.data.images import open_images
-from dsr.denoiser.accelerate import accelerate
 from dsr.denoiser.build import build_denoiser
-from dsr.distributed import World
-from dsr.encoder.accelerate import accelerated_encode
 from dsr.encoder.autoencoder import load_autoencoder
-from dsr.errors import UserError
 from dsr.flow import Flow
-from dsr.randomness import derive
 from dsr.training import checkpoint, snapshot
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share, blank

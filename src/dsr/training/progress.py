@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from tqdm import tqdm
 
-from dsr import files
+from dsr.base import files
 from dsr.training.learner import StepResult
 
 if TYPE_CHECKING:

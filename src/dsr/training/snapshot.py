@@ -9,9 +9,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dsr import files
+from dsr.base import files
+from dsr.base.errors import UserError
 from dsr.config.specs import TrainSpec, spec_hash
-from dsr.errors import UserError
 from dsr.training.learner import Learner
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from dsr import files
 from dsr.artifacts.formats import ENCODER_FILES
+from dsr.base import files
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
 from dsr.data.index import check_index, fingerprint
-from dsr.distributed import World
-from dsr.errors import UserError
 from dsr.training import checkpoint
 from dsr.training.batches import Share
 from dsr.training.snapshot import snapshot_path

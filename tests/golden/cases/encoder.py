@@ -14,9 +14,9 @@ from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.discovery import NeuronScores, rank
 from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.statistics import LatentStatistics, Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import resize
-from dsr.latents.statistics import LatentStatistics, Normaliser
 
 from .common import Computed, Family, Golden, Tolerance
 

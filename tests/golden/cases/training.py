@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from dsr.base.distributed import World
 from dsr.config.training import Recipe
-from dsr.distributed import World
 from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
 from dsr.training.learner import Learner

@@ -10,10 +10,10 @@ from typing import Any
 import requests
 from tqdm import tqdm
 
-from dsr import files
 from dsr.artifacts import transfer
 from dsr.artifacts.errors import OWN_COPY, TransientError
 from dsr.artifacts.transfer import Retries
+from dsr.base import files
 
 log = logging.getLogger(__name__)
 

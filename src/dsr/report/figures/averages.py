@@ -9,8 +9,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from dsr.errors import UserError
-from dsr.files import read_json
+from dsr.base.errors import UserError
+from dsr.base.files import read_json
 from dsr.report.figures.choose import label_of, subtitle_parts
 from dsr.report.figures.style import BODY, FRAME, SMALL, heading, heading_height, series_colour, text_width
 from dsr.report.specs import FigureSpec

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from dsr.errors import UserError
-from dsr.files import read_json
+from dsr.base.errors import UserError
+from dsr.base.files import read_json
 from dsr.report.figures.choose import label_of, subtitle_parts
 from dsr.report.figures.style import BODY, FRAME, INK, MUTED, SMALL, heading, heading_height, series_colour, text_width
 from dsr.report.published import Published

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dsr.errors import UserError
-from dsr.npz import read_header, read_images
+from dsr.base.errors import UserError
+from dsr.data.npz import read_header, read_images
 from dsr.report.figures.choose import label_of, subtitle_parts
 from dsr.report.figures.style import BODY, EDGE, heading, heading_height
 from dsr.report.specs import FigureSpec

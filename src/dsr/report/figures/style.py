@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from dsr.files import atomic
+from dsr.base.files import atomic
 
 INK = "#1f2328"
 """Text and axes."""

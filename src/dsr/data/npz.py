@@ -14,8 +14,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr import files
-from dsr.errors import UserError
+from dsr.base import files
+from dsr.base.errors import UserError
 
 Images = npt.NDArray[np.uint8]
 

@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dsr.distributed import World
-from dsr.errors import UserError
-from dsr.files import atomic
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
+from dsr.base.files import atomic
 
 EPS = 1e-5
 """Added to the variance before the square root."""

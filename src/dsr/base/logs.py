@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 
 
 def setup() -> None:

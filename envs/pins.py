@@ -4,7 +4,7 @@
 package index at hand: index options, the CUDA build label and the CUDA extra are left out, because they name where
 a package comes from and not which one it is. Runs on the standard library alone, before anything is installed:
 
-    python src/dsr/environments.py envs/torch.yaml envs/tensorflow.yaml > requirements.txt
+    python envs/pins.py envs/torch.yaml envs/tensorflow.yaml > requirements.txt
 """
 
 from __future__ import annotations

@@ -18,9 +18,10 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dsr.denoiser import kernels, products
+from dsr.accel import flash_attention as flash
+from dsr.accel import layer_kernels as kernels
+from dsr.accel import matmul as products
 from dsr.denoiser.layers import EPS, Attention, Block, RotaryPositions, SwiGLU
-from dsr.flash import attention as flash
 
 Hidden = TypeVar("Hidden")
 

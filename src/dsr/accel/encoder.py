@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from dsr.compilation import compiled
+from dsr.accel.compilation import compiled
 from dsr.encoder.attention import Attention
 from dsr.encoder.autoencoder import Autoencoder
 
@@ -26,10 +26,10 @@ def accelerated_encode(autoencoder: Autoencoder, device: torch.device) -> Callab
 
 
 def _replace_attention(layers: list[Attention], dtype: torch.dtype, device: torch.device) -> None:
-    """Let the attention of `dsr.flash` run, if it does with the heads of these layers."""
+    """Let the attention of `dsr.accel.flash_attention` run, if it does with the heads of these layers."""
     try:
         # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
-        from dsr.flash.attention import attend, runs_on
+        from dsr.accel.flash_attention import attend, runs_on
 
         if not runs_on(device):
             return

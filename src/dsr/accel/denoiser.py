@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from dsr.compilation import compile_each
+from dsr.accel.compilation import compile_each
 from dsr.denoiser.build import Denoiser
 from dsr.denoiser.layers import Block, Run, run_blocks
 
@@ -59,8 +59,9 @@ def _ways(
     """Ways to run the blocks, the fastest first; ``failed`` gets what cannot be tried at all."""
     try:
         # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
-        from dsr.denoiser import frozen, fused, products
-        from dsr.flash import attention
+        from dsr.accel import flash_attention as attention
+        from dsr.accel import frozen, fused
+        from dsr.accel import matmul as products
     except Exception as error:
         failed.append(f"fused kernels ({type(error).__name__}: {error})")
         return []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from dsr.errors import UserError
+from dsr.base.errors import UserError
 
 
 class LostProcessError(UserError):

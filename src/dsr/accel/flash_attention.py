@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dsr.flash import kernels
+from dsr.accel import flash_kernels as kernels
 
 
 class Tiles(NamedTuple):

@@ -16,7 +16,7 @@ def set_arithmetic(precision: str, threads: int | None = None, *, deterministic:
 
     A later call replaces all of an earlier one's settings but the environment variable of cuBLAS. For a given number of
     processes and threads, CPUs always compute the same bits. GPUs do so if ``deterministic``; without it, sums of
-    PyTorch's own kernels (of attention, where `dsr.flash` does not run) can depend on timing.
+    PyTorch's own kernels (of attention, where `dsr.accel.flash_attention` does not run) can depend on timing.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -6,15 +6,15 @@ import logging
 
 import numpy as np
 
+from dsr.base.distributed import World
+from dsr.base.errors import UserError
+from dsr.base.randomness import uniforms
 from dsr.config.specs import StatisticsSpec
 from dsr.data.images import Images
 from dsr.data.order import rank_slice
-from dsr.distributed import World
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.pixels import pixel_batches
-from dsr.errors import UserError
-from dsr.latents.statistics import LatentStatistics
-from dsr.randomness import uniforms
+from dsr.encoder.statistics import LatentStatistics
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from dsr.latents.statistics import EPS, Normaliser
-from dsr.report.markup import pipe_table
+from dsr.base.markup import pipe_table
+from dsr.encoder.statistics import EPS, Normaliser
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsr.base.durations import duration
+from dsr.base.files import read_json_lines
+from dsr.base.markup import pipe_table
 from dsr.config.base import Positive, Section
-from dsr.durations import duration
-from dsr.files import read_json_lines
-from dsr.report.markup import pipe_table
 
 RECENT = 10
 """Lines of the trainer's record that the speed is averaged over."""

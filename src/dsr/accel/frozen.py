@@ -1,4 +1,4 @@
-"""The blocks of a frozen denoiser: `dsr.denoiser.fused` without what gradients need, and with products that do more."""
+"""The blocks of a frozen denoiser: `dsr.accel.fused` without what gradients need, and with products that do more."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsr.denoiser import products
-from dsr.denoiser.fused import Angles, BlockRunner, modulate, padded
+from dsr.accel import flash_attention as flash
+from dsr.accel import matmul as products
+from dsr.accel.fused import Angles, BlockRunner, modulate, padded
+from dsr.accel.matmul import Scaled
 from dsr.denoiser.layers import Attention, Block, SwiGLU
-from dsr.denoiser.products import Scaled
-from dsr.flash import attention as flash
 
 EIGHT_BITS = torch.float8_e4m3fn
 """Four bits of exponent, three of mantissa: a number is rounded by up to 6 %."""
@@ -26,7 +26,7 @@ class _Mlp(NamedTuple):
 
 
 class FrozenBlocks(BlockRunner[Tensor | Scaled]):
-    """Runs blocks whose weights are bf16 and stay what they are, on GPUs that `dsr.denoiser.products` runs on.
+    """Runs blocks whose weights are bf16 and stay what they are, on GPUs that `dsr.accel.matmul` runs on.
 
     Args:
         blocks: all that will be run.

@@ -1,0 +1,101 @@
+"""A program from a function: its typed arguments are the options, its docstring is their help."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+from pydantic import BaseModel, ValidationError
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from dsr.base import logs
+from dsr.base.errors import UserError
+
+log = logging.getLogger("dsr")
+
+
+def command(main: Callable[..., None] | None = None, **steps: Callable[..., None]) -> Callable[[], None]:
+    """Return a program that runs ``main``, or the one of several ``steps`` that its first argument names.
+
+    A function's parameters, or the fields of the dataclass that is its parameter, are the options. Specifications and
+    sections of the configuration are given as JSON. A user's error is one line in the log and exit code 1.
+    """
+
+    def run() -> None:
+        logs.setup()
+        # In cluster jobs it comes blocked, so that torchrun does not act on it (dsr.launch.child).
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        try:
+            _parse(main, steps)()
+        except UserError as error:
+            log.error("%s", error)
+            sys.exit(1)
+
+    return run
+
+
+def _parse(main: Callable[..., None] | None, steps: dict[str, Callable[..., None]]) -> Callable[[], None]:
+    """Read the command line and return the function that it names, with its arguments."""
+    options: dict[str, Any] = {"registry": _registry(), "config": (tyro.conf.OmitArgPrefixes,)}
+    chosen: Callable[[], None]
+    if main is not None:
+        chosen = tyro.cli(_deferred(main), **options)
+    else:
+        chosen = tyro.extras.subcommand_cli_from_dict(
+            {name: _deferred(step) for name, step in steps.items()}, **options
+        )
+    return chosen
+
+
+def _deferred(step: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Keep errors of the function itself apart from those of its command line, which tyro reports."""
+
+    @functools.wraps(step)
+    def later(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(step, *args, **kwargs)
+
+    return later
+
+
+def _registry() -> ConstructorRegistry:
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def json_of_a_model(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if not (isinstance(info.type, type) and issubclass(info.type, BaseModel)):
+            return None
+        model: type[BaseModel] = info.type
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="JSON",
+            instance_from_str=lambda texts: _read(model, texts[0]),
+            is_instance=lambda value: isinstance(value, model),
+            str_from_instance=lambda value: [value.model_dump_json(exclude_defaults=True)],
+        )
+
+    return registry
+
+
+def _read(model: type[BaseModel], text: str) -> BaseModel:
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        log.error("%s", _first_problem(error))
+        sys.exit(1)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Say on one line what is wrong with a specification; `error.title` is its kind."""
+    problem, *others = error.errors(include_url=False)
+    place = "".join(f"{part}: " for part in [".".join(map(str, problem["loc"]))] if part)
+    given = "" if problem["type"] in ("missing", "json_invalid") else f" (given: {str(problem['input'])[:80]})"
+    more = f"; and {len(others)} more" if others else ""
+    return (
+        f"not the JSON of {error.title}: {place}{problem['msg']}{given}{more}. The workflow's rules write it;"
+        " `dsr/config` describes it"
+    )
