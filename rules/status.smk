@@ -18,7 +18,7 @@ def row_files(row):
         ),
         images_per_epoch=spec.steps_per_epoch * spec.recipe.batch if trained else None,
         batch=spec.recipe.batch if trained else None,
-        scores=tuple(map(in_full, metrics_files([row]).values())),
+        scores=tuple(map(in_full, files_of(reported([row], **FIRST), "metrics"))),
     )
 
 
