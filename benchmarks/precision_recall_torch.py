@@ -20,14 +20,14 @@ TILE, K = 2_000, 3
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 IMAGES, REFERENCES = (50_000, 10_000) if DEVICE == "cuda" else (1000, 800)
 Points = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Features (n, d) and their squared norms (n,) in float32 and in float16, in the memory of the host."""
+"""Features (n, d) and their squared norms (n,) in float32 and in float16."""
 
 
 def prepared(rows: np.ndarray) -> Points:
     """Add the norms of features (n, d)."""
     parts = torch.from_numpy(rows).split(TILE)
     single, half = ([part.to(dtype).square().sum(1) for part in parts] for dtype in (torch.float64, torch.float16))
-    return torch.from_numpy(rows), torch.cat(single).float(), torch.cat(half)
+    return torch.from_numpy(rows).to(DEVICE), torch.cat(single).float(), torch.cat(half)
 
 
 def tiles(left: Points, right: Points, sums: torch.dtype) -> Iterator[tuple]:
@@ -37,7 +37,7 @@ def tiles(left: Points, right: Points, sums: torch.dtype) -> Iterator[tuple]:
             rows, columns = slice(i, i + TILE), slice(j, j + TILE)
             for half in (0, 1):
                 norms, others = left[1 + half][rows].to(DEVICE), right[1 + half][columns].to(DEVICE)
-                u, v = (points.to(DEVICE).to(norms.dtype).to(sums) for points in (left[0][rows], right[0][columns]))
+                u, v = (points.to(norms.dtype).to(sums) for points in (left[0][rows], right[0][columns]))
                 yield half, rows, columns, norms, others, (u @ v.T).float().to(norms.dtype)
 
 
