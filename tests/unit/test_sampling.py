@@ -330,25 +330,6 @@ def test_images_that_are_no_numbers_are_refused(inputs: dict[str, Path], tmp_pat
         sampler.images(range(4, 7))
 
 
-def test_eight_bits_fall_back_to_bf16_where_there_are_none(
-    inputs: dict[str, Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    expected = Sampler(tiny_spec(precision="bf16"), **inputs, device=CPU).images(range(2))
-    found = Sampler(tiny_spec(precision="fp8"), **inputs, device=CPU).images(range(2))
-    assert np.array_equal(found, expected)
-    assert "The CPU has no fp8 products that are used here; computing in bf16 instead" in caplog.text
-
-
-def test_eight_bits_need_compiled_blocks(
-    inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("dsr.sampling.sampler.usable_precision", lambda precision, _: precision)
-    expected = Sampler(tiny_spec(precision="bf16"), **inputs, device=CPU).images(range(2))
-    found = Sampler(tiny_spec(precision="fp8"), **inputs, device=CPU).images(range(2))
-    assert np.array_equal(found, expected)
-    assert "sampling.precision fp8 needs execution.compile; computing in bf16 instead" in caplog.text
-
-
 def test_rounding_weights_ahead_is_what_autocast_does(inputs: dict[str, Path]) -> None:
     model = load_denoiser(tiny_spec().model, inputs["weights"], CPU)
     x, t, y = torch.randn(3, 8, 4, 4), torch.tensor([0.1, 0.5, 1.0]), torch.tensor([0, 1, 3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from dsr.flow import Flow
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.ode import Predictor, trajectory
 from dsr.sampling.shards import Images
-
-log = logging.getLogger(__name__)
 
 PURPOSE = "sample"
 """Name of the sampler's noise among the draws of a seed."""
@@ -61,9 +58,6 @@ class Sampler:
             spec.autoencoder, encoder=None, neurons=None, statistics=statistics, decoder=decoder
         ).to(device)
         self._precision = usable_precision(spec.precision, device)
-        if self._precision == "fp8" and not compiled:
-            log.warning("sampling.precision fp8 needs execution.compile; computing in bf16 instead")
-            self._precision = "bf16"
         if self._in_bf16:
             round_products(model, torch.bfloat16)
             round_products(self._autoencoder, torch.bfloat16)
@@ -115,7 +109,7 @@ class Sampler:
     @property
     def _in_bf16(self) -> bool:
         """Whether everything that is not said to be otherwise is computed in bf16."""
-        return self._precision in ("bf16", "fp8")
+        return self._precision == "bf16"
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bf16)
