@@ -164,9 +164,9 @@ def test_registers_enter_before_their_block(denoiser: dict[str, Any]) -> None:
 def test_registers_have_no_rotary_position() -> None:
     plain, with_registers = RotaryPositions(8, 4), RotaryPositions(8, 4, registers=9)
     x = torch.randn(2, 25, 3, 8)
-    turned = with_registers(x)
-    assert torch.equal(turned[:, :9], x[:, :9])
-    assert torch.equal(turned[:, 9:], plain(x[:, 9:]))
+    rotated = with_registers(x)
+    assert torch.equal(rotated[:, :9], x[:, :9])
+    assert torch.equal(rotated[:, 9:], plain(x[:, 9:]))
 
 
 def test_position_table_has_columns_first_and_rotary_tables_rows_first() -> None:
