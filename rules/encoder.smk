@@ -63,9 +63,8 @@ rule statistics:
     shell:
         # Nothing is kept there but the number of starts: when it is stopped, the job is requeued and begins anew.
         f"{launch('statistics')} --state {CONFIG.results}/latents/.{{wildcards.encoder}}-{{wildcards.ttr}}"
-        f" dsr.commands.statistics{STATISTICS_OPTIONS}"
-        " --spec {params.spec:q}"
-        " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --images {input.images}"
+        f" dsr.commands.statistics{EXECUTION_OPTION} {option('--neurons', '{input.neurons}')}"
+        " --spec {params.spec:q} --encoder $(dirname {input.encoder}) --images {input.images}"
         " --output {output} > {log} 2>&1"
 
 

@@ -30,9 +30,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def run(monkeypatch: pytest.MonkeyPatch, spec: StatisticsSpec, **paths: Path) -> None:
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    if "neurons" not in paths:
-        words.insert(0, "--neurons")  # A rule without this input leaves the value out.
-    monkeypatch.setattr(sys, "argv", ["statistics", "--spec", spec.model_dump_json(), "--batch", "2", *words])
+    words += ["--spec", spec.model_dump_json(), "--execution", '{"sample_batch": 2}']
+    monkeypatch.setattr(sys, "argv", ["statistics", *words])
     command.main()
 
 
