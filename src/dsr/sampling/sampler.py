@@ -13,12 +13,11 @@ from torch import Tensor
 from dsr.accel.arithmetic import round_products, usable_precision
 from dsr.accel.compilation import compile_each
 from dsr.accel.denoiser import accelerate
-from dsr.analysis.images import quantised
 from dsr.base.errors import UserError
 from dsr.base.randomness import noise
 from dsr.config.specs import SampleSpec
 from dsr.denoiser.build import load_denoiser
-from dsr.encoder.autoencoder import load_autoencoder
+from dsr.encoder.autoencoder import load_autoencoder, quantised
 from dsr.flow import Flow
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.ode import Predictor, trajectory
