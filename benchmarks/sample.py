@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import inputs, machine
 from dsr.accel.arithmetic import set_arithmetic
 from dsr.analysis.cost import denoiser_cost
+from dsr.config.execution import Execution
 from dsr.sampling.generate import Job, draw
 from dsr.sampling.sampler import Sampler
 from dsr.sampling.shards import Shards
@@ -37,7 +38,8 @@ def measure(
     decoder = folder / "decoder.safetensors"
     if not decoder.exists():
         inputs.decoder_file(spec.autoencoder, decoder)
-    job = Job(spec, weights, statistics, decoder, folder / f"{row}-shards", folder / "unused.npz", batch)
+    execution = Execution(sample_batch=batch)
+    job = Job(spec, weights, statistics, decoder, folder / f"{row}-shards", folder / "unused.npz", execution)
     sampler = Sampler(spec, weights=weights, statistics=statistics, decoder=decoder, device=world.device, compiled=fast)
     weights.unlink()
     began = time.perf_counter()
@@ -73,7 +75,7 @@ def main() -> None:
     """Measure rows of both denoisers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rows", nargs="+", default=["dit-siglip2b-dsr", "ditdh-siglip2b-dsr"], help="rows")
-    parser.add_argument("--precision", default="bf16", choices=["tf32", "bf16", "fp8"])
+    parser.add_argument("--precision", default="bf16", choices=["tf32", "bf16"])
     parser.add_argument("--batch", type=int, default=125, help="images that are drawn together")
     parser.add_argument("--shards", type=int, default=4, help="shards of 500 images to draw")
     parser.add_argument("--eager", action="store_true", help="do not compile")

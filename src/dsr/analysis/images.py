@@ -11,6 +11,7 @@ import torch
 
 from dsr.base.errors import UserError
 from dsr.data.images import Images
+from dsr.encoder.autoencoder import quantised
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,5 @@ def to_pixels(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tens
 
 
 def to_images(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are: clamped, then truncated."""
+    """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are."""
     return quantised(pixels).cpu().numpy()
-
-
-def quantised(pixels: torch.Tensor) -> torch.Tensor:
-    """Do the same on the pixels' device."""
-    scaled = pixels.float().clamp(0, 1) * 255
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

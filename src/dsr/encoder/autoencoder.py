@@ -20,6 +20,12 @@ from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import VitEncoder
 
 
+def quantised(pixels: torch.Tensor) -> torch.Tensor:
+    """Convert pixels (B, 3, H, W), floats, to uint8 images (B, H, W, 3) on the same device: clamped, then truncated."""
+    scaled = pixels.float().clamp(0, 1) * 255
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
 class Autoencoder(nn.Module):
     """Encoder, normaliser and decoder; each may be absent, and what is there is frozen.
 
