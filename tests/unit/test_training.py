@@ -70,8 +70,9 @@ def test_a_run_stopped_after_every_step_equals_one_that_never_stopped(
 
 
 def test_milestones_in_a_chain_equal_one_long_run(row: Path, finished: Path, tmp_path: Path) -> None:
-    assert train(tiny_job(row, tmp_path / "run-a", epoch=1), ONE)
-    assert train(tiny_job(row, tmp_path / "run-a", epoch=4, after=1), ONE)
+    first = tiny_job(row, tmp_path / "run-a", epoch=1)
+    assert train(first, ONE)
+    assert train(tiny_job(row, tmp_path / "run-a", epoch=4, after=first.output), ONE)
     assert differences(final_state(tmp_path / "run-a"), final_state(finished)) == []
 
 
