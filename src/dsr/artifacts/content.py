@@ -17,6 +17,7 @@ from dsr.artifacts.checks import (
 )
 from dsr.artifacts.errors import ContentError
 from dsr.artifacts.manifest import Artifact, KaggleSource
+from dsr.encoder.folders import ENCODER_FILES
 
 CONVERTED = DecoderCheck | DenoiserCheck | StatisticsCheck
 """Kinds that are published as safetensors files."""
@@ -25,7 +26,7 @@ CONVERTED = DecoderCheck | DenoiserCheck | StatisticsCheck
 def exists(check: Check, output: Path) -> bool:
     """Whether everything that would be published is there, whatever it holds."""
     if isinstance(check, EncoderCheck):
-        return all((output / name).exists() for name in formats.ENCODER_FILES)
+        return all((output / name).exists() for name in ENCODER_FILES)
     if isinstance(check, ImagesCheck):
         return output.is_dir() and any(output.iterdir())
     return output.exists()
@@ -125,6 +126,6 @@ def _refuse_form(check: Check, path: Path) -> None:
     if path.is_dir() and not isinstance(check, EncoderCheck | ImagesCheck):
         raise ContentError(f"{path}: is a folder, expected the file itself")
     if path.is_file() and isinstance(check, EncoderCheck):
-        raise ContentError(f"{path}: is a file, expected the folder that holds {', '.join(formats.ENCODER_FILES)}")
+        raise ContentError(f"{path}: is a file, expected the folder that holds {', '.join(ENCODER_FILES)}")
     if path.is_file() and isinstance(check, ImagesCheck):
         raise ContentError(f"{path}: is a file, expected a folder with one sub-folder of images per class")

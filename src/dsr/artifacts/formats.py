@@ -8,9 +8,7 @@ from pathlib import Path
 
 from dsr.artifacts.checks import ArraysCheck, EncoderCheck, GraphCheck
 from dsr.artifacts.errors import ContentError
-
-ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
-"""What an encoder's folder must hold."""
+from dsr.encoder.folders import ENCODER_FILES
 
 Shapes = dict[str, tuple[int, ...]]
 
