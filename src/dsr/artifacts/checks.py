@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from dsr.artifacts.errors import ArtifactError
+from dsr.artifacts.errors import ArtifactError, problems
 from dsr.config.base import Positive, Section
 from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
-
-Spec = TypeVar("Spec", bound=Section)
 
 
 class ImageCount(Section):
@@ -82,7 +80,7 @@ class DenoiserCheck(Section):
 
 
 class GraphCheck(Section):
-    """A frozen TensorFlow graph that holds certain nodes."""
+    """A frozen TensorFlow graph that names certain nodes; whether it can be used is seen when it is."""
 
     kind: Literal["graph"]
     nodes: tuple[str, ...]
@@ -97,10 +95,21 @@ class ArraysCheck(Section):
     """Array -> shape."""
 
 
+WeightsCheck = DecoderCheck | DenoiserCheck | StatisticsCheck
+"""Kinds that publishers hand out as PyTorch files and the workflow uses as safetensors."""
+
 Check = Annotated[
-    ImagesCheck | EncoderCheck | DecoderCheck | StatisticsCheck | DenoiserCheck | GraphCheck | ArraysCheck,
+    ImagesCheck | EncoderCheck | WeightsCheck | GraphCheck | ArraysCheck,
     Field(discriminator="kind"),
 ]
+
+_SPECIFICATIONS: dict[str, type[Section]] = {
+    "images": ImageCount,
+    "encoder": EncoderSpec,
+    "statistics": EncoderSpec,
+    "decoder": AutoencoderSpec,
+    "denoiser": ModelSpec,
+}
 
 
 def adapted(check: Check, specification: str) -> Check:
@@ -114,36 +123,27 @@ def adapted(check: Check, specification: str) -> Check:
     Raises:
         ArtifactError: if the JSON is not that, or nothing about this content depends on the configuration.
     """
-    if isinstance(check, ImagesCheck):
-        return check.model_copy(update=parse(ImageCount, specification).model_dump())
-    if isinstance(check, DenoiserCheck):
-        return check.model_copy(update={"model": parse(ModelSpec, specification)})
-    if isinstance(check, GraphCheck | ArraysCheck):
+    if check.kind not in _SPECIFICATIONS:
         raise ArtifactError(
             f"--spec: content of kind '{check.kind}' does not depend on the configuration; leave it out"
         )
-    changes: dict[str, Any]
-    if isinstance(check, DecoderCheck):
-        whole = parse(AutoencoderSpec, specification)
-        channels, grid, _ = whole.latent_shape
-        changes = {"channels": channels, "grid": grid, "image_size": whole.image_size, "decoder": whole.decoder}
-    elif isinstance(check, EncoderCheck):
-        encoder = parse(EncoderSpec, specification).encoder
-        changes = {"width": encoder.width, "patch_size": encoder.patch_size}
-    else:
-        changes = {"shape": parse(EncoderSpec, specification).latent_shape}
-    return check.model_copy(update=changes)
-
-
-def parse(kind: type[Spec], specification: str) -> Spec:
-    """Read a specification.
-
-    Raises:
-        ArtifactError: if the JSON is not of this kind.
-    """
+    expected = _SPECIFICATIONS[check.kind]
     try:
-        return kind.model_validate_json(specification)
+        spec = expected.model_validate_json(specification)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "text"
-        raise ArtifactError(f"--spec is not the JSON of {kind.__name__} ({place}: {problem['msg']})") from None
+        raise ArtifactError(f"--spec is not the JSON of {expected.__name__} ({problems(error)})") from None
+    return check.model_copy(update=_fixed(check, spec))
+
+
+def _fixed(check: Check, spec: Section) -> dict[str, Any]:
+    match spec:
+        case ModelSpec():
+            return {"model": spec}
+        case AutoencoderSpec(encoder=encoder, decoder=decoder):
+            grid = encoder.grid
+            return {"channels": encoder.width, "grid": grid, "image_size": spec.image_size, "decoder": decoder}
+        case EncoderSpec(encoder=encoder) if check.kind == "encoder":
+            return {"width": encoder.width, "patch_size": encoder.patch_size}
+        case EncoderSpec():
+            return {"shape": spec.latent_shape}
+    return spec.model_dump()

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from dsr.artifacts.checks import Check
-from dsr.artifacts.errors import ArtifactError
+from dsr.artifacts.errors import ArtifactError, problems
 from dsr.config.base import Positive, Section
 
 PACKAGED = Path(__file__).with_name("manifest.yaml")
@@ -191,8 +191,4 @@ def load(path: Path = PACKAGED) -> Manifest:
         # Strict validation of Python values would refuse the lists that YAML has for tuples.
         return Manifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
-        raise ArtifactError(f"{path}: not a valid manifest ({'; '.join(problems)})") from None
+        raise ArtifactError(f"{path}: not a valid manifest ({problems(error)})") from None
