@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsr.artifacts import checks, content, transfer
+from pydantic import ValidationError
+
 from dsr.artifacts import lock as locks
+from dsr.artifacts import transfer
+from dsr.artifacts.checks import Check
 from dsr.artifacts.clients import drive, http, hub, kaggle
-from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, ContentError
-from dsr.artifacts.manifest import PACKAGED, Artifact, DriveSource, HttpSource, HubSource, KaggleSource, load
-from dsr.config.specs import EncoderSpec, differing_keys
+from dsr.artifacts.content import Content
+from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, ContentError, problems
+from dsr.artifacts.manifest import PACKAGED, DriveSource, HttpSource, HubSource, KaggleSource, Source, load
+from dsr.config.base import Section
+from dsr.config.specs import EncoderSpec
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +33,7 @@ def fetch(
     output: Path,
     lock: Path,
     local: Path | None = None,
-    spec: str | None = None,
+    spec: str = "{}",
     manifest: Path = PACKAGED,
 ) -> None:
     """Fetch one artifact of the manifest, or check and link to your own copy of it.
@@ -40,28 +45,28 @@ def fetch(
         output: File, or folder (encoders, images), to publish.
         lock: File with sizes and hashes of the first downloads.
         local: Your own copy: checked and linked to instead of a download, never changed.
-        spec: JSON of an EncoderSpec, AutoencoderSpec, ModelSpec or ImageCount: what it is for.
+        spec: JSON of what it is for: an EncoderSpec (encoders, statistics), an AutoencoderSpec (decoders), a
+            ModelSpec (denoisers) or an ImageCount (images).
         manifest: Another manifest.
 
     Raises:
         ArtifactError: if it cannot be provided; nothing that was received is lost.
     """
     entry = load(manifest).get(artifact)
-    check = checks.adapted(entry.check, spec) if spec else entry.check
-    job = _Job(artifact, entry, output, lock)
+    content = Content(artifact, entry, _parse(entry.check, spec), output)
+    job = _Job(content, lock)
     output.parent.mkdir(parents=True, exist_ok=True)
     with transfer.disk_errors(artifact, output.parent):
         if local is not None:
             advice = "give another one, or none to download it"
             with _advising(f"It is your own copy of '{artifact}' (`artifacts` in config.yaml): {advice}"):
                 job.compare_unchanged(local)
-                content.publish_local(artifact, entry, check, local, output)
-        elif content.exists(check, output):
-            with _advising(f"{output} is there already, but wrong: remove it and run again"):
-                content.verify(check, output)
+                content.publish_local(local)
+        elif content.exists():
+            with _advising(f"{output} is there already: remove it and run again"):
+                content.verify(output)
                 job.compare_unchanged(output)
         else:
-            _refuse_misfit(artifact, entry, check, spec)
             job.download()
     log.info("%s: %s is complete", artifact, output)
 
@@ -70,25 +75,26 @@ def fetch(
 class _Job:
     """One artifact on its way to one place."""
 
-    identifier: str
-    artifact: Artifact
-    output: Path
+    content: Content
     lock: Path
 
     def download(self) -> None:
         """Receive, compare with manifest and lock, publish, record: in this order, so that a failure repeats little."""
-        source = self.artifact.source
+        identifier, artifact = self.content.identifier, self.content.artifact
+        source = artifact.source
+        _refuse_other_encoder(source, self.content.spec)
         # What another source sent is never taken for this one's. Both splits of a competition share one archive.
-        name = source.competition if isinstance(source, KaggleSource) else self.identifier
+        name = source.competition if isinstance(source, KaggleSource) else identifier
         digest = hashlib.sha256(source.model_dump_json(exclude={"split"}).encode()).hexdigest()
-        folder = self.output.parent / DOWNLOADS / f"{name}-{digest[:8]}"
+        folder = self.content.output.parent / DOWNLOADS / f"{name}-{digest[:8]}"
         with locks.exclusive(folder.with_name(f"{folder.name}.guard")):
             folder.mkdir(exist_ok=True)
             commit = self._receive(folder)
             with _advising(f"The download is kept in {folder}: if it is damaged, delete it and run the command again"):
-                measures = self._compare(folder, commit.sha256 if commit else {})
-                content.publish_download(self.identifier, self.artifact, folder, self.output)
-            locks.record(self.lock, self.identifier, self.artifact, commit.revision if commit else None, measures)
+                places = {file.name: folder / file.name for file in artifact.files}
+                measures = locks.measure(self.lock, identifier, artifact, places, commit.sha256 if commit else {})
+                self.content.publish_download(folder)
+            locks.record(self.lock, identifier, artifact, commit.revision if commit else None, measures)
             if isinstance(source, KaggleSource):
                 log.info("%s holds the archive of both splits; remove it when you have those that you need", folder)
             else:
@@ -96,22 +102,19 @@ class _Job:
 
     def compare_unchanged(self, place: Path) -> None:
         """Compare what lies in ``place`` with manifest and lock, if it is in the publisher's own form."""
-        if content.is_converted(self.artifact.check, place):
-            return
-        names = [file.name for file in self.artifact.files]
-        if len(names) > 1 and all((place / name).is_file() for name in names):
-            self._compare(place, {})
-        elif len(names) == 1 and place.is_file():
-            measures = {names[0]: locks.measure(place)}
-            locks.verify(self.lock, self.identifier, self.artifact, place.parent, measures)
+        artifact = self.content.artifact
+        names = [file.name for file in artifact.files]
+        places = {name: place if len(names) == 1 else place / name for name in names}
+        if not self.content.is_converted(place) and all(path.is_file() for path in places.values()):
+            locks.measure(self.lock, self.content.identifier, artifact, places, {})
 
     def _receive(self, folder: Path) -> hub.Commit | None:
         """Have the publisher's files in ``folder``; those that an earlier attempt completed are kept."""
-        source, first = self.artifact.source, folder / self.artifact.files[0].name
-        log.info("%s: downloading from %s", self.identifier, source.page)
+        identifier, artifact = self.content.identifier, self.content.artifact
+        source, first = artifact.source, folder / artifact.files[0].name
+        log.info("%s: downloading from %s", identifier, source.page)
         if isinstance(source, HubSource):
-            pinned = locks.pinned_revision(self.lock, self.identifier, source)
-            return hub.fetch(self.artifact, source, folder, pinned)
+            return hub.fetch(artifact, source, folder, locks.pinned_revision(self.lock, identifier, source))
         if not first.exists():
             match source:
                 case DriveSource():
@@ -119,25 +122,15 @@ class _Job:
                 case HttpSource():
                     http.fetch(source, first)
                 case KaggleSource():
-                    kaggle.fetch(self.artifact, source, first)
+                    kaggle.fetch(artifact, source, first)
+                case _:
+                    raise ArtifactError(f"{identifier}: nobody publishes it; {OWN_COPY}")
         try:
             transfer.refuse_page(source.page, transfer.start_of(first))
         except ArtifactError:
             first.unlink()
             raise
         return None
-
-    def _compare(self, folder: Path, stated: dict[str, str]) -> dict[str, locks.Measure]:
-        """Measure files and compare them with what publisher, manifest and lock say."""
-        measures = {file.name: locks.measure(folder / file.name) for file in self.artifact.files}
-        for name, measure in measures.items():
-            if measure.sha256 != stated.get(name, measure.sha256):
-                raise ContentError(
-                    f"{self.identifier}: {folder / name} has sha256 {measure.sha256}, its publisher states "
-                    f"{stated[name]}: it was damaged on its way"
-                )
-        locks.verify(self.lock, self.identifier, self.artifact, folder, measures)
-        return measures
 
 
 @contextlib.contextmanager
@@ -149,17 +142,22 @@ def _advising(advice: str) -> Iterator[None]:
         raise ContentError(f"{error}. {advice}") from error
 
 
-def _refuse_misfit(identifier: str, artifact: Artifact, check: checks.Check, spec: str | None) -> None:
-    """Refuse, before anything is downloaded, published content that the configuration cannot use."""
-    published, wanted = artifact.check.model_dump(), check.model_dump()
-    source = artifact.source
-    if spec and isinstance(check, checks.EncoderCheck) and isinstance(source, HubSource):
-        encoder = EncoderSpec.model_validate_json(spec).encoder
-        published |= {"hub": source.repository, "revision": source.revision}
-        wanted |= {"hub": encoder.hub, "revision": encoder.revision}
-    differences = differing_keys(published, wanted)
-    if differences:
+def _parse(check: Check, spec: str) -> Section:
+    expected = check.specification or Section
+    try:
+        return expected.model_validate_json(spec)
+    except ValidationError as error:
         raise ArtifactError(
-            f"{identifier}: what {source.page} publishes does not fit the configuration (published -> configuration): "
-            f"{'; '.join(differences)}. Make config.yaml and {MANIFEST} agree, or {OWN_COPY}"
-        )
+            f"--spec: content of kind '{check.kind}' is for a {expected.__name__} ({problems(error)})"
+        ) from None
+
+
+def _refuse_other_encoder(source: Source, spec: Section) -> None:
+    """Refuse, before anything is downloaded, an encoder that is not the configuration's."""
+    if isinstance(source, HubSource) and isinstance(spec, EncoderSpec):
+        published, wanted = (source.repository, source.revision), (spec.encoder.hub, spec.encoder.revision)
+        if published != wanted:
+            raise ArtifactError(
+                f"the manifest has {' at '.join(published)}, the configuration {' at '.join(wanted)}. Make config.yaml "
+                f"and {MANIFEST} agree, or {OWN_COPY}"
+            )

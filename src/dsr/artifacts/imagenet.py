@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import hashlib
-import io
-import shutil
 import tarfile
 import zipfile
 import zlib
@@ -22,6 +21,7 @@ from dsr.artifacts.errors import ContentError
 from dsr.base.errors import UserError
 
 Split = Literal["train", "validation"]
+Member = tuple[PurePosixPath, int, Callable[[str], object]]
 
 FOLDERS: dict[Split, str] = {"train": "ILSVRC/Data/CLS-LOC/train", "validation": "ILSVRC/Data/CLS-LOC/val"}
 """Where the archive has the images: train in class folders, val flat."""
@@ -67,75 +67,72 @@ def verify(folder: Path, expected: ImageCount, name: Path | None = None) -> None
         )
 
 
-def extract(archive: Path, split: Split, output: Path, expected: ImageCount) -> Path:
-    """Extract one split of the competition's zip to an ImageFolder beside ``output``, and return it.
+def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Path:
+    """Extract one split of the competition's zip, or link to one of the extracted archive, as an ImageFolder.
 
-    After an interruption the files that are complete are kept, as long as the archive is the same.
+    Args:
+        given: the zip, or the folder that it was extracted to.
+        split: which images.
+        output: the result's final place. It is made beside it; after an interruption, files that are complete are
+            kept as long as what is given is the same.
+        expected: what the result must hold.
+
+    Returns:
+        The ImageFolder, complete.
 
     Raises:
         ContentError: if the archive is damaged, or does not hold what is expected.
     """
-    source = hashlib.sha256(f"{archive.absolute()} {archive.stat().st_size}".encode()).hexdigest()
+    source = hashlib.sha256(f"{given.absolute()} {given.stat().st_size}".encode()).hexdigest()
     staging = output.with_name(f".{output.name}.{source[:8]}.partial")
     staging.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            classes = _read_solution(str(archive), opened.read(SOLUTION)) if split == "validation" else {}
-            members = _members(opened, FOLDERS[split], staging)
-            for path, size, write in tqdm(members, total=expected.images, unit=" images", desc=split, disable=None):
-                place = _place(path, classes, split)
-                target = staging / place
-                if target.exists() and target.stat().st_size == size:
-                    continue
+    with _readable(given), contextlib.ExitStack() as stack:
+        archive = None if given.is_dir() else stack.enter_context(zipfile.ZipFile(given))
+        root = given if archive is None else zipfile.Path(archive)
+        classes = _read_solution(root / SOLUTION) if split == "validation" else {}
+        members = _tree(given, split, staging) if archive is None else _archive(archive, split, staging)
+        for path, size, write in tqdm(members, total=expected.images, unit=" images", desc=split, disable=None):
+            place = _place(path, classes, split)
+            target = staging / place
+            if not target.exists() or target.stat().st_size != size:
                 try:
                     write(str(place))
                 except BaseException:
                     target.unlink(missing_ok=True)
                     raise
+    verify(staging, expected, given)
+    return staging
+
+
+@contextlib.contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    """Turn what zipfile and tarfile raise for bytes that they cannot make sense of into one clear error."""
+    try:
+        yield
     except UserError:
         raise
-    # What zipfile and tarfile raise for bytes that they cannot make sense of, encryption and unknown compression.
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, KeyError, ValueError, RuntimeError) as error:
-        raise ContentError(f"{archive}: damaged, or not the competition's zip ({error})") from error
-    except OSError as error:
-        # A place outside the file; trouble with the disk has other numbers.
-        if error.errno not in (None, errno.EINVAL):
+    # Among them are encryption, unknown compression, and a place outside the file, which is an OSError of its own.
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        OSError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise ContentError(f"{archive}: damaged ({error})") from error
-    verify(staging, expected, archive)
-    return staging
+        raise ContentError(f"{archive}: damaged, or not the competition's zip ({error})") from error
 
 
-def link_validation(tree: Path, output: Path, expected: ImageCount) -> Path:
-    """Arrange links to the validation images of the extracted archive ``tree`` beside ``output``; return the folder.
+def _archive(archive: zipfile.ZipFile, split: Split, staging: Path) -> Iterator[Member]:
+    """Yield a split's files: path, size, and what extracts it to a place in staging, and nowhere else.
 
-    Raises:
-        ContentError: if the tree does not hold what is expected.
+    The zip holds them directly or, in older versions, in one tar.gz.
     """
-    solution = tree / SOLUTION
-    if not solution.is_file():
-        raise ContentError(f"{solution}: missing; it says which class a validation image shows")
-    staging = output.with_name(f".{output.name}.links")
-    shutil.rmtree(staging, ignore_errors=True)
-    for name, label in _read_solution(str(solution), solution.read_bytes()).items():
-        image = (tree / FOLDERS["validation"] / f"{name}.JPEG").absolute()
-        if not image.is_file():
-            raise ContentError(f"{image}: missing, but {solution} lists it; extract the archive again")
-        place = staging / label / image.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(image)
-    verify(staging, expected, tree)
-    return staging
-
-
-def _members(
-    archive: zipfile.ZipFile, folder: str, staging: Path
-) -> Iterator[tuple[PurePosixPath, int, Callable[[str], object]]]:
-    """Yield the files below a folder of the archive: path below it, size, and what extracts it to a place in staging.
-
-    The zip holds them directly or, in older versions, in one tar.gz. The libraries refuse ways out of the staging
-    folder, and make no links.
-    """
+    folder = FOLDERS[split]
     tars = [name for name in archive.namelist() if name.endswith((".tar.gz", ".tgz", ".tar"))]
     if tars and not any(name.startswith(f"{folder}/") for name in archive.namelist()):
         with archive.open(tars[0]) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
@@ -150,6 +147,13 @@ def _members(
                 yield path.relative_to(folder), info.file_size, partial(_extract_zip, archive, info, staging)
 
 
+def _tree(tree: Path, split: Split, staging: Path) -> Iterator[Member]:
+    """Yield the files of an extracted archive: path, size, and what links to it from a place in staging."""
+    folder = (tree / FOLDERS[split]).absolute()
+    for image in folder.iterdir():
+        yield PurePosixPath(image.name), image.stat().st_size, partial(_link, image, staging)
+
+
 def _extract_tar(archive: tarfile.TarFile, info: tarfile.TarInfo, staging: Path, place: str) -> None:
     archive.extract(info.replace(name=place, deep=False), staging, filter="data")
 
@@ -157,6 +161,11 @@ def _extract_tar(archive: tarfile.TarFile, info: tarfile.TarInfo, staging: Path,
 def _extract_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, staging: Path, place: str) -> None:
     info.filename = place
     archive.extract(info, staging)
+
+
+def _link(image: Path, staging: Path, place: str) -> None:
+    (staging / place).parent.mkdir(exist_ok=True)
+    (staging / place).symlink_to(image)
 
 
 def _place(path: PurePosixPath, classes: dict[str, str], split: Split) -> PurePosixPath:
@@ -170,16 +179,16 @@ def _place(path: PurePosixPath, classes: dict[str, str], split: Split) -> PurePo
     return PurePosixPath(classes[path.stem]) / path
 
 
-def _read_solution(name: str, content: bytes) -> dict[str, str]:
+def _read_solution(path: Path | zipfile.Path) -> dict[str, str]:
     """Return image id -> class."""
     try:
-        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"))))
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         classes = {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
-    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error):
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error, FileNotFoundError):
         raise ContentError(
-            f"{name}: {SOLUTION} must have columns ImageId,PredictionString with a class in every row"
+            f"{path}: expected the columns ImageId,PredictionString, which say what class a validation image shows"
         ) from None
     bad = [value for value in (*classes, *classes.values()) if not value or Path(value).name != value]
     if bad:
-        raise ContentError(f"{name}: '{bad[0]}' is not a plain name")
+        raise ContentError(f"{path}: '{bad[0]}' is not a plain name")
     return classes

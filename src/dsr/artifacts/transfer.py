@@ -10,7 +10,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -32,20 +31,12 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Retries:
-    """How long to keep trying."""
-
-    attempts: int = 6
-    """Attempts in all."""
-    first: float = 2.0
-    """Seconds before the second attempt; doubled before each further one."""
-    longest: float = 300.0
-    """Longest wait in seconds; a server that asks for more is taken at its word, and the command gives up."""
-
-
-RETRIES = Retries()
-"""What clients do."""
+ATTEMPTS = 6
+"""Attempts in all."""
+FIRST_WAIT = 2.0
+"""Seconds before the second attempt; doubled before each further one."""
+LONGEST_WAIT = 300.0
+"""Seconds; a server that asks for a longer wait is taken at its word, and the command gives up."""
 
 
 def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
@@ -66,13 +57,13 @@ def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
             with _errors_of_requests(what, denied):
                 return action()
         except TransientError as error:
-            wait = RETRIES.first * 2 ** (attempt - 1) if error.retry_after is None else error.retry_after
-            if wait > RETRIES.longest:
+            wait = FIRST_WAIT * 2 ** (attempt - 1) if error.retry_after is None else error.retry_after
+            if wait > LONGEST_WAIT:
                 ending = f"the server asks to wait {wait:.0f} s. Run the command again after that"
-            elif attempt == RETRIES.attempts:
+            elif attempt == ATTEMPTS:
                 ending = f"gave up after {attempt} attempts. Run the command again to go on from there"
             else:
-                log.warning("%s: %s; attempt %d of %d in %.1f s", what, error, attempt + 1, RETRIES.attempts, wait)
+                log.warning("%s: %s; attempt %d of %d in %.1f s", what, error, attempt + 1, ATTEMPTS, wait)
                 time.sleep(wait)
                 attempt += 1
                 continue

@@ -10,22 +10,24 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from dsr.artifacts.checks import DecoderCheck, DenoiserCheck, EncoderCheck, StatisticsCheck, WeightsCheck
+from dsr.artifacts.checks import DecoderCheck, EncoderCheck, WeightsCheck
 from dsr.artifacts.errors import ContentError
 from dsr.base import files
-from dsr.base.weights import WeightsError, assign, read
+from dsr.base.errors import UserError
+from dsr.config.base import Section
+from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.denoiser.build import load_denoiser
-from dsr.encoder.decoder import ViTDecoder
-from dsr.encoder.families import FAMILIES
+from dsr.encoder.autoencoder import load_decoder, load_encoder
 from dsr.encoder.folders import read_model_type
 from dsr.encoder.statistics import Normaliser
 
 
-def convert(check: WeightsCheck, source: Path, output: Path, about: dict[str, str]) -> None:
+def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, about: dict[str, str]) -> None:
     """Write the tensors of the authors' file ``source`` to the safetensors file ``output`` as float32, atomically.
 
     Args:
         check: what the content must be.
+        spec: what it is for.
         source: a file of torch.save; of a training checkpoint, the moving average is taken.
         output: where to.
         about: metadata of the safetensors file.
@@ -33,66 +35,57 @@ def convert(check: WeightsCheck, source: Path, output: Path, about: dict[str, st
     Raises:
         UserError: if the file is damaged, holds Python objects, or other tensors than expected.
     """
-    tensors = _read_checkpoint(source)
     unused = check.unused if isinstance(check, DecoderCheck) else ()
+    # Tensors that share memory cannot be saved, and the file must not depend on strides.
+    tensors = {
+        name: tensor.to(torch.float32, copy=True).contiguous()
+        for name, tensor in _read_checkpoint(source).items()
+        if name not in unused
+    }
     with files.atomic(output) as temporary:
-        # Tensors that share memory cannot be saved, and the file must not depend on strides.
-        kept = {
-            name: tensor.to(torch.float32, copy=True).contiguous()
-            for name, tensor in tensors.items()
-            if name not in unused
-        }
-        temporary.write_bytes(save(kept, metadata=about))
+        temporary.write_bytes(save(tensors, metadata=about))
         try:
-            verify(check, temporary)
-        except WeightsError as error:
+            verify(check, spec, temporary)
+        except UserError as error:
             raise ContentError(str(error).replace(str(temporary), str(source))) from None
 
 
-def verify(check: WeightsCheck, path: Path) -> None:
-    """Load a safetensors file as the workflow does.
+def verify(check: WeightsCheck | EncoderCheck, spec: Section, path: Path) -> None:
+    """Load a safetensors file, or an encoder's folder, as the workflow does.
 
     Raises:
-        UserError: if it cannot be loaded, or holds values that are not finite.
+        UserError: if it cannot be loaded, is another one, or holds values that are not finite.
     """
     model: nn.Module
-    if isinstance(check, StatisticsCheck):
-        model = Normaliser.load(path, check.shape)
-    elif isinstance(check, DenoiserCheck):
-        model = load_denoiser(check.model, path, torch.device("cpu"))
-    else:
-        with torch.device("meta"):
-            model = ViTDecoder(
-                in_channels=check.channels,
-                patch_size=check.image_size // check.grid,
-                grid=check.grid,
-                **check.decoder.model_dump(),
-            )
-        assign(model, read(path), path)
+    match spec:
+        case ModelSpec():
+            model = load_denoiser(spec, path, torch.device("cpu"))
+        case AutoencoderSpec():
+            model = load_decoder(spec, path)
+        case EncoderSpec() if isinstance(check, EncoderCheck):
+            model = _load_encoder(check, spec, path)
+        case EncoderSpec():
+            model = Normaliser.load(path, spec.latent_shape)
+        case _:
+            raise TypeError(f"{type(spec).__name__} is no specification of weights")
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
-            raise WeightsError(f"{path}: {name} holds values that are not finite")
+            raise ContentError(f"{path}: {name} holds values that are not finite")
 
 
-def verify_encoder(check: EncoderCheck, folder: Path) -> None:
-    """Load an encoder as the workflow does, and compare its sizes.
-
-    Raises:
-        UserError: if a file is missing or damaged, or it is another encoder.
-    """
+def _load_encoder(check: EncoderCheck, spec: EncoderSpec, folder: Path) -> nn.Module:
+    """Load an encoder; one of another size could pass for it, because position tables are resized."""
     read_model_type(folder, (check.model_type,))
-    family = FAMILIES["siglip2" if check.model_type == "siglip" else "dinov2"]
-    loaded = family.encoder.load(folder, input_size=check.patch_size)
-    positions = next(table for name, table in loaded.embeddings.state_dict().items() if "position_embedding" in name)
+    encoder = load_encoder(spec, encoder=folder, neurons=None)
+    positions = next(table for name, table in encoder.embeddings.state_dict().items() if "position_embedding" in name)
     for key, found in {
-        "width": loaded.width,
-        "patch_size": loaded.patch_size,
         "positions": positions.shape[-2],
-        "depth": len(loaded.blocks),
-        "intermediate_size": loaded.blocks[0].mlp.fc1.out_features,
+        "depth": len(encoder.blocks),
+        "intermediate_size": encoder.blocks[0].mlp.fc1.out_features,
     }.items():
         if found != getattr(check, key):
             raise ContentError(f"{folder}: {key} is {found}, expected {getattr(check, key)}; it is another encoder")
+    return encoder
 
 
 def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:

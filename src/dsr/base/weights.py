@@ -26,9 +26,10 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; run the rule that makes it first")
     try:
-        return load_file(path, device=str(device))
+        tensors: dict[str, Tensor] = load_file(path, device=str(device))
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file, or cut off ({error}); make it again") from None
+    return tensors
 
 
 def assign(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
