@@ -106,7 +106,7 @@ def measure(
                 raise ContentError(
                     f"{identifier}: {place} has {now.size} bytes and sha256 {now.sha256}, but {authority} "
                     f"{size or 'any number of'} bytes and sha256 {sha256 or 'unknown'}: it is damaged, or its "
-                    f"publisher replaced it (if you accept that, remove the entry '{identifier}' from {path} and run again)"
+                    f"publisher replaced it; if you accept that, remove the entry '{identifier}' from {path}"
                 )
         measures[file.name] = now
     return measures

@@ -59,11 +59,14 @@ def _client(what: str, terms: str) -> Any:
 
 
 def _download(what: str, client: Any, competition: str, target: Path) -> None:
-    # The client names what it receives itself. Its progress bar is for people; in a log file it would fill hours.
-    archive = target.with_name(f"{competition}.zip")
+    # The client writes to the final name from the first byte on.
+    folder = target.with_name("partial")
+    archive = folder / f"{competition}.zip"
+    # Its progress bar is for people; in a log file it would fill hours.
+    quiet = not sys.stderr.isatty()
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            client.competition_download_files(competition, path=str(target.parent), quiet=not sys.stderr.isatty())
+            client.competition_download_files(competition, path=str(folder), quiet=quiet)
         except ValueError as error:
             if not str(error).startswith("Downloaded file size"):
                 raise
@@ -73,7 +76,7 @@ def _download(what: str, client: Any, competition: str, target: Path) -> None:
         archive.replace(target)
         return
     # A page is named after its address, possibly as folder and file; a partial zip beside it is kept.
-    strangers = [path for path in target.parent.glob(f"{competition}.*") if ".zip" not in path.suffixes]
+    strangers = [path for path in folder.iterdir() if ".zip" not in path.suffixes]
     for path in strangers or [archive]:
         start = b"".join(transfer.start_of(file) for file in [path, *path.rglob("*")] if file.is_file())
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
