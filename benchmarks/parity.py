@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks import inputs
 from benchmarks.encode import autoencoder
-from dsr.accel.arithmetic import round_products, set_arithmetic
+from dsr.accel.arithmetic import round_weights, set_arithmetic
 from dsr.accel.denoiser import accelerate
 from dsr.accel.encoder import accelerated_encode
 from dsr.config.load import Config
@@ -35,7 +35,7 @@ def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
     model = inputs.denoiser(spec.model)
     flow = Flow.from_config(spec.flow)
     shape = (batch, spec.model.channels, spec.model.grid, spec.model.grid)
-    x1, x0 = torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda")
+    clean, noise = torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda")
     t = flow.times(torch.rand(batch, device="cuda"))
     y = torch.randint(spec.model.classes, (batch,), device="cuda")
     with torch.device("cuda"):
@@ -48,8 +48,8 @@ def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
         set_arithmetic(precision, 1)
         model.zero_grad(set_to_none=True)
         with _autocast(precision):
-            prediction = model(flow.interpolate(x1, x0, t), t, y)
-        flow.loss(prediction.float(), x1, x0, t).mean().backward()
+            prediction = model(flow.interpolate(clean, noise, t), t, y)
+        flow.loss(prediction.float(), clean, noise, t).mean().backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         return {"prediction": prediction.detach(), "gradient": gradient}
 
@@ -57,7 +57,7 @@ def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
         set_arithmetic(precision, 1)
         with torch.inference_mode(), _autocast(precision):
             states = trajectory(
-                model, flow, x0, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
+                model, flow, noise, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
             )
             latents = deque(states, maxlen=1).pop()
             return {"sampled latents": latents, "images": decode(latents.float()).float()}
@@ -72,11 +72,11 @@ def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
     for precision in ("tf32", "bf16"):
         compare("eager", precision, trained(precision) | sampled(precision))
     for precision in ("tf32", "bf16"):
-        accelerate(model, x1.device, precision)
+        accelerate(model, clean.device, precision)
         compare("fast", precision, trained(precision))
-    round_products(model, torch.bfloat16)
+    round_weights(model, torch.bfloat16)
     model.requires_grad_(False)
-    accelerate(model, x1.device, "bf16")
+    accelerate(model, clean.device, "bf16")
     compare("fast, bf16 weights", "bf16", sampled("bf16"))
     return results
 

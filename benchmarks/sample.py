@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import inputs, machine
 from dsr.accel.arithmetic import set_arithmetic
 from dsr.analysis.cost import denoiser_cost
+from dsr.config.execution import Execution
 from dsr.config.load import Config
 from dsr.sampling.generate import Job, draw
 from dsr.sampling.sampler import Sampler
@@ -37,7 +38,8 @@ def measure(
     decoder = folder / "decoder.safetensors"
     if not decoder.exists():
         inputs.decoder_file(spec.autoencoder, decoder)
-    job = Job(spec, weights, statistics, decoder, folder / f"{row}-shards", folder / "unused.npz", batch)
+    execution = Execution(sample_batch=batch)
+    job = Job(spec, weights, statistics, decoder, folder / f"{row}-shards", folder / "unused.npz", execution)
     sampler = Sampler(spec, weights=weights, statistics=statistics, decoder=decoder, device=world.device, compiled=fast)
     weights.unlink()
     began = time.perf_counter()

@@ -73,10 +73,9 @@ class Bench:
         spec = spec.model_copy(update={"recipe": recipe, "images": IMAGES})
         self._launch(
             processes, "dsr.commands.train", "--spec", spec.model_dump_json(), "--images", self._index,
-            "--epoch", -(-sizes.steps // spec.steps_per_epoch), "--log-every", sizes.log_every, "--no-tensorboard",
+            "--epoch", -(-sizes.steps // spec.steps_per_epoch), "--no-tensorboard",
             *self._encoder(spec.autoencoder), "--statistics", self._statistics(spec.autoencoder),
             "--run-dir", run, "--output", run / "ema.safetensors",
-            "--workers", sizes.workers, "--checkpoint-minutes", 1e6,
         )  # fmt: skip
         lines = files.read_json_lines(run / "metrics.jsonl")
         shutil.rmtree(run)
@@ -94,7 +93,7 @@ class Bench:
             self._launch(
                 processes, "dsr.commands.statistics", *self._encoder(spec.autoencoder),
                 "--spec", spec.model_copy(update={"images": images}).model_dump_json(),
-                "--images", index, "--workers", self._sizes.workers, "--batch", 125,
+                "--images", index,
                 "--output", self._folder / "statistics.safetensors",
             )  # fmt: skip
             return images
@@ -118,7 +117,6 @@ class Bench:
                 "--spec", spec.model_copy(update={"images": images}).model_dump_json(),
                 "--weights", weights, "--statistics", self._statistics(spec.autoencoder), "--decoder", decoder,
                 "--shards", self._folder / "shards", "--output", self._folder / "samples.npz",
-                "--batch", self._config.execution.sample_batch,
             )  # fmt: skip
             return images
 
@@ -126,8 +124,17 @@ class Bench:
 
     def _launch(self, processes: int, module: str, *arguments: object) -> None:
         """Run a command as the rules do."""
-        flags = ["--compile"] if self._sizes.compiled and module != "dsr.commands.statistics" else []
-        command = [sys.executable, "-m", "dsr.commands.launch", "--processes", processes, module, *arguments, *flags]
+        sizes = self._sizes
+        execution = self._config.execution.model_copy(
+            update={
+                "workers": sizes.workers,
+                "compile": sizes.compiled,
+                "log_every": sizes.log_every,
+                "checkpoint_minutes": 1e6,
+            }
+        )
+        command = [sys.executable, "-m", "dsr.commands.launch", "--processes", processes, module, *arguments]
+        command += ["--execution", execution.model_dump_json()]
         environment = {**os.environ, "USE_TF": "0", "TORCHINDUCTOR_CACHE_DIR": f"{self._folder}/compiled"}
         done = subprocess.run(
             [str(part) for part in command], env=environment, stderr=subprocess.PIPE, text=True, check=False

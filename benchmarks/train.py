@@ -117,7 +117,6 @@ def measure(
         steps_per_epoch=spec.steps_per_epoch,
     )
     share = Share.of(world, batch, micro_batch) if micro_batch else largest_share(world, batch, learner, spec.model)
-    learner.micro_batches = len(share.micro_batches)
     clock = Clock()
     encode = accelerated_encode(encoder, world.device) if fast else encoder.encode
     with contextlib.closing(
@@ -182,12 +181,13 @@ def measure(
 @contextlib.contextmanager
 def _images_on_the_device(samples: Samples, device: torch.device) -> Iterator[None]:
     """Give the same batch again and again, which is on the device already, as no loader does."""
-    loader = samples._loader
-    samples._loader = itertools.repeat([part.to(device) for part in next(loader)])  # type: ignore[assignment]
+    batches = samples._batches
+    place, batch = next(batches)
+    samples._batches = itertools.repeat((place, [values.to(device) for values in batch]))  # type: ignore[assignment]
     try:
         yield
     finally:
-        samples._loader = loader
+        samples._batches = batches
 
 
 def _checkpoint(folder: Path, learner: Learner, step: Callable[[], None]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import pytest
 from dsr.commands.status import main
 from dsr.plan.status import Milestone, QueuedJob, RowFiles, StatusSpec, slurm_queue, table
 from dsr.training.loop import train
-from dsr.training.progress import METRICS
+from dsr.training.metrics import METRICS
 from tests.unit.training_row import ONE, make_files, tiny_job
 
 NOW = 1_000_000.0

@@ -1,6 +1,9 @@
-"""The one kind of error that a user can mend."""
+"""How a command ends that cannot go on: the one kind of error that a user can mend, and a stop."""
 
 from __future__ import annotations
+
+EXIT_STOPPED = 75
+"""Exit code of a trainer that saved its state and left before its milestone (EX_TEMPFAIL of sysexits.h)."""
 
 
 class UserError(ValueError):

@@ -107,13 +107,13 @@ def flow_of(golden: Golden) -> Flow:
 def transport(golden: Golden) -> Computed:
     """Path, loss, velocity, time law and time grid."""
     flow, given = flow_of(golden), tensors(golden)
-    x1, x0, t, prediction = given["x1"], given["x0"], given["t"], given["model_output"]
+    clean, noise, t, prediction = given["x1"], given["x0"], given["t"], given["model_output"]
     computed = {
-        "xt": flow.interpolate(x1, x0, t),
+        "xt": flow.interpolate(clean, noise, t),
         "model_t": t,
-        "ut": x0 - x1,
-        "loss": flow.loss(prediction, x1, x0, t),
-        "final_loss": flow.squared_error(prediction, x1, x0, t),
+        "ut": noise - clean,
+        "loss": flow.loss(prediction, clean, noise, t),
+        "final_loss": flow.squared_error(prediction, clean, noise, t),
         "drift": flow.velocity(given["drift_x"], prediction, t),
         "shift_grid_t": flow.shifted(given["shift_grid_u"]),
         "ode_time_grid": flow.time_grid(len(golden.outputs["ode_time_grid"])),
