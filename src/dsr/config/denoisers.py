@@ -72,7 +72,7 @@ Denoiser = Annotated[Dit | DitDh, Field(discriminator="kind")]
 - a module in `dsr/denoiser` with the arguments of `dit.py`: blocks of the class `Block` in `layers.py`, the only one
   that maps and fused kernels know; attributes ``blocks``, ``final_layer``, ``run_blocks`` and ``null_label``;
   registers before the image tokens;
-- a case in `dsr/denoiser/build.py`, whose own union it joins, and in `dsr/plan/arithmetic.py` (mypy says if one is
+- a case in `dsr/denoiser/build.py`, whose own union it joins, and in `dsr/analysis/cost.py` (mypy says if one is
   missing);
 - where it has a reference, recorded vectors and a case in `tests/golden/cases/denoiser.py`.
 """
