@@ -32,13 +32,7 @@ class Cost:
 
 def denoiser_cost(spec: ModelSpec) -> Cost:
     """Cost of a denoiser."""
-    shape, image = spec.denoiser, spec.grid**2
-    match shape:
-        case Dit():
-            stacks, per_token = [(shape.hidden_size, shape.depth)], 1
-        case DitDh():
-            # The head's modulation differs from token to token.
-            stacks, per_token = [*zip(shape.hidden_size, shape.depth, strict=True)], image + spec.registers
+    shape, image, stacks = spec.denoiser, spec.grid**2, _stacks(spec.denoiser)
     (width, _), (last, _) = stacks[0], stacks[-1]
     labels = spec.classes + (shape.class_dropout > 0)
     cost = _linear(TIME_FEATURES, width, 1) + _linear(width, width, 1) + _weights(labels * width)
@@ -47,8 +41,9 @@ def denoiser_cost(spec: ModelSpec) -> Cost:
     for number, (stack, depth) in enumerate(stacks):
         cost += _weights(spec.registers * stack) + _frozen(spec.registers * stack)
         for block in range(depth):
-            inside = spec.registers if number or block >= shape.register_start else 0
-            cost += _block(stack, shape.mlp_ratio, image + inside, conditions=per_token if number else 1)
+            tokens = image + (spec.registers if number or block >= shape.register_start else 0)
+            # The head's modulation differs from token to token.
+            cost += _block(stack, shape.mlp_ratio, tokens, conditions=tokens if number else 1)
     if len(stacks) > 1:
         cost += _linear(spec.channels, width, image)
         if width != last:
@@ -67,6 +62,15 @@ def decoder_flops(spec: AutoencoderSpec) -> int:
 def transformer_flops(width: int, depth: int, intermediate_size: int, tokens: int) -> int:
     """FLOPs of a vision transformer's blocks; its patch embedding is left out."""
     return depth * tokens * width * (8 * width + 4 * intermediate_size + 4 * tokens)
+
+
+def _stacks(denoiser: Dit | DitDh) -> list[tuple[int, int]]:
+    """Width and depth of every stack of blocks."""
+    match denoiser:
+        case Dit():
+            return [(denoiser.hidden_size, denoiser.depth)]
+        case DitDh():
+            return [*zip(denoiser.hidden_size, denoiser.depth, strict=True)]
 
 
 def _block(width: int, mlp_ratio: float, tokens: int, *, conditions: int) -> Cost:
