@@ -167,10 +167,11 @@ class Config(Section):
 
 
 REMOVED = {
-    "discovery.highest_layer": "gone since 0.2.0: nothing used it; every layer is considered",
-    "discovery.sparsity_filter": "gone since 0.2.0: nothing used it; it was always off",
+    "discovery.highest_layer": "gone after version 0.1.0, because nothing used it; all layers are considered",
+    "discovery.sparsity_filter": "gone after version 0.1.0, because nothing used it; it was off",
+    "sampling.precision=fp8": "gone after version 0.1.0, because its effect on FID was never measured; use bf16",
 }
-"""Dotted key, or key=value, that a configuration can no longer set -> since when, and why."""
+"""Dotted key, or key=value, that a configuration can no longer set -> since when, why, and what to do."""
 
 
 def load(raw: Mapping[str, Any]) -> Config:
