@@ -16,7 +16,6 @@ from dsr.data.npz import read_header, read_images
 from dsr.report.figures.choose import label_of, subtitle_parts
 from dsr.report.figures.style import BODY, EDGE, heading, heading_height
 from dsr.report.specs import FigureSpec
-from dsr.sampling.labels import balanced_labels
 
 _WIDTH, _LARGEST, _GAP, _LABEL = 10.0, 4.6, 0.2, 0.26
 """Inches: all panels of a line, largest side of one, space between panels, room for a label."""
@@ -32,6 +31,8 @@ def samples(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     Raises:
         UserError: if the files hold different numbers of images.
     """
+    from dsr.sampling.labels import balanced_labels  # brings PyTorch, which no other figure needs
+
     counts = {read_header(path).shape[0] for path in inputs.values()}
     if len(counts) > 1:
         raise UserError(f"samples of {', '.join(map(str, sorted(counts)))} images cannot be compared; sample again")
