@@ -45,16 +45,12 @@ include: "rules/status.smk"
 # Seconds of work each: not worth a place in a cluster's queue.
 localrules:
     cost,
-    demo_digits,
-    demo_encoder,
-    demo_graph,
     figure_averages,
     figure_denoiser,
     figure_encoder,
     figure_fid,
     figure_samples,
     figure_times,
-    prepare_index,
 
 
 rule all:
