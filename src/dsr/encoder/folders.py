@@ -14,9 +14,6 @@ from dsr.base.files import read_json
 
 log = logging.getLogger(__name__)
 
-ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
-"""What an encoder's folder must hold."""
-
 
 def read_scale(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     """Return the processor's mean and standard deviation of pixels in [0, 1], per channel.
