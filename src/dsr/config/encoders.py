@@ -10,6 +10,9 @@ from dsr.config.base import Positive, Section
 
 Ttr = Literal["none", "single", "recursive"]
 
+ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+"""What the folder of an encoder holds, as the Hugging Face hub publishes it."""
+
 
 class Encoder(Section):
     """A frozen image encoder.

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from dsr.artifacts.formats import ENCODER_FILES
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
+from dsr.config.encoders import ENCODER_FILES
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
 from dsr.data.images import check_index, fingerprint
 from dsr.training import checkpoint
