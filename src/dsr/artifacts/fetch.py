@@ -148,7 +148,7 @@ def _parse(check: Check, spec: str) -> Section:
         return expected.model_validate_json(spec)
     except ValidationError as error:
         raise ArtifactError(
-            f"--spec: content of kind '{check.kind}' is for a {expected.__name__} ({problems(error)})"
+            f"--spec: content of kind '{check.kind}' needs the JSON of {expected.__name__} ({problems(error)})"
         ) from None
 
 

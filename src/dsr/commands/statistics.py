@@ -11,7 +11,7 @@ from dsr.config.execution import Execution
 from dsr.config.specs import StatisticsSpec
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import load_autoencoder
-from dsr.encoder.compute_statistics import compute_statistics
+from dsr.encoder.statistics import compute_statistics
 
 
 @command
@@ -39,7 +39,7 @@ def main(
     with world() as process:
         statistics = compute_statistics(
             spec,
-            autoencoder.to(process.device),
+            autoencoder.to(process.device).encode,
             open_images(images),
             process,
             batch=execution.sample_batch,
