@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from benchmarks import inputs, machine
 from dsr.base import files
-from dsr.config.load import Config, load
+from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.demo.encoder import write_encoder
 from dsr.encoder import neuron_lists
@@ -186,26 +185,6 @@ def _slope(work: Callable[[int], int], times: int) -> float:
     return (many - few) / (long - short)
 
 
-def overlaid(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with the entries of ``top``, section by section."""
-    merged = {
-        key: overlaid(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-        for key, value in top.items()
-    }
-    return {**base, **merged}
-
-
-def configuration(small: bool) -> Config:
-    """Return the paper's configuration, or the demo's."""
-    if not small:
-        return inputs.paper()
-    base, top = (
-        yaml.safe_load((inputs.ROOT / name).read_text(encoding="utf-8"))
-        for name in ("config.yaml", "profiles/demo/config-overlay.yaml")
-    )
-    return load(overlaid(base, top))
-
-
 def main() -> None:
     """Measure every stage and row on each number of processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,7 +196,7 @@ def main() -> None:
     machine.add_output(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    config = configuration(options.small)
+    config = inputs.configuration(small=options.small)
     processes = options.processes or [n for n in (1, 2, 4, 8) if n <= max(1, torch.cuda.device_count())]
     precisions = options.precisions or (["fp32"] if options.small else ["tf32", "bf16"])
     results: list[dict[str, Any]] = []

@@ -18,8 +18,9 @@ rule discover_neurons:
     params:
         spec=discover_spec,
     shell:
-        "python -m dsr.commands.discover --spec {params.spec:q} --encoder $(dirname {input.encoder})"
-        " --images {input.images} --first {input.first} --output {output} > {log} 2>&1"
+        f"python -m dsr.commands.discover {option('--first', '{input.first}')}"
+        " --spec {params.spec:q} --encoder $(dirname {input.encoder})"
+        " --images {input.images} --output {output} > {log} 2>&1"
 
 
 # Where the release has no list (SigLIP2-So400M with a single pass), neurons are discovered.

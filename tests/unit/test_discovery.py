@@ -40,9 +40,7 @@ def options(**changes: object) -> Discovery:
 def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> neuron_lists.NeuronList:
     """Run the command as a rule does and read what it wrote."""
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    if "first" not in paths:
-        words.insert(0, "--first")  # A rule without this input leaves the value out.
-    monkeypatch.setattr(sys, "argv", ["discover", "--spec", spec.model_dump_json(), "--batch", "4", *words])
+    monkeypatch.setattr(sys, "argv", ["discover", "--spec", spec.model_dump_json(), *words])
     command.main()
     return neuron_lists.read(paths["output"])
 
@@ -63,23 +61,27 @@ def test_planted_neurons_are_found_one_after_the_other(
     assert "on top of 1 neurons" in both.source
 
 
-def test_no_outlier_is_an_error_that_names_the_largest_norm(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_threshold": 1e6}, "norm_threshold 1000000.0: the largest norm seen is"),
+        ({"images": IMAGES + 1}, "7 are asked for, but there are only 6"),
+    ],
+)
+def test_what_cannot_be_found_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    index: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    changes: dict[str, float],
+    message: str,
 ) -> None:
-    spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options(norm_threshold=1e6))
+    spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options(**changes))
     with pytest.raises(SystemExit):
         run(monkeypatch, spec, encoder=folder, images=index, output=tmp_path / "none.json")
-    assert "norm_threshold 1000000.0: the largest norm seen is" in caplog.text
+    assert message in caplog.text
     assert not (tmp_path / "none.json").exists()
-
-
-def test_more_images_than_there_are_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options(images=IMAGES + 1))
-    with pytest.raises(SystemExit):
-        run(monkeypatch, spec, encoder=folder, images=index, output=tmp_path / "none.json")
-    assert "7 are asked for, but there are only 6" in caplog.text
 
 
 # Scores, on activations made by hand: one layer, three tokens, two neurons; norms 1, 1, 10 and 1, 1, 1

@@ -62,10 +62,8 @@ class Sampling(Section):
     """Grid points of the Euler solver (steps - 1 network evaluations)."""
     seeds: tuple[int, ...] = (0,)
     """Sampling seeds; the first is the one that tables report."""
-    precision: Literal["fp32", "tf32", "bf16", "fp8"]
-    """Arithmetic of the denoiser and the decoder (the ODE state stays fp32).
-
-    fp8 is bf16 with the denoiser's two largest products in eight bits: faster, and an approximation (Hopper GPUs)."""
+    precision: Literal["fp32", "tf32", "bf16"]
+    """Arithmetic of the denoiser and the decoder (the ODE state stays fp32)."""
     guidance: dict[Name, Guidance]
     """Named guidance settings; `unguided` must be one of them."""
     sweep: Sweep | None = None

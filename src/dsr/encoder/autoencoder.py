@@ -9,7 +9,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from dsr.accel.arithmetic import round_products
 from dsr.base.errors import UserError
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
@@ -61,14 +60,12 @@ class Autoencoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def use_half(self) -> None:
-        """Let the encoder multiply in float16, at twice the speed of TF32 and with a mantissa of the same 10 bits.
+        """Let the encoder's matmuls take float16, at twice the speed of TF32 and with a mantissa of the same 10 bits.
 
         Sums, normalisations and residual streams stay float32. A value beyond float16's range, 65504, makes the
         latents infinite or NaN, which stops whatever uses them.
         """
-        if self.encoder is not None:
-            round_products(self.encoder, torch.float16)
-            self.in_half = True
+        self.in_half = self.encoder is not None
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -16,9 +16,9 @@ from dsr.base.randomness import permutation
 from dsr.config.encoders import Discovery
 from dsr.config.specs import DiscoverSpec
 from dsr.data.images import Images
+from dsr.data.loading import pixel_batches
 from dsr.encoder.blocks import Trace
 from dsr.encoder.neuron_lists import NeuronList, by_layer, merge
-from dsr.encoder.pixels import pixel_batches
 from dsr.encoder.vit import VitEncoder
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,8 @@ def find_register_neurons(
     known = first.layers if first else {}
     chosen = permutation(spec.seed, "discovery", 0, len(images))[: options.images]
     scores = NeuronScores(options)
-    for pixels in pixel_batches(images, chosen.tolist(), batch=batch, device=encoder.pixel_mean.device):
+    items = [(index, False) for index in chosen.tolist()]
+    for pixels in pixel_batches(images, items, batch=batch, device=encoder.pixel_mean.device):
         scores.add(encoder.trace(encoder.preprocess(pixels)), encoder.registers, prefix=encoder.prefix)
     ranked = rank(
         scores.mean(),

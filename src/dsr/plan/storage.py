@@ -9,7 +9,7 @@ from dsr.config.load import Config
 from dsr.plan.memory import GIGABYTE, state_gigabytes
 from dsr.plan.stages import sample_sets
 
-CROP_BYTES = 0.77
+CROP_BYTES = 0.67
 """Bytes of a prepared image over those of its pixels, as measured on photograph-like images (benchmarks/NOTES.md)."""
 
 ACTIVATION_BYTES = 4 * (2048 + 2023)

@@ -15,8 +15,8 @@ from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.base.randomness import uniforms
 from dsr.config.specs import ModelSpec, TrainSpec
-from dsr.data.images import Images, Item
-from dsr.data.loading import Batch, Loader
+from dsr.data.images import Images
+from dsr.data.loading import Batch, Item, Loader
 from dsr.data.order import batch_indices
 from dsr.flow import Flow
 from dsr.training.stop import ignore_stop_signals

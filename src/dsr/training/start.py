@@ -15,7 +15,7 @@ from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.config.execution import Execution
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
-from dsr.data.index import check_index, fingerprint
+from dsr.data.images import check_index, fingerprint
 from dsr.encoder.folders import ENCODER_FILES
 from dsr.training import checkpoint
 from dsr.training.batches import Share

@@ -76,13 +76,13 @@ def guidance_outputs(golden: Golden, model: Denoiser, inputs: dict[str, Tensor])
     """Guidance of one doubled batch; both halves of a recorded output are equal.
 
     The release's LightningDiT cannot take an interval (low, high). Its two list forms are composed of the same
-    primitive here: an empty list guides everywhere, and a list of one pair guides outside of the pair only, recorded
-    at one time amid the pair and at the last of the given times, which lies above it.
+    primitive here: an empty list guides everywhere, and a list of one pair guides outside of the pair only. That was
+    recorded at one time inside of the pair and one outside, whatever the given times are.
     """
     half = len(inputs["cfg_x"]) // 2
     x, t, y = (inputs[f"cfg_{name}"][:half] for name in "xty")
     low, high = golden.meta["cfg_interval"]
-    amid, above = torch.full_like(t, (low + high) / 2), t[-1].expand(half)
+    inside, outside = torch.full_like(t, 0.5), torch.full_like(t, 0.95)
 
     def run(t: Tensor, interval: tuple[float, float]) -> np.ndarray:
         # model_construct: vectors may use settings outside of what a configuration allows.
@@ -94,8 +94,8 @@ def guidance_outputs(golden: Golden, model: Denoiser, inputs: dict[str, Tensor])
         "cfg_out": run(t, (low, high)),
         "cfg_ddt_semantics_out": run(t, (low, high)),
         "cfg_emptylist_out": run(t, everywhere),
-        "cfg_pairlist_inside_out": run(amid, nowhere),
-        "cfg_pairlist_outside_out": run(above, everywhere),
+        "cfg_pairlist_inside_out": run(inside, nowhere),
+        "cfg_pairlist_outside_out": run(outside, everywhere),
     }
 
 
