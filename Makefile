@@ -43,7 +43,8 @@ test: .venv/ready lint  ## Lint, then run every test
 	@$(RUN) python -m pytest
 
 test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian or Ubuntu, root; else skipped)
-	@$(RUN) python -m pytest tests/slurm -n 0 -vv -rs -o python_files='scenario_*.py'
+	@$(RUN) python -m pytest tests/slurm -n 10 --dist load -vv -rs --durations 0 --durations-min 1 \
+		-o python_files='scenario_*.py'
 
 test-environments: .venv/ready  ## Resolve the pins of envs/ from the package index, installing nothing (no index: skipped)
 	@$(RUN) python -m pytest tests/environments -n 0 -vv -rs -o python_files='resolve_*.py'

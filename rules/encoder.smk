@@ -67,13 +67,3 @@ rule statistics:
         f" dsr.commands.statistics{EXECUTION_OPTION} {option('--neurons', '{input.neurons}')}"
         " --spec {params.spec:q} --encoder $(dirname {input.encoder}) --images {input.images}"
         " --output {output} > {log} 2>&1"
-
-
-# Computed although the released ones are used: to be compared with them.
-use rule statistics as statistics_again with:
-    output:
-        "<results>/latents/{encoder}-{ttr}-computed.safetensors",
-    log:
-        "<logs>/statistics/{encoder}-{ttr}-computed.log",
-    benchmark:
-        "<benchmarks>/statistics/{encoder}-{ttr}-computed.tsv"

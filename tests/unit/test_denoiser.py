@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from dsr.base.errors import UserError
 from dsr.base.positions import position_table
+from dsr.base.weights import WeightsError
 from dsr.config.specs import ModelSpec
-from dsr.denoiser.build import Denoiser, WeightsError, build_denoiser, load_denoiser
+from dsr.denoiser.build import Denoiser, build_denoiser, load_denoiser
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
 from dsr.denoiser.layers import RotaryPositions
@@ -215,10 +216,10 @@ def test_impossible_widths_are_refused() -> None:
 @pytest.mark.parametrize(
     ("denoiser", "registers", "message"),
     [
-        (DIT | {"hidden_size": 48}, 0, r"pos_embed is \[1, 16, 32\], expected \[1, 16, 48\]"),
-        (DIT, 4, r"register_tokens \[1, 4, 32\] is missing"),
-        (DIT | {"depth": 3}, 0, r"blocks\.3\.\S+ \[.*\] is not part of the denoiser"),
-        (DIT | {"class_dropout": 0.0}, 0, r"y_embedder.embedding_table.weight is \[11, 32\], expected \[10, 32\]"),
+        (DIT | {"hidden_size": 48}, 0, r"pos_embed \[1, 16, 32\] instead of \[1, 16, 48\]"),
+        (DIT, 4, r"4 tensors are missing: register_tokens, "),
+        (DIT | {"depth": 3}, 0, r"tensors are unexpected: blocks\.3\."),
+        (DIT | {"class_dropout": 0.0}, 0, r"y_embedder.embedding_table.weight \[11, 32\] instead of \[10, 32\]"),
     ],
 )
 def test_weights_of_another_denoiser_are_refused(
@@ -235,5 +236,5 @@ def test_missing_and_damaged_weights_are_refused(tmp_path: Path) -> None:
         load_denoiser(tiny(DIT), path, CPU)
     write_golden_weights("lightning_dit_plain", path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="not a complete safetensors file"):
+    with pytest.raises(WeightsError, match="not a safetensors file, or cut off"):
         load_denoiser(tiny(DIT), path, CPU)

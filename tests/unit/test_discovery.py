@@ -90,8 +90,11 @@ OUTPUT = torch.tensor([[[1.0], [1.0], [10.0]], [[1.0], [1.0], [1.0]]])
 ACTIVATIONS = torch.tensor([[[0.0, 4.0], [0.0, 4.0], [-3.0, 1.0]], [[9.0, 9.0], [9.0, 9.0], [9.0, 9.0]]])
 
 
-def scores(threshold: float = 5.0, mean_token: bool = False, registers: int = 0, **changes: object) -> torch.Tensor:
-    accumulated = NeuronScores(options(norm_threshold=threshold, **changes), mean_token=mean_token)
+def scores(
+    threshold: float = 5.0, *, layer: int = -1, registers: int = 0, mean_token: bool = False, sparse: bool = False
+) -> torch.Tensor:
+    chosen = options(norm_threshold=threshold, layer=layer)
+    accumulated = NeuronScores(chosen, mean_token=mean_token, sparsity_filter=sparse)
     accumulated.add(Trace([OUTPUT, OUTPUT], [ACTIVATIONS]), registers)
     return accumulated.mean()
 
@@ -110,7 +113,7 @@ def test_images_do_not_have_to_come_in_one_trace() -> None:
 
 
 def test_the_sparsity_filter_silences_neurons_that_are_active_on_most_tokens() -> None:
-    assert scores(sparsity_filter=True).tolist() == [[3.0, 0.0]]
+    assert scores(sparse=True).tolist() == [[3.0, 0.0]]
 
 
 def test_the_mean_token_counts_like_any_other() -> None:
@@ -131,6 +134,5 @@ def test_a_detection_layer_that_does_not_exist_is_an_error() -> None:
 def test_ranking_filters_and_stops() -> None:
     table = torch.tensor([[1.0, 5.0], [4.0, 2.0], [9.0, 0.0]])
     assert rank(table, 2) == [(2, 0, 9.0), (0, 1, 5.0)]
-    assert rank(table, 2, highest_layer=1) == [(0, 1, 5.0), (1, 0, 4.0)]
     assert rank(table, 2, exclude=[(2, 0), (1, 0)]) == [(0, 1, 5.0), (1, 1, 2.0)]
     assert len(rank(table, 100)) == 6

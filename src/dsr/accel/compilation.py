@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import nn
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -36,5 +35,7 @@ def compiled(function: Function) -> Function:
 
 
 def _prepare() -> None:
+    import torch._dynamo  # takes a second, and only compiled code needs it
+
     torch._dynamo.config.recompile_limit = VARIANTS
     torch._dynamo.config.suppress_errors = True

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from dsr.base.errors import UserError
+from dsr.base.weights import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
@@ -170,34 +169,12 @@ def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:
 
 
 def load_decoder(spec: AutoencoderSpec, path: Path) -> ViTDecoder:
-    """Load decoder weights; every key must be known, present, and of the right shape.
+    """Load decoder weights; every tensor must be known, present, and of the right shape.
 
     Raises:
-        UserError: naming the keys that are unexpected, missing or of another shape.
+        WeightsError: naming the tensors that are not.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; download or train the decoder first")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); download it again") from None
     with torch.device("meta"):
         decoder = build_decoder(spec)
-    expected = decoder.state_dict()
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in sorted(state.keys() & expected.keys())
-        if state[key].shape != expected[key].shape
-    ]
-    for problem, keys in (
-        ("unexpected", sorted(state.keys() - expected.keys())),
-        ("missing", sorted(expected.keys() - state.keys())),
-        ("of another shape", reshaped),
-    ):
-        if keys:
-            raise UserError(
-                f"{path}: {len(keys)} decoder weights are {problem}: {', '.join(keys[:3])}"
-                f"{', ...' if len(keys) > 3 else ''}; it belongs to another decoder than the configuration's"
-            )
-    decoder.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    assign(decoder, read(path), path)
     return decoder

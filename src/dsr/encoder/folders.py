@@ -14,9 +14,6 @@ from dsr.base.files import read_json
 
 log = logging.getLogger(__name__)
 
-ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
-"""What an encoder's folder must hold."""
-
 
 def read_scale(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
     """Return the processor's mean and standard deviation of pixels in [0, 1], per channel.
@@ -86,5 +83,10 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a Hugging Face model folder (download the encoder again)")
-    content: dict[str, Any] = read_json(path)
+    try:
+        content = read_json(path)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; download the encoder again")
     return content

@@ -13,10 +13,10 @@ import torch
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
+from dsr.config.encoders import ENCODER_FILES
 from dsr.config.execution import Execution
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
 from dsr.data.images import check_index, fingerprint
-from dsr.encoder.folders import ENCODER_FILES
 from dsr.training import checkpoint
 from dsr.training.batches import Share
 from dsr.training.snapshot import epoch_of, snapshot_path
@@ -53,8 +53,6 @@ class Job:
     """Neuron file, where the specification has test-time registers."""
     minutes: float | None = None
     """Save and leave after this long; None has no limit."""
-    tensorboard: bool = True
-    """Write TensorBoard files next to metrics.jsonl."""
 
     @property
     def last_step(self) -> int:
