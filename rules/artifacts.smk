@@ -74,7 +74,7 @@ rule fetch_statistics:
     log:
         "<logs>/fetch/statistics-{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder=published_statistics(encoders_with(statistics="released")),
+        encoder=published_statistics(encoders_with_released("statistics")),
     conda:
         "../envs/torch.yaml"
     params:

@@ -35,7 +35,7 @@ rule released_neurons:
     log:
         "<logs>/released-neurons/{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder=one_of(encoders_with(neurons="released")),
+        encoder=one_of(encoders_with_released("neurons")),
     localrule: True
     conda:
         "../envs/torch.yaml"

@@ -20,7 +20,7 @@ rule train:
     params:
         # The training state is no output: Snakemake deletes outputs, and the log, before a job runs again.
         spec=train_spec,
-        run=run_folder,
+        run=lambda wildcards: state_folder(wildcards.row),
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
     shell:
@@ -50,7 +50,7 @@ rule average:
         "../envs/torch.yaml"
     params:
         spec=train_spec,
-        run=run_folder,
+        run=lambda wildcards: state_folder(wildcards.row),
     shell:
         "python -m dsr.commands.average --spec {params.spec:q} --epoch {wildcards.epoch} --decay {wildcards.decay}"
         " --run-dir {params.run} --output {output} > {log} 2>&1"
