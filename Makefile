@@ -58,10 +58,11 @@ test-report: demo  ## Open the demo's report in Chromium, look at everything, le
 status:  ## Show where every row stands, also while it runs (RESULTS=results/demo for the demo's)
 	@$(RUN) PYTHONPATH=src python3 -m dsr.commands.status $(RESULTS)/status.json
 
-lint: .venv/ready  ## Format, style, types, and the workflow's own lint
+lint: .venv/ready  ## Format, style, types, imports, and the workflow's own lint
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
+	@$(RUN) PYTHONPATH=src lint-imports --no-cache
 	@$(RUN) snakefmt --check Snakefile rules
 	@$(RUN) snakemake --lint
 

@@ -43,15 +43,6 @@ def test_decoder_puts_patches_in_row_major_order() -> None:
     assert torch.equal(image[:, :16, :16], image[:, 48:, 16:32])
 
 
-def test_decoder_resizes_another_number_of_tokens() -> None:
-    decoder = build_decoder(tiny_encoder.spec())
-    constant = torch.randn(1, 1, WIDTH)
-    same, fewer = decoder(constant.expand(1, 16, WIDTH)), decoder(constant.expand(1, 9, WIDTH))
-    torch.testing.assert_close(fewer, same)
-    with pytest.raises(ValueError, match="10 latent tokens"):
-        decoder(torch.zeros(1, 10, WIDTH))
-
-
 def test_decoder_positions_do_not_depend_on_the_seed_and_cls_has_none() -> None:
     table = build_decoder(tiny_encoder.spec()).decoder_pos_embed
     assert torch.equal(table, build_decoder(tiny_encoder.spec()).decoder_pos_embed)
@@ -136,22 +127,22 @@ def test_decoder_weights_are_checked_strictly(files: dict[str, Path], tmp_path: 
     path = tmp_path / "decoder.safetensors"
     norm = state.pop("decoder_norm.weight")
     for changed, message in (
-        (state, "1 decoder weights are missing: decoder_norm.weight"),
-        ({**state, "decoder_norm.weight": norm, "extra": norm.clone()}, "1 decoder weights are unexpected: extra"),
-        ({**state, "decoder_norm.weight": norm[:3].clone()}, r"another shape: decoder_norm.weight \(3,\) instead of"),
+        (state, "1 tensors are missing: decoder_norm.weight"),
+        ({**state, "decoder_norm.weight": norm, "extra": norm.clone()}, "1 tensors are unexpected: extra"),
+        ({**state, "decoder_norm.weight": norm[:3].clone()}, r"another shape: decoder_norm.weight \[3\] instead of"),
     ):
         save_file(changed, path)
         with pytest.raises(UserError, match=message):
             load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None, "decoder": path})
     path.write_bytes(b"no tensors here")
-    with pytest.raises(UserError, match="not a readable safetensors file"):
+    with pytest.raises(UserError, match="not a safetensors file"):
         load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None, "decoder": path})
 
 
 def test_files_must_fit_the_specification(files: dict[str, Path], tmp_path: Path) -> None:
     place = tmp_path / "statistics.safetensors"
     save_file({"mean": torch.zeros(WIDTH), "var": torch.ones(WIDTH)}, place)
-    with pytest.raises(UserError, match=r"'mean' has shape \(32,\), but latents have \(32, 4, 4\)"):
+    with pytest.raises(UserError, match=r"mean \[32\] instead of \[32, 4, 4\]"):
         load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None, "statistics": place})
     with pytest.raises(UserError, match="give the neuron file"):
         load_autoencoder(tiny_encoder.spec(Registers()), **{**files, "neurons": None})

@@ -14,7 +14,7 @@ VARIANTS = 64
 """Shapes and modes that one piece of code may be compiled for; two models need more than PyTorch's own 8."""
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"comprehensive_padding": False}
-"""For PyTorch's compiler. Rows with gaps would keep its products from adding the bias themselves."""
+"""For PyTorch's compiler. Rows with gaps would keep its matmuls from adding the bias themselves."""
 
 
 def compile_each(modules: Iterable[nn.Module]) -> None:

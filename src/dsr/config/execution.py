@@ -26,7 +26,7 @@ class Execution(Section):
     threads: Positive = 1
     """CPU threads per process."""
     compile: bool = False
-    """Compile encoder and denoiser, and on GPUs run them by fused kernels; fp8 needs it."""
+    """Compile encoder and denoiser, and on GPUs run them by fused kernels."""
     deterministic: bool = True
     """Train with GPU kernels that compute the same bits in every start, at some cost of speed; CPUs do so anyway."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0

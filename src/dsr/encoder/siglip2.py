@@ -67,7 +67,7 @@ class Siglip2Encoder(VitEncoder):
         The position table is resized (bicubic) where the image has another number of patches.
         """
         embeddings: Any = self.embeddings
-        # The convolution as a matrix product over patches, several times faster on GPUs.
+        # The convolution as a matmul over patches, several times faster on GPUs.
         weight, bias = embeddings.patch_embedding.weight.flatten(1), embeddings.patch_embedding.bias
         tokens = F.linear(_patches(pixels, self.patch_size), weight, bias)
         positions: torch.Tensor = embeddings.interpolate_pos_encoding(tokens, *pixels.shape[-2:])

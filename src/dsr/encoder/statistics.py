@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
+from dsr.base.weights import assign, read
 
 EPS = 1e-5
 """Added to the variance before the square root."""
@@ -91,37 +90,15 @@ class Normaliser(nn.Module):
 
     @classmethod
     def load(cls, path: Path, shape: tuple[int, int, int]) -> Normaliser:
-        """Read a statistics file, or the release's `.pt` file, and check that it is for latents of this shape.
+        """Read a statistics file and check that it is for latents of this shape.
 
         Raises:
             UserError: if the file is missing, is of another kind or shape, or holds impossible values.
         """
-        tensors = _read(path)
-        for name in ("mean", "var"):
-            if name not in tensors:
-                raise UserError(f"{path}: no tensor '{name}' (found: {', '.join(sorted(tensors))}); compute it again")
-            found = tuple(tensors[name].shape)
-            if found != shape:
-                raise UserError(
-                    f"{path}: '{name}' has shape {found}, but latents have {shape}: these statistics are for another "
-                    "encoder or input size"
-                )
-        mean, var = tensors["mean"], tensors["var"]
+        with torch.device("meta"):
+            normaliser = cls(torch.empty(shape), torch.empty(shape))
+        assign(normaliser, read(path), path)
+        mean, var = normaliser.mean, normaliser.var
         if not (mean.isfinite().all() and var.isfinite().all() and (var >= 0).all()):
             raise UserError(f"{path}: contains values that are not finite, or negative variances; compute it again")
-        return cls(mean, var)
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; compute latent statistics with `python -m dsr.commands.statistics`")
-    try:
-        if path.suffix in (".pt", ".pth"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(content, dict):
-                raise UserError(f"{path}: expected a dictionary with 'mean' and 'var', found {type(content).__name__}")
-            return content
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path}: not a readable statistics file ({error}); compute or download it again") from None
+        return normaliser
