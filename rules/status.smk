@@ -19,7 +19,7 @@ def row_files(row):
         weights={
             epoch: in_full(weights.format(row, epoch)) for epoch in CONFIG.epochs(row)
         },
-        scores=tuple(map(in_full, metrics_files([row]).values())),
+        scores=tuple(map(in_full, files_of(reported([row], **FIRST), "metrics"))),
     )
 
 
