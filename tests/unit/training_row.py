@@ -77,8 +77,7 @@ def tiny_job(row: Path, run: Path, *, epoch: int = 4, spec: TrainSpec | None = N
         "statistics": row / "statistics.safetensors",
         "run_dir": run,
         "output": run.parent / f"{run.name}-epoch-{epoch}" / "ema.safetensors",
-        "execution": Execution(**{"log_every": 1, **execution}),
-        "tensorboard": False,
+        "execution": Execution(**{"log_every": 1, "tensorboard": False, **execution}),
     }
     return Job(**{**defaults, **options})
 

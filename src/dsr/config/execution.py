@@ -33,6 +33,8 @@ class Execution(Section):
     """Time between checkpoints of the training state."""
     log_every: Positive = 100
     """Steps between lines of the metrics file."""
+    tensorboard: bool = True
+    """Write TensorBoard files next to the metrics file."""
 
 
 class Request(Section):

@@ -34,7 +34,7 @@ class Metrics:
         self._restart = 1 + max((line["restart"] for line in previous), default=-1)
         self._step = first
         self._results: list[StepResult] = []
-        self._board = _tensorboard(job.run_dir, first) if job.tensorboard else None
+        self._board = _tensorboard(job.run_dir, first) if job.execution.tensorboard else None
         self._progress = Progress(job.last_step * self._batch, first * self._batch)
 
     def update(self, step: int, result: StepResult) -> None:

@@ -53,8 +53,6 @@ class Job:
     """Neuron file, where the specification has test-time registers."""
     minutes: float | None = None
     """Save and leave after this long; None has no limit."""
-    tensorboard: bool = True
-    """Write TensorBoard files next to metrics.jsonl."""
 
     @property
     def last_step(self) -> int:
