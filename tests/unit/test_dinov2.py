@@ -189,7 +189,7 @@ def test_discovery_and_test_time_registers(folder: Path, kind: str, index: Path)
     threshold = float(trace.hidden_states[-1][:, encoder.prefix :].norm(dim=-1).median()) * 2
     options = Discovery(images=6, norm_threshold=threshold, top_k=1)
     found = find_register_neurons(
-        DiscoverSpec(autoencoder=spec(), discovery=options), encoder, open_images(index), batch=4
+        DiscoverSpec(encoding=spec(), discovery=options), encoder, open_images(index), batch=4
     )
     assert found.layers == {PLANTED[0]: (PLANTED[1],)}
 
@@ -217,7 +217,7 @@ def test_prefix_tokens_take_no_part_in_discovery() -> None:
 def test_latent_statistics(folder: Path, index: Path) -> None:
     autoencoder = load_autoencoder(spec(), encoder=folder, neurons=None, statistics=None, decoder=None)
     images = open_images(index)
-    wanted = StatisticsSpec(autoencoder=spec(), images=6, flip=False)
+    wanted = StatisticsSpec(encoding=spec(), images=6, flip=False)
     got = compute_statistics(wanted, autoencoder, images, World(0, 1, torch.device("cpu")), batch=4)
     latents = autoencoder.encode(tiny_encoder.stored_pixels(index))
     torch.testing.assert_close(got.mean.float(), latents.mean(0), rtol=1e-4, atol=1e-4)
