@@ -87,7 +87,6 @@ def table_json(entries, *fields):
         "seed",
         "reference",
         "metrics",
-        "cost",
         "chosen",
     )
     return entries_json(entries, *known, *fields)

@@ -56,8 +56,8 @@ STAND_IN = Encoder(
     statistics="computed",
 )
 DECODER = Decoder(hidden_size=16, depth=1, num_heads=2, intermediate_size=16)
-PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr=None, decoder=DECODER, image_size=SIZE)
-WITH_TTR = AutoencoderSpec(encoder=STAND_IN, passes="single", ttr=Registers(), decoder=DECODER, image_size=SIZE)
+PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr_options=None, decoder=DECODER, image_size=SIZE)
+WITH_TTR = AutoencoderSpec(encoder=STAND_IN, ttr="single", ttr_options=Registers(), decoder=DECODER, image_size=SIZE)
 DIT = Dit(kind="dit", hidden_size=16, depth=4, num_heads=2, register_start=2)
 DIT_DH = DitDh(kind="dit-dh", hidden_size=(16, 32), depth=(3, 1), num_heads=(2, 2), register_start=1)
 

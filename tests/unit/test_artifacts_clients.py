@@ -69,7 +69,7 @@ ENCODER = Encoder(
     neurons="released",
     statistics="released",
 )
-SPEC = EncoderSpec(encoder=ENCODER, ttr=None, image_size=4)
+SPEC = EncoderSpec(encoder=ENCODER, ttr_options=None, image_size=4)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ SPEC = AutoencoderSpec(
         neurons="released",
         statistics="released",
     ),
-    ttr=None,
+    ttr_options=None,
     decoder=Decoder(hidden_size=8, depth=1, num_heads=2, intermediate_size=12),
     image_size=8,
 )

@@ -181,7 +181,7 @@ def test_discovery_and_test_time_registers(folder: Path, kind: str, index: Path)
     threshold = float(trace.hidden_states[-1][:, encoder.prefix :].norm(dim=-1).median()) * 2
     options = Discovery(images=6, norm_threshold=threshold, top_k=1)
     found = find_register_neurons(
-        DiscoverSpec(autoencoder=spec(), discovery=options), encoder, open_images(index), batch=4
+        DiscoverSpec(encoding=spec(), discovery=options), encoder, open_images(index), batch=4
     )
     assert found.layers == {PLANTED[0]: (PLANTED[1],)}
 

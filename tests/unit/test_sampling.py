@@ -50,7 +50,7 @@ def tiny_spec(**entries: Any) -> SampleSpec:
     denoiser = {"kind": "dit-dh", "hidden_size": [16, 24], "depth": [2, 1], "num_heads": [2, 2]}
     denoiser |= {"class_dropout": entries.pop("class_dropout", 0.1)}
     spec = {
-        "autoencoder": {"encoder": encoder, "ttr": None, "decoder": decoder, "image_size": 16},
+        "autoencoder": {"encoder": encoder, "ttr_options": None, "decoder": decoder, "image_size": 16},
         "model": {"denoiser": denoiser, "registers": 4, "channels": 8, "grid": 4, "classes": 3},
         "flow": {"shift_dim": 196608},
         "images": IMAGES,

@@ -33,7 +33,7 @@ def main(
         execution: How the job runs; ``sample_batch`` images per process are encoded together.
         neurons: Neuron file, for a specification with test-time registers.
     """
-    autoencoder = load_autoencoder(spec.autoencoder, encoder=encoder, neurons=neurons, statistics=None, decoder=None)
+    autoencoder = load_autoencoder(spec.encoding, encoder=encoder, neurons=neurons, statistics=None, decoder=None)
     # The arithmetic of the release's encoder: float32 with TF32 matmuls where the GPU has them.
     set_arithmetic("tf32")
     with world() as process:
