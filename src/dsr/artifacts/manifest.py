@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dsr.artifacts.checks import Check
 from dsr.artifacts.errors import ArtifactError
+from dsr.base.errors import first_problem
 from dsr.config.base import Positive, Section
 
 PACKAGED = Path(__file__).with_name("manifest.yaml")
@@ -96,7 +97,18 @@ class KaggleSource(Section):
         return f"https://www.kaggle.com/competitions/{self.competition}"
 
 
-Source = Annotated[HubSource | DriveSource | HttpSource | KaggleSource, Field(discriminator="client")]
+class NoSource(Section):
+    """Nobody publishes it: users give a copy of their own."""
+
+    client: Literal["none"]
+
+    @property
+    def page(self) -> str:
+        """What stands for a web page."""
+        return "nobody"
+
+
+Source = Annotated[HubSource | DriveSource | HttpSource | KaggleSource | NoSource, Field(discriminator="client")]
 
 
 class Artifact(Section):
@@ -128,8 +140,6 @@ class Manifest(Section):
     """Everything that can be fetched, by id."""
 
     artifacts: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Artifact]
-    supplied: tuple[str, ...] = ()
-    """Ids of what nobody publishes and users put in place themselves; the workflow may be planned without it."""
 
     def get(self, identifier: str) -> Artifact:
         """Return an artifact.
@@ -138,10 +148,7 @@ class Manifest(Section):
             ArtifactError: if there is none of this id; the message lists them.
         """
         if identifier not in self.artifacts:
-            raise ArtifactError(
-                f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}. For a file of your own "
-                "write a manifest of your own (docs/ablations.md shows it) and give it with --manifest"
-            )
+            raise ArtifactError(f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}")
         return self.artifacts[identifier]
 
     def refuse_missing(self, names: Iterable[str]) -> None:
@@ -153,12 +160,11 @@ class Manifest(Section):
         Raises:
             ArtifactError: naming those that the manifest does not have.
         """
-        missing = [name for name in names if name not in self.artifacts and name not in self.supplied]
+        missing = [name for name in names if name not in self.artifacts]
         if missing:
             raise ArtifactError(
                 f"encoders: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {PACKAGED}. An encoder "
-                "needs its files there, `{id}` and `decoder-{id}`; add them as the other encoders' are "
-                "(a decoder of your own: docs/ablations.md)"
+                "needs its files there, `{id}` and `decoder-{id}`; add them as the other encoders' are"
             )
 
     def refuse_unknown(self, names: Iterable[str]) -> None:
@@ -191,8 +197,4 @@ def load(path: Path = PACKAGED) -> Manifest:
         # Strict validation of Python values would refuse the lists that YAML has for tuples.
         return Manifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
-        raise ArtifactError(f"{path}: not a valid manifest ({'; '.join(problems)})") from None
+        raise ArtifactError(f"{path}: not a valid manifest ({first_problem(error)})") from None

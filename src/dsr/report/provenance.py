@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,35 +16,47 @@ import pandas as pd
 import yaml
 
 from dsr.base.errors import UserError
+from dsr.base.files import read_json_lines
 from dsr.base.markup import pipe_table
+from dsr.config.base import Section
 from dsr.config.load import Config
 from dsr.config.specs import spec_hash
-from dsr.report.hours import STAGES, gpus, row_times
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "timm",
-    "tensorflow",
-    "numpy",
-    "scipy",
-    "pandas",
-    "matplotlib",
-    "pydantic",
-    "safetensors",
-    "snakemake",
+    *("torch", "torchvision", "transformers", "timm", "tensorflow", "numpy", "scipy", "pandas"),
+    *("matplotlib", "pydantic", "safetensors", "snakemake"),
 )
 """Packages whose versions are recorded, where they are installed."""
 
 
-def provenance(
-    config: Config,
-    source: Path,
-    benchmarks: Mapping[str, Path],
-    environments: Sequence[Path],
-    records: Mapping[str, Path] | None = None,
-) -> dict[str, Any]:
+STAGES = ("train", "sample", "evaluate")
+"""Stages of a row whose time is summed."""
+
+
+class Times(Section):
+    """What tells how long all jobs took; a file that does not exist is left out."""
+
+    folder: Path
+    """Folder of Snakemake's benchmarks: `{job}.tsv`."""
+    jobs: dict[str, dict[str, tuple[str, ...]]]
+    """Names of jobs by row (or encoder) and stage: of all seeds, moving averages, guidance and references."""
+    records: dict[str, Path]
+    """The trainer's metrics file by row."""
+
+    def read(self) -> pd.DataFrame:
+        """Return the wall time of every job: columns name (of the row or encoder), stage, job, seconds."""
+        jobs = [
+            (name, stage, job, self.folder / f"{job}.tsv")
+            for name, stages in self.jobs.items()
+            for stage, names in stages.items()
+            for job in names
+        ]
+        lines = [[name, stage, job, _seconds(path)] for name, stage, job, path in jobs if path.exists()]
+        frame: pd.DataFrame = pd.DataFrame(lines, columns=["name", "stage", "job", "seconds"])
+        return frame
+
+
+def provenance(config: Config, source: Path, times: Times, environments: Sequence[Path]) -> dict[str, Any]:
     """Return what is known about how the results were made.
 
     Hardware and installed packages are those of the machine and environment that run this; jobs may run elsewhere.
@@ -51,12 +64,10 @@ def provenance(
     Args:
         config: the configuration.
         source: folder of the code, inside or outside a git checkout.
-        benchmarks: Snakemake's benchmark file of every job; one that does not exist is left out.
+        times: files that tell how long jobs took.
         environments: conda environment files whose pinned versions are recorded.
-        records: the trainer's metrics file by row; one that does not exist is left out.
     """
-    wall_seconds = {job: _seconds(path) for job, path in benchmarks.items() if path.exists()}
-    installed = {name: _version(name) for name in PACKAGES}
+    jobs = times.read()
     return {
         "name": config.name,
         "code": _git(source),
@@ -66,13 +77,46 @@ def provenance(
             for name, row in config.rows.items()
         },
         "python": platform.python_version(),
-        "installed": {name: version for name, version in installed.items() if version},
+        "installed": _installed(),
         "pinned": sorted({pin for file in environments for pin in _pins(file)}),
         "hardware": _hardware(),
-        "wall_seconds": wall_seconds,
-        "row_times": row_times(config, wall_seconds, records or {}),
+        "wall_seconds": dict(zip(jobs["job"], jobs["seconds"], strict=True)),
+        "row_times": row_times(config, times, jobs),
         "gpus": {stage: gpus(config, stage) for stage in STAGES},
     }
+
+
+def row_times(config: Config, times: Times, jobs: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return seconds by stage and GPU-hours of every row of which something has run.
+
+    A job counts for all the GPUs that it holds, busy or not. Snakemake knows a job's last attempt only; the trainer's
+    record knows all of them, without their start. Training counts as the longer of the two.
+
+    Args:
+        config: the configuration; its resources say how many GPUs the jobs of a stage hold.
+        times: where the trainer's records are.
+        jobs: what :meth:`Times.read` read.
+    """
+    sums = jobs.groupby(["name", "stage"])["seconds"].sum()
+    found = {}
+    for name, row in config.rows.items():
+        seconds = {stage: float(sums.get((name, stage), 0.0)) for stage in STAGES}
+        record = times.records.get(name)
+        if record is not None and record.exists() and row.recipe is not None:
+            batch = config.recipes[row.recipe].batch
+            attempts = (line["steps"] * batch / line["images_per_second"] for line in read_json_lines(record))
+            seconds["train"] = max(seconds["train"], float(sum(attempts)))
+        if any(seconds.values()):
+            hours = sum(seconds[stage] * gpus(config, stage) for stage in STAGES) / 3600
+            found[name] = {**seconds, "gpu_hours": hours}
+    return found
+
+
+def gpus(config: Config, stage: str) -> int:
+    """GPUs that a job of a stage holds, on all of its nodes."""
+    nodes = config.execution.nodes if stage == "train" else 1
+    held: int = getattr(config.resources, stage).gpus
+    return held * nodes
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -140,9 +184,8 @@ def _hardware() -> dict[str, Any]:
 
 def _cpu() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def _output(*command: str) -> str | None:
@@ -153,11 +196,9 @@ def _output(*command: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _installed() -> dict[str, str]:
+    versions = {found.name: found.version for found in metadata.distributions()}
+    return {name: versions[name] for name in PACKAGES if name in versions}
 
 
 def _seconds(benchmark: Path) -> float:
