@@ -112,13 +112,13 @@ class _Job:
         """Have the publisher's files in ``folder``; those that an earlier attempt completed are kept."""
         identifier, artifact = self.content.identifier, self.content.artifact
         source, first = artifact.source, folder / artifact.files[0].name
-        log.info("%s: downloading from %s", identifier, source.page)
+        log.info("%s: downloading from %s", identifier, artifact.page)
         if isinstance(source, HubSource):
             return hub.fetch(artifact, source, folder, locks.pinned_revision(self.lock, identifier, source))
         if not first.exists():
             match source:
                 case DriveSource():
-                    drive.fetch(source, first)
+                    drive.fetch(artifact, source, first)
                 case HttpSource():
                     http.fetch(source, first)
                 case KaggleSource():
@@ -126,7 +126,7 @@ class _Job:
                 case _:
                     raise ArtifactError(f"{identifier}: nobody publishes it; {OWN_COPY}")
         try:
-            transfer.refuse_page(source.page, transfer.start_of(first))
+            transfer.refuse_page(artifact.page, transfer.start_of(first))
         except ArtifactError:
             first.unlink()
             raise
