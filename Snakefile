@@ -42,6 +42,17 @@ include: "rules/plan.smk"
 include: "rules/status.smk"
 
 
+# Seconds of work each: not worth a place in a cluster's queue.
+localrules:
+    cost,
+    figure_averages,
+    figure_denoiser,
+    figure_encoder,
+    figure_fid,
+    figure_samples,
+    figure_times,
+
+
 rule all:
     default_target: True
     input:

@@ -11,7 +11,6 @@ from dsr.config.base import ConfigurationError
 from dsr.config.load import load
 from dsr.config.specs import spec_hash, spec_json
 from dsr.config.tables import overlay_rows
-from dsr.report import specs as report_specs
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
 with open(workflow.source_path("../config.yaml"), encoding="utf-8") as stream:
@@ -157,17 +156,14 @@ def launch(request, nodes=1):
 
 
 # How a job runs is part of its command and not of its params: a change here must rerun nothing.
-COMPILE = " --compile" if EXECUTION.compile else ""
-DETERMINISTIC = "" if EXECUTION.deterministic else " --no-deterministic"
-MICRO_BATCH = f" --micro-batch {EXECUTION.micro_batch}" if EXECUTION.micro_batch else ""
-TRAIN_OPTIONS = (
-    f" --workers {EXECUTION.workers} --threads {EXECUTION.threads} --log-every {EXECUTION.log_every}"
-    f" --checkpoint-minutes {EXECUTION.checkpoint_minutes}{MICRO_BATCH}{COMPILE}{DETERMINISTIC}"
-)
-SAMPLE_OPTIONS = (
-    f" --batch {EXECUTION.sample_batch} --threads {EXECUTION.threads}{COMPILE}"
-)
-STATISTICS_OPTIONS = f" --batch {EXECUTION.sample_batch} --workers {EXECUTION.workers}"
+EXECUTION_OPTION = f" --execution {shlex.quote(spec_json(EXECUTION))}"
+# Snakemake formats shell lines.
+EXECUTION_OPTION = EXECUTION_OPTION.replace("{", "{{").replace("}", "}}")
+
+
+def option(name, files):
+    """Part of a shell line: an option with files such as '{input.neurons}', or nothing where there are none."""
+    return f'$([ -z "{files}" ] || echo {name} {files})'
 
 
 def encoders_with(**properties):

@@ -1,5 +1,8 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
-FIGURE = "python -m dsr.commands.figure"
+FIGURE = (
+    "python -m dsr.commands.figure --kind {params.kind} --config {params.config:q} --entries {params.entries:q}"
+    " {params.image} --png {output.png} --svg {output.svg} > {log} 2>&1"
+)
 
 
 wildcard_constraints:
@@ -27,8 +30,9 @@ rule encoder_maps:
             analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
         ),
     shell:
-        "python -m dsr.commands.maps encoder --spec {params.spec:q} --images {input.images}"
-        " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --decoder {input.decoder}"
+        f"python -m dsr.commands.maps encoder {option('--neurons', '{input.neurons}')}"
+        " --spec {params.spec:q} --images {input.images}"
+        " --encoder $(dirname {input.encoder}) --decoder {input.decoder}"
         " --threads {threads} --output {output} > {log} 2>&1"
 
 
@@ -52,104 +56,15 @@ rule denoiser_maps:
             analysis_specs.denoiser_maps(CONFIG, wildcards.row)
         ),
     shell:
-        "python -m dsr.commands.maps denoiser --spec {params.spec:q} --images {input.images}"
-        " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --statistics {input.statistics}"
+        f"python -m dsr.commands.maps denoiser {option('--neurons', '{input.neurons}')}"
+        " --spec {params.spec:q} --images {input.images}"
+        " --encoder $(dirname {input.encoder}) --statistics {input.statistics}"
         " --decoder {input.decoder} --weights {input.weights} --threads {threads} --output {output} > {log} 2>&1"
-
-
-rule figure_encoder:
-    input:
-        [f"<results>/maps/encoders/{encoder}-{ttr}.npz" for encoder, ttr in SHOWN],
-    output:
-        png=report(
-            "<results>/figures/{image}encoder-{kind}.png",
-            category="2. Outliers in the encoder",
-            labels={"shows": "{kind}"},
-            caption="../docs/captions/encoder.rst",
-        ),
-        svg="<results>/figures/{image}encoder-{kind}.svg",
-    log:
-        "<logs>/figures/{image}encoder-{kind}.log",
-    wildcard_constraints:
-        kind=MAP_KINDS,
-    conda:
-        "../envs/torch.yaml"
-    params:
-        spec=figure_spec,
-        inputs=lambda wildcards, input: keyed(ENCODING_NAMES, input),
-    shell:
-        f"{FIGURE}"
-        " {wildcards.kind} --spec {params.spec:q} --inputs {params.inputs}"
-        " --png {output.png} --svg {output.svg} > {log} 2>&1"
-
-
-rule figure_denoiser:
-    input:
-        [drawn_maps(row) for row in DRAWN],
-    output:
-        png=report(
-            "<results>/figures/{image}denoiser-{kind}.png",
-            category="3. Outliers in the denoiser",
-            labels={"shows": "{kind}"},
-            caption="../docs/captions/denoiser.rst",
-        ),
-        svg="<results>/figures/{image}denoiser-{kind}.svg",
-    log:
-        "<logs>/figures/{image}denoiser-{kind}.log",
-    wildcard_constraints:
-        kind=MAP_KINDS,
-    conda:
-        "../envs/torch.yaml"
-    params:
-        spec=lambda wildcards: figure_spec(wildcards, DRAWN),
-        inputs=lambda wildcards, input: keyed(DRAWN, input),
-    shell:
-        f"{FIGURE}"
-        " {wildcards.kind} --spec {params.spec:q} --inputs {params.inputs}"
-        " --png {output.png} --svg {output.svg} > {log} 2>&1"
-
-
-rule figure_times:
-    input:
-        lambda wildcards: drawn_maps(wildcards.row),
-    output:
-        png=report(
-            "<results>/figures/{image}times-{row}.png",
-            category="3. Outliers in the denoiser",
-            labels={"shows": "norms against noise, {row}"},
-            caption="../docs/captions/times.rst",
-        ),
-        svg="<results>/figures/{image}times-{row}.svg",
-    log:
-        "<logs>/figures/{image}times-{row}.log",
-    conda:
-        "../envs/torch.yaml"
-    params:
-        spec=lambda wildcards: figure_spec(wildcards, [wildcards.row]),
-    shell:
-        f"{FIGURE} times"
-        " --spec {params.spec:q} --inputs {wildcards.row}={input}"
-        " --png {output.png} --svg {output.svg} > {log} 2>&1"
-
-
-# Everything about the denoisers' tokens, for as many rows and at the epoch that `figures` says.
-rule denoiser_figures:
-    input:
-        denoiser_figures(),
-    localrule: True
 
 
 rule figure_samples:
     input:
-        [
-            of_set(
-                row,
-                CONFIG.drawn_epoch(row),
-                f"unguided-seed{FIRST_SEED}",
-                "samples.npz",
-            )
-            for row in DRAWN
-        ],
+        files_of(DRAWN_ENTRIES, "samples"),
     output:
         png=report(
             "<results>/figures/samples.png",
@@ -163,17 +78,87 @@ rule figure_samples:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG, DRAWN).model_dump_json(),
-        inputs=lambda wildcards, input: keyed(DRAWN, input),
+        kind="samples",
+        config=CONFIG_JSON,
+        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "samples"),
+        image="",
     shell:
-        f"{FIGURE} samples"
-        " --spec {params.spec:q} --inputs {params.inputs}"
-        " --png {output.png} --svg {output.svg} > {log} 2>&1"
+        FIGURE
 
 
-rule figure_fid:
+use rule figure_samples as figure_encoder with:
     input:
-        unguided_files(DRAWN).values(),
+        files_of(ENCODER_ENTRIES, "maps"),
+    output:
+        png=report(
+            "<results>/figures/{image}encoder-{kind}.png",
+            category="2. Outliers in the encoder",
+            labels={"shows": "{kind}"},
+            caption="../docs/captions/encoder.rst",
+        ),
+        svg="<results>/figures/{image}encoder-{kind}.svg",
+    log:
+        "<logs>/figures/{image}encoder-{kind}.log",
+    wildcard_constraints:
+        kind=MAP_KINDS,
+    params:
+        kind="{kind}",
+        entries=entries_json(ENCODER_ENTRIES, "encoder", "ttr", "maps"),
+        image=image_option,
+
+
+use rule figure_samples as figure_denoiser with:
+    input:
+        files_of(DRAWN_ENTRIES, "maps"),
+    output:
+        png=report(
+            "<results>/figures/{image}denoiser-{kind}.png",
+            category="3. Outliers in the denoiser",
+            labels={"shows": "{kind}"},
+            caption="../docs/captions/denoiser.rst",
+        ),
+        svg="<results>/figures/{image}denoiser-{kind}.svg",
+    log:
+        "<logs>/figures/{image}denoiser-{kind}.log",
+    wildcard_constraints:
+        kind=MAP_KINDS,
+    params:
+        kind="{kind}",
+        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "maps"),
+        image=image_option,
+
+
+use rule figure_samples as figure_times with:
+    input:
+        lambda wildcards: files_of(drawn(wildcards.row), "maps"),
+    output:
+        png=report(
+            "<results>/figures/{image}times-{row}.png",
+            category="3. Outliers in the denoiser",
+            labels={"shows": "norms against noise, {row}"},
+            caption="../docs/captions/times.rst",
+        ),
+        svg="<results>/figures/{image}times-{row}.svg",
+    log:
+        "<logs>/figures/{image}times-{row}.log",
+    params:
+        kind="times",
+        entries=lambda wildcards: entries_json(
+            drawn(wildcards.row), "row", "epoch", "maps"
+        ),
+        image=image_option,
+
+
+# Everything about the denoisers' tokens, for as many rows and at the epoch that `figures` says.
+rule denoiser_figures:
+    input:
+        denoiser_figures(),
+    localrule: True
+
+
+use rule figure_samples as figure_fid with:
+    input:
+        files_of(unguided(DRAWN), "metrics"),
     output:
         png=report(
             "<results>/figures/fid.png",
@@ -184,21 +169,15 @@ rule figure_fid:
         svg="<results>/figures/fid.svg",
     log:
         "<logs>/figures/fid.log",
-    conda:
-        "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG).model_dump_json(),
-        inputs=lambda wildcards, input: keyed(unguided_files(DRAWN), input),
-    shell:
-        f"{FIGURE} fid"
-        " --spec {params.spec:q} --inputs {params.inputs}"
-        " --png {output.png} --svg {output.svg} > {log} 2>&1"
+        kind="fid",
+        entries=entries_json(unguided(DRAWN), "row", "epoch", "metrics"),
 
 
 # Drawn of rows whose recipe keeps several moving averages.
-rule figure_averages:
+use rule figure_samples as figure_averages with:
     input:
-        lambda wildcards: average_files(wildcards.row).values(),
+        lambda wildcards: files_of(averages(wildcards.row), "metrics"),
     output:
         png=report(
             "<results>/figures/averages-{row}.png",
@@ -211,12 +190,8 @@ rule figure_averages:
         "<logs>/figures/averages-{row}.log",
     wildcard_constraints:
         row=one_of(AVERAGED),
-    conda:
-        "../envs/torch.yaml"
     params:
-        spec=report_specs.figure(CONFIG).model_dump_json(),
-        inputs=lambda wildcards, input: keyed(average_files(wildcards.row), input),
-    shell:
-        f"{FIGURE} averages"
-        " --spec {params.spec:q} --inputs {params.inputs}"
-        " --png {output.png} --svg {output.svg} > {log} 2>&1"
+        kind="averages",
+        entries=lambda wildcards: entries_json(
+            averages(wildcards.row), "row", "epoch", "decay", "metrics"
+        ),

@@ -17,15 +17,14 @@ rule provenance:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=CONFIG.model_dump_json(),
+        config=CONFIG_JSON,
         source=workflow.basedir,
-        benchmarks=benchmark_files,
-        records=training_records,
+        times=times,
         environments=[
             f"{workflow.basedir}/envs/{name}.yaml"
             for name in ("torch", "tensorflow", "workflow")
         ],
     shell:
-        "python -m dsr.commands.provenance --spec {params.spec:q} --source {params.source:q}"
-        " --benchmarks {params.benchmarks} --records {params.records} --environments {params.environments:q}"
-        " --json {output.json} --markdown {output.markdown} --html {output.html} > {log} 2>&1"
+        "python -m dsr.commands.provenance --config {params.config:q} --source {params.source:q}"
+        " --times {params.times:q} --environments {params.environments:q} --json {output.json}"
+        " --markdown-file {output.markdown} --html {output.html} > {log} 2>&1"

@@ -1,30 +1,42 @@
 # What tables, figures and the record of their origin are made of.
 DRAWN = list(CONFIG.figures.rows or CONFIG.rows)
+# Sets of images whose samples and maps are drawn.
+DRAWN_ENTRIES = [
+    one for one in unguided(DRAWN) if one.epoch == CONFIG.drawn_epoch(one.row)
+]
 # Images whose token maps can be asked for, by folder.
 IMAGES = {f"image-{index}/": index for index in CONFIG.figures.images}
 # Rows with several moving averages of the weights.
 AVERAGED = [row for row in DRAWN if len(CONFIG.averages(row)) > 1]
 # Encoders as the rows use them.
-SHOWN = sorted({(CONFIG.rows[row].encoder, CONFIG.rows[row].ttr) for row in DRAWN})
-ENCODING_NAMES = [f"{encoder}:{ttr}" for encoder, ttr in SHOWN]
+ENCODER_ENTRIES = [
+    Entry(
+        encoder=encoder,
+        ttr=ttr,
+        maps=Path(CONFIG.results, f"maps/encoders/{encoder}-{ttr}.npz"),
+    )
+    for encoder, ttr in sorted(
+        {(CONFIG.rows[row].encoder, CONFIG.rows[row].ttr) for row in DRAWN}
+    )
+]
 MAP_KINDS = "norms|components|attention|outliers"
+# The whole configuration, for whatever needs more of it than a specification holds.
+CONFIG_JSON = CONFIG.model_dump_json(exclude_defaults=True)
 
 
-def unguided_files(rows):
-    """Metrics files of these rows by 'row:epoch:unguided'."""
-    files = metrics_files(rows)
-    return {key: path for key, path in files.items() if key.endswith(":unguided")}
+def averages(row):
+    """Entries of every moving average of a row's weights, the reported one first."""
+    return unguided([row]) + [one for one in ENTRIES if one.row == row and one.decay]
 
 
-def figure_spec(wildcards, denoisers=()):
-    """How a figure of one image is drawn, as JSON."""
-    image = IMAGES.get(wildcards.image)
-    return report_specs.figure(CONFIG, denoisers, image).model_dump_json()
+def drawn(row):
+    """Entry of a row whose samples and maps are drawn."""
+    return [one for one in DRAWN_ENTRIES if one.row == row]
 
 
-def drawn_maps(row):
-    """Token maps of a row as figures show it."""
-    return f"<results>/maps/rows/{row}-{CONFIG.drawn_epoch(row)}.npz"
+def image_option(wildcards):
+    """Option of the figure command for another image than the first."""
+    return f"--image {IMAGES[wildcards.image]}" if wildcards.image else ""
 
 
 def denoiser_figures():
@@ -41,128 +53,93 @@ def figures(wildcards):
     return [f"<results>/figures/{name}.png" for name in names] + denoiser_figures()
 
 
-LAST_EDITION = f"{CONFIG.results}/.table1-edition"
+def table_entries(table):
+    """Entries of one of the configuration's tables; those of its overlay are there to be asked for."""
+    section = CONFIG.tables[table]
+    epochs = section.epochs or EPOCHS
+    entries = [
+        one
+        for one in reported(section.rows, guidance=UNGUIDED)
+        if section.epochs is None or one.epoch in section.epochs
+    ]
+    # The demo has nothing to replace what an overlay adds.
+    if section.overlay and CONFIG.data.source != "digits":
+        entries += [
+            entry(row, epoch, UNGUIDED, **FIRST, overlays=[section.overlay])
+            for row in section.rows
+            for epoch in epochs
+            if row not in CONFIG.rows and row in OVERLAY_ROWS[table]
+        ]
+    return entries
 
 
-def command_with(*overlays):
-    """How something is asked for: as this run was, with its configuration files and more of them."""
-    files = [*map(os.path.relpath, workflow.overwrite_configfiles), *overlays]
-    return " ".join(
-        ["snakemake", *["--configfile"] * bool(files), *files, "--cores all --"]
+def table_files(entries, *kinds):
+    """Files of the entries whose rows this configuration has."""
+    return files_of([one for one in entries if one.row in CONFIG.rows], *kinds)
+
+
+def table_json(entries, *fields):
+    """Entries as a table needs them, and these fields of them, as JSON."""
+    known = (
+        "row",
+        "epoch",
+        "guidance",
+        "seed",
+        "reference",
+        "metrics",
+        "cost",
+        "chosen",
     )
+    return entries_json(entries, *known, *fields)
 
 
-def table1_files(rows):
-    """Everything that Table 1 reads of these rows, besides their cost."""
-    files = [metrics_files(rows), variant_files(rows), chosen_files(rows)]
-    return [path for some in files for path in some.values()]
-
-
-def written(files):
-    """When each of these files was written, of those that exist while the plan is made."""
-    paths = [Path(in_results(file)) for file in files]
+def written(entries):
+    """When each of the files of these entries was written, of those that exist while the plan is made."""
+    paths = map(Path, table_files(entries, "metrics", "chosen"))
     return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
-def existing_files(wildcards):
-    """When each file of Table 1 was written, of those that exist."""
-    return written(table1_files(CONFIG.rows))
+LAST_TOKEN = Path(CONFIG.results, ".table1-rerun-token")
 
 
-def table_edition():
-    """Number of the table's edition: one more than the last one's where metrics are missing.
-
-    As a param, it makes the table run again and with it what it lost: left to itself, Snakemake asks for missing
-    files only when something after them has to run. It is counted once a run, before anything is made.
+def rerun_token():
+    """Number that changes when a metrics file is missing, so that Snakemake notices: left to itself, it asks for
+    missing files only when something after them has to run. It is counted once a run, before anything is made.
     """
-    last = Path(LAST_EDITION)
-    files = map(in_results, table1_files(CONFIG.rows))
-    edition = int(last.read_text()) if last.exists() else 0
-    return edition if all(Path(file).exists() for file in files) else edition + 1
+    last = int(LAST_TOKEN.read_text()) if LAST_TOKEN.exists() else 0
+    files = files_of(reported(CONFIG.rows), "metrics", "chosen")
+    return last if all(Path(file).exists() for file in files) else last + 1
 
 
-TABLE_EDITION = table_edition()
+RERUN_TOKEN = rerun_token()
 
 
-def comparison_rows(table):
-    """Rows of one of the configuration's tables that this configuration has."""
-    return [row for row in CONFIG.tables[table].rows if row in CONFIG.rows]
-
-
-def shown_in(table, files):
-    """Those of these files by 'row:epoch:guidance...' that one of the configuration's tables shows."""
-    epochs = CONFIG.tables[table].epochs
-
-    def shown(key):
-        _, epoch, guidance, *_ = key.split(":")
-        return guidance == "unguided" and (epochs is None or int(epoch) in epochs)
-
-    return {key: path for key, path in files.items() if shown(key)}
-
-
-def comparison_files(table):
-    """Metrics files of one of the configuration's tables by 'row:epoch:unguided'."""
-    return shown_in(table, metrics_files(comparison_rows(table)))
-
-
-def comparison_variants(table):
-    """The same for every sampling seed and reference, by 'row:epoch:unguided:reference:seed'."""
-    return shown_in(table, variant_files(comparison_rows(table)))
-
-
-def existing_comparison(wildcards):
-    """When each metrics file of one of the configuration's tables was written, of those that exist."""
-    table = wildcards.table
-    return written(
-        [*comparison_files(table).values(), *comparison_variants(table).values()]
-    )
-
-
-def comparison_spec(wildcards):
-    """What one of the configuration's tables shows, and how missing results are asked for, with its overlay if need be."""
-    table = CONFIG.tables[wildcards.table]
-    commands = {
-        key: f"{command_with()} {in_results(path)}"
-        for key, path in comparison_files(wildcards.table).items()
+def times(wildcards):
+    """Snakemake's benchmarks and the trainer's records of every row and encoder, as JSON."""
+    jobs = {
+        f"{e}-{ttr}": {"statistics": [f"statistics/{e}-{ttr}"]} for e, ttr in ENCODINGS
     }
-    # The demo has stand-ins for nothing that an overlay adds.
-    if table.overlay and CONFIG.data.source != "digits":
-        lacking = [row for row in table.rows if row not in CONFIG.rows]
-        for row in filter(OVERLAY_ROWS[wildcards.table].__contains__, lacking):
-            for epoch in table.epochs or EPOCHS:
-                path = of_set(row, epoch, f"unguided-seed{FIRST_SEED}", "metrics.json")
-                commands[f"{row}:{epoch}:unguided"] = (
-                    f"{command_with(table.overlay)} {in_results(path)}"
-                )
-    spec = report_specs.comparison(CONFIG, wildcards.table, commands)
-    return spec.model_dump_json()
-
-
-def row_costs(rows):
-    """What the denoisers of these rows cost."""
-    return {row: f"<results>/rows/{row}/cost.json" for row in rows}
-
-
-def benchmark_files(wildcards):
-    """Snakemake's record of the time that every job took, as 'stage:row:...=path'."""
-    names = {f"statistics:{e}:{ttr}": f"statistics/{e}-{ttr}" for e, ttr in ENCODINGS}
     for row in CONFIG.rows:
-        for epoch in CONFIG.epochs(row):
-            names[f"train:{row}:{epoch}"] = f"train/{row}-{epoch}"
-            for images in all_sets(row, epoch):
-                job = f"{row}-{epoch}-{images}"
-                names[f"sample:{row}:{epoch}:{images}"] = f"sample/{job}"
-                names[f"evaluate:{row}:{epoch}:{images}"] = f"evaluate/{job}"
-                for reference in OTHER_REFERENCES:
-                    again = f"evaluate:{row}:{epoch}:{images}:{reference}"
-                    names[again] = f"evaluate/{job}-{reference}"
-    paths = [f"{CONFIG.results}/benchmarks/{name}.tsv" for name in names.values()]
-    return keyed(names, paths)
-
-
-def training_records(wildcards):
-    """The trainer's own record of every row, as 'row=path'."""
-    return keyed(TRAINED, [f"{state_folder(row)}/metrics.jsonl" for row in TRAINED])
+        drawn = dict.fromkeys(
+            f"{row}-{one.epoch}-{set_id(one.guidance, one.seed, one.decay)}"
+            for one in ENTRIES
+            if one.row == row
+        )
+        tried = CANDIDATES if row in SWEPT else ()
+        sets = [*drawn, *(f"{row}-{final_epoch(row)}-sweep/{name}" for name in tried)]
+        again = [
+            f"{images}-{reference}"
+            for images in drawn
+            for reference in OTHER_REFERENCES
+        ]
+        jobs[row] = {
+            "train": [f"train/{row}-{epoch}" for epoch in CONFIG.epochs(row)],
+            "sample": [f"sample/{images}" for images in sets],
+            "evaluate": [f"evaluate/{images}" for images in [*sets, *again]],
+        }
+        if row in TRAINED:
+            jobs[row]["record"] = f"{state_folder(row)}/metrics.jsonl"
+    return json.dumps({"folder": f"{CONFIG.results}/benchmarks", "jobs": jobs})
 
 
 def reference_targets(wildcards):

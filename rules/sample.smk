@@ -21,8 +21,8 @@ rule sample:
     shell:
         f"{launch('sample')}"
         " --state {params.shards}"
-        f" dsr.commands.sample{SAMPLE_OPTIONS}"
-        " --spec {params.spec:q} --guidance {input.guidance} --weights {input.weights}"
+        f" dsr.commands.sample{EXECUTION_OPTION} {option('--guidance', '{input.guidance}')}"
+        " --spec {params.spec:q} --weights {input.weights}"
         " --statistics {input.statistics} --decoder {input.decoder} --shards {params.shards}"
         " --output {output.samples} > {log} 2>&1"
 
@@ -40,7 +40,7 @@ use rule sample as sample_average with:
         "<benchmarks>/sample/{row}-{epoch}-ema-{decay}/{guidance}-seed{seed}.tsv"
 
 
-# A few images with each of the sweep's guidance settings,
+# A few images with every guidance that the sweep tries,
 use rule sample as sample_candidate with:
     output:
         samples="<results>/rows/{row}/epoch-{epoch}/sweep/{candidate}/samples.npz",
@@ -61,7 +61,7 @@ rule choose_guidance:
             candidate=CANDIDATES,
         ),
     output:
-        # The setting alone, as sampling reads it, and all that were tried.
+        # The chosen one alone, as sampling reads it, and all that were tried.
         chosen="<results>/rows/{row}/epoch-{epoch}/guidance.json",
         tried="<results>/rows/{row}/epoch-{epoch}/sweep.json",
     log:
@@ -71,10 +71,9 @@ rule choose_guidance:
         "../envs/torch.yaml"
     params:
         spec=SWEEP.model_dump_json() if SWEEP else "",
-        metrics=lambda wildcards, input: keyed(CANDIDATES, input),
     shell:
-        "python -m dsr.commands.choose --spec {params.spec:q} --metrics {params.metrics}"
-        " --chosen {output.chosen} --tried {output.tried} > {log} 2>&1"
+        "python -m dsr.commands.choose --sweep {params.spec:q} --metrics {input}"
+        " --chosen {output.chosen} --others {output.tried} > {log} 2>&1"
 
 
 # and all images drawn with that.

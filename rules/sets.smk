@@ -2,16 +2,18 @@
 #
 # <results>/rows/{row}/epoch-{epoch}/{set}/samples.npz and metrics.json, where {set} is
 #   {guidance}-seed{seed}               reported
-#   chosen-seed{seed}                   reported, with the guidance setting that a sweep chose
-#   sweep/{candidate}                   fewer images, with a setting that the sweep tries
+#   chosen-seed{seed}                   reported, with the guidance that a sweep chose
+#   sweep/{candidate}                   fewer images, with a guidance that the sweep tries
 #   ema-{decay}/{guidance}-seed{seed}   of another moving average than the reported one
 from dsr.config.sampling import CHOSEN
+from dsr.report.entries import UNGUIDED, Entry, entries_json
 
 SWEEP = CONFIG.sampling.sweep
 CANDIDATES = SWEEP.candidates if SWEEP else {}
 SWEPT = SWEEP.rows if SWEEP else []
-FIRST_SEED, *OTHER_SEEDS = CONFIG.sampling.seeds
+FIRST_SEED = CONFIG.sampling.seeds[0]
 FIRST_REFERENCE, *OTHER_REFERENCES = CONFIG.evaluation.references
+FIRST = {"seed": FIRST_SEED, "reference": FIRST_REFERENCE}
 DECAYS = sorted({str(decay) for row in CONFIG.rows for decay in CONFIG.averages(row)})
 
 
@@ -29,102 +31,99 @@ def final_epoch(row):
     return CONFIG.epochs(row)[-1]
 
 
-def settings(row, epoch):
-    """Guidance settings of the reported sets of a row at an epoch."""
+def reported_guidance(row, epoch):
+    """Names of the guidance of the reported sets of a row at an epoch."""
     swept = row in SWEPT and epoch == final_epoch(row)
     return [*CONFIG.sampling.guidance, *([CHOSEN] if swept else [])]
 
 
-def of_set(row, epoch, images, name):
+def set_id(guidance, seed, decay=None):
+    """Name of a set of images."""
+    return f"{'' if decay is None else f'ema-{decay}/'}{guidance}-seed{seed}"
+
+
+def set_file(row, epoch, set_id, name):
     """A file about one set of images."""
-    return f"<results>/rows/{row}/epoch-{epoch}/{images}/{name}"
+    return Path(CONFIG.results, "rows", row, f"epoch-{epoch}", set_id, name)
 
 
-def reported(rows):
-    """Sets that tables report, as (row, epoch, guidance setting); the first sampling seed and average of each."""
-    return [
-        (row, epoch, setting)
-        for row in rows
-        for epoch in CONFIG.epochs(row)
-        for setting in settings(row, epoch)
-    ]
-
-
-def metrics_files(rows):
-    """Metrics files of these rows by 'row:epoch:guidance', as tables report them."""
-    return {
-        f"{row}:{epoch}:{setting}": of_set(
-            row, epoch, f"{setting}-seed{FIRST_SEED}", "metrics.json"
-        )
-        for row, epoch, setting in reported(rows)
-    }
-
-
-def variant_files(rows):
-    """Metrics files by 'row:epoch:guidance:reference:seed', if there are several references or sampling seeds."""
-    if not OTHER_SEEDS and not OTHER_REFERENCES:
-        return {}
-    return {
-        f"{row}:{epoch}:{setting}:{reference}:{seed}": of_set(
-            row, epoch, f"{setting}-seed{seed}", metrics_name(reference)
-        )
-        for row, epoch, setting in reported(rows)
-        for reference in CONFIG.evaluation.references
-        for seed in CONFIG.sampling.seeds
-    }
-
-
-def metrics_name(reference):
-    """Name of the metrics file of a set against one reference."""
-    return (
-        "metrics.json" if reference == FIRST_REFERENCE else f"metrics-{reference}.json"
+def command_with(*overlays):
+    """How something is asked for: as this run was, with its configuration files and more of them."""
+    files = [*map(os.path.relpath, workflow.overwrite_configfiles), *overlays]
+    return " ".join(
+        ["snakemake", *["--configfile"] * bool(files), *files, "--cores all --"]
     )
 
 
-def chosen_files(rows):
-    """Chosen guidance settings by 'row:epoch:guidance'."""
-    return {
-        f"{row}:{epoch}:{setting}": f"<results>/rows/{row}/epoch-{epoch}/guidance.json"
-        for row, epoch, setting in reported(rows)
-        if setting == CHOSEN
-    }
+def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):
+    """A set of images and its scores against one reference, as tables and figures know it."""
+    images = set_id(guidance, seed, decay)
+    again = "" if reference == FIRST_REFERENCE else f"-{reference}"
+    metrics = set_file(row, epoch, images, f"metrics{again}.json")
+    # Lines of a table are those of the first seed and reference.
+    first = (seed, reference) == (FIRST_SEED, FIRST_REFERENCE)
+    return Entry(
+        row=row,
+        epoch=epoch,
+        guidance=guidance,
+        seed=seed,
+        reference=reference,
+        decay=decay,
+        metrics=metrics,
+        samples=set_file(row, epoch, images, "samples.npz"),
+        maps=Path(CONFIG.results, f"maps/rows/{row}-{epoch}.npz"),
+        cost=Path(CONFIG.results, f"rows/{row}/cost.json") if first else None,
+        chosen=(
+            set_file(row, epoch, "", "guidance.json") if guidance == CHOSEN else None
+        ),
+        run=f"{command_with(*overlays)} {metrics}" if first else "",
+    )
 
 
-def average_files(row):
-    """Unguided metrics files of a row by 'row:epoch:decay', for every moving average."""
-    first, *others = CONFIG.averages(row)
-    images = f"unguided-seed{FIRST_SEED}"
-    folders = {first: images} | {decay: f"ema-{decay}/{images}" for decay in others}
-    return {
-        f"{row}:{epoch}:{decay}": of_set(row, epoch, folder, "metrics.json")
-        for epoch in CONFIG.epochs(row)
-        for decay, folder in folders.items()
-    }
+# Everything that tables and figures show of the rows, in this order.
+ENTRIES = [
+    entry(row, epoch, guidance, seed, reference)
+    for row in CONFIG.rows
+    for epoch in CONFIG.epochs(row)
+    for guidance in reported_guidance(row, epoch)
+    for seed in CONFIG.sampling.seeds
+    for reference in CONFIG.evaluation.references
+] + [
+    entry(row, epoch, UNGUIDED, decay=decay, **FIRST)
+    for row in CONFIG.rows
+    for epoch in CONFIG.epochs(row)
+    for decay in CONFIG.averages(row)[1:]
+]
 
 
-def all_sets(row, epoch):
-    """Every set of images of a row at an epoch: seeds, moving averages, and what the sweep tries."""
-    names = settings(row, epoch)
-    sets = [f"{name}-seed{seed}" for name in names for seed in CONFIG.sampling.seeds]
-    sets += [
-        f"ema-{decay}/unguided-seed{FIRST_SEED}" for decay in CONFIG.averages(row)[1:]
+def reported(rows, **values):
+    """Entries of these rows, in their order, with the reported moving average and these values."""
+    return [
+        one
+        for row in rows
+        for one in ENTRIES
+        if one.row == row
+        if all(
+            getattr(one, key) == value
+            for key, value in ({"decay": None} | values).items()
+        )
     ]
-    return sets + [f"sweep/{name}" for name in CANDIDATES if CHOSEN in names]
+
+
+def unguided(rows):
+    """Entries that figures show: without guidance, of the first seed and reference."""
+    return reported(rows, guidance=UNGUIDED, **FIRST)
+
+
+def files_of(entries, *kinds):
+    """Files of these entries of these kinds (fields of an entry), as inputs of a rule."""
+    paths = (getattr(one, kind) for one in entries for kind in kinds)
+    return list(dict.fromkeys(str(path) for path in paths if path is not None))
 
 
 def in_results(path):
     """The path itself, where Snakemake would put it in."""
     return path.replace("<results>", CONFIG.results)
-
-
-def keyed(names, paths):
-    """Arguments 'name=path', in order."""
-    return " ".join(f"{name}={path}" for name, path in zip(names, paths, strict=True))
-
-
-def keyed_files(files):
-    """Arguments 'name=path' of planned files."""
-    return keyed(files, map(in_results, files.values()))
 
 
 def sample_spec(wildcards):
@@ -135,7 +134,7 @@ def sample_spec(wildcards):
 
 
 def candidate_spec(wildcards):
-    """The same of a set with a guidance setting that the sweep tries."""
+    """The same of a set with a guidance that the sweep tries."""
     return spec_json(
         CONFIG.sample(
             wildcards.row, CANDIDATES[wildcards.candidate], SWEEP.seed, SWEEP.images
@@ -145,7 +144,7 @@ def candidate_spec(wildcards):
 
 def guided_spec(wildcards):
     """The same of a set whose guidance is in a file."""
-    return spec_json(CONFIG.sample(wildcards.row, "unguided", int(wildcards.seed)))
+    return spec_json(CONFIG.sample(wildcards.row, UNGUIDED, int(wildcards.seed)))
 
 
 def sample_inputs(wildcards, decay="", guidance=()):

@@ -1,7 +1,8 @@
 # Every table: Table 1, of all rows or of one, finished or not, and those that the configuration names.
 TABLE = (
-    "python -m dsr.commands.table --spec {params.spec:q} --metrics {params.metrics} --cost {params.cost}"
-    " --variants {params.variants} --chosen {params.chosen} --markdown {output.markdown} --csv {output.csv}"
+    "python -m dsr.commands.table --config {params.config:q} --entries {params.entries:q} {params.table}"
+    " --markdown-file {output.markdown} --csv {output.csv} --html {output.html} --latex-file {output.latex}"
+    " > {log} 2>&1"
 )
 
 
@@ -20,8 +21,7 @@ rule cost:
 
 rule table:
     input:
-        table1_files(CONFIG.rows),
-        row_costs(CONFIG.rows).values(),
+        files_of(reported(CONFIG.rows), "metrics", "chosen", "cost"),
     output:
         html=report(
             "<results>/table1.html",
@@ -38,23 +38,42 @@ rule table:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=report_specs.table(CONFIG).model_dump_json(),
-        metrics=keyed_files(metrics_files(CONFIG.rows)),
-        cost=keyed_files(row_costs(CONFIG.rows)),
-        variants=keyed_files(variant_files(CONFIG.rows)),
-        chosen=keyed_files(chosen_files(CONFIG.rows)),
-        edition=TABLE_EDITION,
+        config=CONFIG_JSON,
+        entries=table_json(reported(CONFIG.rows)),
+        table="",
+        rerun_token=RERUN_TOKEN,
     shell:
-        f"{TABLE}"
-        " --latex {output.latex} --html {output.html} > {log} 2>&1"
-        f" && echo {TABLE_EDITION} > {LAST_EDITION}"
+        f"{TABLE} && echo {RERUN_TOKEN} > {LAST_TOKEN}"
+
+
+rule row_table:
+    input:
+        lambda wildcards: files_of(
+            reported([wildcards.row]), "metrics", "chosen", "cost"
+        ),
+    output:
+        html="<results>/rows/{row}/table1.html",
+        markdown="<results>/rows/{row}/table1.md",
+        csv="<results>/rows/{row}/table1.csv",
+        latex="<results>/rows/{row}/table1.tex",
+    log:
+        "<logs>/table1-{row}.log",
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    params:
+        config=CONFIG_JSON,
+        entries=lambda wildcards: table_json(reported([wildcards.row])),
+        table="",
+    shell:
+        TABLE
 
 
 # Whatever has been measured so far, as it is on disk. Metrics are no input of this rule: as inputs that are out of date
 # they would be made again, and asking what is there must never train anything.
-rule partial_table:
+use rule row_table as partial_table with:
     input:
-        row_costs(CONFIG.rows).values(),
+        files_of(reported(CONFIG.rows), "cost"),
     output:
         html=report(
             "<results>/table1-partial.html",
@@ -64,58 +83,19 @@ rule partial_table:
         ),
         markdown="<results>/table1-partial.md",
         csv="<results>/table1-partial.csv",
+        latex="<results>/table1-partial.tex",
     log:
         "<logs>/table1-partial.log",
-    conda:
-        "../envs/torch.yaml"
     params:
-        spec=report_specs.table(
-            CONFIG,
-            commands={
-                key: f"{command_with()} {in_results(path)}"
-                for key, path in metrics_files(CONFIG.rows).items()
-            },
-        ).model_dump_json(),
-        metrics=keyed_files(metrics_files(CONFIG.rows)),
-        cost=keyed_files(row_costs(CONFIG.rows)),
-        variants=keyed_files(variant_files(CONFIG.rows)),
-        chosen=keyed_files(chosen_files(CONFIG.rows)),
+        entries=table_json(reported(CONFIG.rows), "run"),
         # A result that is new, or gone, makes the table again.
-        present=existing_files,
-    shell:
-        f"{TABLE}" " --html {output.html} > {log} 2>&1"
-
-
-rule row_table:
-    input:
-        lambda wildcards: table1_files([wildcards.row]),
-        "<results>/rows/{row}/cost.json",
-    output:
-        markdown="<results>/rows/{row}/table1.md",
-        csv="<results>/rows/{row}/table1.csv",
-        latex="<results>/rows/{row}/table1.tex",
-    log:
-        "<logs>/table1-{row}.log",
-    conda:
-        "../envs/torch.yaml"
-    params:
-        spec=lambda wildcards: report_specs.table(
-            CONFIG, [wildcards.row]
-        ).model_dump_json(),
-        metrics=lambda wildcards: keyed_files(metrics_files([wildcards.row])),
-        cost=lambda wildcards: keyed_files(row_costs([wildcards.row])),
-        variants=lambda wildcards: keyed_files(variant_files([wildcards.row])),
-        chosen=lambda wildcards: keyed_files(chosen_files([wildcards.row])),
-    shell:
-        f"{TABLE}" " --latex {output.latex} > {log} 2>&1"
+        present=lambda wildcards: written(reported(CONFIG.rows)),
 
 
 # The configuration's `tables`.
-rule comparison:
+use rule row_table as comparison with:
     input:
-        lambda wildcards: comparison_files(wildcards.table).values(),
-        lambda wildcards: comparison_variants(wildcards.table).values(),
-        lambda wildcards: row_costs(comparison_rows(wildcards.table)).values(),
+        lambda wildcards: table_files(table_entries(wildcards.table), "metrics", "cost"),
     output:
         html=report(
             "<results>/tables/{table}.html",
@@ -130,23 +110,15 @@ rule comparison:
         "<logs>/tables/{table}.log",
     wildcard_constraints:
         table=one_of(CONFIG.tables),
-    localrule: True
-    conda:
-        "../envs/torch.yaml"
     params:
-        spec=comparison_spec,
-        metrics=lambda wildcards: keyed_files(comparison_files(wildcards.table)),
-        cost=lambda wildcards: keyed_files(row_costs(comparison_rows(wildcards.table))),
-        variants=lambda wildcards: keyed_files(comparison_variants(wildcards.table)),
-        chosen="",
-    shell:
-        f"{TABLE}" " --latex {output.latex} --html {output.html} > {log} 2>&1"
+        entries=lambda wildcards: table_json(table_entries(wildcards.table), "run"),
+        table="--table {table}",
 
 
 # The same of what has been measured so far; like `partial_table` it trains nothing.
 use rule comparison as partial_comparison with:
     input:
-        lambda wildcards: row_costs(comparison_rows(wildcards.table)).values(),
+        lambda wildcards: table_files(table_entries(wildcards.table), "cost"),
     output:
         html="<results>/tables/{table}-partial.html",
         markdown="<results>/tables/{table}-partial.md",
@@ -155,4 +127,4 @@ use rule comparison as partial_comparison with:
     log:
         "<logs>/tables/{table}-partial.log",
     params:
-        present=existing_comparison,
+        present=lambda wildcards: written(table_entries(wildcards.table)),

@@ -27,10 +27,11 @@ rule train:
         "mkdir -p {params.run} && ln -srf {params.run}/train-{wildcards.epoch}.log {log} && "
         f"{launch('train', EXECUTION.nodes)}"
         " --state {params.run}"
-        f" dsr.commands.train{TRAIN_OPTIONS}"
-        " --spec {params.spec:q} --epoch {wildcards.epoch}"
-        " --after {input.previous} --images {input.images} --encoder $(dirname {input.encoder})"
-        " --neurons {input.neurons} --statistics {input.statistics} --run-dir {params.run} --output {output}"
+        f" dsr.commands.train{EXECUTION_OPTION} {option('--after', '{input.previous}')}"
+        f" {option('--neurons', '{input.neurons}')}"
+        " --spec {params.spec:q} --epoch {wildcards.epoch} --images {input.images}"
+        " --encoder $(dirname {input.encoder}) --statistics {input.statistics}"
+        " --run-dir {params.run} --output {output}"
         " >> {log} 2>&1"
 
 

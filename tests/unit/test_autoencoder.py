@@ -43,15 +43,6 @@ def test_decoder_puts_patches_in_row_major_order() -> None:
     assert torch.equal(image[:, :16, :16], image[:, 48:, 16:32])
 
 
-def test_decoder_resizes_another_number_of_tokens() -> None:
-    decoder = build_decoder(tiny_encoder.spec())
-    constant = torch.randn(1, 1, WIDTH)
-    same, fewer = decoder(constant.expand(1, 16, WIDTH)), decoder(constant.expand(1, 9, WIDTH))
-    torch.testing.assert_close(fewer, same)
-    with pytest.raises(ValueError, match="10 latent tokens"):
-        decoder(torch.zeros(1, 10, WIDTH))
-
-
 def test_decoder_positions_do_not_depend_on_the_seed_and_cls_has_none() -> None:
     table = build_decoder(tiny_encoder.spec()).decoder_pos_embed
     assert torch.equal(table, build_decoder(tiny_encoder.spec()).decoder_pos_embed)

@@ -18,7 +18,7 @@ from dsr.base.files import write_json
 from dsr.config.encoders import Discovery
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec, StatisticsSpec
-from dsr.data.images import PreparedImages
+from dsr.data.images import open_images
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder
 from dsr.encoder.blocks import Trace
 from dsr.encoder.compute_statistics import compute_statistics
@@ -189,7 +189,7 @@ def test_discovery_and_test_time_registers(folder: Path, kind: str, index: Path)
     threshold = float(trace.hidden_states[-1][:, encoder.prefix :].norm(dim=-1).median()) * 2
     options = Discovery(images=6, norm_threshold=threshold, top_k=1)
     found = find_register_neurons(
-        DiscoverSpec(autoencoder=spec(), discovery=options), encoder, PreparedImages(index), batch=4
+        DiscoverSpec(autoencoder=spec(), discovery=options), encoder, open_images(index), batch=4
     )
     assert found.layers == {PLANTED[0]: (PLANTED[1],)}
 
@@ -216,10 +216,10 @@ def test_prefix_tokens_take_no_part_in_discovery() -> None:
 
 def test_latent_statistics(folder: Path, index: Path) -> None:
     autoencoder = load_autoencoder(spec(), encoder=folder, neurons=None, statistics=None, decoder=None)
-    images = PreparedImages(index)
+    images = open_images(index)
     wanted = StatisticsSpec(autoencoder=spec(), images=6, flip=False)
     got = compute_statistics(wanted, autoencoder, images, World(0, 1, torch.device("cpu")), batch=4)
-    latents = autoencoder.encode(torch.stack([images[number][0] for number in range(6)]) / 255)
+    latents = autoencoder.encode(tiny_encoder.stored_pixels(index))
     torch.testing.assert_close(got.mean.float(), latents.mean(0), rtol=1e-4, atol=1e-4)
 
 

@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
@@ -23,19 +24,19 @@ from dsr.commands import figure as figure_command
 from dsr.commands import provenance as provenance_command
 from dsr.config.load import Config, load
 from dsr.data.npz import write_images
-from dsr.report import specs
-from dsr.report.figures.choose import choose_columns
-from dsr.report.figures.fid import epoch_reaching, read_curves
-from dsr.report.figures.kinds import KINDS, draw
+from dsr.report.entries import Entry, entries_json
+from dsr.report.figures.fid import epoch_reaching, read_curves, registers_alone
+from dsr.report.figures.given import FigureInput, choose_columns
+from dsr.report.figures.kinds import KINDS, Kind, draw
 from dsr.report.figures.samples import choose_samples, read_chosen
 from dsr.report.figures.style import style
-from dsr.report.hours import row_times
 from dsr.report.page import page
+from dsr.report.provenance import Times, provenance
 from dsr.report.provenance import markdown as provenance_markdown
-from dsr.report.provenance import provenance
 from dsr.report.published import Published
 from dsr.report.render import markdown
-from dsr.report.table import Entry, collect
+from dsr.report.supplements import read_fids
+from dsr.report.table import TableInput, collect
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,11 +52,6 @@ def config(raw: dict[str, Any]) -> Config:
     return load(raw)
 
 
-@pytest.fixture
-def spec(config: Config) -> specs.TableSpec:
-    return specs.table(config)
-
-
 def write_metrics(path: Path, fid: float) -> Path:
     values = {"fid": fid, "sfid": 6.0, "inception_score": 155.0, "precision": 0.69, "recall": 0.561}
     values |= {"precision_f32": 0.691, "recall_f32": 0.5615}
@@ -67,15 +63,25 @@ def write_metrics(path: Path, fid: float) -> Path:
 # Provenance
 
 
+def times_of(folder: Path, **jobs: dict[str, Any]) -> Times:
+    return Times.model_validate_json(json.dumps({"folder": str(folder), "jobs": jobs}, default=str))
+
+
+def write_benchmark(folder: Path, job: str, *seconds: float) -> str:
+    path = folder / f"{job}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("s\th:m:s\n" + "".join(f"{value}\t-\n" for value in seconds), encoding="utf-8")
+    return job
+
+
 def test_provenance_outside_git(config: Config, tmp_path: Path) -> None:
-    (tmp_path / "train.tsv").write_text("s\th:m:s\n3600.5\t1:00:00\n59.5\t0:00:59\n")
-    benchmarks = {"train": tmp_path / "train.tsv", "sample": tmp_path / "missing.tsv"}
-    record = provenance(config, tmp_path, benchmarks, [ROOT / "envs/tensorflow.yaml"])
+    jobs = {"train": [write_benchmark(tmp_path, "train/a", 3600.5, 59.5)], "sample": ["sample/missing"]}
+    record = provenance(config, tmp_path, times_of(tmp_path, a=jobs), [ROOT / "envs/tensorflow.yaml"])
     assert record["code"] == {"commit": None, "dirty": False}
-    assert record["wall_seconds"] == {"train": 3660.0}
+    assert record["wall_seconds"] == {"train/a": 3660.0}
     assert set(record["rows"]) == set(config.rows)
     assert record["hardware"]["cores"] >= 1
-    assert any(line.startswith("tensorflow==") for line in record["pinned"])
+    assert any(line.startswith("tensorflow") for line in record["pinned"])
     text = provenance_markdown(json.loads(json.dumps(record)))
     assert "not in a git checkout" in text
     assert "1:01:00" in text
@@ -86,14 +92,37 @@ def test_provenance_command_in_git(config: Config, tmp_path: Path, monkeypatch: 
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
     (tmp_path / "new.py").touch()
-    output = [tmp_path / "p.json", tmp_path / "p.md"]
-    arguments = ["--spec", config.model_dump_json(), "--source", tmp_path, "--json", output[0], "--markdown", output[1]]
-    monkeypatch.setattr("sys.argv", ["provenance", *map(str, arguments)])
+    arguments = ["--config", config.model_dump_json(), "--times", times_of(tmp_path).model_dump_json()]
+    arguments += ["--source", str(tmp_path), "--environments", str(ROOT / "envs/torch.yaml")]
+    for option in ("json", "markdown-file", "html"):
+        arguments += [f"--{option}", str(tmp_path / option)]
+    monkeypatch.setattr("sys.argv", ["provenance", *arguments])
     provenance_command.main()
-    code = read_json(output[0])["code"]
+    code = read_json(tmp_path / "json")["code"]
     assert len(code["commit"]) == 40
     assert code["dirty"]
-    assert "with uncommitted changes" in output[1].read_text()
+    assert "with uncommitted changes" in (tmp_path / "markdown-file").read_text()
+
+
+def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path) -> None:
+    record = tmp_path / "metrics.jsonl"
+    line = {"step": 100, "steps": 100, "images_per_second": 1024.0, "restart": 0}
+    record.write_text("".join(json.dumps(line | {"restart": restart}) + "\n" for restart in (0, 1)), encoding="utf-8")
+    jobs = {
+        "train": [write_benchmark(tmp_path, "train/a-80", 150.0)],
+        "sample": [write_benchmark(tmp_path, f"sample/{images}", 1800.0) for images in ("a-80", "a-sweep/w1.5-t0-1")],
+        "evaluate": [write_benchmark(tmp_path, f"evaluate/a-80{reference}", 360.0) for reference in ("", "-train")],
+        "record": record,
+    }
+    encoder = {"statistics": [write_benchmark(tmp_path, "statistics/siglip2-b-none", 9.0)]}
+    unknown = {"record": tmp_path / "missing.jsonl"}
+    times = times_of(tmp_path, **{"siglip2-b-none": encoder, "dit-siglip2b": jobs, "dit-so400m": unknown})
+    found = provenance(config, tmp_path, times, [])
+    assert len(found["wall_seconds"]) == 6
+    assert set(found["row_times"]) == {"dit-siglip2b"}
+    row = found["row_times"]["dit-siglip2b"]
+    assert row["train"] == pytest.approx(200.0)  # two attempts of 100 s
+    assert row["gpu_hours"] == pytest.approx((200 + 3600) * 8 / 3600 + 720 / 3600)
 
 
 # Figures
@@ -122,38 +151,48 @@ def write_maps(path: Path, *, blocks: int = 3, times: tuple[float, ...] = (0.1, 
     return path
 
 
-def inputs_of(kind: str, folder: Path) -> dict[str, Path]:
-    if kind == "averages":
-        fids = {"80:0.9995": 6.1, "80:0.9999": 5.9, "800:0.9995": 3.8, "800:0.9999": 3.9}
-        files = {f"dit-siglip2b:{key}": write_metrics(folder / f"{key}.json", fid) for key, fid in fids.items()}
-        return files | {"dit-siglip2b:800:0.999": folder / "missing.json"}
-    if kind == "fid":
-        return {
-            "dit-siglip2b:80": write_metrics(folder / "a.json", 5.9),
-            "dit-siglip2b:800": write_metrics(folder / "b.json", 3.9),
-            "dit-siglip2b-dsr:80": write_metrics(folder / "c.json", 4.6),
-            "dit-siglip2b-dsr:800": folder / "missing.json",
-        }
+def entries_of(kind: str, folder: Path) -> tuple[Entry, ...]:
+    one, other = "dit-siglip2b", "dit-siglip2b-dsr"
+    if kind in ("averages", "fid"):
+        known: dict[tuple[str, int, float | None], float] = {(one, 80, None): 5.9, (one, 800, None): 3.9}
+        decay = 0.9995 if kind == "averages" else None
+        known |= {(one, 80, decay): 6.1, (one, 800, decay): 3.8} if decay else {(other, 80, None): 4.6}
+        entries = [
+            Entry(row=row, epoch=epoch, decay=decay, metrics=write_metrics(folder / f"{number}.json", fid))
+            for number, ((row, epoch, decay), fid) in enumerate(known.items())
+        ]
+        return *entries, entries[-1].model_copy(update={"epoch": 800, "metrics": folder / "missing.json"})
     if kind == "samples":
         for name in ("a", "b"):
             write_images(folder / f"{name}.npz", [np.zeros((20, 8, 8, 3), np.uint8)], 20, (8, 8, 3))
-        return {name: folder / f"{name}.npz" for name in ("a", "b")}
-    return {
+        return tuple(Entry(row=name, epoch=80, samples=folder / f"{name}.npz") for name in ("a", "b"))
+    files = {
         "a": write_maps(folder / "a.npz"),
         "b": write_maps(folder / "b.npz", registers=4),
         "deeper": write_maps(folder / "deeper.npz", blocks=5),
     }
+    return maps_of(files)
+
+
+def maps_of(files: dict[str, Path]) -> tuple[Entry, ...]:
+    return tuple(Entry(row=row, epoch=800, maps=path) for row, path in files.items())
+
+
+def words_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_kind_is_drawn_inside_the_figure(kind: str, config: Config, tmp_path: Path) -> None:
-    spec = specs.figure(config, ["dit-siglip2b"]).model_copy(update={"classes": 10, "images": 9})
-    inputs = inputs_of(kind, tmp_path)
-    draw(kind, spec, inputs, tmp_path / "figure.png", tmp_path / "figure.svg")
+def test_every_kind_is_drawn_inside_the_figure(kind: Kind, raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["figures"]["grid"] = 9
+    config = load(raw)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"classes": 10})})
+    given = FigureInput(config, entries_of(kind, tmp_path))
+    draw(kind, given, tmp_path / "figure.png", tmp_path / "figure.svg")
     assert min(Image.open(tmp_path / "figure.png").size) > 200
     assert ElementTree.parse(tmp_path / "figure.svg").getroot().tag.endswith("svg")
     with style():
-        figure = KINDS[kind](spec, inputs)
+        figure = KINDS[kind](given)
         figure.draw_without_rendering()
         ticks = {
             label
@@ -174,89 +213,91 @@ def test_every_kind_is_drawn_inside_the_figure(kind: str, config: Config, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["norms", "attention", "outliers", "components"])
-def test_an_encoder_has_one_time(kind: str, config: Config, tmp_path: Path) -> None:
-    inputs = {
-        "siglip2-b:none": write_maps(tmp_path / "none.npz", times=(0.0,)),
-        "siglip2-b:single": write_maps(tmp_path / "single.npz", times=(0.0,)),
-    }
+def test_an_encoder_has_one_time(kind: Kind, config: Config, tmp_path: Path) -> None:
+    path = write_maps(tmp_path / "maps.npz", times=(0.0,))
+    entries = (Entry(encoder="siglip2-b", maps=path), Entry(encoder="siglip2-b", ttr="single", maps=path))
     with style():
-        figure = KINDS[kind](specs.figure(config), inputs)
+        figure = KINDS[kind](FigureInput(config, entries))
         figure.draw_without_rendering()
-    words = " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
+    words = " ".join(words_of(figure)).replace("\n", " ")
     assert "in the encoder" in words
     assert "siglip2-b + test-time register" in words
     assert "t = " not in words
 
 
-def test_time_and_image_can_be_chosen(config: Config, tmp_path: Path) -> None:
-    spec = specs.figure(config, image=3).model_copy(update={"time": 0.1})
-    inputs = inputs_of("norms", tmp_path)
-    with style():
-        words = [text.get_text() for text in KINDS["norms"](spec, inputs).texts]
-    assert any("validation image 3 · t = 0.1" in word.replace("\n", " ") for word in words)
-    for wrong, message in (({"time": 0.2}, "time 0.2"), ({"image": 1}, "image 1")):
-        with style(), pytest.raises(UserError, match=message):
-            KINDS["norms"](spec.model_copy(update=wrong), inputs)
+def test_time_and_image_can_be_chosen(raw: dict[str, Any], tmp_path: Path) -> None:
+    entries = entries_of("norms", tmp_path)
+    for times, image, message in (([0.1], 3, ""), ([0.2], 3, "time 0.2"), ([0.1], 1, "image 1")):
+        given = FigureInput(load({**raw, "figures": {**raw["figures"], "times": times}}), entries, image)
+        with style():
+            if message:
+                with pytest.raises(UserError, match=message):
+                    KINDS["norms"](given)
+            else:
+                words = " ".join(words_of(KINDS["norms"](given))).replace("\n", " ")
+                assert "validation image 3 · t = 0.1" in words
 
 
 def test_every_figure_of_denoisers_has_the_papers_layers(config: Config, tmp_path: Path) -> None:
-    names = ["dit-siglip2b", "ditdh-siglip2b"]
-    spec = specs.figure(config, names)
-    depths = dict(zip(names, (28, 30), strict=True))
-    inputs = {name: write_maps(tmp_path / f"{name}.npz", blocks=blocks) for name, blocks in depths.items()}
-    columns = choose_columns(spec, {name: TokenMaps.load(path) for name, path in inputs.items()})
+    depths = {"dit-siglip2b": 28, "ditdh-siglip2b": 30}
+    files = {name: write_maps(tmp_path / f"{name}.npz", blocks=blocks) for name, blocks in depths.items()}
+    given = FigureInput(config, maps_of(files))
+    columns = choose_columns(given, given.maps())
     shown = [f"block {block}" for block in (3, 13, 21, 25, 26, 27)] + [OUTPUT]
     assert columns.headings == shown
     assert columns.same
     with style():
-        norms, outliers = (KINDS[kind](spec, inputs) for kind in ("norms", "outliers"))
+        norms, outliers = (KINDS[kind](given) for kind in ("norms", "outliers"))
     words = [text.get_text() for text in norms.texts]
     assert [word for word in words if word in shown] == shown
     assert [label.get_text() for label in outliers.axes[0].get_xticklabels()] == shown
-    assert specs.figure(config).layers == ()
+    encoder = Entry(encoder="deep", maps=write_maps(tmp_path / "encoder.npz", blocks=28, times=(0.0,)))
+    given = FigureInput(config, (encoder,))
+    assert choose_columns(given, given.maps()).headings[0] == "block 5"
 
 
-def test_the_epoch_is_said_once_or_beside_every_row(raw: dict[str, Any]) -> None:
+def test_the_epoch_is_said_once_or_beside_every_row(config: Config) -> None:
+    late, early, same = (Entry(row=row, epoch=epoch) for row, epoch in (("a", 800), ("b", 80), ("c", 800)))
+    given = FigureInput(config, (late, early))
+    assert (given.subtitle, given.labels) == ([config.name], ["a, epoch 800", "b, epoch 80"])
+    given = FigureInput(config, (late, same))
+    assert (given.subtitle, given.labels) == ([config.name, "epoch 800"], ["a", "c"])
+
+
+def test_the_epoch_to_draw_can_be_chosen(raw: dict[str, Any]) -> None:
     overlay = yaml.safe_load((ROOT / "profiles/reference-weights/config-overlay.yaml").read_text(encoding="utf-8"))
-    config = load({**raw, "rows": raw["rows"] | overlay["rows"]})
+    raw["rows"] |= overlay["rows"]
     late, early = overlay["rows"]
-    spec = specs.figure(config, [late, early])
-    assert (spec.note, spec.labels[late], spec.labels[early]) == ("", f"{late}, epoch 800", f"{early}, epoch 80")
-    assert (specs.figure(config, [late]).note, specs.figure(config, [early]).note) == ("epoch 800", "epoch 80")
-    same = specs.figure(config, [late, "dit-siglip2b"])
-    assert (same.note, late in same.labels) == ("epoch 800", False)
-    chosen = load({**raw, "figures": {**raw["figures"], "epoch": 80}})
-    assert specs.figure(chosen, ["dit-siglip2b"]).note == "epoch 80"
+    config = load(raw)
+    assert [config.drawn_epoch(row) for row in (late, early, "dit-siglip2b")] == [800, 80, 800]
+    assert load({**raw, "figures": {**raw["figures"], "epoch": 80}}).drawn_epoch("dit-siglip2b") == 80
 
 
 def test_colours_of_norms_mean_the_same_in_every_figure(config: Config, tmp_path: Path) -> None:
-    path = write_maps(tmp_path / "a.npz")
-    louder = TokenMaps.load(path)
+    files = {"a": write_maps(tmp_path / "a.npz"), "b": tmp_path / "b.npz"}
+    louder = TokenMaps.load(files["a"])
     louder.norms[..., 0, 0] *= 50
-    louder.save(tmp_path / "b.npz")
-    inputs = {"a": path, "b": tmp_path / "b.npz"}
+    louder.save(files["b"])
+    entries = maps_of(files)
     with style():
-        figures = [KINDS["times"](specs.figure(config), {name: file}) for name, file in inputs.items()]
-        figures.append(KINDS["norms"](specs.figure(config), inputs))
+        figures = [KINDS["times"](FigureInput(config, (entry,))) for entry in entries]
+        figures.append(KINDS["norms"](FigureInput(config, entries)))
     bars = {figure.axes[-1].get_ylim() for figure in figures}
     assert len(bars) == 1
 
 
 def test_networks_of_different_depth_are_compared_at_equal_shares_of_it(config: Config, tmp_path: Path) -> None:
-    files = {
-        "a": TokenMaps.load(write_maps(tmp_path / "a.npz", blocks=6)),
-        "b": TokenMaps.load(write_maps(tmp_path / "b.npz", blocks=3)),
-    }
-    columns = choose_columns(specs.figure(config, ["dit-siglip2b"]), files)
+    files = {name: write_maps(tmp_path / f"{name}.npz", blocks=blocks) for name, blocks in (("a", 6), ("b", 3))}
+    given = FigureInput(config, maps_of(files))
+    columns = choose_columns(given, given.maps())
     assert columns.headings == ["depth 1/3", "depth 2/3", "last block", OUTPUT]
     assert columns.layers == {"a": ["2", "4", "6", OUTPUT], "b": ["1", "2", "3", OUTPUT]}
-    assert choose_columns(specs.figure(config), {"a": files["a"]}).headings[0] == "block 1"
 
 
 def test_figures_are_reproducible(config: Config, tmp_path: Path) -> None:
-    inputs = inputs_of("norms", tmp_path)
+    given = FigureInput(config, entries_of("norms", tmp_path))
     for name in ("first", "second"):
-        draw("norms", specs.figure(config), inputs, tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
+        draw("norms", given, tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
     for kind in ("png", "svg"):
         assert (tmp_path / f"first.{kind}").read_bytes() == (tmp_path / f"second.{kind}").read_bytes()
 
@@ -270,7 +311,7 @@ def test_epoch_reaching_interpolates_in_the_logarithm() -> None:
 
 
 def test_published_curves_need_about_four_times_fewer_epochs() -> None:
-    published = Published.read()
+    published = Published()
     epoch, value = published.chart("dit-siglip2b")[-1]
     reached = epoch_reaching(published.chart("dit-siglip2b-dsr"), value)
     assert reached is not None
@@ -278,30 +319,19 @@ def test_published_curves_need_about_four_times_fewer_epochs() -> None:
 
 
 def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path) -> None:
-    inputs = inputs_of("fid", tmp_path)
-    assert read_curves(inputs) == {"dit-siglip2b": [(80, 5.9), (800, 3.9)], "dit-siglip2b-dsr": [(80, 4.6)]}
-    demo = specs.figure(config).model_copy(update={"published": False})
+    entries = entries_of("fid", tmp_path)
+    assert read_curves(entries) == {"dit-siglip2b": [(80, 5.9), (800, 3.9)], "dit-siglip2b-dsr": [(80, 4.6)]}
+    demo = FigureInput(config.model_copy(update={"published": False}), entries[-1:])
     with style(), pytest.raises(UserError, match="none of the metrics files exists"):
-        KINDS["fid"](demo, {"dit-siglip2b:80": tmp_path / "missing.json"})
+        KINDS["fid"](demo)
 
 
-def test_the_arrow_says_between_which_epochs_it_is_interpolated(config: Config, tmp_path: Path) -> None:
-    fids = {
-        "dit-siglip2b:80": 5.89,
-        "dit-siglip2b:800": 3.85,
-        "dit-siglip2b-dsr:80": 4.58,
-        "dit-siglip2b-dsr:800": 3.26,
-    }
-    inputs = {key: write_metrics(tmp_path / f"{key}.json", value) for key, value in fids.items()}
+def test_the_arrow_compares_rows_that_differ_in_registers_only(config: Config, tmp_path: Path) -> None:
+    assert registers_alone(config) == ("dit-siglip2b", "dit-siglip2b-dsr")
+    last = Entry(row="dit-siglip2b-dsr", epoch=800, metrics=write_metrics(tmp_path / "last.json", 3.26))
     with style():
-        figure = KINDS["fid"](specs.figure(config), inputs)
-    words = [text.get_text() for text in figure.findobj(Text)]
+        words = words_of(KINDS["fid"](FigureInput(config, (*entries_of("fid", tmp_path)[:-1], last))))
     assert any("(measured)" in text and "interpolated between epochs 80 and 800" in text for text in words)
-
-
-def test_the_arrow_compares_rows_that_differ_in_registers_only(config: Config) -> None:
-    spec = specs.figure(config)
-    assert (spec.baseline, spec.faster) == ("dit-siglip2b", "dit-siglip2b-dsr")
 
 
 def test_samples_are_chosen_by_class_and_not_by_looks(tmp_path: Path) -> None:
@@ -316,9 +346,10 @@ def test_samples_are_chosen_by_class_and_not_by_looks(tmp_path: Path) -> None:
 
 
 def test_figure_command(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = [f"{key}={path}" for key, path in inputs_of("outliers", tmp_path).items()]
-    arguments = ["outliers", "--spec", specs.figure(config).model_dump_json(), "--inputs", *inputs]
-    monkeypatch.setattr("sys.argv", ["figure", *arguments, "--png", str(tmp_path / "o.png")])
+    entries = entries_json(entries_of("outliers", tmp_path), "row", "epoch", "maps")
+    arguments = ["--kind", "outliers", "--config", config.model_dump_json(), "--entries", entries, "--image", "3"]
+    files = ["--png", str(tmp_path / "o.png"), "--svg", str(tmp_path / "o.svg")]
+    monkeypatch.setattr("sys.argv", ["figure", *arguments, *files])
     figure_command.main()
     assert (tmp_path / "o.png").exists()
 
@@ -355,10 +386,9 @@ def test_the_report_opens_with_the_table(raw: dict[str, Any], tmp_path: Path) ->
 # Pages
 
 
-def test_a_page_holds_the_table_and_loads_nothing(spec: specs.TableSpec, tmp_path: Path) -> None:
-    metrics = {Entry("dit-siglip2b", 80, "unguided"): write_metrics(tmp_path / "metrics.json", 5.91)}
-    published = Published.read()
-    html = page(markdown(spec, collect(spec, metrics, {}, published), published) + "\n<script>bad()</script>\n")
+def test_a_page_holds_the_table_and_loads_nothing(config: Config, tmp_path: Path) -> None:
+    given = TableInput(config, (Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "m.json", 5.91)),))
+    html = page(markdown(given, collect(given), read_fids([])) + "\n<script>bad()</script>\n")
     assert html.count("<table>") == 1
     lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in html.split("<tr>")[1:]]
     assert lines[0][:5] == ["Row", "Epochs", "Guidance", "Value", "FID"]
@@ -367,16 +397,3 @@ def test_a_page_holds_the_table_and_loads_nothing(spec: specs.TableSpec, tmp_pat
     assert "&lt;script&gt;" in html
     assert "http" not in html.partition("<body>")[0]
     assert "src=" not in html
-
-
-def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path) -> None:
-    record = tmp_path / "metrics.jsonl"
-    line = {"step": 100, "steps": 100, "images_per_second": 1024.0, "restart": 0}
-    record.write_text("".join(json.dumps(line | {"restart": restart}) + "\n" for restart in (0, 1)), encoding="utf-8")
-    wall = {"train:dit-siglip2b:80": 150.0, "statistics:siglip2-b:none": 9.0}
-    wall |= {f"sample:dit-siglip2b:80:{images}": 1800.0 for images in ("unguided-seed0", "sweep/w1.5-t0-1")}
-    wall |= {f"evaluate:dit-siglip2b:80:unguided-seed0{reference}": 360.0 for reference in ("", ":train")}
-    times = row_times(config, wall, {"dit-siglip2b": record, "dit-so400m": tmp_path / "missing.jsonl"})
-    assert set(times) == {"dit-siglip2b"}
-    assert times["dit-siglip2b"]["train"] == pytest.approx(200.0)  # two attempts of 100 s
-    assert times["dit-siglip2b"]["gpu_hours"] == pytest.approx((200 + 3600) * 8 / 3600 + 720 / 3600)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVER = multiprocessing.get_context("forkserver")
+"""Starts processes that have imported Snakemake already, which takes longer than most dry runs."""
+SERVER.set_forkserver_preload(["snakemake.cli", "snakemake_executor_plugin_slurm", "dsr.config.load", __name__])
 TINY = ("profiles/demo/config-overlay.yaml", "tests/workflow/tiny.yaml")
 
 
@@ -23,6 +28,8 @@ class Checkout:
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake; stdout and stderr together in ``stdout``."""
+        if "-n" in arguments:
+            return self._dry(arguments)
         binaries = str(Path(sys.executable).parent)
         return subprocess.run(
             [f"{binaries}/snakemake", *arguments],
@@ -34,6 +41,14 @@ class Checkout:
             timeout=1800,
             check=False,
         )
+
+    def _dry(self, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
+            process = SERVER.Process(target=run_here, args=(self.folder, log.name, arguments))
+            process.start()
+            process.join(timeout=1800)
+            assert process.exitcode is not None
+            return subprocess.CompletedProcess(arguments, process.exitcode, log.read())
 
     def tiny(self, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         """Run the tiny workflow, or parts of it."""
@@ -56,6 +71,18 @@ class Checkout:
     def planned(self, *arguments: str, overlays: tuple[str, ...] = ()) -> dict[str, int]:
         """Jobs that a dry run of the tiny workflow plans, by rule."""
         return job_counts(self.tiny(*arguments, "-n", overlays=overlays).stdout)
+
+
+def run_here(folder: Path, log: str, arguments: tuple[str, ...]) -> None:
+    """Become a Snakemake process."""
+    from snakemake.cli import main
+
+    os.chdir(folder)
+    output = os.open(log, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    sys.argv = ["snakemake", *arguments]
+    main()
 
 
 def job_counts(output: str) -> dict[str, int]:

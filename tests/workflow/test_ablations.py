@@ -50,10 +50,10 @@ def test_the_small_denoisers_count_as_many_gflops_as_the_papers() -> None:
     overlay = yaml.safe_load((ROOT / OVERLAY).read_text(encoding="utf-8"))
     for section in ("rows", "denoisers"):
         raw[section] |= overlay[section]
-    config, published = load(raw), Published.read()
+    config, published = load(raw), Published()
     for row in config.tables["scaling"].rows:
         assert denoiser_cost(config.model(row)).flops / 1e9 == pytest.approx(
-            published.constant("scaling", row, 80, "unguided", "gflops"), abs=0.05
+            published.values("scaling", row, 80, "unguided")["gflops"], abs=0.05
         )
 
 
@@ -89,7 +89,7 @@ def test_the_curve_of_fid_scores_two_rows_at_the_epochs_of_the_chart(fresh: Chec
     counts = job_counts(run.stdout)
     assert counts["train"] == counts["sample"] == counts["evaluate"] == 2 * 8
     epochs = yaml.safe_load((ROOT / overlay).read_text(encoding="utf-8"))["evaluation"]["epochs"]
-    assert epochs == sorted({*Published.read().lines("chart")["epochs"]})
+    assert epochs == sorted({*Published().lines("chart")["epochs"]})
 
 
 def test_a_decoder_that_is_there_is_used_and_not_fetched(tmp_path: Path) -> None:

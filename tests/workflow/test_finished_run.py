@@ -148,7 +148,7 @@ def test_seeds_and_references_are_in_every_format_and_in_the_time(finished: Chec
     assert abs(float(line["fid_train"]) - against_training) < 1e-3
 
     record = finished.tiny("-n", "-p", "results/demo/provenance.json", overlays=files).stdout
-    assert "evaluate:dit-siglip2b:1:unguided-seed2:train=" in record
+    assert '"evaluate/dit-siglip2b-1-unguided-seed2-train"' in record
 
 
 def test_published_weights_are_sampled_scored_and_looked_at_without_training(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dsr.config.load import load
-from dsr.data.index import check_index
+from dsr.data.images import check_index
 
 from . import local_copies
 from .conftest import Checkout, copy_checkout, job_counts

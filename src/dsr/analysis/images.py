@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,31 +10,18 @@ import torch
 
 from dsr.base.errors import UserError
 from dsr.data.images import Images
+from dsr.encoder.autoencoder import quantised
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Some images of a set, in the order asked for."""
-
-    indices: npt.NDArray[np.int64]
-    """(I,)."""
-    images: npt.NDArray[np.uint8]
-    """(I, H, W, 3)."""
-    labels: npt.NDArray[np.int64]
-    """(I,)."""
-
-
-def read_chosen(images: Images, indices: Sequence[int]) -> Chosen:
-    """Read images by index.
+def read_chosen(images: Images, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Read images by index, in the order asked for: (I, H, W, 3).
 
     Raises:
         UserError: if there are none, or one is beyond the last.
     """
-    beyond = [index for index in indices if not 0 <= index < len(images)]
-    if beyond or not indices:
+    if not indices or not all(0 <= index < len(images) for index in indices):
         raise UserError(f"figures.images {list(indices)}: give at least one index below {len(images)}")
-    chosen = np.array(indices, np.int64)
-    return Chosen(chosen, np.stack([images.read(int(index)) for index in chosen]), images.labels[chosen])
+    return np.stack([images.read(index) for index in indices])
 
 
 def to_pixels(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
@@ -44,11 +30,5 @@ def to_pixels(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tens
 
 
 def to_images(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are: clamped, then truncated."""
+    """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are."""
     return quantised(pixels).cpu().numpy()
-
-
-def quantised(pixels: torch.Tensor) -> torch.Tensor:
-    """Do the same on the pixels' device."""
-    scaled = pixels.float().clamp(0, 1) * 255
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

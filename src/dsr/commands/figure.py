@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from dsr.base.logs import command
-from dsr.commands.keyed import keyed_paths
-from dsr.report.figures.kinds import KINDS, draw
-from dsr.report.specs import FigureSpec
+from dsr.base.command import command
+from dsr.config.load import Config
+from dsr.report.entries import Entries
+from dsr.report.figures.given import FigureInput
+from dsr.report.figures.kinds import Kind, draw
 
 
 @command
-def main() -> None:
-    """Draw and write the figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=sorted(KINDS), help="what to draw")
-    parser.add_argument("--spec", required=True, help="FigureSpec as JSON")
-    parser.add_argument(
-        "--inputs",
-        nargs="+",
-        required=True,
-        metavar="ID=PATH",
-        help="files to draw, in order; the id of a metrics file is ROW:EPOCH, for averages ROW:EPOCH:DECAY",
-    )
-    parser.add_argument("--png", type=Path, help="PNG file to write")
-    parser.add_argument("--svg", type=Path, help="SVG file to write")
-    arguments = parser.parse_args()
-    spec = FigureSpec.model_validate_json(arguments.spec)
-    draw(arguments.kind, spec, keyed_paths(arguments.inputs), arguments.png, arguments.svg)
+def main(kind: Kind, config: Config, entries: Entries, png: Path, svg: Path, image: int | None = None) -> None:
+    """Draw and write the figure.
+
+    Args:
+        kind: what to draw.
+        config: the configuration.
+        entries: what it shows, in order.
+        png: PNG file to write.
+        svg: SVG file to write.
+        image: validation image whose token maps it shows; without it the first one.
+    """
+    draw(kind, FigureInput(config, entries.root, image), png, svg)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class SampleSpec(Section):
     flow: Flow
     images: Positive
     steps: int
-    precision: Literal["fp32", "tf32", "bf16", "fp8"]
+    precision: Literal["fp32", "tf32", "bf16"]
     guidance: Guidance
     seed: int
 

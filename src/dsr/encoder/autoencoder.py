@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dsr.accel.arithmetic import round_products
 from dsr.base.errors import UserError
 from dsr.base.weights import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
@@ -17,6 +16,12 @@ from dsr.encoder.families import FAMILIES
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import VitEncoder
+
+
+def quantised(pixels: torch.Tensor) -> torch.Tensor:
+    """Convert pixels (B, 3, H, W), floats, to uint8 images (B, H, W, 3) on the same device: clamped, then truncated."""
+    scaled = pixels.float().clamp(0, 1) * 255
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 class Autoencoder(nn.Module):
@@ -54,14 +59,12 @@ class Autoencoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def use_half(self) -> None:
-        """Let the encoder multiply in float16, at twice the speed of TF32 and with a mantissa of the same 10 bits.
+        """Let the encoder's matmuls take float16, at twice the speed of TF32 and with a mantissa of the same 10 bits.
 
         Sums, normalisations and residual streams stay float32. A value beyond float16's range, 65504, makes the
         latents infinite or NaN, which stops whatever uses them.
         """
-        if self.encoder is not None:
-            round_products(self.encoder, torch.float16)
-            self.in_half = True
+        self.in_half = self.encoder is not None
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,9 @@ from dsr.base.errors import UserError
 from dsr.base.randomness import uniforms
 from dsr.config.specs import StatisticsSpec
 from dsr.data.images import Images
+from dsr.data.loading import pixel_batches
 from dsr.data.order import rank_slice
 from dsr.encoder.autoencoder import Autoencoder
-from dsr.encoder.pixels import pixel_batches
 from dsr.encoder.statistics import LatentStatistics
 
 log = logging.getLogger(__name__)

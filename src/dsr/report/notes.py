@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance
-from dsr.report.specs import CHART, TableSpec
+from dsr.report.published import CHART
+from dsr.report.table import MEASURED, TableInput
 
 OFF_CHART = "FIDs read off a chart of arXiv 2605.05206, uncertain by 0.05"
 """What published values of the list CHART are."""
@@ -13,32 +15,36 @@ MARK = "†"
 """Stands at the FID of a row some of whose images are one colour all over."""
 
 
-def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
+def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
     """Return the sentences (without full stop) that say how the numbers were measured."""
-    training = sorted({row.training for row in spec.rows if row.training})
+    config = given.config
+    sampling, evaluation = config.sampling, config.evaluation
+    recipes = [config.rows[row].recipe for row in given.rows if row in config.rows]
+    training = sorted({config.recipes[recipe].precision for recipe in recipes if recipe})
     notes = [
-        f"{spec.images} images per row, classes balanced, sampling seed {spec.seed}; with fewer images FID is higher",
+        f"{sampling.images} images per row, classes balanced, sampling seed {sampling.seeds[0]}; with fewer images FID "
+        "is higher",
         "One training run a row, unless it says otherwise; another training seed moves FID more than another sampling "
         "seed",
-        f"Euler sampler with {spec.steps} grid points, which are {spec.steps - 1} network evaluations",
-        *_guidance(spec, frame),
+        f"Euler sampler with {sampling.steps} grid points, which are {sampling.steps - 1} network evaluations",
+        *_guidance(given, frame),
         "Sampled with the moving average of the weights. Its decay stands beside every row: on one and the same "
         "training run it can move FID by as much as registers do",
-        f"Arithmetic: sampling in {spec.sampling_precision}"
-        + (f", training in {', '.join(training)}" if training else ""),
-        f"ADM protocol: IS over splits of {spec.split} images, Precision and Recall with k = {spec.neighbours} and "
-        "float16 features as published tables have them (float32 values are in the CSV file)",
+        f"Arithmetic: sampling in {sampling.precision}" + (f", training in {', '.join(training)}" if training else ""),
+        f"ADM protocol: IS over splits of {evaluation.split} images, Precision and Recall with k = "
+        f"{evaluation.neighbours} and float16 features as published tables have them (float32 values are in the CSV "
+        "file)",
         "FID depends on the reference images; here: " + (_references(frame) or "none measured yet"),
         "Parameters are those with a gradient as constructed (position tables and Fourier frequencies excluded); "
         "GFLOPs are one forward pass of one image, two per multiply-add; both are counted from the models"
-        + (", and compared as rounded as they are published" if spec.published else ""),
+        + (", and compared as rounded as they are published" if config.published else ""),
+        *_constant(frame),
     ]
-    notes += _constant(frame)
-    if spec.note:
-        notes.append(spec.note.strip().rstrip("."))
-    if spec.published and spec.published_list == CHART:
+    if given.section and given.section.note:
+        notes.append(given.section.note.strip().rstrip("."))
+    if config.published and given.published_table == CHART:
         notes.append(f"Published: {OFF_CHART}")
-    elif spec.published:
+    elif config.published:
         notes.append(
             "Published: arXiv 2605.05206, most likely measured against the 50 000 validation images; the scale and "
             "interval of its guided FIDs are not published; what the paper leaves empty stays empty"
@@ -46,36 +52,36 @@ def footnotes(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def disclaimer(spec: TableSpec) -> str:
+def disclaimer(config: Config) -> str:
     """Say why measured numbers are not comparable with published ones."""
-    stand_ins = (
+    demo = (
         "This is a demo on handwritten digits, with small stand-ins for the SigLIP2 encoders, their decoder and the "
         "Inception classifier. It shows that the workflow runs and says nothing about the paper's claims. "
     )
-    return f"{stand_ins if spec.source == 'digits' else ''}No number here is comparable with a published one."
+    return f"{demo if config.data.source == 'digits' else ''}No number here is comparable with a published one."
 
 
 def describe(guidance: Guidance) -> str:
-    """Say what a guidance setting is."""
+    """Say what a guidance is."""
     low, high = guidance.interval
     return f"scale {guidance.scale:g} for t in [{low:g}, {high:g}]"
 
 
-def _guidance(spec: TableSpec, frame: pd.DataFrame) -> list[str]:
-    guided = [f"{name} has {describe(setting)}" for name, setting in spec.settings.items() if setting.scale > 1]
+def _guidance(given: TableInput, frame: pd.DataFrame) -> list[str]:
+    guided = [f"{name} has {describe(one)}" for name, one in given.guidance.items() if one and one.scale > 1]
     notes = ["; ".join(["Guidance: unguided has none", *guided])]
-    if spec.sweep is None or CHOSEN not in set(frame["setting"]):
-        return notes
-    count, sweep = len(spec.sweep.candidates), spec.sweep
-    notes.append(
-        f"Guidance chosen is, for each row, the one of {count} settings (scales "
-        f"{', '.join(f'{scale:g}' for scale in sweep.scales)}; t in "
-        f"{', '.join(f'[{low:g}, {high:g}]' for low, high in sweep.intervals)}) with the lowest FID on {sweep.images} "
-        f"images of seed {sweep.seed} against the reference of the table; other images are then drawn with it and "
-        "scored. Choosing on FID is what everybody does. It means that a guided FID is the best of several tries, of "
-        "a number that published tables rarely state, tuned to the reference and to Inception's features: compare it "
-        "with guided FIDs only, and take no small difference between two of them for a better model"
-    )
+    sweep = given.config.sampling.sweep
+    if sweep and CHOSEN in set(frame["guidance"]):
+        notes.append(
+            f"Guidance chosen is, for each row, the one of {len(sweep.candidates)} settings (scales "
+            f"{', '.join(f'{scale:g}' for scale in sweep.scales)}; t in "
+            f"{', '.join(f'[{low:g}, {high:g}]' for low, high in sweep.intervals)}) with the lowest FID on "
+            f"{sweep.images} images of seed {sweep.seed} against the reference of the table; other images are then "
+            "drawn with it and scored. Choosing on FID is what everybody does. It means that a guided FID is the best "
+            "of several tries, of a number that published tables rarely state, tuned to the reference and to "
+            "Inception's features: compare it with guided FIDs only, and take no small difference between two of them "
+            "for a better model"
+        )
     return notes
 
 
@@ -84,11 +90,11 @@ def _constant(frame: pd.DataFrame) -> list[str]:
     flagged = frame[pd.to_numeric(frame["constant_images"]) > 0]
     return [
         f"{MARK} {one.constant_images:.0f} of the {one.images:.0f} images of {one.row}, epoch {one.epoch}, "
-        f"{one.setting}, are one colour all over, which is what NaN becomes: look at them before using the numbers"
+        f"{one.guidance}, are one colour all over, which is what NaN becomes: look at them before using the numbers"
         for one in flagged.itertuples()
     ]
 
 
 def _references(frame: pd.DataFrame) -> str:
-    measured = frame[frame["status"] == "measured"]
+    measured = frame[frame["status"] == MEASURED]
     return "; ".join(sorted({f"{one.reference} ({one.reference_images:.0f} images)" for one in measured.itertuples()}))

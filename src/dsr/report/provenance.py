@@ -15,10 +15,11 @@ import pandas as pd
 import yaml
 
 from dsr.base.errors import UserError
+from dsr.base.files import read_json_lines
 from dsr.base.markup import pipe_table
+from dsr.config.base import Section
 from dsr.config.load import Config
 from dsr.config.specs import spec_hash
-from dsr.report.hours import STAGES, gpus, row_times
 
 PACKAGES = (
     "torch",
@@ -37,13 +38,47 @@ PACKAGES = (
 """Packages whose versions are recorded, where they are installed."""
 
 
-def provenance(
-    config: Config,
-    source: Path,
-    benchmarks: Mapping[str, Path],
-    environments: Sequence[Path],
-    records: Mapping[str, Path] | None = None,
-) -> dict[str, Any]:
+STAGES = ("train", "sample", "evaluate")
+"""Stages of a row whose time is summed."""
+
+
+class Timed(Section):
+    """What tells how long the jobs of a row, or of an encoder, took. Jobs are called after Snakemake's benchmarks."""
+
+    statistics: tuple[str, ...] = ()
+    """Jobs of latent statistics."""
+    train: tuple[str, ...] = ()
+    """Jobs of training."""
+    sample: tuple[str, ...] = ()
+    """Jobs of sampling: every seed, moving average and guidance, tried ones included."""
+    evaluate: tuple[str, ...] = ()
+    """Jobs of evaluation: the same against every reference."""
+    record: Path | None = None
+    """The trainer's metrics file."""
+
+
+class Times(Section):
+    """What tells how long all jobs took; a file that does not exist is left out."""
+
+    folder: Path
+    """Folder of Snakemake's benchmark files, `{job}.tsv`."""
+    jobs: dict[str, Timed]
+    """Jobs by row or encoder."""
+
+    def read(self) -> pd.DataFrame:
+        """Return the wall time of every job: columns name (of the row or encoder), stage, job, seconds."""
+        lines = [
+            [name, stage, job, _seconds(self.folder / f"{job}.tsv")]
+            for name, timed in self.jobs.items()
+            for stage, jobs in timed.model_dump(exclude={"record"}).items()
+            for job in jobs
+            if (self.folder / f"{job}.tsv").exists()
+        ]
+        frame: pd.DataFrame = pd.DataFrame(lines, columns=["name", "stage", "job", "seconds"])
+        return frame
+
+
+def provenance(config: Config, source: Path, times: Times, environments: Sequence[Path]) -> dict[str, Any]:
     """Return what is known about how the results were made.
 
     Hardware and installed packages are those of the machine and environment that run this; jobs may run elsewhere.
@@ -51,12 +86,11 @@ def provenance(
     Args:
         config: the configuration.
         source: folder of the code, inside or outside a git checkout.
-        benchmarks: Snakemake's benchmark file of every job; one that does not exist is left out.
+        times: files that tell how long jobs took.
         environments: conda environment files whose pinned versions are recorded.
-        records: the trainer's metrics file by row; one that does not exist is left out.
     """
-    wall_seconds = {job: _seconds(path) for job, path in benchmarks.items() if path.exists()}
     installed = {name: _version(name) for name in PACKAGES}
+    jobs = times.read()
     return {
         "name": config.name,
         "code": _git(source),
@@ -69,10 +103,43 @@ def provenance(
         "installed": {name: version for name, version in installed.items() if version},
         "pinned": sorted({pin for file in environments for pin in _pins(file)}),
         "hardware": _hardware(),
-        "wall_seconds": wall_seconds,
-        "row_times": row_times(config, wall_seconds, records or {}),
+        "wall_seconds": dict(zip(jobs["job"], jobs["seconds"], strict=True)),
+        "row_times": row_times(config, times, jobs),
         "gpus": {stage: gpus(config, stage) for stage in STAGES},
     }
+
+
+def row_times(config: Config, times: Times, jobs: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return seconds by stage and GPU-hours of every row of which something has run.
+
+    A job counts for all the GPUs that it holds, busy or not. Snakemake knows a job's last attempt only; the trainer's
+    record knows all of them, without their start. Training counts as the longer of the two.
+
+    Args:
+        config: the configuration; its resources say how many GPUs the jobs of a stage hold.
+        times: where the trainer's records are.
+        jobs: what :meth:`Times.read` read.
+    """
+    sums = jobs.groupby(["name", "stage"])["seconds"].sum()
+    found = {}
+    for name, row in config.rows.items():
+        seconds = {stage: float(sums.get((name, stage), 0.0)) for stage in STAGES}
+        record = times.jobs[name].record if name in times.jobs else None
+        if record is not None and record.exists() and row.recipe is not None:
+            batch = config.recipes[row.recipe].batch
+            attempts = (line["steps"] * batch / line["images_per_second"] for line in read_json_lines(record))
+            seconds["train"] = max(seconds["train"], float(sum(attempts)))
+        if any(seconds.values()):
+            hours = sum(seconds[stage] * gpus(config, stage) for stage in STAGES) / 3600
+            found[name] = {**seconds, "gpu_hours": hours}
+    return found
+
+
+def gpus(config: Config, stage: str) -> int:
+    """GPUs that a job of a stage holds, on all of its nodes."""
+    nodes = config.execution.nodes if stage == "train" else 1
+    held: int = getattr(config.resources, stage).gpus
+    return held * nodes
 
 
 def markdown(record: Mapping[str, Any]) -> str:

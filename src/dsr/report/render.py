@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from dsr.base.markup import pipe_table
 from dsr.config.sampling import CHOSEN, Guidance
 from dsr.report.notes import MARK, OFF_CHART, describe, disclaimer, footnotes
-from dsr.report.published import Published
-from dsr.report.specs import CHART, TableSpec
-from dsr.report.table import COUNTED, QUANTITIES
-from dsr.report.variants import Variant, supplements
+from dsr.report.published import CHART, COUNTED, QUANTITIES
+from dsr.report.supplements import supplements
+from dsr.report.table import MEASURED, TableInput
 
 TITLES = {
     "fid": "FID",
@@ -32,49 +32,50 @@ _FORMS = {
     "published": _PUBLISHED,
     "difference": {name: f"+{form}" for name, form in _PUBLISHED.items()},
 }
+_TTR = {"none": "no test-time register", "single": "test-time register", "recursive": "recursive test-time register"}
 
 Line = dict[str, str]
 
 
-def markdown(
-    spec: TableSpec, frame: pd.DataFrame, published: Published, fids: Mapping[Variant, float] | None = None
-) -> str:
+def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
     """Return a table as Markdown; where published values are not comparable they stand in a table of their own.
 
-    ``fids`` are those of several sampling seeds or references, if there are any.
+    Args:
+        given: what the table is made of.
+        frame: the table as :func:`dsr.report.table.collect` returns it.
+        fids: FIDs of all sampling seeds and references.
     """
-    if spec.published:
-        parts = [f"# {_title(spec)}: published and measured", *_project(spec), _pipe(_compared(frame))]
+    project = [f"{given.config.name}."] if given.section else []
+    if given.config.published:
+        parts = [f"# {_title(given)}: published and measured", *project, _pipe(_compared(frame))]
     else:
-        parts = [f"# {_title(spec)}", *_project(spec), disclaimer(spec), _pipe(_measured(frame))]
-        known = published.lines(spec.published_list)
+        parts = [f"# {_title(given)}", *project, disclaimer(given.config), _pipe(_measured(frame))]
+        known = given.published.lines(given.published_table)
         if not known.empty:
-            label = [f"{OFF_CHART}."] if spec.published_list == CHART else []
+            label = [f"{OFF_CHART}."] if given.published_table == CHART else []
             parts += ["## Published (ImageNet-256, not comparable)", *label, _pipe(_published(known))]
-    for one in supplements(spec, frame, published, fids or {}):
+    for one in supplements(given.config, frame, fids):
         parts += [f"## {one.title}", one.note, pipe_table(one.heading, one.lines, one.heading[one.words :])]
     absent = frame[frame["run"] != ""]
-    commands = [f"{one.row}, epoch {one.epoch}, {one.setting}: `{one.run}`" for one in absent.itertuples()]
+    commands = [f"{one.row}, epoch {one.epoch}, {one.guidance}: `{one.run}`" for one in absent.itertuples()]
     if commands:
         parts += ["## Not run yet", "Each of these commands runs one of them:", _bullets(commands)]
-    parts += ["## How this was measured", _bullets(f"{note}." for note in footnotes(spec, frame))]
-    parts += ["## Rows", _bullets(_rows(spec, published))]
+    parts += ["## How this was measured", _bullets(f"{note}." for note in footnotes(given, frame))]
+    parts += ["## Rows", _bullets(f"**{row}**: {_about(given, row)}." for row in given.rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def latex(
-    spec: TableSpec, frame: pd.DataFrame, published: Published, fids: Mapping[Variant, float] | None = None
-) -> str:
+def latex(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
     """Return a table in LaTeX (needs `booktabs`), without published values that are not comparable.
 
-    Seeds and references follow in tables of their own.
+    Seeds and references follow in tables of their own. The arguments are those of :func:`markdown`.
     """
-    lines = _compared(frame) if spec.published else _measured(frame)
-    notes = " ".join(f"{note}." for note in footnotes(spec, frame))
-    columns = [name for name in lines[0] if any(line[name] for line in lines)] if lines else []
+    lines = _compared(frame) if given.config.published else _measured(frame)
+    notes = " ".join(f"{note}." for note in footnotes(given, frame))
+    columns = _filled(lines)
     values = [[line[name] for name in columns] for line in lines]
-    tables = [_latex_table(f"{_title(spec)}. {notes}", columns, values, list(TITLES.values()))]
-    for one in supplements(spec, frame, published, fids or {}):
+    tables = [_latex_table(f"{_title(given)}. {notes}", columns, values, list(TITLES.values()))]
+    for one in supplements(given.config, frame, fids):
         tables.append(_latex_table(f"{one.title}. {one.note}", one.heading, one.lines, one.heading[one.words :]))
     return "\n".join(tables)
 
@@ -86,13 +87,9 @@ def _latex_table(caption: str, heading: Sequence[str], lines: Sequence[Sequence[
     return f"\\begin{{table}}\n\\caption{{{_escape(caption)}}}\n{body}\\end{{table}}\n"
 
 
-def _title(spec: TableSpec) -> str:
-    title = spec.title or spec.name
-    return title if spec.published else f"{title} (not the paper's experiment)"
-
-
-def _project(spec: TableSpec) -> list[str]:
-    return [f"{spec.name}."] if spec.title else []
+def _title(given: TableInput) -> str:
+    title = given.section.title if given.section else given.config.name
+    return title if given.config.published else f"{title} (not the paper's experiment)"
 
 
 def _compared(frame: pd.DataFrame) -> list[Line]:
@@ -115,7 +112,7 @@ def _published(known: pd.DataFrame) -> list[Line]:
 
 
 def _label(entry: pd.Series) -> Line:
-    guidance = entry["setting"]
+    guidance = entry["guidance"]
     if guidance == CHOSEN and not pd.isna(entry["guidance_scale"]):
         interval = (entry["guidance_low"], entry["guidance_high"])
         guidance += f": {describe(Guidance(scale=entry['guidance_scale'], interval=interval))}"
@@ -129,7 +126,7 @@ def _cells(entry: pd.Series, kind: str) -> Line:
     if kind == "measured":
         decay = "" if pd.isna(entry["ema_decay"]) else f"{entry['ema_decay']:g}"
         details = {"EMA decay": decay, "Reference": entry["reference"] or ""}
-        if entry["status"] != "measured":
+        if entry["status"] != MEASURED:
             cells["FID"] = entry["status"]
         elif (entry["constant_images"] or 0) > 0:
             cells["FID"] += f" {MARK}"
@@ -137,20 +134,27 @@ def _cells(entry: pd.Series, kind: str) -> Line:
 
 
 def _pipe(lines: list[Line]) -> str:
-    """Columns that hold nothing at all are left out."""
     if not lines:
         return "Nothing has been measured yet."
-    columns = [column for column in lines[0] if any(line[column] for line in lines)]
+    columns = _filled(lines)
     return pipe_table(columns, [[line[column] for column in columns] for line in lines], list(TITLES.values()))
 
 
-def _rows(spec: TableSpec, published: Published) -> list[str]:
-    """Say what every row is; one that is not configured is called what the paper calls it."""
-    lines = []
-    for row in spec.rows:
-        unknown = f"{published.label(row.published)} ({row.absent or 'not configured'})".strip()
-        lines.append(f"**{row.id}**: {row.about or unknown}.")
-    return lines
+def _filled(lines: list[Line]) -> list[str]:
+    """Columns that hold anything at all."""
+    return [column for column in (lines[0] if lines else {}) if any(line[column] for line in lines)]
+
+
+def _about(given: TableInput, name: str) -> str:
+    """Say what a row is; one that is not configured is called what the paper calls it."""
+    row = given.config.rows.get(name)
+    if row is None:
+        return f"{given.published.label(name)} ({given.absent(name) or 'not configured'})".strip()
+    origin = f"weights {row.weights.artifact}, not trained here" if row.weights else f"recipe {row.recipe}"
+    return (
+        f"{row.denoiser} on latents of {row.encoder}; {_TTR[row.ttr]}; {row.registers or 'no'} diffusion registers; "
+        f"{origin}"
+    )
 
 
 def _bullets(lines: Iterable[str]) -> str:
@@ -158,4 +162,4 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join({"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}.get(character, character) for character in text)
+    return re.sub(r"([_%&#])", r"\\\1", text)

@@ -3,173 +3,138 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
+from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance
-from dsr.report.published import METRICS, Published
-from dsr.report.specs import CHART, TableRow, TableSpec
+from dsr.config.tables import Table
+from dsr.report.entries import UNGUIDED, VALIDATION, Entry
+from dsr.report.published import CHART, COUNTED, MAIN, METRICS, QUANTITIES, Published
 
-COUNTED = {"params_millions": 0, "gflops": 1}
-"""Quantities of the model itself and the decimals that are published of them."""
-QUANTITIES = (*METRICS, *COUNTED)
-"""Quantities that have a published, a measured and a difference column."""
+KEY = ["row", "epoch", "guidance"]
+"""Columns that tell the lines of a table apart."""
 EXTRA = ("sfid", "precision_f32", "recall_f32")
 """Measured quantities without a published counterpart."""
-UNGUIDED, GUIDED = "unguided", "guided"
-NOT_RUN = "not run"
-"""Status of what has no metrics file, but can have one."""
+GUIDED = "guided"
+"""What published lists call every guidance."""
+MEASURED, NOT_RUN = "measured", "not run"
+"""Status of what has a metrics file, and of what has none but can have one."""
 
 
-class Entry(NamedTuple):
-    """What one metrics file is about."""
+@dataclass(frozen=True)
+class TableInput:
+    """What a table is made of."""
 
-    row: str
-    epoch: int
-    setting: str
+    config: Config
+    entries: tuple[Entry, ...]
+    """What is measured, or can be."""
+    name: str = ""
+    """Id of one of the configuration's `tables`; empty for Table 1, which has the rows of the entries."""
+    published: Published = field(default_factory=Published)
 
-    @classmethod
-    def parse(cls, text: str) -> Entry:
-        """Parse 'row:epoch' (unguided) or 'row:epoch:setting'.
+    @property
+    def section(self) -> Table | None:
+        """The table's section of the configuration; None for Table 1."""
+        return self.config.tables[self.name] if self.name else None
 
-        Raises:
-            UserError: if it is neither.
-        """
-        row, epoch, setting = [*text.split(":"), UNGUIDED][:3] if text.count(":") in (1, 2) else ("", "", "")
-        if not (row and setting and epoch.isdigit()):
-            raise UserError(f"'{text}' is not row:epoch or row:epoch:setting")
-        return cls(row, int(epoch), setting)
+    @property
+    def published_table(self) -> str:
+        """Name of the published list that it reproduces."""
+        if self.section is None:
+            return MAIN
+        return CHART if self.section.chart else self.name
+
+    @property
+    def rows(self) -> list[str]:
+        """Rows in order, configured or not."""
+        return list(self.section.rows if self.section else dict.fromkeys(one.row for one in self.entries))
+
+    @property
+    def guidance(self) -> dict[str, Guidance | None]:
+        """What is shown, by name; None is what a sweep chooses."""
+        named, sweep = self.config.sampling.guidance, self.config.sampling.sweep
+        if self.section:
+            return {UNGUIDED: named[UNGUIDED]}
+        return {**named, **({CHOSEN: None} if sweep else {})}
+
+    @cached_property
+    def measured(self) -> dict[tuple[str, int, str], Entry]:
+        """Entry of every line that has one: those of the first sampling seed and reference."""
+        seed = self.config.sampling.seeds[0]
+        shown = (one for one in self.entries if one.seed == seed and one.reference == VALIDATION)
+        return {(one.row, one.epoch, one.guidance): one for one in shown}
+
+    def epochs(self, row: str) -> list[int]:
+        """Epochs of a row; weights that were fetched have one."""
+        epochs = {one.epoch for one in self.entries}
+        if self.section and self.section.epochs:
+            epochs = {*self.section.epochs}
+        elif self.section and self.config.published:
+            epochs |= self.published.epochs(self.published_table, map(self.published_row, self.rows))
+        known = self.config.rows.get(row)
+        return sorted(epochs & {known.weights.epoch} if known and known.weights else epochs)
+
+    def published_row(self, row: str) -> str:
+        """Row of the published lists whose numbers stand beside those of ``row``."""
+        known = self.config.rows.get(row)
+        return (known.compare_with if known else None) or row
+
+    def published_values(self, row: str, epoch: int, guidance: str) -> dict[str, float | None]:
+        """Published values by quantity, if they are comparable."""
+        if not self.config.published:
+            return dict.fromkeys(QUANTITIES)
+        setting = self.guidance[guidance]
+        kind = GUIDED if setting is None or setting.scale > 1 else UNGUIDED
+        return self.published.values(self.published_table, self.published_row(row), epoch, kind)
+
+    def absent(self, row: str) -> str:
+        """Say why a row that is not configured has no numbers and cannot be run; empty if it can."""
+        if row in self.config.rows or any(one.row == row for one in self.entries):
+            return ""
+        return "not part of the demo" if self.config.data.source == "digits" else "not reproduced"
 
 
-def collect(
-    spec: TableSpec,
-    metrics: Mapping[Entry, Path],
-    costs: Mapping[str, Path],
-    published: Published,
-    chosen: Mapping[Entry, Path] | None = None,
-) -> pd.DataFrame:
-    """Return one line per row, epoch and guidance setting with a metrics path or a comparable published value.
+def collect(given: TableInput) -> pd.DataFrame:
+    """Return one line per row, epoch and guidance with an entry or a comparable published value.
 
     A metrics file that does not exist leaves the measured cells empty, with status NOT_RUN and the command that makes
-    it, or with the reason why there is none. Costs, and guidance settings chosen by a sweep, are read where they exist.
+    it, or with the reason why there is none. Costs, and the guidance that sweeps chose, are read where they exist.
 
     Raises:
-        UserError: if a path belongs to no row, epoch or setting of the table, or a metrics file lacks a key.
+        UserError: if a metrics file lacks a key.
     """
-    _check_known(spec, metrics)
-    settings = {**spec.settings, **({CHOSEN: None} if spec.sweep else {})}
-    epochs, lines = set(spec.epochs), []
-    if spec.published and spec.published_epochs:
-        epochs |= set(published.epochs(spec.published_list, [row.published for row in spec.rows]))
-    for row in spec.rows:
-        cost = read_json(costs[row.id]) if row.id in costs and costs[row.id].exists() else {}
-        for epoch in sorted(epochs & set(row.epochs) if row.epochs else epochs):
-            for setting, guidance in settings.items():
-                entry = Entry(row.id, epoch, setting)
-                known = _published(spec, row, epoch, guidance, published)
-                comparable = any(known[name] is not None for name in METRICS)
-                if not (spec.every or entry in metrics or comparable):
-                    continue
-                path = (chosen or {}).get(entry)
-                found = Guidance.model_validate_json(path.read_text()) if path and path.exists() else guidance
-                lines.append(_line(spec, row, entry, metrics.get(entry), cost, known, found))
+    lines = []
+    for row in given.rows:
+        for epoch in given.epochs(row):
+            for guidance in given.guidance:
+                known = given.published_values(row, epoch, guidance)
+                compared = any(known[name] is not None for name in METRICS)
+                every = given.section is not None and given.section.epochs is not None
+                if every or compared or (row, epoch, guidance) in given.measured:
+                    lines.append(_line(given, row, epoch, guidance, known))
     frame: pd.DataFrame = pd.DataFrame(lines, columns=_columns())
+    for name in QUANTITIES:
+        published, measured = (pd.to_numeric(frame[f"{kind}_{name}"]) for kind in ("published", "measured"))
+        difference = measured - published
+        if name in COUNTED:  # published rounded, hence compared so
+            difference = (measured.round(COUNTED[name]) - published).round(COUNTED[name])
+        frame[f"difference_{name}"] = difference
     return frame
 
 
-def _published(
-    spec: TableSpec, row: TableRow, epoch: int, guidance: Guidance | None, published: Published
-) -> dict[str, float | None]:
-    """Look up published values by quantity, if they are comparable; without ``guidance`` it is what a sweep chooses."""
-    if not spec.published:
-        return dict.fromkeys(QUANTITIES)
-    setting = GUIDED if guidance is None or guidance.scale > 1 else UNGUIDED
-    chart = spec.published_list == CHART
-    known = {name: published.value(row.published, epoch, setting, name, chart=chart) for name in METRICS}
-    line = (spec.published_list, row.published, epoch, setting)
-    return known | {name: published.constant(*line, name) for name in COUNTED}
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Read a metrics file.
 
-
-def _line(
-    spec: TableSpec,
-    row: TableRow,
-    entry: Entry,
-    path: Path | None,
-    cost: Mapping[str, Any],
-    published: Mapping[str, float | None],
-    guidance: Guidance | None,
-) -> dict[str, Any]:
-    exists = path is not None and path.exists()
-    found = _read_metrics(path) if path is not None and exists else {}
-    measured = {**{name: found.get(name) for name in (*METRICS, *EXTRA)}, **_cost_values(cost)}
-    line: dict[str, Any] = {**entry._asdict(), "status": "measured" if exists else row.absent or NOT_RUN}
-    line["run"] = spec.commands.get(":".join(map(str, entry)), "") if line["status"] == NOT_RUN else ""
-    compared = any(published[name] is not None for name in METRICS)
-    line["published_from"] = ("chart" if spec.published_list == CHART else "tables") if compared else None
-    for name in QUANTITIES:
-        line[f"published_{name}"] = published[name]
-        line[f"measured_{name}"] = measured.get(name)
-        line[f"difference_{name}"] = _difference(measured.get(name), published[name], COUNTED.get(name))
-    for name in EXTRA:
-        line[f"measured_{name}"] = measured[name]
-    reference = found.get("reference", {})
-    line["ema_decay"] = row.ema
-    if guidance is not None:
-        line["guidance_scale"], (line["guidance_low"], line["guidance_high"]) = guidance.scale, guidance.interval
-    line["images"] = found.get("images")
-    line["reference"], line["reference_images"] = _plain(reference.get("name")), reference.get("images")
-    samples = found.get("samples", {})
-    line["constant_images"], line["samples_sha256"] = samples.get("constant_images"), samples.get("sha256")
-    return line
-
-
-def _plain(name: str | None) -> str | None:
-    """Name of a reference without what its file's name says besides."""
-    return name.removeprefix("reference-") if name else None
-
-
-def _columns() -> list[str]:
-    compared = [f"{kind}_{name}" for name in QUANTITIES for kind in ("published", "measured", "difference")]
-    details = [
-        "ema_decay",
-        "guidance_scale",
-        "guidance_low",
-        "guidance_high",
-        "images",
-        "reference",
-        "reference_images",
-        "constant_images",
-        "samples_sha256",
-    ]
-    return [
-        *Entry._fields,
-        "status",
-        "run",
-        "published_from",
-        *compared,
-        *(f"measured_{name}" for name in EXTRA),
-        *details,
-    ]
-
-
-def _cost_values(cost: Mapping[str, Any]) -> dict[str, float]:
-    if not cost:
-        return {}
-    return {"params_millions": cost["trainable"] / 1e6, "gflops": cost["flops"] / 1e9}
-
-
-def _difference(measured: float | None, published: float | None, decimals: int | None) -> float | None:
-    """Measured minus published; of a count that is published rounded, the difference of the rounded ones."""
-    if measured is None or published is None:
-        return None
-    return measured - published if decimals is None else round(round(measured, decimals) - published, decimals)
-
-
-def _read_metrics(path: Path) -> dict[str, Any]:
+    Raises:
+        UserError: if it lacks one of METRICS.
+    """
     found: dict[str, Any] = read_json(path)
     missing = [name for name in METRICS if name not in found]
     if missing:
@@ -177,13 +142,56 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check_known(spec: TableSpec, metrics: Mapping[Entry, Path]) -> None:
-    rows = [row.id for row in spec.rows]
-    for entry in metrics:
-        for value, known, kind in (
-            (entry.row, rows, "row"),
-            (entry.epoch, spec.epochs, "epoch"),
-            (entry.setting, [*spec.settings, *([CHOSEN] if spec.sweep else [])], "guidance setting"),
-        ):
-            if value not in known:
-                raise UserError(f"{kind} '{value}' is not in the table; it has {', '.join(map(str, known))}")
+def _line(
+    given: TableInput, row: str, epoch: int, guidance: str, published: Mapping[str, float | None]
+) -> dict[str, Any]:
+    entry = given.measured.get((row, epoch, guidance), Entry())
+    exists = entry.metrics is not None and entry.metrics.exists()
+    found = read_metrics(entry.metrics) if entry.metrics and exists else {}
+    status = MEASURED if exists else given.absent(row) or NOT_RUN
+    compared = any(published[name] is not None for name in METRICS)
+    reference, samples = found.get("reference", {}), found.get("samples", {})
+    chosen = _existing(entry.chosen)
+    setting = Guidance.model_validate_json(chosen.read_text()) if chosen else given.guidance[guidance]
+    low, high = setting.interval if setting else (None, None)
+    measured = {name: found.get(name) for name in (*METRICS, *EXTRA)} | _counted(given, row)
+    return {
+        "row": row,
+        "epoch": epoch,
+        "guidance": guidance,
+        "status": status,
+        "run": entry.run if status == NOT_RUN else "",
+        "published_from": ("chart" if given.published_table == CHART else "tables") if compared else None,
+        **{f"published_{name}": value for name, value in published.items()},
+        **{f"measured_{name}": value for name, value in measured.items()},
+        "ema_decay": given.config.averages(row)[0] if row in given.config.rows else None,
+        "guidance_scale": setting.scale if setting else None,
+        "guidance_low": low,
+        "guidance_high": high,
+        "images": found.get("images"),
+        # A reference is called after its file.
+        "reference": (reference.get("name") or "").removeprefix("reference-") or None,
+        "reference_images": reference.get("images"),
+        "constant_images": samples.get("constant_images"),
+        "samples_sha256": samples.get("sha256"),
+    }
+
+
+def _columns() -> list[str]:
+    compared = [f"{kind}_{name}" for name in QUANTITIES for kind in ("published", "measured", "difference")]
+    details = ["ema_decay", "guidance_scale", "guidance_low", "guidance_high", "images", "reference"]
+    details += ["reference_images", "constant_images", "samples_sha256"]
+    return [*KEY, "status", "run", "published_from", *compared, *(f"measured_{name}" for name in EXTRA), *details]
+
+
+def _counted(given: TableInput, row: str) -> dict[str, float]:
+    """What is counted of a row's denoiser."""
+    cost = next((path for one in given.entries if one.row == row if (path := _existing(one.cost))), None)
+    if cost is None:
+        return {}
+    counted = read_json(cost)
+    return {"params_millions": counted["trainable"] / 1e6, "gflops": counted["flops"] / 1e9}
+
+
+def _existing(path: Path | None) -> Path | None:
+    return path if path is not None and path.exists() else None

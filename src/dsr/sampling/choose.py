@@ -1,46 +1,36 @@
-"""The choice of a guidance setting: the lowest FID of those that a sweep tried."""
+"""The choice of a guidance: the lowest FID of those that a sweep tried."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
-from dsr.config.sampling import Guidance, Sweep
+from dsr.config.sampling import Sweep
 
 
-class Attempt(NamedTuple):
-    """One setting and how its images scored."""
+def tried(sweep: Sweep, metrics: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return what a sweep tried and its scores by FID, the lowest first; of equal ones the weaker guidance.
 
-    name: str
-    guidance: Guidance
-    fid: float
-    inception_score: float
-    images: int
-
-    def setting(self) -> dict[str, Any]:
-        """Scale and interval, as a file says them."""
-        return self.guidance.model_dump(mode="json")
-
-
-def tried(sweep: Sweep, metrics: Mapping[str, Path]) -> list[Attempt]:
-    """Return the settings of a sweep by FID, the lowest first; of equal ones the weaker guidance.
+    Args:
+        sweep: the search.
+        metrics: the metrics file of each of its candidates, in their order.
 
     Raises:
-        UserError: if a setting has no metrics, or was scored on another number of images.
+        UserError: if there are not as many files, or one is of another number of images.
     """
-    missing = [name for name in sweep.candidates if name not in metrics]
-    if missing:
-        raise UserError(f"no metrics of {', '.join(missing)}: every setting of the sweep is needed to choose one")
+    if len(metrics) != len(sweep.candidates):
+        raise UserError(f"{len(metrics)} metrics files of {len(sweep.candidates)} candidates: all are needed to choose")
     attempts = []
-    for name, guidance in sweep.candidates.items():
-        found = read_json(metrics[name])
+    for (name, guidance), path in zip(sweep.candidates.items(), metrics, strict=True):
+        found = read_json(path)
         if found["images"] != sweep.images:
             raise UserError(
-                f"{metrics[name]}: {found['images']} images, expected sweep.images ({sweep.images}); FIDs of different"
+                f"{path}: {found['images']} images, expected sweep.images ({sweep.images}); FIDs of different"
                 " numbers of images must not be compared: sample and evaluate it again"
             )
-        attempts.append(Attempt(name, guidance, found["fid"], found["inception_score"], found["images"]))
-    return sorted(attempts, key=lambda attempt: (attempt.fid, attempt.guidance.scale))
+        scores = {key: found[key] for key in ("fid", "inception_score", "images")}
+        attempts.append({"name": name, "guidance": guidance.model_dump(mode="json"), **scores})
+    return sorted(attempts, key=lambda attempt: (attempt["fid"], attempt["guidance"]["scale"]))

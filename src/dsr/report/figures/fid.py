@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,60 +14,64 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
-from dsr.report.figures.choose import label_of, subtitle_parts
-from dsr.report.figures.style import BODY, FRAME, INK, MUTED, SMALL, heading, heading_height, series_colour, text_width
+from dsr.config.load import Config
+from dsr.report.entries import Entry
+from dsr.report.figures.given import FigureInput
+from dsr.report.figures.style import BODY, INK, MUTED, SMALL, plot_axes, series_colour
 from dsr.report.published import Published
-from dsr.report.specs import FigureSpec
-from dsr.report.table import UNGUIDED, Entry
 
 Curve = Sequence[tuple[int, float]]
 """(epoch, FID) points, by epoch."""
 
-_PLOT, _LEFT, _BOTTOM, _HANDLE = (3.9, 3.6), 0.62, 0.5, 0.65
-"""Inches: width and height of the plot, room for axis labels, and for the legend besides its words."""
 
-
-def fid(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
-    """Draw FID against epochs from metrics files keyed 'row:epoch'; one that does not exist yet is left out.
+def fid(given: FigureInput) -> Figure:
+    """Draw FID against epochs; metrics files that do not exist yet are left out.
 
     Raises:
         UserError: if there is nothing to draw.
     """
-    measured = read_curves(inputs)
-    known = {name: spec.published_rows.get(name, name) for name in measured} if spec.published else {}
-    published = {name: Published.read().chart(row) for name, row in known.items()}
-    published = {name: curve for name, curve in published.items() if curve}
+    config, measured, published = given.config, read_curves(given.entries), {}
+    if config.published:
+        lists = Published()
+        curves = {name: lists.chart(config.rows[name].compare_with or name) for name in measured}
+        published = {name: curve for name, curve in curves.items() if curve}
     points = [point for curve in [*measured.values(), *published.values()] for point in curve]
     if not points:
         raise UserError("FID against epochs: none of the metrics files exists yet; evaluate at least one row")
-    parts = [*subtitle_parts(spec), "unguided"]
-    subtitle = " · ".join([*parts, *(["published points: read off the paper's chart, ±0.05"] if published else [])])
-    width = _LEFT + _PLOT[0] + _HANDLE + text_width([label_of(spec, name) for name in measured] + ["published"], SMALL)
-    height = heading_height(subtitle, width) + _PLOT[1] + _BOTTOM
-    figure = Figure(figsize=(width, height))
-    heading(figure, "FID against training epochs", subtitle)
-    axes = figure.add_axes((_LEFT / width, _BOTTOM / height, _PLOT[0] / width, _PLOT[1] / height))
+    off_chart = ["published points: read off the paper's chart, ±0.05"] if published else []
+    subtitle = " · ".join([config.name, "unguided", *off_chart])
+    figure, axes = plot_axes((3.9, 3.6), "FID against training epochs", subtitle, [*measured, "published"])
     for number, name in enumerate(measured):
         colour = series_colour(number)
         axes.plot(*_columns(published.get(name, [])), "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
         axes.plot(*_columns(measured[name]), "o-", color=colour, lw=1.8, ms=5.5)
     _scales(axes, points)
-    _legend(axes, spec, measured, published)
-    for curves, kind in ((measured, "measured"), (published, "published")):
-        if _arrow(axes, curves.get(spec.baseline, []), curves.get(spec.faster, []), kind):
+    _legend(axes, measured, published)
+    baseline, faster = registers_alone(config)
+    for found, kind in ((measured, "measured"), (published, "published")):
+        if _arrow(axes, found.get(baseline, []), found.get(faster, []), kind):
             break
     return figure
 
 
-def read_curves(inputs: Mapping[str, Path]) -> dict[str, list[tuple[int, float]]]:
-    """Read the unguided points of every row; a row without any has an empty curve."""
+def read_curves(entries: Iterable[Entry]) -> dict[str, list[tuple[int, float]]]:
+    """Read the points of every row; a row without any has an empty curve."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for key, path in inputs.items():
-        entry = Entry.parse(key)
-        curve = curves.setdefault(entry.row, [])
-        if entry.setting == UNGUIDED and path.exists():
-            curve.append((entry.epoch, float(read_json(path)["fid"])))
+    for one in entries:
+        curve = curves.setdefault(one.row, [])
+        if one.metrics is not None and one.metrics.exists():
+            curve.append((one.epoch, float(read_json(one.metrics)["fid"])))
     return {row: sorted(curve) for row, curve in curves.items()}
+
+
+def registers_alone(config: Config) -> tuple[str, str]:
+    """Return the first row with both kinds of registers, after the row that differs in nothing else; else nothing."""
+    for faster, row in config.rows.items():
+        for baseline, other in config.rows.items():
+            same = (row.encoder, row.denoiser, row.recipe) == (other.encoder, other.denoiser, other.recipe)
+            if same and row.ttr != "none" and row.registers and other.ttr == "none" and not other.registers:
+                return baseline, faster
+    return "", ""
 
 
 class Reached(NamedTuple):
@@ -131,8 +134,6 @@ def _scales(axes: Axes, points: Curve) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(_apart(epochs)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.grid(color=FRAME, linewidth=0.5, alpha=0.6)
-    axes.set_axisbelow(True)
     axes.set_xlabel("epochs (log scale)", fontsize=BODY)
     axes.set_ylabel("FID", fontsize=BODY)
 
@@ -147,10 +148,10 @@ def _apart(epochs: Sequence[int]) -> list[int]:
     return [*kept, *epochs[1:][-1:]]
 
 
-def _legend(axes: Axes, spec: FigureSpec, measured: Mapping[str, Curve], published: Mapping[str, Curve]) -> None:
+def _legend(axes: Axes, measured: Mapping[str, Curve], published: Mapping[str, Curve]) -> None:
     """Name the rows that have points and, where both are drawn, what is measured and what is published."""
     lines = [
-        Line2D([], [], color=series_colour(number), lw=1.8, label=label_of(spec, name))
+        Line2D([], [], color=series_colour(number), lw=1.8, label=name)
         for number, name in enumerate(measured)
         if measured[name] or published.get(name)
     ]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.figure import Figure
 
 from dsr.report.figures.averages import averages
 from dsr.report.figures.fid import fid
+from dsr.report.figures.given import FigureInput
 from dsr.report.figures.maps import attention, components, norms, times
 from dsr.report.figures.outliers import outliers
 from dsr.report.figures.samples import samples
 from dsr.report.figures.style import save, style
-from dsr.report.specs import FigureSpec
 
-KINDS: Mapping[str, Callable[[FigureSpec, Mapping[str, Path]], Figure]] = {
+Kind = Literal["norms", "times", "components", "attention", "outliers", "samples", "fid", "averages"]
+
+KINDS: Mapping[Kind, Callable[[FigureInput], Figure]] = {
     "norms": norms,
     "times": times,
     "components": components,
@@ -25,10 +28,10 @@ KINDS: Mapping[str, Callable[[FigureSpec, Mapping[str, Path]], Figure]] = {
     "fid": fid,
     "averages": averages,
 }
-"""Each draws from input files by id: maps files, but for samples (samples files), fid and averages (metrics files)."""
+"""Each draws the maps of the entries, but for `samples` (their samples), `fid` and `averages` (their metrics)."""
 
 
-def draw(kind: str, spec: FigureSpec, inputs: Mapping[str, Path], png: Path | None, svg: Path | None) -> None:
-    """Draw one figure and write it in the formats asked for."""
+def draw(kind: Kind, given: FigureInput, png: Path, svg: Path) -> None:
+    """Draw one figure and write it as PNG and as SVG."""
     with style():
-        save(KINDS[kind](spec, inputs), png, svg)
+        save(KINDS[kind](given), png, svg)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +12,8 @@ from matplotlib.figure import Figure
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.analysis.outliers import outlier_ratio, relative_norms
-from dsr.report.figures.choose import (
-    choose_columns,
-    image_position,
-    is_denoiser,
-    label_of,
-    subject_of,
-    subtitle_parts,
-    time_position,
-)
+from dsr.report.figures.given import FigureInput, Files, choose_columns, is_denoiser, subject_of
 from dsr.report.figures.panels import Map, MapRow, Scale, draw_maps
-from dsr.report.specs import FigureSpec
 
 _NORMS = (0.25, 8.0)
 """Range of the colours of norms, as multiples of the median."""
@@ -32,58 +22,58 @@ Quantity = Callable[[TokenMaps, int, int, int], tuple[Map, str]]
 """Map and note of (file, image, time, layer) positions."""
 
 
-def norms(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+def norms(given: FigureInput) -> Figure:
     """Compare token norms of several files at one t."""
-    rows, columns, files = _compare(spec, inputs, _norm(spec))
+    rows, columns, files = _compare(given, _norm(given))
     return draw_maps(
         rows,
         columns,
-        _norm_scale(spec),
+        _norm_scale(given),
         title="Token norms" + _where(files),
-        subtitle=_subtitle(spec, files, _norm_text(spec)),
+        subtitle=_subtitle(given, files, _norm_text(given)),
         **_heads(files),
     )
 
 
-def times(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+def times(given: FigureInput) -> Figure:
     """Show token norms at every t, of one file or of several."""
-    files = {name: TokenMaps.load(path) for name, path in inputs.items()}
-    columns = choose_columns(spec, files)
+    files = given.maps()
+    columns = choose_columns(given, files)
     rows = []
     for name, file in files.items():
-        label = "" if len(files) == 1 else f"{label_of(spec, name)}, "
+        label = "" if len(files) == 1 else f"{name}, "
         for position, time in enumerate(file.times):
-            shown = _Shown(file, image_position(spec, file), position, columns.layers[name], not columns.same)
-            rows.append(_row(shown, f"{label}t = {time:g}", _norm(spec)))
-    owner = f" of {label_of(spec, next(iter(files)))}" if len(files) == 1 else ""
+            shown = _Shown(file, given.image_position(file), position, columns.layers[name], not columns.same)
+            rows.append(_row(shown, f"{label}t = {time:g}", _norm(given)))
+    owner = f" of {next(iter(files))}" if len(files) == 1 else ""
     return draw_maps(
         rows,
         columns.headings,
-        _norm_scale(spec),
+        _norm_scale(given),
         title=f"Token norms{owner} across noise levels",
-        subtitle=_subtitle(spec, files, f"t = 1 is noise; {_norm_text(spec)}", timed=False),
+        subtitle=_subtitle(given, files, f"t = 1 is noise; {_norm_text(given)}", timed=False),
         **_heads(files),
     )
 
 
-def components(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+def components(given: FigureInput) -> Figure:
     """Compare the first principal component of several files at one t."""
 
     def component(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map, str]:
         return file.components[image, time, layer], f"{file.explained[image, time, layer]:.0%} of variance"
 
-    rows, columns, files = _compare(spec, inputs, component)
+    rows, columns, files = _compare(given, component)
     return draw_maps(
         rows,
         columns,
         Scale("projection (each map on its own scale)"),
         title="First principal component of the tokens" + _where(files),
-        subtitle=_subtitle(spec, files, "signed so that the largest value is positive"),
+        subtitle=_subtitle(given, files, "signed so that the largest value is positive"),
         **_heads(files),
     )
 
 
-def attention(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+def attention(given: FigureInput) -> Figure:
     """Compare the attention that every token receives, at one t."""
 
     def received(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map, str]:
@@ -92,7 +82,7 @@ def attention(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         relative = shares * (shares.size + count)
         return relative, f"max {relative.max():.1f}×" + (f"\nregisters {registers:.0%}" if count else "")
 
-    rows, columns, files = _compare(spec, inputs, received, output=False)
+    rows, columns, files = _compare(given, received, output=False)
     values = _values(rows)
     low, high = max(values.min(), 0.05, values.max() / 1000), max(values.max(), 2.0)
     return draw_maps(
@@ -101,7 +91,7 @@ def attention(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
         Scale("attention received (1 = equal shares)", LogNorm(low, high, clip=True), _ticks(low, high)),
         title="Attention received" + _where(files),
         subtitle=_subtitle(
-            spec,
+            given,
             files,
             "mean over heads and queries; below each map the largest value and what all registers receive together",
         ),
@@ -122,16 +112,16 @@ class _Shown:
 
 
 def _compare(
-    spec: FigureSpec, inputs: Mapping[str, Path], quantity: Quantity, output: bool = True
+    given: FigureInput, quantity: Quantity, output: bool = True
 ) -> tuple[list[MapRow], list[str], dict[str, TokenMaps]]:
-    files = {name: TokenMaps.load(path) for name, path in inputs.items()}
-    columns = choose_columns(spec, files)
+    files = given.maps()
+    columns = choose_columns(given, files)
     kept = [place for place, heading in enumerate(columns.headings) if output or heading != OUTPUT]
     rows = []
     for name, file in files.items():
         layers = [columns.layers[name][place] for place in kept]
-        shown = _Shown(file, image_position(spec, file), time_position(spec, file), layers, not columns.same)
-        rows.append(_row(shown, label_of(spec, name), quantity))
+        shown = _Shown(file, given.image_position(file), given.time_position(file), layers, not columns.same)
+        rows.append(_row(shown, name, quantity))
     return rows, [columns.headings[place] for place in kept], files
 
 
@@ -152,27 +142,36 @@ def _row(shown: _Shown, label: str, quantity: Quantity) -> MapRow:
     )
 
 
-def _norm(spec: FigureSpec) -> Quantity:
+def _norm(given: FigureInput) -> Quantity:
     def relative(file: TokenMaps, image: int, time: int, layer: int) -> tuple[Map, str]:
         values = file.norms[image, time, layer]
         multiples = relative_norms(values)
-        return multiples, f"max {multiples.max():.1f}×, {outlier_ratio(values, spec.multiple):.1%}"
+        return (
+            multiples,
+            f"max {multiples.max():.1f}×, {outlier_ratio(values, given.config.figures.outlier_multiple):.1%}",
+        )
 
     return relative
 
 
-def _norm_text(spec: FigureSpec) -> str:
+def _norm_text(given: FigureInput) -> str:
     return (
         "norm as a multiple of the map's median; below each map its largest value and the share of outliers "
-        f"(above {spec.multiple:g}×)"
+        f"(above {given.config.figures.outlier_multiple:g}×)"
     )
 
 
-def _norm_scale(spec: FigureSpec) -> Scale:
+def _norm_scale(given: FigureInput) -> Scale:
     """The same in all figures, so that colours can be compared between them."""
     low, high = _NORMS
-    norm = LogNorm(low, max(high, spec.multiple), clip=True)
-    return Scale("norm / median", norm, (low, 0.5, 1, 2, 4, high), mark=(spec.multiple, "outlier"), extend="both")
+    norm = LogNorm(low, max(high, given.config.figures.outlier_multiple), clip=True)
+    return Scale(
+        "norm / median",
+        norm,
+        (low, 0.5, 1, 2, 4, high),
+        mark=(given.config.figures.outlier_multiple, "outlier"),
+        extend="both",
+    )
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -186,18 +185,18 @@ def _values(rows: Sequence[MapRow]) -> npt.NDArray[np.float64]:
     return np.asarray(values[np.isfinite(values)], np.float64)
 
 
-def _where(files: Mapping[str, TokenMaps]) -> str:
+def _where(files: Files) -> str:
     return f" in {subject_of(next(iter(files.values())))}"
 
 
-def _heads(files: Mapping[str, TokenMaps]) -> dict[str, str]:
+def _heads(files: Files) -> dict[str, str]:
     name = "prediction" if is_denoiser(next(iter(files.values()))) else "decoded"
     return {"before": "image", "after": name if any(file.decoded.size for file in files.values()) else ""}
 
 
-def _subtitle(spec: FigureSpec, files: Mapping[str, TokenMaps], text: str, timed: bool = True) -> str:
+def _subtitle(given: FigureInput, files: Files, text: str, timed: bool = True) -> str:
     first = next(iter(files.values()))
-    parts = [*subtitle_parts(spec), f"validation image {first.indices[image_position(spec, first)]}"]
+    parts = [*given.subtitle, f"validation image {first.indices[given.image_position(first)]}"]
     if timed and is_denoiser(first):
-        parts.append(f"t = {first.times[time_position(spec, first)]:g}")
+        parts.append(f"t = {first.times[given.time_position(first)]:g}")
     return " · ".join([*parts, text])

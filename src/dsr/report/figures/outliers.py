@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import Normalize
@@ -12,32 +9,25 @@ from matplotlib.figure import Figure
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.analysis.outliers import outlier_ratio
-from dsr.report.figures.choose import (
-    choose_columns,
-    is_denoiser,
-    label_of,
-    subject_of,
-    subtitle_parts,
-    time_position,
-)
+from dsr.report.figures.given import FigureInput, choose_columns, is_denoiser, subject_of
 from dsr.report.figures.style import BODY, EDGE, MAP, SMALL, heading, heading_height, text_width
-from dsr.report.specs import FigureSpec
 
 _WIDTH, _HEIGHT, _HEADER = 0.78, 0.44, 0.28
 """Inches: a cell, and the room for column headings."""
 
 
-def outliers(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
+def outliers(given: FigureInput) -> Figure:
     """Draw the share of outlier tokens of every file (rows) after every chosen layer (columns), over all images."""
-    files = {name: TokenMaps.load(path) for name, path in inputs.items()}
-    columns = choose_columns(spec, files)
-    ratios = np.array([[_ratio(spec, files[name], layer) for layer in columns.layers[name]] for name in files])
-    labels = [label_of(spec, name) for name in files]
+    files = given.maps()
+    columns = choose_columns(given, files)
+    ratios = np.array([[_ratio(given, files[name], layer) for layer in columns.layers[name]] for name in files])
+    labels = list(files)
     first = next(iter(files.values()))
-    parts = [*subtitle_parts(spec), f"{len(first.indices)} validation image{'s' if len(first.indices) > 1 else ''}"]
+    parts = [*given.subtitle, f"{len(first.indices)} validation image{'s' if len(first.indices) > 1 else ''}"]
     if is_denoiser(first):
-        parts.append(f"t = {first.times[time_position(spec, first)]:g}")
-    subtitle = " · ".join([*parts, f"share of tokens whose norm exceeds {spec.multiple:g}× the median of their map"])
+        parts.append(f"t = {first.times[given.time_position(first)]:g}")
+    multiple = given.config.figures.outlier_multiple
+    subtitle = " · ".join([*parts, f"share of tokens whose norm exceeds {multiple:g}× the median of their map"])
     left = EDGE + text_width(labels, BODY) + 0.12
     width = max(left + len(columns.headings) * _WIDTH + EDGE, 5.0)
     top = heading_height(subtitle, width) + _HEADER
@@ -62,6 +52,7 @@ def outliers(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
     return figure
 
 
-def _ratio(spec: FigureSpec, file: TokenMaps, layer: str) -> float:
+def _ratio(given: FigureInput, file: TokenMaps, layer: str) -> float:
     """Mean over images."""
-    return float(outlier_ratio(file.norms[:, time_position(spec, file), file.layer(layer)], spec.multiple).mean())
+    norms = file.norms[:, given.time_position(file), file.layer(layer)]
+    return float(outlier_ratio(norms, given.config.figures.outlier_multiple).mean())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,8 @@ from PIL import Image
 
 from dsr.base.errors import UserError
 from dsr.data.npz import read_header, read_images
-from dsr.report.figures.choose import label_of, subtitle_parts
+from dsr.report.figures.given import FigureInput
 from dsr.report.figures.style import BODY, EDGE, heading, heading_height
-from dsr.report.specs import FigureSpec
-from dsr.sampling.labels import balanced_labels
 
 _WIDTH, _LARGEST, _GAP, _LABEL = 10.0, 4.6, 0.2, 0.26
 """Inches: all panels of a line, largest side of one, space between panels, room for a label."""
@@ -26,42 +23,47 @@ _THUMBNAIL, _BORDER = 96, 2
 Pictures = npt.NDArray[np.uint8]
 
 
-def samples(spec: FigureSpec, inputs: Mapping[str, Path]) -> Figure:
-    """Draw the same samples of every file.
+def samples(given: FigureInput) -> Figure:
+    """Draw the same samples of every entry.
 
     Raises:
         UserError: if the files hold different numbers of images.
     """
-    counts = {read_header(path).shape[0] for path in inputs.values()}
+    # It imports torch, which no other figure needs.
+    from dsr.sampling.labels import balanced_labels
+
+    config = given.config
+    files = [one.samples for one in given.entries if one.samples is not None]
+    counts = {read_header(path).shape[0] for path in files}
     if len(counts) > 1:
         raise UserError(f"samples of {', '.join(map(str, sorted(counts)))} images cannot be compared; sample again")
-    side = math.isqrt(min(spec.images, *counts))
-    labels = balanced_labels(spec.classes, counts.pop(), spec.seed).numpy()
+    side = math.isqrt(min(config.figures.grid, *counts))
+    labels = balanced_labels(config.data.classes, counts.pop(), config.sampling.seeds[0]).numpy()
     chosen = choose_samples(labels, side * side)
     shown = np.unique(labels[chosen]).tolist()
     classes = f"classes {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"class {shown[0]}"
     parts = [
-        *subtitle_parts(spec),
-        f"the first samples of {len(shown)} classes ({classes} of {spec.classes}), in order",
+        *given.subtitle,
+        f"the first samples of {len(shown)} classes ({classes} of {config.data.classes}), in order",
     ]
-    if len(inputs) > 1:
+    if len(files) > 1:
         parts.append("a place is the same class and seed in every panel")
     subtitle = " · ".join(parts)
-    across = min(3, len(inputs)) if len(inputs) != 4 else 2
-    down = math.ceil(len(inputs) / across)
+    across = min(3, len(files)) if len(files) != 4 else 2
+    down = math.ceil(len(files) / across)
     panel = min(_LARGEST, (_WIDTH + _GAP) / across - _GAP)
     width = 2 * EDGE + across * (panel + _GAP) - _GAP
     top = heading_height(subtitle, width)
     height = top + down * (_LABEL + panel + _GAP)
     figure = Figure(figsize=(width, height))
     heading(figure, "Samples", subtitle)
-    for number, (name, path) in enumerate(inputs.items()):
+    for number, (label, path) in enumerate(zip(given.labels, files, strict=True)):
         row, column = divmod(number, across)
         left, bottom = EDGE + column * (panel + _GAP), height - top - (row + 1) * (_LABEL + panel) - row * _GAP
         axes = figure.add_axes((left / width, bottom / height, panel / width, panel / height))
         axes.imshow(tile(read_chosen(path, chosen), side), interpolation="lanczos")
         axes.set_axis_off()
-        axes.set_title(label_of(spec, name), fontsize=BODY, loc="left", pad=4)
+        axes.set_title(label, fontsize=BODY, loc="left", pad=4)
     return figure
 
 

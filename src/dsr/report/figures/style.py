@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dsr.base.files import atomic
@@ -76,6 +77,21 @@ def heading_height(subtitle: str, width: float) -> float:
     return EDGE + 0.26 + 0.16 * len(_wrapped(subtitle, width)) + 0.08
 
 
+def plot_axes(
+    size: tuple[float, float], title: str, subtitle: str, names: Sequence[str], bottom: float = 0.5
+) -> tuple[Figure, Axes]:
+    """Return axes of ``size`` inches under a heading, with room for a legend of ``names`` at their right."""
+    left = 0.62
+    width = left + size[0] + 0.65 + text_width(names, SMALL)
+    height = heading_height(subtitle, width) + size[1] + bottom
+    figure = Figure(figsize=(width, height))
+    heading(figure, title, subtitle)
+    axes: Axes = figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
+    axes.grid(color=FRAME, linewidth=0.5, alpha=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
 def _wrapped(subtitle: str, width: float) -> list[str]:
     """Lines of a subtitle; running text is narrower than the widest letters that `text_width` allows for."""
     return textwrap.wrap(subtitle, max(20, int((width - 2 * EDGE) / (0.92 * text_width(["x"], SMALL)))))
@@ -87,9 +103,8 @@ def text_width(texts: Sequence[str], size: float) -> float:
     return longest * size * 0.6 / 72
 
 
-def save(figure: Figure, png: Path | None, svg: Path | None) -> None:
+def save(figure: Figure, png: Path, svg: Path) -> None:
     """Write a figure as PNG and as SVG, without dates or versions inside."""
     for path, metadata in ((png, {"Software": None}), (svg, {"Date": None, "Creator": None})):
-        if path is not None:
-            with atomic(path) as temporary:
-                figure.savefig(temporary, dpi=DPI, metadata=metadata)
+        with atomic(path) as temporary:
+            figure.savefig(temporary, dpi=DPI, metadata=metadata)

@@ -1,0 +1,58 @@
+"""Entries: what tables and figures show, listed once by the workflow's rules and handed to commands as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import RootModel
+
+from dsr.config.base import Section
+from dsr.config.encoders import Ttr
+
+UNGUIDED = "unguided"
+VALIDATION = "validation"
+"""The reference that published values are compared with."""
+
+
+class Entry(Section):
+    """One set of images of a row, scored against one reference. In figures of encoders: an encoder."""
+
+    row: str = ""
+    """Id of the row; empty for an encoder."""
+    epoch: int = 0
+    """Epoch after which the weights were taken."""
+    guidance: str = UNGUIDED
+    """Name of the guidance: one of `sampling.guidance`, or `chosen`."""
+    seed: int = 0
+    """Sampling seed."""
+    reference: str = VALIDATION
+    """Name of the images that it is compared with."""
+    decay: float | None = None
+    """Decay of the moving average of the weights, where it is not the one that tables report."""
+    encoder: str = ""
+    """Id of the encoder."""
+    ttr: Ttr = "none"
+    """Test-time registers of the encoder."""
+    metrics: Path | None = None
+    """Scores."""
+    samples: Path | None = None
+    """The images."""
+    maps: Path | None = None
+    """Token maps."""
+    cost: Path | None = None
+    """Parameters and FLOPs of the denoiser."""
+    chosen: Path | None = None
+    """The guidance that the sweep chose."""
+    run: str = ""
+    """Command that makes the scores."""
+
+
+class Entries(RootModel[tuple[Entry, ...]]):
+    """Entries in the order in which they are shown."""
+
+
+def entries_json(entries: Iterable[Entry], *fields: str) -> str:
+    """Return these fields of the entries as a command receives them; fields at their defaults are left out."""
+    return json.dumps([one.model_dump(mode="json", include={*fields}, exclude_defaults=True) for one in entries])
