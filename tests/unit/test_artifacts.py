@@ -298,7 +298,7 @@ def test_packaged_manifest_is_valid_and_documented() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": "blue"}, r"artifacts.thing.colour: Extra inputs"),
+        ({"colour": "blue"}, r"artifacts.thing.colour: unknown key"),
         ({"check": {"kind": "taste"}}, r"artifacts.thing.check: Input tag 'taste'"),
         ({"files": []}, r"artifacts.thing.files"),
         ({"check": {"kind": "images"}}, "images come from kaggle"),

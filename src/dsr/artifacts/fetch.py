@@ -17,8 +17,9 @@ from dsr.artifacts import transfer
 from dsr.artifacts.checks import Check
 from dsr.artifacts.clients import drive, http, hub, kaggle
 from dsr.artifacts.content import Content
-from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, ContentError, problems
+from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, ContentError
 from dsr.artifacts.manifest import PACKAGED, DriveSource, HttpSource, HubSource, KaggleSource, Source, load
+from dsr.base.errors import first_problem
 from dsr.config.base import Section
 from dsr.config.specs import EncoderSpec
 
@@ -148,7 +149,7 @@ def _parse(check: Check, spec: str) -> Section:
         return expected.model_validate_json(spec)
     except ValidationError as error:
         raise ArtifactError(
-            f"--spec: content of kind '{check.kind}' needs the JSON of {expected.__name__} ({problems(error)})"
+            f"--spec: content of kind '{check.kind}' needs the JSON of {expected.__name__} ({first_problem(error)})"
         ) from None
 
 

@@ -11,7 +11,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from dsr.artifacts.checks import Check
-from dsr.artifacts.errors import ArtifactError, problems
+from dsr.artifacts.errors import ArtifactError
+from dsr.base.errors import problems
 from dsr.config.base import Positive, Section
 
 PACKAGED = Path(__file__).with_name("manifest.yaml")
@@ -188,4 +189,4 @@ def load(path: Path = PACKAGED) -> Manifest:
         # Strict validation of Python values would refuse the lists that YAML has for tuples.
         return Manifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise ArtifactError(f"{path}: not a valid manifest ({problems(error)})") from None
+        raise ArtifactError(f"{path}: not a valid manifest ({'; '.join(problems(error))})") from None

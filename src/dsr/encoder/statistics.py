@@ -11,7 +11,7 @@ from torch import nn
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
-from dsr.base.weights import assign, read
+from dsr.base.tensors import assign, read
 
 EPS = 1e-5
 """Added to the variance before the square root."""
