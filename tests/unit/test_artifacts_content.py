@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
 
 from dsr.artifacts import imagenet, manifest, weights
 from dsr.artifacts.checks import DecoderCheck, DenoiserCheck, FileCheck, ImageCount, StatisticsCheck
@@ -24,6 +23,7 @@ from dsr.artifacts.content import look_for_names
 from dsr.artifacts.errors import ArtifactError, ContentError
 from dsr.artifacts.fetch import fetch
 from dsr.base.errors import UserError
+from dsr.base.tensors import read_about
 from dsr.config.denoisers import Dit
 from dsr.config.encoders import Decoder, Encoder
 from dsr.config.load import load
@@ -198,8 +198,7 @@ def test_local_weights_are_converted_or_linked(tmp_path: Path) -> None:
     torch.save(decoder_weights(), tmp_path / "own.pt")
     case.fetch(tmp_path / "own.pt")
     assert not case.output.is_symlink()
-    with safe_open(case.output, framework="pt") as opened:
-        assert opened.metadata()["artifact"] == "thing"
+    assert read_about(case.output)["artifact"] == "thing"
     case.fetch(None)
     case.output.rename(tmp_path / "own.safetensors")
     case.fetch(tmp_path / "own.safetensors")

@@ -15,9 +15,11 @@ from . import local_copies
 from .conftest import Checkout, copy_checkout, job_counts
 
 TARGETS = (
+    "results/local/encoders/siglip2-b/model.safetensors",
     "results/local/latents/siglip2-b-none.safetensors",
     "results/local/decoders/siglip2-b.safetensors",
     "results/local/evaluator/graph.pb",
+    "results/local/data/raw/train.json",
     "results/local/data/raw/validation.json",
 )
 PREPARE = ("fetch_encoder", "fetch_decoder", "fetch_statistics", "fetch_graph", "fetch_images")
@@ -118,7 +120,7 @@ def test_a_copy_that_is_not_what_it_should_be_is_named(given: tuple[Checkout, di
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"artifacts": {"siglip2": "/a"}}, "artifacts: siglip2 is not in the manifest (misspelt?). It has: siglip2-b"),
+        ({"artifacts": {"siglip2": "/a"}}, "artifacts: siglip2 not in the manifest (misspelt?). It has: siglip2-b"),
         (
             {
                 "artifacts": {"imagenet-train": "/a"},

@@ -122,7 +122,7 @@ def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> 
         ({"rowz": {}}, "rowz: unknown key"),
         (
             {"encoders": {"siglip2-l": LARGE}, "rows": {"dit-siglip2b": {"encoder": "siglip2-l"}}},
-            "encoders: siglip2-l, decoder-siglip2-l are not in ",
+            "encoders: siglip2-l, decoder-siglip2-l not in ",
         ),
         ({"tables": {"scaling": {"overlay": "nope.yaml"}}}, "tables.scaling.overlay: there is no file"),
     ],

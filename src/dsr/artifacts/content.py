@@ -105,7 +105,7 @@ class Content:
             from dsr.artifacts import weights
 
             self._refuse_form(given)
-            about = {"artifact": self.identifier, "source": f"{source.page} {self.artifact.files[0].name}"}
+            about = {"artifact": self.identifier, "source": f"{self.artifact.page} {self.artifact.files[0].name}"}
             if isinstance(check, DenoiserCheck):
                 about |= check.metadata
             weights.convert(check, spec, given, self.output, about)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dsr.base.errors import UserError
-from dsr.base.weights import assign, read
+from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder

@@ -15,7 +15,7 @@ from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
 from dsr.base.randomness import uniforms
-from dsr.base.weights import assign, read
+from dsr.base.tensors import assign, read
 from dsr.config.specs import StatisticsSpec
 from dsr.data.images import Images
 from dsr.data.loading import pixel_batches
