@@ -36,7 +36,8 @@ def downloads(config: Config, manifest: Manifest) -> dict[str, float | None]:
     if "adm" in config.evaluation.references:
         names.append("reference-imagenet256")
     wanted = [name for name in names if name in manifest.artifacts and not config.artifacts.get(name)]
-    items = {name: manifest.artifacts[name].gigabytes for name in wanted}
+    published = [name for name in wanted if manifest.artifacts[name].source.client != "none"]
+    items = {name: manifest.artifacts[name].gigabytes for name in published}
     splits = [name for name in ("imagenet-train", "imagenet-validation") if not config.artifacts.get(name)]
     if config.data.source == "kaggle" and splits:
         items[ARCHIVE] = manifest.artifacts[splits[0]].gigabytes
