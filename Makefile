@@ -43,7 +43,8 @@ test: .venv/ready lint  ## Lint, then run every test
 	@$(RUN) python -m pytest
 
 test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian or Ubuntu, root; else skipped)
-	@$(RUN) python -m pytest tests/slurm -n 0 -vv -rs -o python_files='scenario_*.py'
+	@$(RUN) python -m pytest tests/slurm -n 10 --dist load -vv -rs --durations 0 --durations-min 1 \
+		-o python_files='scenario_*.py'
 
 test-environments: .venv/ready  ## Resolve the pins of envs/ from the package index, installing nothing (no index: skipped)
 	@$(RUN) python -m pytest tests/environments -n 0 -vv -rs -o python_files='resolve_*.py'
@@ -57,10 +58,11 @@ test-report: demo  ## Open the demo's report in Chromium, look at everything, le
 status:  ## Show where every row stands, also while it runs (RESULTS=results/demo for the demo's)
 	@$(RUN) PYTHONPATH=src python3 -m dsr.commands.status $(RESULTS)/status.json
 
-lint: .venv/ready  ## Format, style, types, and the workflow's own lint
+lint: .venv/ready  ## Format, style, types, imports, and the workflow's own lint
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
+	@$(RUN) PYTHONPATH=src lint-imports --no-cache
 	@$(RUN) snakefmt --check Snakefile rules
 	@$(RUN) snakemake --lint
 

@@ -1,11 +1,9 @@
-"""Speed of reading, decoding and collating prepared images: `PYTHONPATH=src python -m benchmarks.data`."""
+"""Speed of reading, decoding and collating prepared images."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -13,17 +11,18 @@ from typing import Any
 
 import torch
 
-from benchmarks import inputs, machine
+from benchmarks import machine
 from benchmarks.train import specification
+from dsr.config.load import Config
 from dsr.data.images import PreparedImages
 from dsr.training.batches import Samples, Share
 
 
-def measure(index: Path, *, batch: int, workers: int, batches: int = 60) -> dict[str, Any]:
+def measure(config: Config, index: Path, *, batch: int, workers: int, batches: int = 60) -> dict[str, Any]:
     """Take batches as the trainer does, to the GPU as floats, with nothing else to do."""
     world = machine.one_gpu()
     images = PreparedImages(index)
-    spec = specification("dit-siglip2b-dsr", "bf16", batch, len(images))
+    spec = specification(config, "dit-siglip2b-dsr", "bf16", batch, len(images))
     share = Share.of(world, batch, None)
     latents = torch.zeros(batch, 1, 1, 1, device=world.device)
     with contextlib.closing(
@@ -46,19 +45,3 @@ def measure(index: Path, *, batch: int, workers: int, batches: int = 60) -> dict
         "kB an image": size / 1000,
         "images/s": speed,
     }
-
-
-def main() -> None:
-    """Measure one number of workers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--batch", type=int, default=128, help="images a batch")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="data-loading workers")
-    machine.add_output(parser)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        index = inputs.prepared_images(Path(folder), 4096)
-        machine.report([measure(index, batch=options.batch, workers=options.workers)], options.json)
-
-
-if __name__ == "__main__":
-    main()

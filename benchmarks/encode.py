@@ -1,8 +1,7 @@
-"""Speed of the encoders, with and without test-time registers: `PYTHONPATH=src python -m benchmarks.encode`."""
+"""Speed of the encoders, with and without test-time registers."""
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import inputs, machine
 from dsr.accel.arithmetic import set_arithmetic
 from dsr.accel.encoder import accelerated_encode
+from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import Autoencoder
@@ -18,16 +18,17 @@ from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
 
 
-def autoencoder(spec: EncoderSpec) -> Autoencoder:
-    """Make an encoder with random weights on the GPU, with the test-time registers of ``spec``."""
+def autoencoder(spec: EncoderSpec, device: torch.device) -> Autoencoder:
+    """Make an encoder with random weights, with the test-time registers of ``spec``."""
     encoder = Siglip2Encoder.from_vision_model(inputs.vision_model(spec), input_size=spec.encoder.input_size)
-    path = inputs.neurons(spec.passes)
-    if path is not None and spec.ttr is not None:
-        encoder = with_registers(encoder, neuron_lists.read(path).layers, spec.ttr)
-    return Autoencoder(encoder=encoder, decoder=None, normaliser=None).cuda()
+    path = inputs.neurons(spec.ttr)
+    if path is not None and spec.ttr_options is not None:
+        encoder = with_registers(encoder, neuron_lists.read(path).layers, spec.ttr_options)
+    return Autoencoder(encoder=encoder, decoder=None, normaliser=None).to(device)
 
 
 def measure(
+    config: Config,
     row: str,
     *,
     batch: int,
@@ -40,13 +41,14 @@ def measure(
     """Encode one batch again and again; without ``ttr``, the plain encoder of a row that has registers."""
     machine.fresh()
     set_arithmetic("tf32", 1)
-    spec = inputs.paper().train(row).autoencoder
+    world = machine.one_gpu(needed=fast)
+    spec = config.train(row).encoding
     if not ttr:
-        spec = spec.model_copy(update={"passes": "none", "ttr": None})
-    model = autoencoder(spec)
+        spec = spec.model_copy(update={"ttr": "none", "ttr_options": None})
+    model = autoencoder(spec, world.device)
     if half:
         model.use_half()
-    pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
+    pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device=world.device)
     with FlopCounterMode(display=False) as counter:
         model.encode(pixels[:1])
     encode = accelerated_encode(model, pixels.device) if fast else model.encode
@@ -55,8 +57,8 @@ def measure(
     result: dict[str, Any] = {
         "stage": "encode",
         "encoder": spec.encoder.hub.split("/")[1],
-        "ttr": spec.passes,
-        "products": "float16" if half else "tf32",
+        "ttr": spec.ttr,
+        "matmuls": "float16" if half else "tf32",
         "batch": batch,
         "compiled": fast,
         "images/s": batch / time,
@@ -67,37 +69,3 @@ def measure(
     if profile:
         result["kernels (ms)"] = machine.kernel_times(lambda: [encode(pixels) for _ in range(3)], 3)
     return result
-
-
-def main() -> None:
-    """Measure both encoders, plain and with registers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=["dit-siglip2b-dsr", "dit-so400m-dsr"], help="rows of the table")
-    parser.add_argument("--batch", type=int, default=128, help="images that are encoded together")
-    parser.add_argument("--encoder-half", action="store_true", help="let the encoder multiply in float16")
-    parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--profile", action="store_true", help="list kernels")
-    machine.add_output(parser)
-    options = parser.parse_args()
-    machine.one_gpu()
-    ceiling = machine.ceilings()
-    machine.report(
-        [
-            measure(
-                row,
-                batch=options.batch,
-                fast=not options.eager,
-                ceiling=ceiling,
-                profile=options.profile,
-                ttr=ttr,
-                half=options.encoder_half,
-            )
-            for row in options.rows
-            for ttr in (False, True)
-        ],
-        options.json,
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,9 +43,22 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def paper() -> Config:
-    """Read the configuration of the paper."""
-    return load(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
+def configuration(*, small: bool = False) -> Config:
+    """Read the configuration of the paper, or the demo's, whose rows have the same names."""
+    base, top = (
+        yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+        for name in ("config.yaml", "profiles/demo/config-overlay.yaml")
+    )
+    return load(_overlaid(base, top) if small else base)
+
+
+def _overlaid(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the entries of ``top``, section by section."""
+    merged = {
+        key: _overlaid(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in top.items()
+    }
+    return {**base, **merged}
 
 
 def neurons(passes: str) -> Path | None:
@@ -55,13 +69,15 @@ def neurons(passes: str) -> Path | None:
 def vision_model(spec: EncoderSpec) -> SiglipVisionModel:
     """Make the vision tower of an encoder with random weights, on the GPU if there is one."""
     encoder = spec.encoder
-    name = next(name for name in SHAPES if name.split("-")[1] in encoder.hub)
+    shape = dict(next(shape for name, shape in SHAPES.items() if name.split("-")[1] in encoder.hub))
+    if encoder.width % shape["num_attention_heads"]:
+        shape["num_attention_heads"] = 4  # The demo's width.
     config = SiglipVisionConfig(
         hidden_size=encoder.width,
         image_size=encoder.input_size,
         patch_size=encoder.patch_size,
         vision_use_head=False,
-        **SHAPES[name],
+        **shape,
     )
     with torch.device(_device()):
         model = SiglipVisionModel(config)

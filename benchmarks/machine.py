@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import re
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ from dsr.base.distributed import World
 from dsr.base.errors import UserError
 
 SIDE = 8192
-"""Side of the square matrices whose product gives the ceilings."""
+"""Side of the square matrices whose matmul gives the ceilings."""
 
 KINDS = {
     "optimizer and averages": r"multi_tensor|adam|lerp|foreach",
     "attention": r"flash|fmha|attention|flex|sdpa|attend_",
-    "matrix products": r"^product$|gemm|nvjet|cutlass|xmma|cublas|conv|implicit|wgrad|splitK",
+    "matmuls": r"^matmul$|gemm|nvjet|cutlass|xmma|cublas|conv|implicit|wgrad|splitK",
     "generated element-wise": r"^triton",
     "fused": r"^(modulate|swiglu|rotate|transpose)",
     "copies": r"memcpy|memset|copy",
@@ -32,35 +34,65 @@ KINDS = {
 """Kernels by name; the first that matches counts."""
 
 
-def one_gpu() -> World:
-    """Return a world of one process on the first GPU.
+def one_gpu(*, needed: bool = True) -> World:
+    """Return a world of one process on the first GPU; where there is none and it is not ``needed``, on the CPU.
 
     Raises:
         UserError: if there is none.
     """
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        torch.cuda.set_device(0)
+        return World(rank=0, size=1, device=torch.device("cuda", 0))
+    if needed:
         raise UserError("benchmarks measure a GPU, and PyTorch finds none here")
-    torch.cuda.set_device(0)
-    return World(rank=0, size=1, device=torch.device("cuda", 0))
+    return World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def seconds(action: Callable[[], Any], *, repeats: int = 5, warmup: int = 2, times_each: int = 1) -> float:
-    """Median time of ``action`` on the GPU, in seconds; done several times each, short ones hide the host's part."""
+class HostEvent:
+    """A CUDA event's interface on the CPU, which has done everything when it gets there."""
+
+    def record(self) -> None:
+        """Note the time."""
+        self._time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Do nothing."""
+
+    def elapsed_time(self, end: HostEvent) -> float:
+        """Milliseconds from this event to ``end``."""
+        return 1000 * (end._time - self._time)
+
+
+def recorded() -> Any:
+    """Return an event that has just been recorded."""
+    event = torch.cuda.Event(enable_timing=True) if torch.cuda.is_available() else HostEvent()
+    event.record()
+    return event
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(action: Callable[[], Any], *, repeats: int = 5, warmup: int = 2) -> float:
+    """Median time of ``action`` on the GPU, in seconds."""
     times = []
     for number in range(warmup + repeats):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(times_each):
-            action()
-        end.record()
+        begin = recorded()
+        action()
+        end = recorded()
         end.synchronize()
         if number >= warmup:
-            times.append(begin.elapsed_time(end) / 1000 / times_each)
+            times.append(begin.elapsed_time(end) / 1000)
     return statistics.median(times)
 
 
 def ceilings() -> dict[str, float]:
-    """FLOP/s of a product of large random square matrices, by precision."""
+    """FLOP/s of a matmul of large random square matrices, by precision; on CPUs, which are not measured, infinite."""
+    if not torch.cuda.is_available():
+        return dict.fromkeys(("bf16", "tf32"), math.inf)
     found = {}
     before = torch.backends.cuda.matmul.allow_tf32
     for name, dtype in (("bf16", torch.bfloat16), ("tf32", torch.float32)):
@@ -73,20 +105,20 @@ def ceilings() -> dict[str, float]:
 
 
 def about() -> dict[str, Any]:
-    """Name the GPU and the software."""
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1),
-        "torch": str(torch.__version__),
-        "cuda": str(torch.version.cuda),
-    }
+    """Name the GPU, if there is one, and the software."""
+    found = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
+    if not torch.cuda.is_available():
+        return found
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return {"gpu": torch.cuda.get_device_name(), "memory_gib": round(memory, 1), **found}
 
 
 def fresh() -> None:
     """Give unused memory back and start measuring its peak anew."""
     gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_gib() -> float:

@@ -1,11 +1,10 @@
-"""Errors of the fast paths against plain float32: `PYTHONPATH=src python -m benchmarks.parity`.
+"""Errors of the fast paths against plain float32.
 
 Relative errors ||fast - exact|| / ||exact||, of full-size models with random weights.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections import deque
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import inputs, machine
+from benchmarks import inputs
 from benchmarks.encode import autoencoder
-from dsr.accel.arithmetic import round_products, set_arithmetic
+from dsr.accel.arithmetic import round_matmul_weights, set_arithmetic
 from dsr.accel.denoiser import accelerate
 from dsr.accel.encoder import accelerated_encode
+from dsr.config.load import Config
 from dsr.config.sampling import Guidance
 from dsr.encoder.autoencoder import build_decoder
 from dsr.flow import Flow
@@ -29,17 +29,17 @@ def error(fast: Tensor, exact: Tensor) -> float:
     return float((fast.double() - exact.double()).norm() / exact.double().norm())
 
 
-def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
+def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
     """Compare prediction, gradient and sampled latents of a row's denoiser."""
-    spec = inputs.paper().train(row)
+    spec = config.train(row)
     model = inputs.denoiser(spec.model)
     flow = Flow.from_config(spec.flow)
     shape = (batch, spec.model.channels, spec.model.grid, spec.model.grid)
-    x1, x0 = torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda")
+    clean, noise = torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda")
     t = flow.times(torch.rand(batch, device="cuda"))
     y = torch.randint(spec.model.classes, (batch,), device="cuda")
     with torch.device("cuda"):
-        decoder = build_decoder(inputs.paper().sample(row, "unguided", 0).autoencoder)
+        decoder = build_decoder(config.sample(row, "unguided", 0).autoencoder)
 
     def decode(latents: Tensor) -> Tensor:
         return decoder(latents.flatten(2).transpose(1, 2))
@@ -48,8 +48,8 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
         set_arithmetic(precision, 1)
         model.zero_grad(set_to_none=True)
         with _autocast(precision):
-            prediction = model(flow.interpolate(x1, x0, t), t, y)
-        flow.loss(prediction.float(), x1, x0, t).mean().backward()
+            prediction = model(flow.interpolate(clean, noise, t), t, y)
+        flow.loss(prediction.float(), clean, noise, t).mean().backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         return {"prediction": prediction.detach(), "gradient": gradient}
 
@@ -57,7 +57,7 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
         set_arithmetic(precision, 1)
         with torch.inference_mode(), _autocast(precision):
             states = trajectory(
-                model, flow, x0, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
+                model, flow, noise, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
             )
             latents = deque(states, maxlen=1).pop()
             return {"sampled latents": latents, "images": decode(latents.float()).float()}
@@ -72,20 +72,19 @@ def denoiser(row: str, batch: int = 8) -> list[dict[str, Any]]:
     for precision in ("tf32", "bf16"):
         compare("eager", precision, trained(precision) | sampled(precision))
     for precision in ("tf32", "bf16"):
-        accelerate(model, x1.device, precision)
+        accelerate(model, clean.device, precision)
         compare("fast", precision, trained(precision))
-    round_products(model, torch.bfloat16)
+    round_matmul_weights(model, torch.bfloat16)
     model.requires_grad_(False)
-    for precision in ("bf16", "fp8"):
-        accelerate(model, x1.device, precision)
-        compare("fast, bf16 weights", precision, sampled(precision))
+    accelerate(model, clean.device, "bf16")
+    compare("fast, bf16 weights", "bf16", sampled("bf16"))
     return results
 
 
-def encoder(row: str, batch: int = 16) -> list[dict[str, Any]]:
+def encoder(config: Config, row: str, batch: int = 16) -> list[dict[str, Any]]:
     """Compare the latents of a row's encoder."""
-    spec = inputs.paper().train(row).autoencoder
-    model = autoencoder(spec)
+    spec = config.train(row).encoding
+    model = autoencoder(spec, torch.device("cuda"))
     pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
     set_arithmetic("fp32", 1)
     exact = model.encode(pixels)
@@ -101,18 +100,4 @@ def encoder(row: str, batch: int = 16) -> list[dict[str, Any]]:
 
 
 def _autocast(precision: str) -> contextlib.AbstractContextManager[None]:
-    return torch.autocast("cuda", torch.bfloat16, enabled=precision in ("bf16", "fp8"))
-
-
-def main() -> None:
-    """Compare the models of some rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=["dit-siglip2b-dsr"], help="rows of the table")
-    machine.add_output(parser)
-    options = parser.parse_args()
-    machine.one_gpu()
-    machine.report([line for row in options.rows for line in (*denoiser(row), *encoder(row))], options.json)
-
-
-if __name__ == "__main__":
-    main()
+    return torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16")

@@ -1,9 +1,7 @@
-"""Speed of sampling, from noise to shards on disk: `PYTHONPATH=src python -m benchmarks.sample`."""
+"""Speed of sampling, from noise to shards on disk."""
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,15 @@ from typing import Any
 from benchmarks import inputs, machine
 from dsr.accel.arithmetic import set_arithmetic
 from dsr.analysis.cost import denoiser_cost
+from dsr.config.execution import Execution
+from dsr.config.load import Config
 from dsr.sampling.generate import Job, draw
 from dsr.sampling.sampler import Sampler
 from dsr.sampling.shards import Shards
 
 
 def measure(
+    config: Config,
     row: str,
     folder: Path,
     *,
@@ -29,15 +30,16 @@ def measure(
 ) -> dict[str, Any]:
     """Draw and write ``shards`` parts of the paper's 50000 images, after a batch that warms up."""
     machine.fresh()
-    world = machine.one_gpu()
-    spec = inputs.paper().sample(row, "unguided", 0).model_copy(update={"precision": precision})
+    world = machine.one_gpu(needed=fast)
+    spec = config.sample(row, "unguided", 0).model_copy(update={"precision": precision})
     set_arithmetic(spec.precision, 1)
     weights = inputs.denoiser_file(spec.model, folder / f"{row}.safetensors")
     statistics = inputs.statistics_file(spec.autoencoder, folder / f"{row}-statistics.safetensors")
     decoder = folder / "decoder.safetensors"
     if not decoder.exists():
         inputs.decoder_file(spec.autoencoder, decoder)
-    job = Job(spec, weights, statistics, decoder, folder / f"{row}-shards", folder / "unused.npz", batch)
+    execution = Execution(sample_batch=batch)
+    job = Job(spec, weights, statistics, decoder, folder / f"{row}-shards", folder / "unused.npz", execution)
     sampler = Sampler(spec, weights=weights, statistics=statistics, decoder=decoder, device=world.device, compiled=fast)
     weights.unlink()
     began = time.perf_counter()
@@ -67,37 +69,3 @@ def measure(
     if profile:
         result["kernels (ms)"] = machine.kernel_times(lambda: sampler.images(range(batch)), 1)
     return result
-
-
-def main() -> None:
-    """Measure rows of both denoisers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=["dit-siglip2b-dsr", "ditdh-siglip2b-dsr"], help="rows")
-    parser.add_argument("--precision", default="bf16", choices=["tf32", "bf16", "fp8"])
-    parser.add_argument("--batch", type=int, default=125, help="images that are drawn together")
-    parser.add_argument("--shards", type=int, default=4, help="shards of 500 images to draw")
-    parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--profile", action="store_true", help="list kernels")
-    machine.add_output(parser)
-    options = parser.parse_args()
-    machine.one_gpu()
-    ceiling = machine.ceilings()
-    with tempfile.TemporaryDirectory() as folder:
-        results = [
-            measure(
-                row,
-                Path(folder),
-                precision=options.precision,
-                batch=options.batch,
-                fast=not options.eager,
-                ceiling=ceiling,
-                shards=options.shards,
-                profile=options.profile,
-            )
-            for row in options.rows
-        ]
-    machine.report(results, options.json)
-
-
-if __name__ == "__main__":
-    main()

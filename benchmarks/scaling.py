@@ -24,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from benchmarks import inputs, machine
 from dsr.base import files
-from dsr.config.load import Config, load
+from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.demo.encoder import write_encoder
 from dsr.encoder import neuron_lists
@@ -74,10 +73,9 @@ class Bench:
         spec = spec.model_copy(update={"recipe": recipe, "images": IMAGES})
         self._launch(
             processes, "dsr.commands.train", "--spec", spec.model_dump_json(), "--images", self._index,
-            "--epoch", -(-sizes.steps // spec.steps_per_epoch), "--log-every", sizes.log_every, "--no-tensorboard",
-            *self._encoder(spec.autoencoder), "--statistics", self._statistics(spec.autoencoder),
+            "--epoch", -(-sizes.steps // spec.steps_per_epoch), "--no-tensorboard",
+            *self._encoder(spec.encoding), "--statistics", self._statistics(spec.encoding),
             "--run-dir", run, "--output", run / "ema.safetensors",
-            "--workers", sizes.workers, "--checkpoint-minutes", 1e6,
         )  # fmt: skip
         lines = files.read_json_lines(run / "metrics.jsonl")
         shutil.rmtree(run)
@@ -93,9 +91,9 @@ class Bench:
             index = self._repeated(times)
             images = times * IMAGES
             self._launch(
-                processes, "dsr.commands.statistics", *self._encoder(spec.autoencoder),
+                processes, "dsr.commands.statistics", *self._encoder(spec.encoding),
                 "--spec", spec.model_copy(update={"images": images}).model_dump_json(),
-                "--images", index, "--workers", self._sizes.workers, "--batch", 125,
+                "--images", index,
                 "--output", self._folder / "statistics.safetensors",
             )  # fmt: skip
             return images
@@ -119,7 +117,6 @@ class Bench:
                 "--spec", spec.model_copy(update={"images": images}).model_dump_json(),
                 "--weights", weights, "--statistics", self._statistics(spec.autoencoder), "--decoder", decoder,
                 "--shards", self._folder / "shards", "--output", self._folder / "samples.npz",
-                "--batch", self._config.execution.sample_batch,
             )  # fmt: skip
             return images
 
@@ -127,8 +124,17 @@ class Bench:
 
     def _launch(self, processes: int, module: str, *arguments: object) -> None:
         """Run a command as the rules do."""
-        flags = ["--compile"] if self._sizes.compiled and module != "dsr.commands.statistics" else []
-        command = [sys.executable, "-m", "dsr.commands.launch", "--processes", processes, module, *arguments, *flags]
+        sizes = self._sizes
+        execution = self._config.execution.model_copy(
+            update={
+                "workers": sizes.workers,
+                "compile": sizes.compiled,
+                "log_every": sizes.log_every,
+                "checkpoint_minutes": 1e6,
+            }
+        )
+        command = [sys.executable, "-m", "dsr.commands.launch", "--processes", processes, module, *arguments]
+        command += ["--execution", execution.model_dump_json()]
         environment = {**os.environ, "USE_TF": "0", "TORCHINDUCTOR_CACHE_DIR": f"{self._folder}/compiled"}
         done = subprocess.run(
             [str(part) for part in command], env=environment, stderr=subprocess.PIPE, text=True, check=False
@@ -143,9 +149,9 @@ class Bench:
         if not folder.exists():
             (write_encoder if stand_in else inputs.encoder_folder)(spec.encoder if stand_in else spec, folder)
         yield from ("--encoder", folder)
-        if spec.ttr is None:
+        if spec.ttr_options is None:
             return
-        path = inputs.neurons(spec.passes)
+        path = inputs.neurons(spec.ttr)
         if stand_in or path is None:
             path = self._folder / "neurons.json"
             neurons = neuron_lists.NeuronList(encoder="", layers={0: (0, 1), 1: (0,)}, ranked=(), source="benchmark")
@@ -179,26 +185,6 @@ def _slope(work: Callable[[int], int], times: int) -> float:
     return (many - few) / (long - short)
 
 
-def overlaid(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with the entries of ``top``, section by section."""
-    merged = {
-        key: overlaid(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-        for key, value in top.items()
-    }
-    return {**base, **merged}
-
-
-def configuration(small: bool) -> Config:
-    """Return the paper's configuration, or the demo's."""
-    if not small:
-        return inputs.paper()
-    base, top = (
-        yaml.safe_load((inputs.ROOT / name).read_text(encoding="utf-8"))
-        for name in ("config.yaml", "profiles/demo/config-overlay.yaml")
-    )
-    return load(overlaid(base, top))
-
-
 def main() -> None:
     """Measure every stage and row on each number of processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,7 +196,7 @@ def main() -> None:
     machine.add_output(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    config = configuration(options.small)
+    config = inputs.configuration(small=options.small)
     processes = options.processes or [n for n in (1, 2, 4, 8) if n <= max(1, torch.cuda.device_count())]
     precisions = options.precisions or (["fp32"] if options.small else ["tf32", "bf16"])
     results: list[dict[str, Any]] = []

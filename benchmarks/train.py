@@ -21,6 +21,7 @@ from dsr.accel.arithmetic import set_arithmetic
 from dsr.accel.denoiser import accelerate
 from dsr.accel.encoder import accelerated_encode
 from dsr.analysis.cost import denoiser_cost
+from dsr.config.load import Config
 from dsr.config.specs import TrainSpec
 from dsr.data.images import PreparedImages
 from dsr.flow import Flow
@@ -34,14 +35,12 @@ class Clock:
     """Times of the parts of a step on the GPU, between marks."""
 
     def __init__(self) -> None:
-        self._marks: list[tuple[str, torch.cuda.Event]] = []
+        self._marks: list[tuple[str, Any]] = []
         self.parts: dict[str, list[float]] = defaultdict(list)
 
     def mark(self, part: str) -> None:
         """Note that the GPU is at the end of ``part``."""
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._marks.append((part, event))
+        self._marks.append((part, machine.recorded()))
 
     def watch(self, learner: Learner, encode: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
         """Mark the learner's parts as it works, and return an ``encode`` that does so too."""
@@ -61,7 +60,7 @@ class Clock:
     def close_step(self) -> None:
         """Sum the parts of the step that ends here."""
         self.mark("noise, between steps")
-        torch.cuda.synchronize()
+        machine.synchronize()
         sums: dict[str, float] = defaultdict(float)
         for (_, before), (part, event) in zip(self._marks, self._marks[1:], strict=False):
             sums[part] += before.elapsed_time(event) / 1000
@@ -74,14 +73,15 @@ class Clock:
         return {part: round(1000 * statistics.median(times), 2) for part, times in self.parts.items()}
 
 
-def specification(row: str, precision: str, batch: int, images: int) -> TrainSpec:
+def specification(config: Config, row: str, precision: str, batch: int, images: int) -> TrainSpec:
     """Return a row of the paper at another batch, precision and number of images."""
-    spec = inputs.paper().train(row)
+    spec = config.train(row)
     recipe = spec.recipe.model_copy(update={"batch": batch, "precision": precision})
     return spec.model_copy(update={"recipe": recipe, "images": images})
 
 
 def measure(
+    config: Config,
     row: str,
     index: Path,
     *,
@@ -99,11 +99,11 @@ def measure(
 ) -> dict[str, Any]:
     """Train for some steps: first freely, for the speed, then with the GPU's clock, for the breakdown."""
     machine.fresh()
-    world = machine.one_gpu()
+    world = machine.one_gpu(needed=fast)
     images = PreparedImages(index)
-    spec = specification(row, precision, batch, len(images))
+    spec = specification(config, row, precision, batch, len(images))
     set_arithmetic(precision, 1, deterministic=deterministic)
-    model, encoder = inputs.denoiser(spec.model), autoencoder(spec.autoencoder)
+    model, encoder = inputs.denoiser(spec.model), autoencoder(spec.encoding, world.device)
     if encoder_half:
         encoder.use_half()
     began = time.perf_counter()
@@ -117,7 +117,6 @@ def measure(
         steps_per_epoch=spec.steps_per_epoch,
     )
     share = Share.of(world, batch, micro_batch) if micro_batch else largest_share(world, batch, learner, spec.model)
-    learner.micro_batches = len(share.micro_batches)
     clock = Clock()
     encode = accelerated_encode(encoder, world.device) if fast else encoder.encode
     with contextlib.closing(
@@ -128,22 +127,22 @@ def measure(
             learner.update(samples.next_step(), stop=lambda: False, meanwhile=samples.prepare)
 
         step()
-        torch.cuda.synchronize()
+        machine.synchronize()
         first = time.perf_counter() - began
         for _ in range(3):
             step()
 
         def wall() -> float:
             """Seconds a step."""
-            torch.cuda.synchronize()
+            machine.synchronize()
             began = time.perf_counter()
             for _ in range(steps):
                 step()
-            torch.cuda.synchronize()
+            machine.synchronize()
             return (time.perf_counter() - began) / steps
 
         speed = batch / wall()
-        with _images_on_the_device(samples):
+        with _images_on_the_device(samples, world.device):
             # What is left of the difference is the wait for data.
             wait = batch / speed - wall()
         clock.close_step()
@@ -180,14 +179,15 @@ def measure(
 
 
 @contextlib.contextmanager
-def _images_on_the_device(samples: Samples) -> Iterator[None]:
+def _images_on_the_device(samples: Samples, device: torch.device) -> Iterator[None]:
     """Give the same batch again and again, which is on the device already, as no loader does."""
-    loader = samples._loader
-    samples._loader = itertools.repeat([part.cuda() for part in next(loader)])  # type: ignore[assignment]
+    batches = samples._batches
+    place, batch = next(batches)
+    samples._batches = itertools.repeat((place, [values.to(device) for values in batch]))  # type: ignore[assignment]
     try:
         yield
     finally:
-        samples._loader = loader
+        samples._batches = batches
 
 
 def _checkpoint(folder: Path, learner: Learner, step: Callable[[], None]) -> dict[str, float]:
@@ -202,10 +202,10 @@ def _checkpoint(folder: Path, learner: Learner, step: Callable[[], None]) -> dic
 
 def _saved_beside(writer: Writer, run: Path, learner: Learner, step: Callable[[], None]) -> dict[str, float]:
     def timed(action: Callable[[], None]) -> float:
-        torch.cuda.synchronize()
+        machine.synchronize()
         began = time.perf_counter()
         action()
-        torch.cuda.synchronize()
+        machine.synchronize()
         return time.perf_counter() - began
 
     def save() -> None:
@@ -257,6 +257,7 @@ def main() -> None:
         index = inputs.prepared_images(Path(folder), 2048)
         machine.one_gpu()
         result = measure(
+            inputs.configuration(),
             options.row,
             index,
             precision=options.precision,

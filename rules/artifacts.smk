@@ -74,7 +74,7 @@ rule fetch_statistics:
     log:
         "<logs>/fetch/statistics-{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder=published_statistics(encoders_with(statistics="released")),
+        encoder=published_statistics(encoders_with_released("statistics")),
     conda:
         "../envs/torch.yaml"
     params:
@@ -88,40 +88,6 @@ rule fetch_statistics:
         f"{FETCH} --artifact"
         " statistics-{wildcards.encoder}-{wildcards.ttr} --spec {params.spec:q} {params.local:q}"
         " --output {output} > {log} 2>&1"
-
-
-# Whatever the configuration says, the released statistics can be had, to be compared with computed ones.
-use rule fetch_statistics as fetch_released_statistics with:
-    output:
-        "<results>/latents/{encoder}-{ttr}-released.safetensors",
-    log:
-        "<logs>/fetch/statistics-{encoder}-{ttr}-released.log",
-    wildcard_constraints:
-        encoder=published_statistics(CONFIG.encoders),
-
-
-rule compare_statistics:
-    input:
-        released=lambda wildcards: latents(wildcards, "released"),
-        computed=lambda wildcards: latents(wildcards, "computed"),
-    output:
-        markdown="<results>/latents/{encoder}-{ttr}-comparison.md",
-        json="<results>/latents/{encoder}-{ttr}-comparison.json",
-    log:
-        "<logs>/statistics/{encoder}-{ttr}-comparison.log",
-    wildcard_constraints:
-        encoder=published_statistics(CONFIG.encoders),
-    localrule: True
-    conda:
-        "../envs/torch.yaml"
-    params:
-        spec=lambda wildcards: spec_json(
-            CONFIG.encoding(wildcards.encoder, wildcards.ttr)
-        ),
-    shell:
-        "python -m dsr.commands.compare_statistics --spec {params.spec:q}"
-        " --title {wildcards.encoder}-{wildcards.ttr} --released {input.released} --computed {input.computed}"
-        " --json {output.json} --markdown {output.markdown} > {log} 2>&1"
 
 
 rule fetch_graph:

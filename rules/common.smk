@@ -84,33 +84,25 @@ def neurons(encoder, ttr):
 
 def first_neurons(wildcards):
     """Register neurons that are active while others are discovered: of a first pass, in a recursive discovery."""
-    first = CONFIG.discover(wildcards.encoder, wildcards.ttr).autoencoder.passes
+    first = CONFIG.discover(wildcards.encoder, wildcards.ttr).encoding.ttr
     return neurons(wildcards.encoder, first)
 
 
-def autoencoder_inputs(encoder, ttr):
-    """Files that turn images into normalised latents."""
-    return {
-        "encoder": encoder_weights(encoder),
-        "neurons": neurons(encoder, ttr),
-        "statistics": f"<results>/latents/{encoder}-{ttr}.safetensors",
-    }
-
-
 def row_inputs(wildcards):
-    """Files that turn images into normalised latents, for a row."""
+    """Files that turn images into a row's normalised latents."""
     row = CONFIG.rows[wildcards.row]
-    return autoencoder_inputs(row.encoder, row.ttr)
+    return {
+        "encoder": encoder_weights(row.encoder),
+        "neurons": neurons(row.encoder, row.ttr),
+        "statistics": f"<results>/latents/{row.encoder}-{row.ttr}.safetensors",
+    }
 
 
 def previous_epoch(wildcards):
     """Weights of the milestone before this one: milestones of a row are trained in a chain."""
     earlier = [epoch for epoch in EPOCHS if epoch < int(wildcards.epoch)]
-    return (
-        f"<results>/rows/{wildcards.row}/epoch-{earlier[-1]}/ema.safetensors"
-        if earlier
-        else []
-    )
+    folder = f"<results>/rows/{wildcards.row}"
+    return [f"{folder}/epoch-{epoch}/ema.safetensors" for epoch in earlier[-1:]]
 
 
 def train_spec(wildcards):
@@ -121,11 +113,6 @@ def train_spec(wildcards):
 def state_folder(row):
     """Folder of a row's training state. It carries the recipe's hash, so another recipe never meets this state."""
     return f"{CONFIG.results}/rows/{row}/run-{spec_hash(CONFIG.train(row))}"
-
-
-def run_folder(wildcards):
-    """Folder of the training state of the row that a job trains."""
-    return state_folder(wildcards.row)
 
 
 def threads_of(request):
@@ -156,26 +143,20 @@ def launch(request, nodes=1):
 
 
 # How a job runs is part of its command and not of its params: a change here must rerun nothing.
-COMPILE = " --compile" if EXECUTION.compile else ""
-DETERMINISTIC = "" if EXECUTION.deterministic else " --no-deterministic"
-MICRO_BATCH = f" --micro-batch {EXECUTION.micro_batch}" if EXECUTION.micro_batch else ""
-TRAIN_OPTIONS = (
-    f" --workers {EXECUTION.workers} --threads {EXECUTION.threads} --log-every {EXECUTION.log_every}"
-    f" --checkpoint-minutes {EXECUTION.checkpoint_minutes}{MICRO_BATCH}{COMPILE}{DETERMINISTIC}"
-)
-SAMPLE_OPTIONS = (
-    f" --batch {EXECUTION.sample_batch} --threads {EXECUTION.threads}{COMPILE}"
-)
-STATISTICS_OPTIONS = f" --batch {EXECUTION.sample_batch} --workers {EXECUTION.workers}"
+# Its braces are doubled because Snakemake formats shell lines.
+EXECUTION_JSON = spec_json(EXECUTION).replace("{", "{{").replace("}", "}}")
+EXECUTION_OPTION = f" --execution {shlex.quote(EXECUTION_JSON)}"
 
 
-def encoders_with(**properties):
-    """Ids of the encoders whose entry has these values."""
-    return [
-        name
-        for name, entry in CONFIG.encoders.items()
-        if all(getattr(entry, key) == value for key, value in properties.items())
-    ]
+def option(name, files):
+    """Part of a shell line: an option with files such as '{input.neurons}', or nothing where there are none."""
+    return f'$([ -z "{files}" ] || echo {name} {files})'
+
+
+def encoders_with_released(file):
+    """Ids of the encoders whose `neurons` or `statistics` are the released ones."""
+    encoders = CONFIG.encoders.items()
+    return [name for name, entry in encoders if getattr(entry, file) == "released"]
 
 
 def raw_images(wildcards):
@@ -187,10 +168,8 @@ def raw_images(wildcards):
 
 def raw_folder(wildcards):
     """ImageFolder of a split."""
-    return (
-        getattr(CONFIG.data, wildcards.split)
-        or f"{CONFIG.results}/data/raw/{wildcards.split}"
-    )
+    given = getattr(CONFIG.data, wildcards.split)
+    return given or f"{CONFIG.results}/data/raw/{wildcards.split}"
 
 
 def encodings(rows):

@@ -37,12 +37,8 @@ if CONFIG.data.prepared:
             "<logs>/prepare/{split}-index.log",
         conda:
             "../envs/torch.yaml"
-        params:
-            images=lambda wildcards: getattr(CONFIG.data, f"{wildcards.split}_images"),
-            classes=CONFIG.data.classes,
         shell:
-            "python -m dsr.commands.prepare index --inputs {input} --images {params.images}"
-            " --classes {params.classes} --output {output} > {log} 2>&1"
+            "python -m dsr.commands.prepare index --inputs {input} --output {output} > {log} 2>&1"
 
 else:
 

@@ -5,6 +5,7 @@ rule demo_digits:
         expand("<results>/data/raw/{split}.json", split=["train", "validation"]),
     log:
         "<logs>/demo/digits.log",
+    localrule: True
     conda:
         "../envs/torch.yaml"
     params:
@@ -21,6 +22,7 @@ rule demo_encoder:
         ),
     log:
         "<logs>/demo/encoder-{encoder}.log",
+    localrule: True
     conda:
         "../envs/torch.yaml"
     params:
@@ -53,6 +55,7 @@ rule demo_graph:
         "<results>/evaluator/graph.pb",
     log:
         "<logs>/demo/graph.log",
+    localrule: True
     conda:
         "../envs/tensorflow.yaml"
     shell:

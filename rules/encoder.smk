@@ -18,8 +18,9 @@ rule discover_neurons:
     params:
         spec=discover_spec,
     shell:
-        "python -m dsr.commands.discover --spec {params.spec:q} --encoder $(dirname {input.encoder})"
-        " --images {input.images} --first {input.first} --output {output} > {log} 2>&1"
+        f"python -m dsr.commands.discover {option('--first', '{input.first}')}"
+        " --spec {params.spec:q} --encoder $(dirname {input.encoder})"
+        " --images {input.images} --output {output} > {log} 2>&1"
 
 
 # Where the release has no list (SigLIP2-So400M with a single pass), neurons are discovered.
@@ -34,7 +35,7 @@ rule released_neurons:
     log:
         "<logs>/released-neurons/{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder=one_of(encoders_with(neurons="released")),
+        encoder=one_of(encoders_with_released("neurons")),
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -63,17 +64,6 @@ rule statistics:
     shell:
         # Nothing is kept there but the number of starts: when it is stopped, the job is requeued and begins anew.
         f"{launch('statistics')} --state {CONFIG.results}/latents/.{{wildcards.encoder}}-{{wildcards.ttr}}"
-        f" dsr.commands.statistics{STATISTICS_OPTIONS}"
-        " --spec {params.spec:q}"
-        " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --images {input.images}"
+        f" dsr.commands.statistics{EXECUTION_OPTION} {option('--neurons', '{input.neurons}')}"
+        " --spec {params.spec:q} --encoder $(dirname {input.encoder}) --images {input.images}"
         " --output {output} > {log} 2>&1"
-
-
-# Computed although the released ones are used: to be compared with them.
-use rule statistics as statistics_again with:
-    output:
-        "<results>/latents/{encoder}-{ttr}-computed.safetensors",
-    log:
-        "<logs>/statistics/{encoder}-{ttr}-computed.log",
-    benchmark:
-        "<benchmarks>/statistics/{encoder}-{ttr}-computed.tsv"

@@ -30,8 +30,9 @@ rule encoder_maps:
             analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
         ),
     shell:
-        "python -m dsr.commands.maps encoder --spec {params.spec:q} --images {input.images}"
-        " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --decoder {input.decoder}"
+        f"python -m dsr.commands.maps encoder {option('--neurons', '{input.neurons}')}"
+        " --spec {params.spec:q} --images {input.images}"
+        " --encoder $(dirname {input.encoder}) --decoder {input.decoder}"
         " --threads {threads} --output {output} > {log} 2>&1"
 
 
@@ -55,8 +56,9 @@ rule denoiser_maps:
             analysis_specs.denoiser_maps(CONFIG, wildcards.row)
         ),
     shell:
-        "python -m dsr.commands.maps denoiser --spec {params.spec:q} --images {input.images}"
-        " --encoder $(dirname {input.encoder}) --neurons {input.neurons} --statistics {input.statistics}"
+        f"python -m dsr.commands.maps denoiser {option('--neurons', '{input.neurons}')}"
+        " --spec {params.spec:q} --images {input.images}"
+        " --encoder $(dirname {input.encoder}) --statistics {input.statistics}"
         " --decoder {input.decoder} --weights {input.weights} --threads {threads} --output {output} > {log} 2>&1"
 
 

@@ -18,8 +18,7 @@ def encoder_artifacts():
 
 
 try:
-    MANIFEST.refuse_missing(encoder_artifacts())
-    MANIFEST.refuse_unknown(CONFIG.artifacts)
+    MANIFEST.refuse_unknown(encoder_artifacts(), CONFIG.artifacts)
 except ArtifactError as error:
     raise WorkflowError(str(error)) from None
 
@@ -34,20 +33,12 @@ def published_statistics(encoders):
     """Regular expression for these encoders where the release has statistics for the TTR that follows the name."""
     # It has none of SigLIP2-So400M with a single pass; those are computed.
     known = [
-        rf"{re.escape(encoder)}(?=-{ttr}[.-])"
+        rf"{re.escape(encoder)}(?=-{ttr}\.)"
         for encoder in encoders
         for ttr in ("none", "single", "recursive")
         if f"statistics-{encoder}-{ttr}" in MANIFEST.artifacts
     ]
     return "|".join(known) or "(?!)"
-
-
-def latents(wildcards, origin):
-    """Released or computed statistics: those that rows use, or a second file where rows use the others."""
-    second = (
-        "" if CONFIG.encoders[wildcards.encoder].statistics == origin else f"-{origin}"
-    )
-    return f"<results>/latents/{wildcards.encoder}-{wildcards.ttr}{second}.safetensors"
 
 
 def downloads(wildcards):

@@ -70,7 +70,7 @@ def table_files(entries, *kinds):
 
 def table_json(entries, *fields):
     """Entries as a table needs them, and these fields of them, as JSON."""
-    known = "row epoch guidance seed reference metrics cost chosen"
+    known = "row epoch guidance seed reference metrics chosen"
     return entries_json(entries, *known.split(), *fields)
 
 

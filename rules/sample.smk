@@ -21,8 +21,8 @@ rule sample:
     shell:
         f"{launch('sample')}"
         " --state {params.shards}"
-        f" dsr.commands.sample{SAMPLE_OPTIONS}"
-        " --spec {params.spec:q} --guidance {input.guidance} --weights {input.weights}"
+        f" dsr.commands.sample{EXECUTION_OPTION} {option('--guidance', '{input.guidance}')}"
+        " --spec {params.spec:q} --weights {input.weights}"
         " --statistics {input.statistics} --decoder {input.decoder} --shards {params.shards}"
         " --output {output.samples} > {log} 2>&1"
 

@@ -20,17 +20,18 @@ rule train:
     params:
         # The training state is no output: Snakemake deletes outputs, and the log, before a job runs again.
         spec=train_spec,
-        run=run_folder,
+        run=lambda wildcards: state_folder(wildcards.row),
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
     shell:
         "mkdir -p {params.run} && ln -srf {params.run}/train-{wildcards.epoch}.log {log} && "
         f"{launch('train', EXECUTION.nodes)}"
         " --state {params.run}"
-        f" dsr.commands.train{TRAIN_OPTIONS}"
-        " --spec {params.spec:q} --epoch {wildcards.epoch}"
-        " --after {input.previous} --images {input.images} --encoder $(dirname {input.encoder})"
-        " --neurons {input.neurons} --statistics {input.statistics} --run-dir {params.run} --output {output}"
+        f" dsr.commands.train{EXECUTION_OPTION} {option('--after', '{input.previous}')}"
+        f" {option('--neurons', '{input.neurons}')}"
+        " --spec {params.spec:q} --epoch {wildcards.epoch} --images {input.images}"
+        " --encoder $(dirname {input.encoder}) --statistics {input.statistics}"
+        " --run-dir {params.run} --output {output}"
         " >> {log} 2>&1"
 
 
@@ -49,7 +50,7 @@ rule average:
         "../envs/torch.yaml"
     params:
         spec=train_spec,
-        run=run_folder,
+        run=lambda wildcards: state_folder(wildcards.row),
     shell:
         "python -m dsr.commands.average --spec {params.spec:q} --epoch {wildcards.epoch} --decay {wildcards.decay}"
         " --run-dir {params.run} --output {output} > {log} 2>&1"

@@ -1,8 +1,13 @@
-"""The order of the tests."""
+"""The order of the tests, and what their processes have in common."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Else transformers loads the TensorFlow that is installed beside PyTorch.
+os.environ["USE_TF"] = "0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """The flow that training and sampling share: linear path, shifted logit-normal times, data prediction.
 
-Time t runs from data (t = 0) to noise (t = 1): x_t = (1 - t) x1 + t x0, with clean latent x1 and noise x0.
+Time t runs from data (t = 0) to noise (t = 1): x_t = (1 - t) clean + t noise.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ class Flow:
         start, end = self.interval
         return self.shifted(end - torch.linspace(start, end, steps, dtype=torch.float32))
 
-    def interpolate(self, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        """Point x_t between clean latents x1 and noise x0 (B, C, S, S) at times (B,)."""
-        t = _like(t, x1)
-        point: Tensor = (1 - t) * x1 + t * x0
+    def interpolate(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Point x_t between clean latents and noise (B, C, S, S) at times (B,)."""
+        t = _like(t, clean)
+        point: Tensor = (1 - t) * clean + t * noise
         return point
 
     def velocity(self, x_t: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """Velocity dx/dt (B, C, S, S) that leads away from the predicted clean latents; times (B,) or ()."""
         return (x_t - prediction) / _like(t, x_t).clamp(min=self.t_eps)
 
-    def loss(self, prediction: Tensor, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+    def loss(self, prediction: Tensor, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Squared error of the velocity, mean over each latent, (B,); in fp32 whatever the prediction's dtype."""
-        return self.squared_error(prediction, x1, x0, t).flatten(1).mean(1)
+        return self.squared_error(prediction, clean, noise, t).flatten(1).mean(1)
 
-    def squared_error(self, prediction: Tensor, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+    def squared_error(self, prediction: Tensor, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Squared error of the velocity, elementwise (B, C, S, S)."""
-        velocity = self.velocity(self.interpolate(x1, x0, t), prediction, t)
-        return (velocity - (x0 - x1)).square()
+        velocity = self.velocity(self.interpolate(clean, noise, t), prediction, t)
+        return (velocity - (noise - clean)).square()
 
 
 def _like(t: Tensor, x: Tensor) -> Tensor:

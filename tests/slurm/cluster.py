@@ -1,9 +1,10 @@
 """A real SLURM on one host, for tests: `python -m tests.slurm.cluster up`, then `down`.
 
-One controller, a few node daemons that share the host, GPUs that are only counted, and three partitions: `low`, whose
-jobs are requeued after a grace period when `high` needs their room, and `calm`, where nothing happens. Debian or
-Ubuntu, as root. Everything lives in one folder except the link /etc/slurm/slurm.conf; a host that has a SLURM
-configuration of its own is left alone. What works in that folder belongs to the cluster, and ends with it.
+One controller, a few node daemons that share the host, and GPUs that are only counted. The nodes form lanes, so that
+scenarios do not meet: in each, jobs of its partition `low` are requeued after a grace period when its `high` needs
+their room. In the partition `calm` nothing happens. Debian or Ubuntu, as root. Everything lives in one folder except
+the link /etc/slurm/slurm.conf; a host that has a SLURM configuration of its own is left alone. What works in that
+folder belongs to the cluster, and ends with it.
 """
 
 from __future__ import annotations
@@ -47,10 +48,9 @@ class Cluster:
     """Shape of the cluster; resources are only counted, so they may exceed the host's."""
 
     folder: Path = Path("/tmp/dsr-test-slurm")
+    lanes: int = 3
     nodes: int = 2
-    """Nodes of `low` and `high`."""
-    calm: int = 2
-    """Nodes of `calm`, beside those."""
+    """Nodes of a lane, and of `calm`."""
     cpus: int = 16
     memory_mb: int = 64000
     gpus: int = 8
@@ -62,8 +62,8 @@ class Cluster:
 
     @property
     def names(self) -> list[str]:
-        """Names of the nodes, those of `low` and `high` first."""
-        return [f"node{number}" for number in range(1, self.nodes + self.calm + 1)]
+        """Names of the nodes, lane by lane; those of `calm` come last."""
+        return [f"node{number}" for number in range(1, self.nodes * (self.lanes + 1) + 1)]
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Cluster]:
@@ -105,16 +105,6 @@ class Cluster:
         self._sweep()
         with contextlib.suppress(FileNotFoundError):
             self.folder.rmdir()
-
-    def clear(self) -> None:
-        """End all jobs of `low` and `high`, and bring every node back."""
-        for options in (("--signal", "KILL", "--full"), ()):
-            for partition in ("low", "high"):
-                command = ["scancel", *options, "--user", "root", "--partition", partition]
-                subprocess.run(command, capture_output=True, timeout=20, check=False)
-        for name in self.names:
-            self.start_node(name)
-        wait_until(lambda: not output("squeue", "--noheader", "--partition", "low,high"), 60, "jobs do not end")
 
     def start_node(self, name: str) -> None:
         """Start a node's daemon, and tell the controller that the node is back if it was given up."""
@@ -164,6 +154,7 @@ class Cluster:
 
     def _write_configuration(self) -> None:
         etc, host = self.folder / "etc", socket.gethostname().split(".")[0]
+        lanes = [Lane(self, number) for number in range(self.lanes)]
         nodes = "\n".join(
             f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={self.port + 1 + number} CPUs={self.cpus}"
             f" RealMemory={self.memory_mb} Gres=gpu:{self.gpus} State=UNKNOWN"
@@ -172,9 +163,9 @@ class Cluster:
         template = (Path(__file__).parent / "slurm.conf").read_text(encoding="utf-8")
         (etc / "slurm.conf").write_text(
             template.format(
-                host=host, folder=self.folder, port=self.port, nodes=nodes, calm=",".join(self.names[self.nodes :]),
-                busy=",".join(self.names[: self.nodes]),
-                grace=self.grace, requeue_wait=self.requeue_wait,
+                host=host, folder=self.folder, port=self.port, nodes=nodes, requeue_wait=self.requeue_wait,
+                lanes="\n".join(line for lane in lanes for line in lane.partitions()),
+                calm=",".join(self.names[-self.nodes :]),
             ),
             encoding="utf-8",
         )  # fmt: skip
@@ -219,6 +210,54 @@ class Cluster:
         for pid in left:
             kill(pid, signal.SIGKILL)
         return not left
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Nodes and partitions of one scenario at a time."""
+
+    cluster: Cluster
+    number: int
+
+    @property
+    def low(self) -> str:
+        """Partition whose jobs give way."""
+        return f"low{self.number}"
+
+    @property
+    def high(self) -> str:
+        """Partition whose jobs take the place of the others."""
+        return f"high{self.number}"
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes that both have."""
+        count = self.cluster.nodes
+        return self.cluster.names[self.number * count : (self.number + 1) * count]
+
+    def partitions(self) -> Iterator[str]:
+        """Lines of slurm.conf."""
+        common = f"Nodes={','.join(self.nodes)} MaxTime=14-0"
+        yield f"PartitionName={self.low} {common} PriorityTier=1 PreemptMode=REQUEUE GraceTime={self.cluster.grace}"
+        yield f"PartitionName={self.high} {common} PriorityTier=10 PreemptMode=OFF"
+
+    def preempt(self, seconds: int = 3) -> None:
+        """Let a job of the higher partition take all nodes for a moment."""
+        assert output(
+            "sbatch", "--parsable", "--partition", self.high, "--nodes", str(self.cluster.nodes), "--exclusive",
+            "--time", "5", "--output", "/dev/null", "--chdir", str(self.cluster.folder), "--wrap", f"sleep {seconds}",
+        )  # fmt: skip
+
+    def clear(self) -> None:
+        """End all jobs, and bring every node back."""
+        for options in (("--signal", "KILL", "--full"), ()):
+            for partition in (self.low, self.high):
+                command = ["scancel", *options, "--user", "root", "--partition", partition]
+                subprocess.run(command, capture_output=True, timeout=20, check=False)
+        for name in self.nodes:
+            self.cluster.start_node(name)
+        jobs = ("squeue", "--noheader", "--partition", f"{self.low},{self.high}")
+        wait_until(lambda: not output(*jobs), 60, "jobs do not end")
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import signal
 import sys
 
 from dsr.launch.attempts import FRUITLESS_STARTS
+from tests.slurm.cluster import Lane
 from tests.slurm.host import kill, output
-from tests.slurm.workspace import DECODER, STATISTICS, WEIGHTS, Workspace, preempt, state, wait
+from tests.slurm.workspace import DECODER, STATISTICS, WEIGHTS, Workspace, state, wait
 
 SUPERVISED, ALONE = "dsr.commands.statistics", "dsr.commands.demo"
 """A command under a launcher, and one that is all that its job runs."""
@@ -23,7 +24,9 @@ sys.exit(75)
 """A command that wants to go on and never gets anywhere."""
 
 
-def test_jobs_that_keep_no_state_begin_anew_after_a_preemption(workspace: Workspace, reference: Workspace) -> None:
+def test_jobs_that_keep_no_state_begin_anew_after_a_preemption(
+    workspace: Workspace, reference: Workspace, lane: Lane
+) -> None:
     for path in (STATISTICS, DECODER):
         (workspace.folder / path).unlink()
     run = workspace.submit(STATISTICS, DECODER)
@@ -37,7 +40,7 @@ def test_jobs_that_keep_no_state_begin_anew_after_a_preemption(workspace: Worksp
             return len(held) == 2
 
         run.until(all_held, "the jobs do not start")
-        preempt()
+        lane.preempt()
 
         def requeued() -> bool:
             # Only a launcher can tell its command to end; a job without one stays until it is killed.
@@ -52,7 +55,7 @@ def test_jobs_that_keep_no_state_begin_anew_after_a_preemption(workspace: Worksp
         assert workspace.tensors(path) == reference.tensors(path)
 
 
-def test_broken_jobs_do_not_run_for_ever(workspace: Workspace) -> None:
+def test_broken_jobs_do_not_run_for_ever(workspace: Workspace, lane: Lane) -> None:
     # One fails by itself: Snakemake tries three times.
     inputs = workspace.folder / STATISTICS
     written = inputs.stat()
@@ -67,8 +70,9 @@ def test_broken_jobs_do_not_run_for_ever(workspace: Workspace) -> None:
     launcher = f"{sys.executable} -m dsr.commands.launch --state {broken}/state never_done"
     paths = f"{broken}:{workspace.folder}/src"
     job = output(
-        "env", f"PYTHONPATH={paths}", "sbatch", "--parsable", "--requeue", "--chdir", str(broken),
-        "--open-mode", "append", "--output", f"{broken}/log", "--wrap", f"srun --ntasks 1 {launcher}",
+        "env", f"PYTHONPATH={paths}", "sbatch", "--parsable", "--requeue", "--partition", lane.low,
+        "--chdir", str(broken), "--open-mode", "append", "--output", f"{broken}/log",
+        "--wrap", f"srun --ntasks 1 {launcher}",
     )  # fmt: skip
     wait(lambda: state(job) == "FAILED", lambda: f"the job is not given up: {state(job)}")
     assert (broken / "starts").read_text().count("start") == FRUITLESS_STARTS

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import subprocess
 
-from tests.slurm.workspace import HERE, OVERLAYS, WEIGHTS, Workspace, preempt, state, wait
+from tests.slurm.cluster import Lane
+from tests.slurm.workspace import HERE, OVERLAYS, WEIGHTS, Workspace, state, wait
 
 
-def test_preempted_twice_and_out_of_time_once(workspace: Workspace, reference: Workspace) -> None:
+def test_preempted_twice_and_out_of_time_once(workspace: Workspace, reference: Workspace, lane: Lane) -> None:
     run = workspace.submit(WEIGHTS)
     job = run.job()
     run.until(lambda: workspace.starts() == 1, "training does not start")
-    workspace.interrupt(preempt)
+    workspace.interrupt(lane.preempt)
     run.until(lambda: workspace.starts() == 2, "training does not go on after a preemption")
-    workspace.interrupt(preempt)
+    workspace.interrupt(lane.preempt)
     run.until(lambda: workspace.starts() == 3, "training does not go on after two preemptions")
     # Now less is left than the two minutes of notice that the profile asks for.
     workspace.interrupt(lambda: update(job, "TimeLimit=2"))
@@ -26,11 +27,11 @@ def test_preempted_twice_and_out_of_time_once(workspace: Workspace, reference: W
     assert workspace.weights() == reference.weights()
 
 
-def test_two_nodes_preempted_once(workspace: Workspace, reference: Workspace) -> None:
+def test_two_nodes_preempted_once(workspace: Workspace, reference: Workspace, lane: Lane) -> None:
     workspace.overlays = (*OVERLAYS, f"{HERE}/two_nodes.yaml")
     run = workspace.submit(WEIGHTS)
     run.until(lambda: workspace.starts() == 1, "training does not start")
-    workspace.interrupt(preempt)
+    workspace.interrupt(lane.preempt)
     assert run.finish() == 0, run.log
     assert len(run.jobs()) == 1
     assert workspace.starts() == 2

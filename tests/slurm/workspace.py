@@ -47,7 +47,7 @@ class Workspace:
         shutil.rmtree(self.folder / f"results/demo/rows/{ROW}")
         shutil.rmtree(self.folder / ".snakemake")
 
-    def settle(self, partition: str = "low") -> None:
+    def settle(self, partition: str) -> None:
         """Set the two lines of the SLURM profile that every user sets, and look at jobs more often.
 
         Snakemake's environments are those of the tests, so conda is not needed.
@@ -181,12 +181,6 @@ class Submission:
         """What Snakemake has said."""
         return self.path.read_text(encoding="utf-8", errors="replace")
 
-    @property
-    def seconds(self) -> int:
-        """How long Snakemake took, as it says itself at its end."""
-        hours, minutes, seconds = re.findall(r"Elapsed time: (\d+):(\d\d):(\d\d)", self.log)[-1]
-        return 3600 * int(hours) + 60 * int(minutes) + int(seconds)
-
     def jobs(self) -> list[str]:
         """Numbers of the jobs submitted so far."""
         return re.findall(r"has been submitted with SLURM jobid (\d+)", self.log)
@@ -243,11 +237,3 @@ def state(job: str) -> str:
 def node(job: str) -> str:
     """Node or nodes of a running job."""
     return output("squeue", "--noheader", "--jobs", job, "--format", "%N")
-
-
-def preempt(seconds: int = 3) -> None:
-    """Let a job of the higher partition take the whole cluster for a moment."""
-    assert output(
-        "sbatch", "--parsable", "--partition", "high", "--nodes", "2", "--exclusive", "--time", "5",
-        "--output", "/dev/null", "--chdir", str(Cluster.folder), "--wrap", f"sleep {seconds}",
-    )  # fmt: skip

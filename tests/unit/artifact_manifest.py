@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-GRAPH = {"kind": "graph", "nodes": ["input", "pool_3"]}
+from dsr.artifacts import transfer
+
+GRAPH = {"kind": "graph", "names": ["input", "pool_3"]}
 
 
 def write(path: Path, source: dict[str, Any], check: dict[str, Any], *names: str, **known: Any) -> Path:
@@ -24,15 +27,11 @@ def write(path: Path, source: dict[str, Any], check: dict[str, Any], *names: str
 
 
 def graph(*names: str, padding: int = 0) -> bytes:
-    """Serialise a GraphDef of nodes of these names, with a large attribute in the last one."""
+    """Return what passes for a graph with nodes of these names."""
+    return " ".join(names).encode() + bytes(padding)
 
-    def message(field: int, content: bytes) -> bytes:
-        length, size = b"", len(content)
-        while size > 0x7F:
-            length += bytes([size & 0x7F | 0x80])
-            size >>= 7
-        return bytes([field << 3 | 2]) + length + bytes([size]) + content
 
-    attributes = dict.fromkeys(names, b"") | {names[-1]: message(5, bytes(padding))}
-    nodes = [message(1, message(1, name.encode()) + message(2, b"Op") + attributes[name]) for name in names]
-    return b"".join(nodes) + bytes([2 << 3, 8])
+def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients give up soon."""
+    for name, value in (("ATTEMPTS", 3), ("FIRST_WAIT", 0.01), ("LONGEST_WAIT", 0.5)):
+        monkeypatch.setattr(transfer, name, value)

@@ -13,7 +13,7 @@ from transformers import SiglipVisionModel
 
 from dsr.analysis.cost import denoiser_cost
 from dsr.analysis.denoiser_maps import map_denoiser, trace_denoiser
-from dsr.analysis.encoder_maps import attention_weights, map_encoder
+from dsr.analysis.encoder_maps import map_encoder
 from dsr.analysis.maps import OUTPUT, TokenMaps, equal_shares
 from dsr.analysis.measure import measure_layer, stack_layers
 from dsr.analysis.outliers import (
@@ -24,7 +24,7 @@ from dsr.analysis.outliers import (
     relative_norms,
     token_norms,
 )
-from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec
+from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec, MapsFiles
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
 from dsr.commands import maps as maps_command
@@ -33,7 +33,7 @@ from dsr.config.encoders import Decoder, Encoder
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, ModelSpec
 from dsr.config.training import Flow
-from dsr.data.images import ListedImages
+from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.build import build_denoiser
@@ -56,8 +56,8 @@ STAND_IN = Encoder(
     statistics="computed",
 )
 DECODER = Decoder(hidden_size=16, depth=1, num_heads=2, intermediate_size=16)
-PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr=None, decoder=DECODER, image_size=SIZE)
-WITH_TTR = AutoencoderSpec(encoder=STAND_IN, passes="single", ttr=Registers(), decoder=DECODER, image_size=SIZE)
+PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr_options=None, decoder=DECODER, image_size=SIZE)
+WITH_TTR = AutoencoderSpec(encoder=STAND_IN, ttr="single", ttr_options=Registers(), decoder=DECODER, image_size=SIZE)
 DIT = Dit(kind="dit", hidden_size=16, depth=4, num_heads=2, register_start=2)
 DIT_DH = DitDh(kind="dit-dh", hidden_size=(16, 32), depth=(3, 1), num_heads=(2, 2), register_start=1)
 
@@ -138,7 +138,7 @@ def test_encoder_attention_is_that_of_transformers(tmp_path: Path) -> None:
         expected = model(pixels, output_attentions=True).attentions
         stream = encoder.embed(pixels)
         for block, weights in zip(encoder.blocks, expected, strict=True):
-            torch.testing.assert_close(attention_weights(block, stream), weights, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(block.attention.weights(block.norm1(stream)), weights, rtol=1e-4, atol=1e-6)
             stream = block(stream)
 
 
@@ -166,8 +166,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ListedImages:
-    """Three dark images with a bright square in the middle."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Index of three dark images with a bright square in the middle."""
     folder = tmp_path_factory.mktemp("images")
     for number in range(3):
         pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
@@ -175,17 +175,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ListedImages:
         (folder / f"class-{number}").mkdir()
         Image.fromarray(pixels).save(folder / f"class-{number}" / "0.png")
     index_folder(folder, SIZE, folder / "index.npz")
-    return ListedImages(folder / "index.npz")
+    return folder / "index.npz"
 
 
-def test_ttr_moves_the_encoders_outliers_to_the_register(files: dict[str, Path], images: ListedImages) -> None:
-    shared = {"images": images, "encoder": files["encoder"], "decoder": files["decoder"], "device": CPU}
-    before = map_encoder(EncoderMapsSpec(autoencoder=PLAIN, images=(2, 0)), neurons=None, **shared)
-    after = map_encoder(EncoderMapsSpec(autoencoder=WITH_TTR, images=(2, 0)), neurons=files["neurons"], **shared)
+def given(images: Path, files: dict[str, Path], *, ttr: bool = True) -> MapsFiles:
+    return MapsFiles(images, files["encoder"], files["decoder"], files["neurons"] if ttr else None)
+
+
+def test_ttr_moves_the_encoders_outliers_to_the_register(files: dict[str, Path], images: Path) -> None:
+    before = map_encoder(EncoderMapsSpec(autoencoder=PLAIN, images=(2, 0)), given(images, files, ttr=False), CPU)
+    after = map_encoder(EncoderMapsSpec(autoencoder=WITH_TTR, images=(2, 0)), given(images, files), CPU)
 
     assert before.layers.tolist() == ["1", "2", "3", "4", OUTPUT]
     assert before.indices.tolist() == [2, 0]
-    assert np.array_equal(before.images[0], images.read(2))
+    assert np.array_equal(before.images[0], open_images(images).read(2))
     assert before.decoded.shape == (2, 1, SIZE, SIZE, 3)
     last = before.layer("4")
     outliers = outlier_mask(before.norms[:, 0, last], 3.0).reshape(2, -1)
@@ -221,7 +224,7 @@ def model_spec(denoiser: Dit | DitDh, registers: int) -> ModelSpec:
 @pytest.mark.parametrize("registers", [0, 4])
 def test_denoiser_maps(
     files: dict[str, Path],
-    images: ListedImages,
+    images: Path,
     tmp_path: Path,
     denoiser: Dit | DitDh,
     blocks: int,
@@ -237,7 +240,7 @@ def test_denoiser_maps(
         images=(0, 1),
         times=(0.3, 0.9),
     )
-    maps = map_denoiser(spec, images=images, weights=weights, device=CPU, **files)
+    maps = map_denoiser(spec, given(images, files), files["statistics"], weights, CPU)
     assert maps.layers.tolist() == [*map(str, range(1, blocks + 1)), OUTPUT]
     assert maps.norms.shape == maps.attention.shape == (2, 2, blocks + 1, GRID, GRID)
     assert maps.decoded.shape == (2, 2, SIZE, SIZE, 3)
@@ -263,8 +266,8 @@ def test_the_maps_command_writes_what_the_functions_return(
     random_model(model_spec(DIT, 4), tmp_path / "ema.safetensors")
     autoencoder = WITH_TTR.model_copy(update={"image_size": tiny_encoder.SIZE})
     save_file(build_decoder(autoencoder).state_dict(), tmp_path / "decoder.safetensors")
-    given = ["--images", index, "--encoder", files["encoder"], "--neurons", files["neurons"]]
-    given += ["--decoder", tmp_path / "decoder.safetensors", "--output", tmp_path / "maps.npz"]
+    words = ["--images", index, "--encoder", files["encoder"], "--neurons", files["neurons"]]
+    words += ["--decoder", tmp_path / "decoder.safetensors", "--output", tmp_path / "maps.npz"]
     encoder = EncoderMapsSpec(autoencoder=autoencoder, images=(3,))
     denoiser = DenoiserMapsSpec(
         autoencoder=autoencoder, model=model_spec(DIT, 4), flow=Flow(shift_dim=4096), images=(3,), times=(0.5,)
@@ -274,17 +277,17 @@ def test_the_maps_command_writes_what_the_functions_return(
         (1, ["encoder", "--spec", encoder.model_dump_json()]),
         (4, ["denoiser", "--spec", denoiser.model_dump_json(), *weights]),
     ):
-        monkeypatch.setattr("sys.argv", ["maps", *map(str, arguments + given)])
+        monkeypatch.setattr("sys.argv", ["maps", *map(str, arguments + words)])
         maps_command.main()
         maps = TokenMaps.load(tmp_path / "maps.npz")
         assert maps.indices.tolist() == [3]
         assert maps.register_norms.shape[-1] == registers
 
 
-def test_mistakes_are_named(files: dict[str, Path], images: ListedImages, tmp_path: Path) -> None:
+def test_mistakes_are_named(files: dict[str, Path], images: Path, tmp_path: Path) -> None:
     spec = EncoderMapsSpec(autoencoder=PLAIN, images=(3,))
     with pytest.raises(UserError, match="below 3"):
-        map_encoder(spec, images=images, encoder=files["encoder"], neurons=None, decoder=None, device=CPU)
+        map_encoder(spec, given(images, files, ttr=False), CPU)
     np.savez(tmp_path / "other.npz", norms=np.zeros(1))
     with pytest.raises(UserError, match="not a maps file"):
         TokenMaps.load(tmp_path / "other.npz")

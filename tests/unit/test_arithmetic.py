@@ -34,25 +34,13 @@ def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(
     assert ("Old GPU has no bf16 arithmetic; computing in fp32 instead" in caplog.text) == (used != precision)
 
 
-@pytest.mark.parametrize(("capability", "used"), [((9, 0), "fp8"), ((8, 9), "bf16")])
-def test_a_gpu_without_the_eight_bit_products_computes_in_bf16_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: tuple[int, int], used: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Ada")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    with caplog.at_level(logging.WARNING):
-        assert usable_precision("fp8", torch.device("cuda")) == used
-    assert ("Ada has no fp8 products that are used here; computing in bf16" in caplog.text) == (used == "bf16")
-
-
 @pytest.fixture
 def restored() -> Iterator[None]:
     """Set the process-wide arithmetic back afterwards."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_fp16_reduced_precision_reduction, products.allow_tf32, convolutions.allow_tf32
+    matmuls, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmuls.allow_fp16_reduced_precision_reduction, matmuls.allow_tf32, convolutions.allow_tf32
     yield
-    products.allow_fp16_reduced_precision_reduction, products.allow_tf32, convolutions.allow_tf32 = before
+    matmuls.allow_fp16_reduced_precision_reduction, matmuls.allow_tf32, convolutions.allow_tf32 = before
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -16,33 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import requests
 
 from dsr.artifacts import lock, manifest
-from dsr.artifacts.errors import (
-    ArtifactError,
-    ContentError,
-    DiskFullError,
-    LockError,
-    RefusedError,
-    TransferError,
-    TransientError,
-)
+from dsr.artifacts.errors import ArtifactError, ContentError
 from dsr.artifacts.fetch import fetch
-from dsr.artifacts.guard import exclusive
-from dsr.artifacts.transfer import Retries, network_errors
 
-from .artifact_manifest import GRAPH, graph, write
+from .artifact_manifest import GRAPH, be_quick, graph, write
 from .misbehaving_server import Reply, Route, Seen, Server, file, page, running
 
 CONTENT = graph("input", "pool_3", padding=3_000_000)
 PLACE = "127.0.0.1/graph.pb"
-QUICK = Retries(attempts=3, first=0.01, longest=0.5)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    be_quick(monkeypatch)
     with running() as server:
         yield server
 
@@ -55,20 +43,17 @@ class Case:
         self.manifest = write(folder / "manifest.yaml", source, GRAPH, "graph.pb", **known)
         self.output = folder / "results" / "graph.pb"
         self.lock = folder / "artifacts.lock"
-        self.part = folder / "results/.downloads/thing/graph.pb.part"
+        self.downloads = folder / "results/.downloads"
         self.command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing"]
         self.command += ["--output", str(self.output), "--lock", str(self.lock), "--manifest", str(self.manifest)]
 
-    def fetch(self, local: Path | None = None, specification: str | None = None) -> None:
-        fetch(
-            "thing",
-            self.output,
-            locked=self.lock,
-            local=local,
-            specification=specification,
-            listed=self.manifest,
-            retries=QUICK,
-        )
+    def fetch(self, local: Path | None = None) -> None:
+        fetch("thing", self.output, self.lock, local=local, manifest=self.manifest)
+
+    @property
+    def received(self) -> int:
+        """Bytes that are kept to go on from."""
+        return sum(path.stat().st_size for path in self.downloads.glob("thing-*/graph.pb.part"))
 
 
 @pytest.fixture
@@ -82,7 +67,7 @@ def test_download_is_published_and_recorded(case: Case, server: Server) -> None:
     assert case.output.read_bytes() == CONTENT
     entry = json.loads(case.lock.read_text())["artifacts"]["thing"]
     assert entry["files"] == {"graph.pb": {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}}
-    assert not case.part.parent.exists()
+    assert [path.suffix for path in case.downloads.iterdir()] == [".guard"]
     case.fetch()
     assert len(server.seen) == 1, "a complete artifact is not downloaded again"
 
@@ -101,10 +86,10 @@ def test_interrupted_transfer_continues_or_starts_over(case: Case, server: Serve
 
 def test_truncated_transfer_is_kept_for_the_next_run(case: Case, server: Server) -> None:
     server.add(PLACE, file(CONTENT, cut=1_500_000, ETag=""), file(CONTENT, cut=1_500_000))
-    with pytest.raises(TransferError, match=r"gave up after 3 attempts.*run the command again to go on"):
+    with pytest.raises(ArtifactError, match=r"gave up after 3 attempts.*Run the command again to go on"):
         case.fetch()
     assert not case.output.exists()
-    assert case.part.stat().st_size > 0
+    assert case.received > 0
     server.add(PLACE, file(CONTENT))
     case.fetch()
     assert case.output.read_bytes() == CONTENT
@@ -135,21 +120,19 @@ def test_range_that_the_server_does_not_have_starts_over(case: Case, server: Ser
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "error", "message"),
+    ("status", "headers", "message"),
     [
-        (401, {}, RefusedError, r"access refused \(HTTP 401\).*give a copy of your own \(`artifacts` in config.yaml\)"),
-        (403, {}, RefusedError, r"access refused \(HTTP 403\).*give a copy of your own"),
-        (404, {}, RefusedError, r"not there any more \(HTTP 404\).*change src/dsr/artifacts/manifest.yaml"),
-        (418, {}, RefusedError, r"the server answered HTTP 418"),
-        (429, {"Retry-After": "900"}, TransferError, r"HTTP 429; the server asks to wait 900 s.*kept"),
-        (503, {}, TransferError, r"HTTP 503; gave up after 3 attempts"),
+        (401, {}, r"access refused \(HTTP 401\).*give a copy of your own \(`artifacts` in config.yaml\)"),
+        (403, {}, r"access refused \(HTTP 403\).*give a copy of your own"),
+        (404, {}, r"not there any more \(HTTP 404\).*change src/dsr/artifacts/manifest.yaml"),
+        (418, {}, r"the server answered HTTP 418"),
+        (429, {"Retry-After": "900"}, r"HTTP 429; the server asks to wait 900 s.*kept"),
+        (503, {}, r"HTTP 503; gave up after 3 attempts"),
     ],
 )
-def test_http_errors(
-    case: Case, server: Server, status: int, headers: dict[str, str], error: type[Exception], message: str
-) -> None:
+def test_http_errors(case: Case, server: Server, status: int, headers: dict[str, str], message: str) -> None:
     server.add(PLACE, lambda seen: Reply(status, b"no", headers))
-    with pytest.raises(error, match=message):
+    with pytest.raises(ArtifactError, match=message):
         case.fetch()
     assert len(server.seen) == (3 if status == 503 else 1)
     assert not case.output.exists()
@@ -165,9 +148,9 @@ def test_retry_after_is_honoured(case: Case, server: Server, form: str) -> None:
 
 def test_page_instead_of_file_keeps_what_was_received(case: Case, server: Server) -> None:
     server.add(PLACE, file(CONTENT, cut=1_500_000), page("Please log in"))
-    with pytest.raises(RefusedError, match=r'web page instead of the file, saying: "Please log in"'):
+    with pytest.raises(ArtifactError, match=r'web page instead of the file, saying: "Please log in"'):
         case.fetch()
-    assert case.part.stat().st_size > 0
+    assert case.received > 0
     server.add(PLACE, file(CONTENT))
     case.fetch()
     assert case.output.read_bytes() == CONTENT
@@ -176,15 +159,8 @@ def test_page_instead_of_file_keeps_what_was_received(case: Case, server: Server
 def test_no_server(tmp_path: Path, server: Server) -> None:
     case = Case(tmp_path, server)
     server.server_close()
-    with pytest.raises(TransferError, match=r"the connection failed .*gave up after 3 attempts"):
+    with pytest.raises(ArtifactError, match=r"the connection failed .*gave up after 3 attempts"):
         case.fetch()
-
-
-def test_signed_addresses_do_not_reach_messages() -> None:
-    error = requests.ConnectionError("failed with url: /a.zip?Signature=secret (Caused by 'x')")
-    with pytest.raises(TransientError) as caught, network_errors("x"):
-        raise error
-    assert str(caught.value) == "the connection failed (failed with url: /a.zip?... (Caused by 'x'))"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +170,7 @@ def test_signed_addresses_do_not_reach_messages() -> None:
         (lambda seen: Reply(403), "access refused"),
         (lambda seen: Reply(503), "gave up"),
         (page("Log in"), "web page instead"),
-        (file(graph("input")), "lacks the nodes"),
+        (file(graph("input")), "lacks pool_3"),
     ],
 )
 def test_signature_of_an_address_is_never_shown(
@@ -206,7 +182,7 @@ def test_signature_of_an_address_is_never_shown(
     with nullcontext() if expected is None else pytest.raises(ArtifactError, match=expected) as caught:
         case.fetch()
     assert server.seen[0].query == {"Signature": ["secret"]}
-    assert "graph.pb?..." in caplog.text
+    assert "/graph.pb" in caplog.text
     assert "secret" not in caplog.text + str(caught)
 
 
@@ -214,7 +190,7 @@ def test_signature_of_an_address_is_never_shown(
 def test_wrong_checksum_of_the_manifest(tmp_path: Path, server: Server, known: dict[str, object]) -> None:
     case = Case(tmp_path, server, **known)
     server.add(PLACE, file(CONTENT))
-    with pytest.raises(ContentError, match=rf"graph.pb has {next(iter(known))} .* the manifest demands .*delete it"):
+    with pytest.raises(ContentError, match=r"graph.pb has .*, but the manifest demands .*delete it"):
         case.fetch()
     assert not case.output.exists()
     assert not case.lock.exists()
@@ -227,7 +203,7 @@ def test_lock_mismatch_says_what_to_do(case: Case, server: Server) -> None:
     other = graph("input", "pool_3", padding=10)
     server.add(PLACE, file(other, ETag='"v2"'))
     message = r"graph.pb has \d+ bytes .*artifacts.lock recorded .*remove the entry 'thing' from .*artifacts.lock"
-    with pytest.raises(LockError, match=message):
+    with pytest.raises(ContentError, match=message):
         case.fetch()
     assert not case.output.exists()
     case.lock.unlink()
@@ -243,13 +219,9 @@ def test_damaged_lock(case: Case, server: Server) -> None:
         case.fetch()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"nonsense" * 100, "not a TensorFlow graph"), (graph("input", "other"), "lacks the nodes pool_3")],
-)
-def test_wrong_content_is_not_published(case: Case, server: Server, content: bytes, message: str) -> None:
-    server.add(PLACE, file(content))
-    with pytest.raises(ContentError, match=message):
+def test_wrong_content_is_not_published(case: Case, server: Server) -> None:
+    server.add(PLACE, file(graph("input", "other")))
+    with pytest.raises(ContentError, match=r"lacks pool_3; .*The download is kept in .*delete it"):
         case.fetch()
     assert not case.output.exists()
     assert not case.lock.exists()
@@ -276,12 +248,12 @@ def test_local_copy_must_pass_check_and_lock(case: Case, tmp_path: Path, server:
     ):
         case.fetch(local=own)
     own.write_bytes(graph("input"))
-    with pytest.raises(ContentError, match="lacks the nodes pool_3"):
+    with pytest.raises(ContentError, match="lacks pool_3"):
         case.fetch(local=own)
     server.add(PLACE, file(CONTENT))
     case.fetch()
     own.write_bytes(graph("input", "pool_3"))
-    with pytest.raises(LockError, match=r"recorded .*remove the entry 'thing' .*It is your own copy.*give another"):
+    with pytest.raises(ContentError, match=r"recorded .*remove the entry 'thing' .*It is your own copy.*give another"):
         case.fetch(local=own)
     own.write_bytes(CONTENT)
     with pytest.raises(ArtifactError, match="is in the way and will not be overwritten"):
@@ -291,14 +263,9 @@ def test_local_copy_must_pass_check_and_lock(case: Case, tmp_path: Path, server:
 def test_existing_output_is_checked(case: Case, server: Server) -> None:
     case.output.parent.mkdir()
     case.output.write_bytes(b"half")
-    with pytest.raises(ContentError, match=r"is there already, but wrong; remove it and run again"):
+    with pytest.raises(ContentError, match=r"is there already: remove it and run again"):
         case.fetch()
     assert not server.seen
-
-
-def test_specification_where_none_is_needed(case: Case) -> None:
-    with pytest.raises(ArtifactError, match="kind 'graph' does not depend on the configuration"):
-        case.fetch(specification="{}")
 
 
 def test_file_size_limit_keeps_what_was_written(case: Case, server: Server) -> None:
@@ -306,35 +273,14 @@ def test_file_size_limit_keeps_what_was_written(case: Case, server: Server) -> N
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
     try:
-        with pytest.raises(DiskFullError, match=r"File too large under .*Make room and run the command again"):
+        with pytest.raises(ArtifactError, match=r"File too large under .*Make room and run the command again"):
             case.fetch()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert case.part.stat().st_size == 2_000_000
+    assert case.received == 2_000_000
     case.fetch()
     assert case.output.read_bytes() == CONTENT
     assert server.seen[-1].headers["Range"] == "bytes=2000000-"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-@pytest.mark.parametrize("announced", [True, False])
-def test_disk_full(tmp_path: Path, server: Server, announced: bool) -> None:
-    case = Case(tmp_path, server)
-    case.output.parent.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(case.output.parent)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        headers = (
-            {} if announced else {"Transfer_Encoding": "identity", "Content_Length": "unknown", "Connection": "close"}
-        )
-        server.add(PLACE, file(CONTENT, cut=None if announced else len(CONTENT), **headers))
-        message = "needs 3.00 MB under" if announced else "No space left on device"
-        with pytest.raises(DiskFullError, match=rf"{message}.*Make room and run the command again"):
-            case.fetch()
-        assert not case.output.exists()
-    finally:
-        subprocess.run(["umount", str(case.output.parent)], check=True)
 
 
 def test_packaged_manifest_is_valid_and_documented() -> None:
@@ -342,7 +288,7 @@ def test_packaged_manifest_is_valid_and_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "artifacts.md").read_text()
     for identifier, artifact in packaged.artifacts.items():
         row = next((line for line in text.splitlines() if line.startswith(f"| `{identifier}` ")), "")
-        place = getattr(artifact.source, "path", artifact.source.page)
+        place = getattr(artifact.source, "path", artifact.page)
         assert place in row, f"{identifier}: docs/artifacts.md does not name {place}"
         assert (artifact.licence.name or "none stated") in row
         assert artifact.licence.accept is None or artifact.licence.accept in text
@@ -352,10 +298,10 @@ def test_packaged_manifest_is_valid_and_documented() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": "blue"}, r"artifacts.thing.colour: Extra inputs"),
+        ({"colour": "blue"}, r"artifacts.thing.colour: unknown key"),
         ({"check": {"kind": "taste"}}, r"artifacts.thing.check: Input tag 'taste'"),
         ({"files": []}, r"artifacts.thing.files"),
-        ({"check": {"kind": "images", "images": 1, "classes": 1}}, "images come from kaggle"),
+        ({"check": {"kind": "images"}}, "images come from kaggle"),
         ({"source": {"client": "http", "url": "file:///etc/passwd"}}, r"source.http.url"),
         ({"files": [{"name": "../x", "size": None, "sha256": None}]}, r"files.0.name"),
     ],
@@ -367,11 +313,6 @@ def test_wrong_manifest(tmp_path: Path, change: dict[str, object], message: str)
     path.write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match=message):
         manifest.load(path)
-
-
-def test_unknown_artifact_lists_the_known() -> None:
-    with pytest.raises(ArtifactError, match=r"'nothing' is not in the manifest. It has: siglip2-b, "):
-        manifest.load().get("nothing")
 
 
 def test_lock_keeps_entries_of_parallel_processes(tmp_path: Path) -> None:
@@ -389,14 +330,14 @@ def test_lock_keeps_entries_of_parallel_processes(tmp_path: Path) -> None:
 
 def test_guard_waits_for_the_other(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from dsr.artifacts.guard import exclusive\n"
+        "import sys, time; from pathlib import Path; from dsr.artifacts.lock import exclusive\n"
         "with exclusive(Path(sys.argv[1])): print('in', flush=True); time.sleep(0.3); Path(sys.argv[2]).touch()\n"
     )
     path, done = tmp_path / "x.guard", tmp_path / "done"
     with subprocess.Popen([sys.executable, "-c", script, str(path), str(done)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with exclusive(path):
+        with lock.exclusive(path):
             assert done.exists()
 
 
@@ -415,11 +356,11 @@ def test_killed_download_continues(case: Case, server: Server) -> None:
     server.add(PLACE, lambda seen: replace(file(CONTENT, cut=2_500_000)(seen), stall=True), file(CONTENT))
     job = subprocess.Popen(case.command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (case.part.exists() and case.part.stat().st_size) and time.monotonic() < deadline:
+    while not case.received and time.monotonic() < deadline:
         time.sleep(0.02)
     job.kill()
     job.wait()
-    assert case.part.stat().st_size > 0
+    assert case.received > 0
     assert not case.output.exists()
     case.fetch()
     assert case.output.read_bytes() == CONTENT

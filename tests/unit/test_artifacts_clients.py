@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -14,21 +15,20 @@ from typing import Any
 
 import gdown
 import hf_xet
-import numpy as np
 import pytest
-from safetensors.numpy import save
+from transformers import SiglipConfig, SiglipVisionConfig, SiglipVisionModel
 
 from dsr.artifacts import lock
-from dsr.artifacts.errors import ArtifactError, ContentError, LockError, RefusedError, TransferError
+from dsr.artifacts.errors import ArtifactError, ContentError
 from dsr.artifacts.fetch import fetch
-from dsr.artifacts.transfer import Retries
+from dsr.config.encoders import ENCODER_FILES, Encoder
+from dsr.config.specs import EncoderSpec
 
-from .artifact_manifest import GRAPH, graph, write
+from .artifact_manifest import GRAPH, be_quick, graph, write
 from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
 
-QUICK = Retries(attempts=3, first=0.01, longest=0.5)
 TOKEN = "not-to-be-logged"
 
 
@@ -40,6 +40,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def sites(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server that every https address leads to."""
+    be_quick(monkeypatch)
     with running(certificate) as server:
         for name in ("HTTPS_PROXY", "https_proxy"):
             monkeypatch.setenv(name, server.url)
@@ -57,118 +58,130 @@ def sites(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 COMMIT, LATER = "a" * 40, "b" * 40
 REPOSITORY = {"client": "hub", "repository": "someone/vit", "revision": "main"}
-TINY = {
-    "kind": "encoder",
-    "model_type": "siglip",
-    "width": 8,
-    "patch_size": 2,
-    "positions": 4,
-    "depth": 1,
-    "intermediate_size": 16,
-}
-FILES = {
-    "config.json": b'{"model_type": "siglip"}',
-    "preprocessor_config.json": b"{}",
-    "model.safetensors": save(
-        {
-            "vision_model.embeddings.patch_embedding.weight": np.zeros((8, 3, 2, 2), np.float32),
-            "vision_model.embeddings.position_embedding.weight": np.zeros((4, 8), np.float32),
-            "vision_model.encoder.layers.0.mlp.fc1.weight": np.zeros((16, 8), np.float32),
-            "text": np.zeros(500_000, np.float32),
-        }
-    ),
-}
+TINY = {"kind": "encoder", "model_type": "siglip", "width": 8, "positions": 4, "depth": 1, "intermediate_size": 16}
+ENCODER = Encoder(
+    family="siglip2",
+    hub="someone/vit",
+    revision="main",
+    input_size=4,
+    patch_size=2,
+    width=8,
+    neurons="released",
+    statistics="released",
+)
+SPEC = EncoderSpec(encoder=ENCODER, ttr_options=None, image_size=4)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest encoder, as the hub has them."""
+    folder = tmp_path_factory.mktemp("own")
+    vision = SiglipVisionConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=4, patch_size=2
+    )
+    SiglipVisionModel(vision).save_pretrained(folder)
+    SiglipConfig(vision_config=vision.to_dict()).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
+    return folder
 
 
 class Hub:
     """A repository of three files on the hub."""
 
-    def __init__(self, folder: Path, server: Server) -> None:
+    def __init__(self, folder: Path, server: Server, own: Path) -> None:
         self.server = server
-        self.manifest = write(folder / "manifest.yaml", REPOSITORY, TINY, *FILES)
+        self.files = {name: (own / name).read_bytes() for name in ENCODER_FILES}
+        self.manifest = write(folder / "manifest.yaml", REPOSITORY, TINY, *ENCODER_FILES)
         self.output = folder / "encoders" / "vit"
-        self.downloads = folder / "encoders/.downloads/thing"
         self.lock = folder / "artifacts.lock"
 
-    def add(self, name: str, *routes: Route, revision: str = "main") -> None:
-        self.server.add(f"huggingface.co/someone/vit/resolve/{revision}/{name}", *routes)
+    def answer(self, revision: str, *routes: Route) -> None:
+        """Say what the hub answers to the question what a revision is."""
+        self.server.add(f"huggingface.co/api/models/someone/vit/revision/{revision}", *routes)
 
-    def serve(self, commit: str = COMMIT, **replaced: bytes) -> None:
+    def add(self, name: str, *routes: Route, commit: str = COMMIT) -> None:
+        self.server.add(f"huggingface.co/someone/vit/resolve/{commit}/{name}", *routes)
+
+    def headers(self, name: str, commit: str = COMMIT) -> dict[str, str]:
+        return {"ETag": f'"{hashlib.sha256(self.files[name]).hexdigest()}"', "X_Repo_Commit": commit}
+
+    def serve(self, commit: str = COMMIT) -> None:
         """Serve all files at one commit, and on the main branch."""
-        for name, content in FILES.items():
-            content = replaced.get(name.partition(".")[0], content)
-            tag = (
-                hashlib.sha256(content).hexdigest()
-                if name.endswith(".safetensors")
-                else hashlib.md5(content).hexdigest()
-            )
-            for revision in ("main", commit):
-                self.add(name, file(content, ETag=f'"{tag}"', X_Repo_Commit=commit), revision=revision)
+        for name, content in self.files.items():
+            self.add(name, file(content, **self.headers(name, commit)), commit=commit)
+        siblings: list[dict[str, Any]] = [{"rfilename": name} for name in self.files]
+        weights = self.files["model.safetensors"]
+        large = {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights), "pointerSize": 1}
+        siblings[list(self.files).index("model.safetensors")]["lfs"] = large
+        body = json.dumps({"id": "someone/vit", "sha": commit, "siblings": siblings}).encode()
+        for revision in ("main", commit):
+            self.answer(revision, lambda seen: Reply(200, body, {"Content-Type": "application/json"}))
 
-    def fetch(self) -> None:
-        fetch("thing", self.output, locked=self.lock, listed=self.manifest, retries=QUICK)
+    def fetch(self, local: Path | None = None, spec: EncoderSpec = SPEC) -> None:
+        fetch("thing", self.output, self.lock, local=local, spec=spec.model_dump_json(), manifest=self.manifest)
 
 
 @pytest.fixture
-def hub(tmp_path: Path, sites: Server) -> Hub:
-    return Hub(tmp_path, sites)
+def hub(tmp_path: Path, sites: Server, own: Path) -> Hub:
+    return Hub(tmp_path, sites, own)
 
 
 def test_hub_publishes_all_files_of_one_commit(hub: Hub, sites: Server, caplog: pytest.LogCaptureFixture) -> None:
     hub.serve()
     caplog.set_level("DEBUG")
     hub.fetch()
-    assert {path.name: path.read_bytes() for path in hub.output.iterdir()} == FILES
+    assert {path.name: path.read_bytes() for path in hub.output.iterdir()} == hub.files
     assert lock.read(hub.lock).artifacts["thing"].revision == COMMIT
-    paths = [seen.path for seen in sites.seen if "/main/" in seen.path]
+    paths = [seen.path for seen in sites.seen if "/main" in seen.path]
     assert len(paths) == 1, "only the first look-up may depend on the branch"
     assert any(seen.headers.get("authorization") == f"Bearer {TOKEN}" for seen in sites.seen)
     assert TOKEN not in caplog.text
-    assert list((hub.output.parent / ".downloads").iterdir()) == [hub.output.parent / ".downloads/thing.guard"]
+    assert [path.suffix for path in (hub.output.parent / ".downloads").iterdir()] == [".guard"]
 
 
 def test_hub_keeps_to_the_recorded_commit(hub: Hub) -> None:
     hub.serve()
     hub.fetch()
     shutil.rmtree(hub.output)
-    hub.serve(LATER, config=b'{"model_type": "siglip", "new": 1}')
+    hub.serve(LATER)
     hub.serve(COMMIT)
-    hub.add("config.json", file(b"{}", ETag='"x"', X_Repo_Commit=LATER))
+    hub.answer("main", lambda seen: Reply(500))
     hub.fetch()
-    assert (hub.output / "config.json").read_bytes() == FILES["config.json"]
+    hub.lock.unlink()
+    shutil.rmtree(hub.output)
+    with pytest.raises(ArtifactError, match="HTTP 500; gave up"):
+        hub.fetch()
 
 
 def test_hub_file_that_changed_under_its_commit(hub: Hub) -> None:
     hub.serve()
     hub.fetch()
     shutil.rmtree(hub.output)
-    hub.serve(config=b'{"model_type": "siglip", "new": 1}')
-    with pytest.raises(LockError, match=r"config.json has 34 bytes .* recorded 24 bytes .*remove the entry 'thing'"):
+    hub.files["config.json"] += b"\n"
+    hub.serve()
+    with pytest.raises(ContentError, match=r"config.json has \d+ bytes .* recorded \d+ .*remove the entry 'thing'"):
         hub.fetch()
     assert not hub.output.exists()
 
 
 def test_hub_interrupted_transfer_continues(hub: Hub, sites: Server) -> None:
     # The client writes blocks of 10 MB.
-    content = FILES["model.safetensors"] + bytes(12_000_000)
-    hub.serve(model=content)
-    headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": COMMIT}
-    place = "model.safetensors"
-    whole = file(content, **headers)
-    # Two look-ups, a transfer that is cut, and the rest.
-    hub.add(place, whole, whole, file(content, cut=11_000_000, **headers), whole, revision=COMMIT)
-    with pytest.raises(ContentError, match="not a safetensors file, or cut off"):
+    hub.files["model.safetensors"] += bytes(12_000_000)
+    hub.serve()
+    whole = file(hub.files["model.safetensors"], **hub.headers("model.safetensors"))
+    cut = file(hub.files["model.safetensors"], cut=11_000_000, **hub.headers("model.safetensors"))
+    # A look-up, a transfer that is cut, and the rest.
+    hub.add("model.safetensors", whole, cut, whole)
+    with pytest.raises(ContentError, match="the weights cannot be read"):
         hub.fetch()
-    assert (hub.downloads / place).read_bytes() == content
     assert any(seen.headers.get("Range") == "bytes=10485760-" for seen in sites.seen)
 
 
 def test_hub_damaged_transfer(hub: Hub) -> None:
     hub.serve()
-    wrong = b"x" * len(FILES["model.safetensors"])
-    tag = hashlib.sha256(FILES["model.safetensors"]).hexdigest()
-    hub.add("model.safetensors", file(wrong, ETag=f'"{tag}"', X_Repo_Commit=COMMIT), revision=COMMIT)
-    with pytest.raises(ContentError, match=r"model.safetensors has sha256 .* its publisher states .* delete it"):
+    wrong = b"x" * len(hub.files["model.safetensors"])
+    hub.add("model.safetensors", file(wrong, **hub.headers("model.safetensors")))
+    with pytest.raises(ContentError, match=r"model.safetensors has .* its publisher states .* delete it"):
         hub.fetch()
     assert not hub.output.exists()
 
@@ -179,34 +192,36 @@ def _error(status: int, **headers: str) -> Route:
 
 
 @pytest.mark.parametrize(
-    ("route", "error", "message"),
+    ("route", "message"),
     [
-        (
-            _error(403, X_Error_Code="GatedRepo"),
-            RefusedError,
-            r"not been accepted.*Accept it at https://huggingface.co/",
-        ),
-        (_error(401, X_Error_Code="RepoNotFound"), RefusedError, r"access refused \(HTTP 401\).*set HF_TOKEN"),
-        (_error(401), RefusedError, r"access refused \(HTTP 401\).*private, gone or gated: see https://"),
-        (_error(404, X_Error_Code="EntryNotFound"), RefusedError, r"no such file in the repository"),
-        (_error(404, X_Error_Code="RevisionNotFound"), RefusedError, r"no such revision 'main' in the repository"),
-        (_error(429, Retry_After="900"), TransferError, r"the server asks to wait 900 s"),
-        (_error(429), TransferError, r"HTTP 429; gave up after 3 attempts"),
-        (page("Welcome to the hotel"), ContentError, r"does not come from a Hugging Face hub.*proxy"),
+        (_error(401, X_Error_Code="RepoNotFound"), r"access refused \(HTTP 401\).*set HF_TOKEN"),
+        (_error(401), r"access refused \(HTTP 401\).*private, gone or gated: see https://"),
+        (_error(404, X_Error_Code="RevisionNotFound"), r"the repository has no 'main'"),
+        (_error(429, Retry_After="900"), r"the server asks to wait 900 s"),
+        (_error(429), r"HTTP 429; gave up after 3 attempts"),
+        (page("Welcome to the hotel"), r"does not come from a Hugging Face hub.*proxy"),
     ],
 )
-def test_hub_errors(hub: Hub, route: Route, error: type[Exception], message: str) -> None:
-    hub.add("config.json", route)
-    with pytest.raises(error, match=message):
+def test_hub_errors(hub: Hub, route: Route, message: str) -> None:
+    hub.answer("main", route)
+    with pytest.raises(ArtifactError, match=message):
         hub.fetch()
     assert not hub.output.exists()
 
 
-def test_hub_error_during_the_transfer(hub: Hub) -> None:
+@pytest.mark.parametrize(
+    ("route", "message"),
+    [
+        (_error(403, X_Error_Code="GatedRepo"), r"not been accepted.*Accept it at https://huggingface.co/"),
+        (_error(404, X_Error_Code="EntryNotFound"), r"the repository has no 'config.json'"),
+    ],
+)
+@pytest.mark.parametrize("at", ["look-up", "transfer"])
+def test_hub_errors_of_a_file(hub: Hub, route: Route, message: str, at: str) -> None:
     hub.serve()
-    good = file(FILES["config.json"], ETag='"x"', X_Repo_Commit=COMMIT)
-    hub.add("config.json", good, _error(403, X_Error_Code="GatedRepo"), revision=COMMIT)
-    with pytest.raises(RefusedError, match="licence has not been accepted"):
+    good = file(hub.files["config.json"], **hub.headers("config.json"))
+    hub.add("config.json", *([good] if at == "transfer" else []), route)
+    with pytest.raises(ArtifactError, match=message):
         hub.fetch()
 
 
@@ -216,47 +231,66 @@ def test_hub_storage_that_fails(
 ) -> None:
     xet = {"X_Xet_Hash": "c" * 64, "X_Xet_Refresh_Route": "https://huggingface.co/token"}
     token = {"X-Xet-Cas-Url": "https://cas.example", "X-Xet-Access-Token": TOKEN, "X-Xet-Token-Expiration": "1"}
-    good = file(FILES["config.json"], ETag='"x"', X_Repo_Commit=COMMIT, **xet)
     hub.serve()
-    for revision in ("main", COMMIT):
-        hub.add("config.json", good, revision=revision)
+    hub.add("config.json", file(hub.files["config.json"], **hub.headers("config.json"), **xet))
     sites.add("huggingface.co/token", lambda seen: Reply(200, b"", token))
-    failures = [error("Network error: CAS at https://cas.example/?X-Signature=secret")] * QUICK.attempts
+    failures = [error("Network error: CAS at https://cas.example/?X-Signature=secret")] * 3
 
     def download(files: list[Any], **_: object) -> None:
         if failures:
             raise failures.pop()
-        Path(files[0].destination_path).write_bytes(FILES["config.json"])
+        Path(files[0].destination_path).write_bytes(hub.files["config.json"])
 
     monkeypatch.setattr(hf_xet, "download_files", download)
     with pytest.raises(
-        TransferError, match=r"Xet storage failed \(Network error.*DISABLE_XET.*after 3 attempts"
+        ArtifactError, match=r"Xet storage failed \(Network error.*DISABLE_XET.*after 3 attempts"
     ) as caught:
         hub.fetch()
     assert "secret" not in str(caught.value)
     failures[:] = [error("once")]
     hub.fetch()
-    assert (hub.output / "config.json").read_bytes() == FILES["config.json"]
+    assert (hub.output / "config.json").read_bytes() == hub.files["config.json"]
 
 
-def test_hub_wrong_architecture(hub: Hub) -> None:
-    hub.serve(config=b'{"model_type": "bert"}')
-    with pytest.raises(ContentError, match=r"config.json: model_type is 'bert', expected 'siglip'"):
-        hub.fetch()
+def test_hub_other_encoder(hub: Hub) -> None:
+    other = SPEC.model_copy(update={"encoder": ENCODER.model_copy(update={"hub": "someone/other"})})
+    with pytest.raises(
+        ArtifactError, match="manifest has someone/vit at main, the configuration someone/other at main"
+    ):
+        hub.fetch(spec=other)
+    assert not hub.server.seen
 
 
-def test_local_encoder_is_linked_file_by_file(hub: Hub, tmp_path: Path, sites: Server) -> None:
-    own = tmp_path / "own"
-    own.mkdir()
-    for name, content in FILES.items():
-        (own / name).write_bytes(content)
-    fetch("thing", hub.output, locked=hub.lock, listed=hub.manifest, local=own)
-    assert {path.name: path.resolve().parent for path in hub.output.iterdir()} == dict.fromkeys(FILES, own)
+def test_local_encoder_is_linked_file_by_file(hub: Hub, own: Path, sites: Server) -> None:
+    hub.fetch(own)
+    assert {path.name: path.resolve().parent for path in hub.output.iterdir()} == dict.fromkeys(hub.files, own)
     assert not hub.output.is_symlink()
-    (own / "model.safetensors").unlink()
-    with pytest.raises(ContentError, match=r"model.safetensors: no such file"):
-        fetch("thing", hub.output, locked=hub.lock, listed=hub.manifest, local=own)
     assert not sites.seen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config.json": b'{"model_type": "bert"}'}, r"config.json: model_type is 'bert', expected 'siglip'"),
+        ({"config.json": b"[]"}, r"config.json: not a JSON object"),
+        ({"config.json": b"<html>"}, r"config.json: not a JSON object"),
+        ({"model.safetensors": b"cut off"}, r"the weights cannot be read"),
+        ({"model.safetensors": None}, r"lacks model.safetensors; expected a folder with config.json"),
+        ({"depth": 2}, r"depth is 1, expected 2; it is another encoder"),
+        ({"positions": 16}, r"positions is 4, expected 16"),
+    ],
+)
+def test_wrong_encoder(hub: Hub, own: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(own, copy)
+    for name, content in change.items():
+        if name in ("depth", "positions"):
+            write(hub.manifest, REPOSITORY, TINY | {name: content}, *ENCODER_FILES)
+        else:
+            (copy / name).unlink() if content is None else (copy / name).write_bytes(content)
+    with pytest.raises(ContentError, match=rf"{message}.*It is your own copy of 'thing'"):
+        hub.fetch(copy)
+    assert not hub.output.exists()
 
 
 # Google Drive ---------------------------------------------------------------------------------------------------------
@@ -274,7 +308,7 @@ class Drive:
         self.manifest = write(folder / "manifest.yaml", DRIVE, GRAPH, "graph.pb")
         self.output = folder / "results" / "graph.pb"
         self.lock = folder / "artifacts.lock"
-        self.downloads = folder / "results/.downloads/thing"
+        self.downloads = folder / "results/.downloads"
         server.add("drive.google.com/embeddedfolderview", self.listing)
 
     def listing(self, seen: Seen) -> Reply:
@@ -289,7 +323,7 @@ class Drive:
         self.server.add("drive.google.com/uc", *routes)
 
     def fetch(self) -> None:
-        fetch("thing", self.output, locked=self.lock, listed=self.manifest, retries=QUICK)
+        fetch("thing", self.output, self.lock, manifest=self.manifest)
 
 
 @pytest.fixture
@@ -343,34 +377,33 @@ def test_drive_interrupted_transfer_continues_or_starts_over(drive: Drive, sites
 def test_drive_quota_keeps_what_was_received(drive: Drive) -> None:
     drive.add(attachment(CONTENT, 2_000_000), quota)
     with pytest.raises(
-        RefusedError, match=r"quota is used up.*again in a day.*uc\?id=file.*`artifacts` in config.yaml"
+        ArtifactError, match=r"quota is used up.*again in a day.*uc\?id=file.*`artifacts` in config.yaml"
     ):
         drive.fetch()
     assert not drive.output.exists()
-    assert [path.stat().st_size > 0 for path in drive.downloads.glob("*.part")] == [True]
+    assert [path.stat().st_size > 0 for path in drive.downloads.glob("thing-*/*.part")] == [True]
     drive.add(attachment(CONTENT))
     drive.fetch()
     assert drive.output.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
-    ("route", "error", "message"),
+    ("route", "message"),
     [
-        (page("Sign in"), RefusedError, r"does not hand the file out .*Open https://drive.google.com/uc\?id=file"),
-        (lambda seen: attachment(page("Quota")(seen).body)(seen), RefusedError, r"web page instead.*\"Quota\""),
-        (lambda seen: Reply(404, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}), RefusedError, "404"),
-        (lambda seen: Reply(403, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}), RefusedError, "403"),
+        (page("Sign in"), r"does not hand the file out .*Open https://drive.google.com/uc\?id=file"),
+        (lambda seen: attachment(page("Quota")(seen).body)(seen), r"web page instead.*\"Quota\""),
+        (lambda seen: Reply(404, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}), "404"),
+        (lambda seen: Reply(403, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}), "403"),
         (
             lambda seen: Reply(503, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}),
-            TransferError,
             "503",
         ),
-        (attachment(CONTENT, 10), TransferError, r"Download is incomplete: .*gave up after 3 attempts"),
+        (attachment(CONTENT, 10), r"Download is incomplete: .*gave up after 3 attempts"),
     ],
 )
-def test_drive_errors(drive: Drive, route: Route, error: type[Exception], message: str) -> None:
+def test_drive_errors(drive: Drive, route: Route, message: str) -> None:
     drive.add(route)
-    with pytest.raises(error, match=message):
+    with pytest.raises(ArtifactError, match=message):
         drive.fetch()
     assert not drive.output.exists()
 
@@ -384,7 +417,7 @@ def test_drive_errors(drive: Drive, route: Route, error: type[Exception], messag
 )
 def test_drive_folder_that_moved(drive: Drive, sites: Server, route: Route, message: str) -> None:
     sites.add("drive.google.com/embeddedfolderview", route)
-    with pytest.raises(RefusedError, match=message):
+    with pytest.raises(ArtifactError, match=message):
         drive.fetch()
 
 
@@ -427,9 +460,9 @@ class Kaggle:
 
     def fetch(self, split: str = "train") -> Path:
         source = {"client": "kaggle", "competition": "imagenet", "split": split}
-        check = {"kind": "images", "images": 3 if split == "train" else 2, "classes": 2}
+        check, spec = {"kind": "images"}, {"images": 3 if split == "train" else 2, "classes": 2}
         listed = write(self.folder / f"{split}.yaml", source, check, "imagenet.zip", accept="https://rules.example")
-        fetch("thing", self.folder / "raw" / split, locked=self.lock, listed=listed, retries=QUICK)
+        fetch("thing", self.folder / "raw" / split, self.lock, spec=json.dumps(spec), manifest=listed)
         return self.folder / "raw" / split
 
 
@@ -468,49 +501,47 @@ def test_kaggle_interrupted_transfer_continues(
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "message"),
+    ("status", "message"),
     [
-        (401, RefusedError, r"access refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
+        (401, r"access refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
         (
             403,
-            RefusedError,
             r"access refused \(HTTP 403\).*rules at https://rules.example with the account.*give an ImageFolder",
         ),
-        (404, RefusedError, r"not there any more \(HTTP 404\)"),
-        (503, TransferError, r"HTTP 503; gave up after 3 attempts"),
+        (404, r"not there any more \(HTTP 404\)"),
+        (503, r"HTTP 503; gave up after 3 attempts"),
     ],
 )
-def test_kaggle_errors(kaggle: Kaggle, sites: Server, status: int, error: type[Exception], message: str) -> None:
+def test_kaggle_errors(kaggle: Kaggle, sites: Server, status: int, message: str) -> None:
     sites.add(API, lambda seen: Reply(status, b"{}", {"Content-Type": "text/plain"}))
-    with pytest.raises(error, match=message) as caught:
+    with pytest.raises(ArtifactError, match=message) as caught:
         kaggle.fetch()
     assert TOKEN not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "message"),
+    ("status", "message"),
     [
-        (401, RefusedError, r"access refused \(HTTP 401\)"),
-        (403, RefusedError, r"no valid token. Make one at https://www.kaggle.com/settings"),
-        (503, TransferError, r"HTTP 503; gave up after 3 attempts"),
+        (401, r"access refused \(HTTP 401\)"),
+        (403, r"no valid token. Make one at https://www.kaggle.com/settings"),
+        (503, r"HTTP 503; gave up after 3 attempts"),
     ],
 )
-def test_kaggle_token_that_is_refused(
-    kaggle: Kaggle, sites: Server, status: int, error: type[Exception], message: str
-) -> None:
+def test_kaggle_token_that_is_refused(kaggle: Kaggle, sites: Server, status: int, message: str) -> None:
     sites.add(LOGIN, lambda seen: Reply(status, b"{}", {"Content-Type": "text/plain"}))
-    with pytest.raises(error, match=message):
+    with pytest.raises(ArtifactError, match=message):
         kaggle.fetch()
 
 
 def test_kaggle_page_instead_of_archive(kaggle: Kaggle, sites: Server) -> None:
     sites.add(API, page("Accept the rules first"))
-    with pytest.raises(RefusedError, match=r'web page instead of the file, saying: "Accept the rules first"'):
+    with pytest.raises(ArtifactError, match=r'web page instead of the file, saying: "Accept the rules first"'):
         kaggle.fetch()
-    partial = kaggle.folder / "raw/.downloads/imagenet/imagenet.zip"
+    (folder,) = (kaggle.folder / "raw/.downloads").glob("imagenet-*[!d]")
+    partial = folder / "partial/imagenet.zip"
     assert [path.name for path in partial.parent.iterdir()] == []
     partial.write_bytes(archive()[:1000])
-    with pytest.raises(RefusedError, match="Accept the rules first"):
+    with pytest.raises(ArtifactError, match="Accept the rules first"):
         kaggle.fetch()
     assert partial.stat().st_size == 1000
 
@@ -522,15 +553,21 @@ def test_kaggle_file_that_is_no_zip(kaggle: Kaggle) -> None:
 
 def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
     source = {"client": "kaggle", "competition": "imagenet", "split": "train"}
-    check = {"kind": "images", "images": 3, "classes": 2}
-    listed = write(tmp_path / "manifest.yaml", source, check, "imagenet.zip", accept="https://rules.example")
-    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "HTTPS_PROXY": sites.url}
+    listed = write(
+        tmp_path / "manifest.yaml", source, {"kind": "images"}, "imagenet.zip", accept="https://rules.example"
+    )
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+        "HOME": str(tmp_path),
+        "PATH": "/usr/bin:/bin",
+        "HTTPS_PROXY": sites.url,
+    }
     command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing", "--output", str(tmp_path / "train")]
-    command += ["--lock", str(tmp_path / "lock"), "--manifest", str(listed)]
+    command += ["--lock", str(tmp_path / "lock"), "--manifest", str(listed), "--spec", '{"images": 3, "classes": 2}']
     failed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stdout == ""
-    assert failed.stderr.count("\n") == 1, failed.stderr
+    assert failed.stderr.count("\n") == 2, failed.stderr
     assert "no valid token. Make one at https://www.kaggle.com/settings" in failed.stderr
     assert "https://rules.example" in failed.stderr
 

@@ -30,7 +30,7 @@ def test_paper_has_the_six_rows_of_the_release(raw: dict[str, Any]) -> None:
     ]  # fmt: skip
     assert config.train("dit-siglip2b").steps_per_epoch == 1251
     assert math.isclose(config.flow.shift, 6.928203230275509)
-    assert config.train("dit-so400m-dsr").autoencoder.latent_shape == (1152, 16, 16)
+    assert config.train("dit-so400m-dsr").encoding.latent_shape == (1152, 16, 16)
 
 
 def test_schema_is_in_sync() -> None:
@@ -51,13 +51,21 @@ def test_every_key_is_described() -> None:
         (("seed",), 1, "seed: unknown key"),
         (("encoders", "siglip2-b", "patch_size"), 15, "not a multiple of patch_size 15"),
         (("recipes", "dit", "final_lr"), 1e-5, "final_lr and decay_epochs go together"),
-        (("evaluation", "epochs"), [80, 40], "must be ascending"),
+        (("evaluation", "epochs"), [80, 40], "evaluation.epochs: must be ascending (given: [80, 40])"),
+        (("evaluation", "epochs"), [], "evaluation.epochs: Tuple should have at least 1 item"),
+        (("discovery", "highest_layer"), 3, "discovery.highest_layer: gone after version 0.1.0"),
+        (("sampling", "precision"), "fp8", "sampling.precision=fp8: gone after version 0.1.0"),
+        (("ttr",), {"registers": 1}, "ttr: called ttr_options after version 0.1.0"),
         (("sampling", "guidance"), {}, "unguided"),
         (("sampling", "guidance", "a:b"), {"scale": 1.5}, "sampling.guidance.a:b.[key]: String should match pattern"),
         (("sampling", "guidance", "a b"), {"scale": 1.5}, "sampling.guidance.a b.[key]: String should match pattern"),
         (("sampling", "guidance", "sweep/w1.5-t0-1"), {"scale": 1.5}, "String should match pattern"),
-        (("rows", "dit-siglip2b", "compare_with"), "nonsense", "rows.dit-siglip2b.compare_with: 'nonsense' is neither"),
-        (("recipes", "dit", "ema"), [0.9999, 0.9999], "ema [0.9999, 0.9999]: give at least one decay, and none twice"),
+        (
+            ("rows", "dit-siglip2b", "compare_with"),
+            "nonsense",
+            "rows.dit-siglip2b.compare_with: 'nonsense' is not one of dit-siglip2b",
+        ),
+        (("recipes", "dit", "ema"), [0.9999, 0.9999], "recipes.dit.ema: none may repeat (given: [0.9999,"),
         (("data", "source"), "imagefolder", "give the paths data.train and data.validation"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
         (("flow",), None, "flow"),
@@ -74,16 +82,25 @@ def test_every_key_is_described() -> None:
         (("rows", "a b"), {}, "rows.a b.[key]: String should match pattern"),
         (("discovery", "images"), 2000000, "discovery.images: 2000000 is more than the 1281167 training images"),
         (("resources", "train", "gres"), "gpu:h100:4", "gres 'gpu:h100:4' is not gpus = 8"),
-        (("figures", "rows"), [], "figures: rows []: give at least one, and none twice"),
-        (("figures", "rows"), ["dit-siglip2b"] * 2, "none twice"),
+        (("sampling", "seeds"), [0, 1000], "sweep.seed: 1000 is one of `seeds`"),
+        (("sampling", "sweep", "rows"), ["dit-x"], "sampling.sweep.rows: 'dit-x' is not one of dit-siglip2b"),
+        (("sampling", "sweep", "images"), 10001, "sampling.sweep.images: 10001 is not a multiple of 1000"),
+        (("sampling", "images"), 50001, "sampling.images: 50001 is not a multiple of 1000 classes"),
+        (("sampling", "guidance", "chosen"), {"scale": 1.5}, "`chosen` is the name of what the sweep chooses"),
+        (("rows", "dit-siglip2b", "recipe"), None, "rows.dit-siglip2b: give either a recipe"),
+        (("rows", "dit-siglip2b", "registers"), 5, "rows.dit-siglip2b: registers 5 is not a perfect square"),
+        (("rows", "dit-siglip2b", "encoder"), "clip", "rows.dit-siglip2b.encoder: 'clip' is not one of siglip2-b"),
+        (("denoisers", "dit-xl", "register_start"), 28, "register_start 28 is beyond the last block (27)"),
+        (("recipes", "dit", "batch"), 1023, "recipes.dit.batch: 1023 is not divisible by 8 processes"),
+        (("recipes", "dit", "lr"), "2e-4", "recipes.dit.lr: Input should be a valid number (given: '2e-4')"),
+        (("evaluation", "references"), ["adm"], "the first must be validation"),
+        (("figures", "rows"), [], "figures.rows: Tuple should have at least 1 item"),
+        (("figures", "rows"), ["dit-siglip2b"] * 2, "figures.rows: none may repeat"),
         (("figures", "epoch"), 40, "figures.epoch: 40 is not one of evaluation.epochs"),
-        (("figures", "images"), [], "figures: images []: give at least one, and none twice"),
         (("figures", "images"), [60000], "figures.images: 60000 is not below the 50000 validation images"),
-        (("figures", "images"), [3, 3], "images [3, 3]: give at least one, and none twice"),
-        (("figures", "layers"), [], "figures: layers []: give at least one, and none twice"),
+        (("figures", "images"), [3, 3], "figures.images: none may repeat"),
         (("figures", "layers"), [3, 31], "figures.layers: 31 is beyond the last block (30)"),
-        (("figures", "times"), [], "figures: times []: give at least one, and none twice"),
-        (("figures", "times"), [0.5, 0.1], "times [0.5, 0.1] must be ascending"),
+        (("figures", "times"), [0.5, 0.1], "figures.times: must be ascending"),
     ],
 )
 def test_mistakes_are_named(raw: dict[str, Any], path: tuple[str, ...], value: object, message: str) -> None:

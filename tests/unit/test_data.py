@@ -1,7 +1,8 @@
+"""From an ImageFolder to batches: prepared in shards or cropped when read, in the same order, byte for byte."""
+
 from __future__ import annotations
 
 import contextlib
-import io
 import pickle
 import re
 import sys
@@ -9,28 +10,29 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 
 from dsr.base.errors import UserError
 from dsr.commands.prepare import main as prepare_command
-from dsr.data import png
 from dsr.data.crop import center_crop
-from dsr.data.folder import list_folder
-from dsr.data.images import Item, ListedImages, PreparedImages
-from dsr.data.index import check_index, fingerprint, write_folder_index
-from dsr.data.loading import Loader
+from dsr.data.folder import UnreadableImageError, list_folder
+from dsr.data.images import ListedImages, PreparedImages, check_index, fingerprint, open_images
+from dsr.data.loading import Item, Loader
 from dsr.data.order import batch_indices, rank_slice
 from dsr.data.prepare import index_folder, write_index, write_shard
+from dsr.training.loop import train
+from tests.unit import training_row
 
-SIZE, SHARDS = 16, 3
+SIZE, SHARDS, IMAGES = 16, 3, 8
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images of every colour mode, of several sizes, one of them a JPEG under a PNG's name."""
+    """Images of every colour mode and several sizes; two have the wrong ending, one a name that is not ASCII."""
     generator = np.random.default_rng(0)
 
     def save(name: str, mode: str, size: tuple[int, int], kind: str | None = None) -> None:
@@ -41,20 +43,27 @@ def folder(tmp_path: Path) -> Path:
 
     save("ant/rgb.png", "RGB", (40, 33))
     save("ant/cmyk.jpg", "CMYK", (64, 70))
-    save("ant/palette.png", "P", (16, 16))
-    save("bee/transparent.png", "RGBA", (9, 12))
+    save("ant/deeper/palette.png", "P", (16, 16))
+    save("bee/Ä.JPEG", "RGBA", (9, 12), kind="PNG")
     save("bee/grey.JPEG", "L", (17, 100))
     save("bee/grey-alpha.png", "LA", (31, 20))
     save("bee/wrong-name.png", "RGB", (50, 20), kind="JPEG")
+    save("bee/wide.png", "RGB", (100, 3))
+    (tmp_path / "raw" / "bee" / "notes.txt").write_text("no image, and not listed")
     return tmp_path / "raw"
 
 
 def prepare(folder: Path, output: Path) -> Path:
     shards = [output / f"shard-{shard:05d}.zip" for shard in range(SHARDS)]
     for shard, path in enumerate(shards):
-        write_shard(folder, SIZE, shard, SHARDS, path)
-    write_index(shards[::-1], output / "index.npz", images=7, classes=2)
+        write_shard(folder, SIZE, shard, SHARDS, path, images=IMAGES, classes=2)
+    write_index(shards[::-1], output / "index.npz")
     return output / "index.npz"
+
+
+def listed(folder: Path, output: Path) -> Path:
+    index_folder(folder, SIZE, output / "listed.npz", images=IMAGES, classes=2)
+    return output / "listed.npz"
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (15, 40), (64, 31), (32, 32), (100, 3), (1, 1)])
@@ -62,23 +71,30 @@ def test_crop_gives_the_asked_size(width: int, height: int) -> None:
     assert center_crop(Image.new("RGB", (width, height)), SIZE).size == (SIZE, SIZE)
 
 
+def test_folders_are_listed_as_torchvision_does(folder: Path) -> None:
+    ours, theirs = list_folder(folder), ImageFolder(str(folder))
+    assert ours.classes == theirs.classes == ["ant", "bee"]
+    assert list(zip(map(str, ours.paths), ours.labels.tolist(), strict=True)) == theirs.samples
+    (folder / "cow").mkdir()
+    with pytest.raises(UserError, match=r"one sub-folder of images per class \(no image in cow\)"):
+        list_folder(folder)
+    for wrong in (folder / "ant" / "deeper", folder / "absent"):
+        with pytest.raises(UserError, match="sub-folder of images per class"):
+            list_folder(wrong)
+
+
 def test_prepared_images_equal_crops_on_the_fly(folder: Path, tmp_path: Path) -> None:
-    prepared = PreparedImages(prepare(folder, tmp_path / "prepared"))
-    index_folder(folder, SIZE, tmp_path / "listed.npz")
-    direct = ListedImages(tmp_path / "listed.npz")
-    assert len(prepared) == len(direct) == 7
+    prepared, direct = open_images(prepare(folder, tmp_path / "prepared")), open_images(listed(folder, tmp_path))
+    assert isinstance(prepared, PreparedImages)
+    assert isinstance(direct, ListedImages)
+    assert len(prepared) == len(direct) == IMAGES
     assert prepared.classes == direct.classes == ["ant", "bee"]
-    assert prepared.image_size == SIZE
-    assert prepared.labels.tolist() == direct.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
-    for index in range(7):
-        assert np.array_equal(prepared.read(index), direct.read(index))
-        pixels, label = prepared[index]
-        assert pixels.dtype == torch.uint8
-        assert pixels.shape == (3, SIZE, SIZE)
-        assert label == prepared.labels[index]
-        assert np.array_equal(prepared.read(index), pixels.permute(1, 2, 0).numpy())
-        assert torch.equal(prepared[index, True][0], pixels.flip(2))
-        assert torch.equal(prepared[index, False][0], direct[index, False][0])
+    assert prepared.image_size == direct.image_size == SIZE
+    assert prepared.labels.tolist() == direct.labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+    for index, path in enumerate(list_folder(folder).paths):
+        expected = np.asarray(center_crop(Image.open(path).convert("RGB"), SIZE))
+        assert np.array_equal(prepared.read(index), expected)
+        assert np.array_equal(direct.read(index), expected)
 
 
 def test_shards_are_reproducible_and_independent(folder: Path, tmp_path: Path) -> None:
@@ -95,48 +111,67 @@ def test_shards_are_reproducible_and_independent(folder: Path, tmp_path: Path) -
         assert all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
 
 
-def test_reading_works_in_worker_processes(folder: Path, tmp_path: Path) -> None:
-    images = PreparedImages(prepare(folder, tmp_path / "prepared"))
-    want = images.read(3)
-    assert np.array_equal(pickle.loads(pickle.dumps(images)).read(3), want)
-    loader = DataLoader(images, sampler=[(3, False), (3, True)], num_workers=2, multiprocessing_context="forkserver")
-    plain, flipped = (pixels[0] for pixels, _ in loader)
-    assert np.array_equal(plain.permute(1, 2, 0).numpy(), want)
-    assert torch.equal(flipped, plain.flip(2))
-
-
+@pytest.mark.parametrize("index", [prepare, listed])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_batches_come_in_order_and_errors_as_they_were_raised(folder: Path, tmp_path: Path, workers: int) -> None:
-    index_folder(folder, SIZE, tmp_path / "listed.npz")
-    images = ListedImages(tmp_path / "listed.npz")
-    lost = folder / "bee" / "grey.JPEG"
-    missing = list_folder(folder).paths.index(lost)
-    lost.unlink()
-    readable = [item for item in range(7) if item != missing]
-    batches: list[list[Item]] = [[readable[2], (readable[0], True)], readable[:1], [readable[1], missing]]
-    with contextlib.closing(Loader(images, batches, workers=workers)) as loader:
+def test_batches_come_in_order_and_mirrored(folder: Path, tmp_path: Path, index: object, workers: int) -> None:
+    images = open_images(index(folder, tmp_path / "images"))
+    images.read(1)
+    again = pickle.loads(pickle.dumps(images))
+    batches: list[list[Item]] = [[(5, False), (2, True)], [(2, False)]]
+    with contextlib.closing(Loader(again, batches, workers=workers)) as loader:
         pixels, labels = next(loader)
-        assert torch.equal(pixels, torch.stack([images[readable[2]][0], images[readable[0]][0].flip(2)]))
-        assert labels.tolist() == [images[readable[2]][1], images[readable[0]][1]]
-        assert next(loader)[0].shape == (1, 3, SIZE, SIZE)
-        with pytest.raises(UserError) as raised:
-            next(loader)
-    with pytest.raises(UserError) as expected:
-        images[missing]
-    assert type(raised.value) is type(expected.value)
-    assert str(raised.value) == str(expected.value)
+        assert pixels.dtype == torch.uint8
+        assert pixels.is_contiguous()
+        assert np.array_equal(pixels[0].permute(1, 2, 0), images.read(5))
+        assert np.array_equal(pixels[1].permute(1, 2, 0), images.read(2)[:, ::-1])
+        assert labels.tolist() == [1, 0]
+        assert torch.equal(next(loader)[0][0], pixels[1].flip(2))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_that_is_lost_or_cut_off_while_it_is_read_is_named(folder: Path, tmp_path: Path, workers: int) -> None:
-    images = PreparedImages(prepare(folder, tmp_path / "prepared"))
-    first, _, last = sorted((tmp_path / "prepared").glob("*.zip"))
+def test_an_image_that_cannot_be_read_is_one_error_that_names_it(folder: Path, tmp_path: Path, workers: int) -> None:
+    prepared, direct = open_images(prepare(folder, tmp_path / "prepared")), open_images(listed(folder, tmp_path))
+    first, middle, last = sorted((tmp_path / "prepared").glob("*.zip"))
     first.unlink()
+    content = bytearray(middle.read_bytes())
+    content[content.index(b"IDAT") + 10] ^= 255
+    middle.write_bytes(content)
     last.write_bytes(last.read_bytes()[:80])
-    with contextlib.closing(Loader(images, [[0], [6]], workers=workers)) as loader:
-        for message in (f"{first}: image 0 cannot be read", f"{last}: ends inside image 6; prepare"):
-            with pytest.raises(UserError, match=re.escape(message)):
+    cmyk, grey = folder / "ant" / "cmyk.jpg", folder / "bee" / "grey.JPEG"
+    cmyk.write_bytes(cmyk.read_bytes()[:300])
+    grey.unlink()
+    for images, index, message in (
+        (prepared, 0, f"{first}: image 0 cannot be read"),
+        (prepared, 2, f"{middle}: image 2 is damaged"),
+        (prepared, 7, f"{last}: ends inside image 7; prepare the images again"),
+        (direct, 0, f"{cmyk}: cannot be decoded"),
+        (direct, list_folder(folder).paths.index(folder / "bee" / "grey-alpha.png") + 1, f"{grey}: cannot be decoded"),
+    ):
+        with contextlib.closing(Loader(images, [[(index, False)]], workers=workers)) as loader:
+            with pytest.raises(UserError, match=f"^{re.escape(message)}") as raised:
                 next(loader)
+            assert "\n" not in str(raised.value)
+            assert (images is direct) == isinstance(raised.value, UnreadableImageError)
+
+
+def test_crops_of_two_versions_of_pillow_are_not_mixed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, direct = prepare(folder, tmp_path / "prepared"), listed(folder, tmp_path)
+    known = fingerprint(prepared), fingerprint(direct)
+    first, second, *_ = shards = sorted(prepared.parent.glob("*.zip"))
+    ours = PIL.__version__
+    monkeypatch.setattr(PIL, "__version__", "1.2.3")
+    assert len(open_images(prepared)) == IMAGES, "what is prepared can be read with any version"
+    with pytest.raises(UserError, match=f"listed.npz: written with Pillow {ours}, but this is Pillow 1.2.3"):
+        open_images(direct)
+    write_shard(folder, SIZE, 1, SHARDS, second)
+    message = f"{second}: made with Pillow 1.2.3, but {first} with Pillow {ours}"
+    with pytest.raises(UserError, match=f"{re.escape(message)}.*prepare them again") as error:
+        write_index(shards, prepared)
+    assert "\n" not in str(error.value)
+    assert fingerprint(prepare(folder, tmp_path / "other")) != known[0]
+    assert fingerprint(listed(folder, tmp_path)) != known[1]
 
 
 def test_all_bad_files_of_a_shard_are_named(folder: Path, tmp_path: Path) -> None:
@@ -147,7 +182,7 @@ def test_all_bad_files_of_a_shard_are_named(folder: Path, tmp_path: Path) -> Non
     damaged = (folder / "ant" / "rgb.png").read_bytes()
     (folder / "bee" / "damaged.png").write_bytes(damaged[:60] + b"\0" * 40 + damaged[100:])
     output = tmp_path / "shard.zip"
-    with pytest.raises(UserError, match="4 of 11 images") as error:
+    with pytest.raises(UserError, match="4 of 12 images") as error:
         write_shard(folder, SIZE, 0, 1, output)
     for name in ("truncated.jpg", "empty.png", "text.jpg", "damaged.png"):
         assert name in str(error.value)
@@ -160,10 +195,6 @@ def test_wrong_sets_of_shards_are_refused(folder: Path, tmp_path: Path) -> None:
     shards = sorted(index.parent.glob("*.zip"))
     with pytest.raises(UserError, match="each of the shards 0 to 2 once"):
         write_index(shards[:2], index)
-    with pytest.raises(UserError, match="7 images, but the configuration says 8"):
-        write_index(shards, index, images=8)
-    with pytest.raises(UserError, match="2 classes, but the configuration says 3"):
-        write_index(shards, index, classes=3)
     with pytest.raises(UserError, match="beside the index"):
         write_index(shards, tmp_path / "index.npz")
     write_shard(folder, 2 * SIZE, 1, SHARDS, shards[1])
@@ -176,43 +207,48 @@ def test_wrong_sets_of_shards_are_refused(folder: Path, tmp_path: Path) -> None:
         write_index(shards, index)
 
 
-@pytest.mark.parametrize("prepared", [True, False])
-def test_an_index_is_known_by_its_images_not_by_its_place(folder: Path, tmp_path: Path, prepared: bool) -> None:
-    def indexed(source: Path, name: str) -> str:
-        if prepared:
-            return fingerprint(prepare(source, tmp_path / name))
-        listed = list_folder(source)
-        write_folder_index(source, listed.paths, listed.labels, listed.classes, SIZE, tmp_path / f"{name}.npz")
-        return fingerprint(tmp_path / f"{name}.npz")
-
-    first = indexed(folder, "first")
+@pytest.mark.parametrize("index", [prepare, listed])
+def test_an_index_is_known_by_its_images_not_by_its_place(folder: Path, tmp_path: Path, index: object) -> None:
+    first = fingerprint(index(folder, tmp_path / "first"))
     elsewhere = folder.rename(tmp_path / "elsewhere")
-    assert indexed(elsewhere, "second") == first
-    Image.new("RGB", (90, 90)).save(elsewhere / "bee" / ("grey.JPEG" if prepared else "one-more.png"))
-    if not prepared:
-        (elsewhere / "bee" / "grey.JPEG").unlink()
-    assert indexed(elsewhere, "third") != first
+    assert fingerprint(index(elsewhere, tmp_path / "second")) == first
+    (elsewhere / "bee" / "grey.JPEG").unlink()
+    Image.new("RGB", (90, 90)).save(elsewhere / "bee" / "one-more.png")
+    assert fingerprint(index(elsewhere, tmp_path / "third")) != first
 
 
-def test_index_is_checked_against_the_configuration(folder: Path, tmp_path: Path) -> None:
-    index = prepare(folder, tmp_path / "prepared")
-    check_index(index, images=7, classes=2, image_size=SIZE)
-    with pytest.raises(UserError, match="images is 7, but the configuration says 8"):
-        check_index(index, images=8, classes=2, image_size=SIZE)
+@pytest.mark.parametrize("index", [prepare, listed])
+def test_index_is_checked_against_the_configuration(folder: Path, tmp_path: Path, index: object) -> None:
+    path = index(folder, tmp_path / "images")
+    check_index(path, images=IMAGES, classes=2, image_size=SIZE)
+    with pytest.raises(UserError, match="images is 8, but the configuration says 9"):
+        check_index(path, images=9, classes=2, image_size=SIZE)
     with pytest.raises(UserError, match="image_size is 16"):
-        check_index(index, images=7, classes=2, image_size=256)
+        check_index(path, images=IMAGES, classes=2, image_size=256)
+    np.savez(path, label=np.zeros(3))
+    with pytest.raises(UserError, match=r"not an index .* \(missing classes, image_size, pillow\); prepare the images"):
+        open_images(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not a readable index"):
+        open_images(path)
+    path.unlink()
     with pytest.raises(UserError, match="no such file"):
-        PreparedImages(tmp_path / "index.npz")
-    with pytest.raises(UserError, match="sub-folder"):
-        index_folder(tmp_path / "absent", SIZE, tmp_path / "listed.npz")
+        open_images(path)
+
+
+def test_a_list_without_its_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    index = listed(folder, tmp_path)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"raw: no such folder, but .*listed.npz lists its images"):
+        open_images(index)
 
 
 @pytest.mark.parametrize(
     ("images", "classes", "message"),
     [
-        (7, 3, r"raw: holds 2 classes \(ant to bee\), but the configuration says 3"),
-        (8, 3, "raw: holds 2 classes"),
-        (8, 2, "raw: holds 7 images, but the configuration says 8"),
+        (8, 3, r"raw: holds 2 classes \(ant to bee\), but the configuration says 3"),
+        (9, 3, "raw: holds 2 classes"),
+        (9, 2, "raw: holds 8 images, but the configuration says 9"),
     ],
 )
 def test_an_incomplete_folder_is_refused_before_it_is_cropped(
@@ -221,22 +257,44 @@ def test_an_incomplete_folder_is_refused_before_it_is_cropped(
     output = tmp_path / "shards" / "shard-00000.zip"
     with pytest.raises(UserError, match=message):
         write_shard(folder, SIZE, 0, 1, output, images=images, classes=classes)
+    with pytest.raises(UserError, match=message):
+        index_folder(folder, SIZE, output, images=images, classes=classes)
     assert not output.parent.exists()
 
 
-def test_command_reports_errors_in_one_line(
+def test_the_commands_do_what_the_functions_do(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    output = tmp_path / "shard-00000.zip"
-    arguments = ["shard", "--source", str(folder), "--size", str(SIZE), "--shards", "1", "--output", str(output)]
-    arguments += ["--images", "7", "--classes", "2"]
-    monkeypatch.setattr(sys, "argv", ["prepare", *arguments, "--shard", "0"])
-    prepare_command()
-    assert output.exists()
-    monkeypatch.setattr(sys, "argv", ["prepare", *arguments, "--shard", "1"])
-    with pytest.raises(SystemExit, match="1"):
+    def run(*words: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["prepare", *map(str, words)])
         prepare_command()
-    assert caplog.messages[-1] == "--shard 1: expected a number from 0 to 0"
+
+    raw = ["--source", folder, "--size", SIZE, "--images", IMAGES, "--classes", 2]
+    shards = [tmp_path / "prepared" / f"shard-0000{shard}.zip" for shard in range(SHARDS)]
+    for shard, path in enumerate(shards):
+        run("shard", *raw, "--shard", shard, "--shards", SHARDS, "--output", path)
+    run("index", "--inputs", *shards, "--output", tmp_path / "prepared" / "index.npz")
+    run("folder", *raw, "--output", tmp_path / "listed.npz")
+    assert (tmp_path / "prepared" / "index.npz").read_bytes() == prepare(folder, tmp_path / "again").read_bytes()
+    assert fingerprint(tmp_path / "listed.npz") == fingerprint(listed(folder, tmp_path / "again"))
+    with pytest.raises(SystemExit, match="1"):
+        run("shard", *raw, "--shard", SHARDS, "--shards", SHARDS, "--output", path)
+    assert caplog.messages[-1] == "--shard 3: expected a number from 0 to 2"
+
+
+def test_training_gives_the_same_bits_from_a_folder(tmp_path: Path) -> None:
+    row = training_row.make_files(tmp_path / "row")
+    index_folder(row / "raw", training_row.SIZE, tmp_path / "listed.npz")
+    jobs = [
+        training_row.tiny_job(row, tmp_path / "prepared", epoch=1),
+        training_row.tiny_job(row, tmp_path / "direct", epoch=1, images=tmp_path / "listed.npz", workers=1),
+    ]
+    for job in jobs:
+        assert train(job, training_row.ONE)
+    first, second = (training_row.final_state(job.run_dir) for job in jobs)
+    inputs = [state["recipe"]["inputs"].pop("images") for state in (first, second)]
+    assert inputs[0] != inputs[1]
+    assert not training_row.differences(first, second)
 
 
 def test_an_epoch_shows_every_image_once() -> None:
@@ -263,9 +321,3 @@ def test_order_is_a_function_of_seed_and_step() -> None:
 def test_rank_slices_partition() -> None:
     items = list(range(10))
     assert [items[rank_slice(10, rank, 3)] for rank in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 3), (64, 64, 3)])
-def test_a_png_decodes_to_the_pixels_that_were_encoded(shape: tuple[int, ...]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.encode(pixels)))), pixels)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,7 @@ from dsr.analysis.outliers import outlier_ratio
 from dsr.base.errors import UserError
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
-from dsr.data.images import ListedImages, PreparedImages
-from dsr.data.index import PreparedIndex
+from dsr.data.images import Images, open_images
 from dsr.data.prepare import index_folder, write_index, write_shard
 from dsr.demo import encoder as stand_ins
 from dsr.demo.decoder import training_pairs, write_decoder
@@ -54,20 +52,21 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     write_shard(digits / "train", SIZE, 0, 1, folder / "shard-00000.zip")
-    write_index([folder / "shard-00000.zip"], folder / "index.npz", images=1437, classes=10)
+    write_index([folder / "shard-00000.zip"], folder / "index.npz")
     return folder / "index.npz"
 
 
 @pytest.fixture(scope="module")
-def validation(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> ListedImages:
+def validation(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Images:
     index = tmp_path_factory.mktemp("validation") / "index.npz"
     index_folder(digits / "validation", SIZE, index)
-    return ListedImages(index)
+    return open_images(index)
 
 
 @pytest.fixture(scope="module")
-def pixels(validation: ListedImages) -> torch.Tensor:
-    return torch.stack([validation[index][0] for index in range(0, 360, 4)]).float() / 255
+def pixels(validation: Images) -> torch.Tensor:
+    images = np.stack([validation.read(index) for index in range(0, 360, 4)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 255
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +111,10 @@ def test_digits_are_split_evenly_and_reproducibly(digits: Path, tmp_path: Path) 
 @pytest.mark.parametrize("hub", SHAPES)
 def test_discovery_finds_exactly_the_planted_neurons(hub: str, towers: dict[str, Tower], prepared: Path) -> None:
     entry, tower = towers[hub]
-    images = PreparedImages(prepared)
+    images = open_images(prepared)
     populations = stand_ins.planted_neurons(specification(hub))
     spec = DiscoverSpec(
-        autoencoder=AutoencoderSpec(encoder=entry, ttr=None, decoder=DECODER, image_size=SIZE),
+        encoding=AutoencoderSpec(encoder=entry, ttr_options=None, decoder=DECODER, image_size=SIZE),
         discovery=Discovery(images=100, norm_threshold=THRESHOLD, top_k=stand_ins.PLANTED + 1),
     )
     first: NeuronList | None = None
@@ -193,11 +192,11 @@ def test_stand_ins_are_reproducible_and_refuse_nonsense(tmp_path: Path) -> None:
 
 
 def test_decoder_learns_latents_with_and_without_registers(
-    prepared: Path, validation: ListedImages, towers: dict[str, Tower], tmp_path: Path
+    prepared: Path, validation: Images, towers: dict[str, Tower], tmp_path: Path
 ) -> None:
     entry, tower = towers[SO400M]
     stand_ins.write_encoder(entry, tmp_path / "encoder")
-    spec = AutoencoderSpec(encoder=entry, ttr=None, decoder=DECODER, image_size=SIZE)
+    spec = AutoencoderSpec(encoder=entry, ttr_options=None, decoder=DECODER, image_size=SIZE)
     write_decoder(spec, tmp_path / "encoder", prepared, tmp_path / "decoder.safetensors", steps=160)
     decoder = load_decoder(spec, tmp_path / "decoder.safetensors")
     latents, pixels = training_pairs(spec, tower, validation)
@@ -213,9 +212,9 @@ def test_frozen_classifier_runs_in_the_evaluator(prepared: Path, tmp_path: Path)
     from dsr.evaluation.inception import InceptionGraph
 
     write_graph(prepared, tmp_path / "graph.pb", steps=100)
-    index = PreparedIndex(prepared)
-    chosen = range(0, len(index), 10)
-    images = np.stack([np.asarray(Image.open(io.BytesIO(index.encoded(i))).convert("RGB")) for i in chosen])
+    stored = open_images(prepared)
+    chosen = range(0, len(stored), 10)
+    images = np.stack([stored.read(index) for index in chosen])
     with InceptionGraph(tmp_path / "graph.pb") as graph:
         weights = graph.softmax_weights()
         features = graph.activations([images[:100], images[100:]], len(images))
@@ -224,9 +223,10 @@ def test_frozen_classifier_runs_in_the_evaluator(prepared: Path, tmp_path: Path)
     assert features.spatial.shape == (len(images), 17 * 17 * 7)
     assert enlarged.pooled.shape == (4, 64)
     assert weights.shape == (64, 10)
-    assert ((features.pooled @ weights).argmax(1) == index.labels[:: chosen.step]).mean() > 0.5
+    assert ((features.pooled @ weights).argmax(1) == stored.labels[:: chosen.step]).mean() > 0.5
 
 
-def test_graph_needs_no_torch() -> None:
-    code = "import sys, dsr.commands.demo, dsr.demo.graph; print('torch' in sys.modules)"
+def test_commands_import_pytorch_only_where_they_need_it() -> None:
+    modules = "dsr.commands.demo, dsr.demo.graph, dsr.demo.digits, dsr.commands.prepare, dsr.commands.reference"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from dsr.base.errors import UserError
 from dsr.base.positions import position_table
+from dsr.base.tensors import WeightsError
 from dsr.config.specs import ModelSpec
-from dsr.denoiser.build import Denoiser, WeightsError, build_denoiser, load_denoiser
+from dsr.denoiser.build import Denoiser, build_denoiser, load_denoiser
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
 from dsr.denoiser.layers import RotaryPositions
@@ -90,32 +91,6 @@ def test_tables_are_constructed_as_released(denoiser: dict[str, Any], registers:
             torch.testing.assert_close(state[name], torch.from_numpy(file[f"param/{name}"]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("denoiser", "registers", "channels", "millions"),
-    [
-        ("dit", 0, 768, 677.25),
-        ("dit", 36, 768, 677.33),
-        ("dit", 0, 1152, 678.13),
-        ("dit", 36, 1152, 678.22),
-        ("dit-dh", 0, 768, 838.68),
-        ("dit-dh", 36, 768, 838.91),
-    ],
-)
-def test_full_size_models_have_the_published_size(
-    denoiser: str, registers: int, channels: int, millions: float
-) -> None:
-    network = {
-        "dit": {"kind": "dit", "hidden_size": 1152, "depth": 28, "num_heads": 16},
-        "dit-dh": {"kind": "dit-dh", "hidden_size": [1152, 2048], "depth": [28, 2], "num_heads": [16, 16]},
-    }[denoiser]
-    spec = {"denoiser": network | {"register_start": 8}, "registers": registers, "channels": channels}
-    with torch.device("meta"):
-        model = build_denoiser(ModelSpec.model_validate_json(json.dumps(spec | {"grid": 16, "classes": 1000})))
-    count = sum(parameter.numel() for parameter in model.parameters())
-    assert round(count / 1e6, 2) == millions
-    assert model.null_label == 1000
-
-
 @BOTH
 def test_a_new_denoiser_predicts_zero_and_its_blocks_change_nothing(denoiser: dict[str, Any]) -> None:
     model = build_denoiser(tiny(denoiser, 4))
@@ -164,9 +139,9 @@ def test_registers_enter_before_their_block(denoiser: dict[str, Any]) -> None:
 def test_registers_have_no_rotary_position() -> None:
     plain, with_registers = RotaryPositions(8, 4), RotaryPositions(8, 4, registers=9)
     x = torch.randn(2, 25, 3, 8)
-    turned = with_registers(x)
-    assert torch.equal(turned[:, :9], x[:, :9])
-    assert torch.equal(turned[:, 9:], plain(x[:, 9:]))
+    rotated = with_registers(x)
+    assert torch.equal(rotated[:, :9], x[:, :9])
+    assert torch.equal(rotated[:, 9:], plain(x[:, 9:]))
 
 
 def test_position_table_has_columns_first_and_rotary_tables_rows_first() -> None:
@@ -178,10 +153,9 @@ def test_position_table_has_columns_first_and_rotary_tables_rows_first() -> None
     assert torch.equal(cos[0, :, 4:], cos[3, :, 4:])
 
 
-@pytest.mark.parametrize("grid", [4])
-def test_attention_weights_are_those_of_the_forward_pass(grid: int) -> None:
+def test_attention_weights_are_those_of_the_forward_pass() -> None:
     attention = trained(tiny(DIT)).blocks[1].attn
-    x, rope = torch.randn(2, grid**2, 32), RotaryPositions(8, grid)
+    x, rope = torch.randn(2, 16, 32), RotaryPositions(8, 4)
     weights = attention.weights(x, rope)
     assert weights.shape == (2, 4, 16, 16)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 16))
@@ -242,10 +216,10 @@ def test_impossible_widths_are_refused() -> None:
 @pytest.mark.parametrize(
     ("denoiser", "registers", "message"),
     [
-        (DIT | {"hidden_size": 48}, 0, r"pos_embed is \[1, 16, 32\], expected \[1, 16, 48\]"),
-        (DIT, 4, r"register_tokens \[1, 4, 32\] is missing"),
-        (DIT | {"depth": 3}, 0, r"blocks\.3\.\S+ \[.*\] is not part of the denoiser"),
-        (DIT | {"class_dropout": 0.0}, 0, r"y_embedder.embedding_table.weight is \[11, 32\], expected \[10, 32\]"),
+        (DIT | {"hidden_size": 48}, 0, r"pos_embed \[1, 16, 32\] instead of \[1, 16, 48\]"),
+        (DIT, 4, r"4 tensors are missing: register_tokens, "),
+        (DIT | {"depth": 3}, 0, r"tensors are unexpected: blocks\.3\."),
+        (DIT | {"class_dropout": 0.0}, 0, r"y_embedder.embedding_table.weight \[11, 32\] instead of \[10, 32\]"),
     ],
 )
 def test_weights_of_another_denoiser_are_refused(
@@ -262,5 +236,5 @@ def test_missing_and_damaged_weights_are_refused(tmp_path: Path) -> None:
         load_denoiser(tiny(DIT), path, CPU)
     write_golden_weights("lightning_dit_plain", path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="not a complete safetensors file"):
+    with pytest.raises(WeightsError, match="not a safetensors file, or cut off"):
         load_denoiser(tiny(DIT), path, CPU)

@@ -40,9 +40,7 @@ def options(**changes: object) -> Discovery:
 def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> neuron_lists.NeuronList:
     """Run the command as a rule does and read what it wrote."""
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    if "first" not in paths:
-        words.insert(0, "--first")  # A rule without this input leaves the value out.
-    monkeypatch.setattr(sys, "argv", ["discover", "--spec", spec.model_dump_json(), "--batch", "4", *words])
+    monkeypatch.setattr(sys, "argv", ["discover", "--spec", spec.model_dump_json(), *words])
     command.main()
     return neuron_lists.read(paths["output"])
 
@@ -50,36 +48,40 @@ def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> n
 def test_planted_neurons_are_found_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path
 ) -> None:
-    first_spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options())
+    first_spec = DiscoverSpec(encoding=tiny_encoder.spec(), discovery=options())
     paths = {"encoder": folder, "images": index}
     first = run(monkeypatch, first_spec, **paths, output=tmp_path / "first.json")
     assert first.layers == {FIRST[0]: (FIRST[1],)}
     assert [entry[:2] for entry in first.ranked] == [FIRST]
 
-    second_spec = DiscoverSpec(autoencoder=tiny_encoder.spec(Registers()), discovery=options())
+    second_spec = DiscoverSpec(encoding=tiny_encoder.spec(Registers()), discovery=options())
     both = run(monkeypatch, second_spec, **paths, first=tmp_path / "first.json", output=tmp_path / "both.json")
     assert both.layers == {FIRST[0]: (FIRST[1],), SECOND[0]: (SECOND[1],)}
     assert both.ranked[0] == first.ranked[0]
     assert "on top of 1 neurons" in both.source
 
 
-def test_no_outlier_is_an_error_that_names_the_largest_norm(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_threshold": 1e6}, "norm_threshold 1000000.0: the largest norm seen is"),
+        ({"images": IMAGES + 1}, "7 are asked for, but there are only 6"),
+    ],
+)
+def test_what_cannot_be_found_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    index: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    changes: dict[str, float],
+    message: str,
 ) -> None:
-    spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options(norm_threshold=1e6))
+    spec = DiscoverSpec(encoding=tiny_encoder.spec(), discovery=options(**changes))
     with pytest.raises(SystemExit):
         run(monkeypatch, spec, encoder=folder, images=index, output=tmp_path / "none.json")
-    assert "norm_threshold 1000000.0: the largest norm seen is" in caplog.text
+    assert message in caplog.text
     assert not (tmp_path / "none.json").exists()
-
-
-def test_more_images_than_there_are_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options(images=IMAGES + 1))
-    with pytest.raises(SystemExit):
-        run(monkeypatch, spec, encoder=folder, images=index, output=tmp_path / "none.json")
-    assert "7 are asked for, but there are only 6" in caplog.text
 
 
 # Scores, on activations made by hand: one layer, three tokens, two neurons; norms 1, 1, 10 and 1, 1, 1
@@ -88,8 +90,11 @@ OUTPUT = torch.tensor([[[1.0], [1.0], [10.0]], [[1.0], [1.0], [1.0]]])
 ACTIVATIONS = torch.tensor([[[0.0, 4.0], [0.0, 4.0], [-3.0, 1.0]], [[9.0, 9.0], [9.0, 9.0], [9.0, 9.0]]])
 
 
-def scores(threshold: float = 5.0, mean_token: bool = False, registers: int = 0, **changes: object) -> torch.Tensor:
-    accumulated = NeuronScores(options(norm_threshold=threshold, **changes), mean_token=mean_token)
+def scores(
+    threshold: float = 5.0, *, layer: int = -1, registers: int = 0, mean_token: bool = False, sparse: bool = False
+) -> torch.Tensor:
+    chosen = options(norm_threshold=threshold, layer=layer)
+    accumulated = NeuronScores(chosen, mean_token=mean_token, sparsity_filter=sparse)
     accumulated.add(Trace([OUTPUT, OUTPUT], [ACTIVATIONS]), registers)
     return accumulated.mean()
 
@@ -108,7 +113,7 @@ def test_images_do_not_have_to_come_in_one_trace() -> None:
 
 
 def test_the_sparsity_filter_silences_neurons_that_are_active_on_most_tokens() -> None:
-    assert scores(sparsity_filter=True).tolist() == [[3.0, 0.0]]
+    assert scores(sparse=True).tolist() == [[3.0, 0.0]]
 
 
 def test_the_mean_token_counts_like_any_other() -> None:
@@ -129,6 +134,5 @@ def test_a_detection_layer_that_does_not_exist_is_an_error() -> None:
 def test_ranking_filters_and_stops() -> None:
     table = torch.tensor([[1.0, 5.0], [4.0, 2.0], [9.0, 0.0]])
     assert rank(table, 2) == [(2, 0, 9.0), (0, 1, 5.0)]
-    assert rank(table, 2, highest_layer=1) == [(0, 1, 5.0), (1, 0, 4.0)]
     assert rank(table, 2, exclude=[(2, 0), (1, 0)]) == [(0, 1, 5.0), (1, 1, 2.0)]
     assert len(rank(table, 100)) == 6

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from dsr.base.errors import UserError
-from dsr.evaluation import frechet, near, neighbours
+from dsr.evaluation import frechet, precision_recall
 from dsr.evaluation.cache import Cache
 from dsr.evaluation.frechet import Gaussian, Moments
-from dsr.evaluation.half import squared_norms, to_half, to_half_in_range
 from dsr.evaluation.inception_score import inception_score
-from dsr.evaluation.neighbours import Points, precision_recall, radii
-from dsr.evaluation.selfcheck import check_frechet
+from dsr.evaluation.precision_recall import Members, Points, Radii, half_blocks
 
 
 def normal(count: int, width: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
@@ -97,10 +95,6 @@ def test_features_that_have_no_covariance_are_refused() -> None:
         frechet.fit(np.full((9, 4), np.nan, np.float32))
 
 
-def test_self_check_passes_here() -> None:
-    assert check_frechet() < 1e-12
-
-
 # -------------------------------------------------------------------------------------------------- Inception Score
 
 
@@ -136,73 +130,69 @@ def direct(reference: np.ndarray, sample: np.ndarray, k: int) -> tuple[np.ndarra
     return (across <= radius[:, None]).any(axis=0), (across <= sample_radius).any(axis=1)
 
 
-def memberships(
-    reference: np.ndarray, sample: np.ndarray, k: int, half: bool, block: int
-) -> tuple[np.ndarray, np.ndarray]:
-    left, right = Points(reference, half=half, block=block), Points(sample, half=half, block=block)
-    found = precision_recall(left, right, radii(left, k), radii(right, k))
-    assert found.precision == found.inside_sample.mean()
-    assert found.recall == found.inside_reference.mean()
-    return found.inside_sample, found.inside_reference
+def found_by_tiles(reference: np.ndarray, sample: np.ndarray, k: int, block: int) -> tuple[Radii, Members, Members]:
+    """Radii of the reference, and members in float16 and in float32."""
+    left, right = Points(reference, block), Points(sample, block)
+    radii = [precision_recall.radii(points, k) for points in (left, right)]
+    half, single, _ = precision_recall.members(left, right, *radii)
+    assert (half.precision, half.recall) == (half.samples.mean(), half.references.mean())
+    return radii[0], half, single
 
 
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize(("tile", "block"), [(1000, 10_000), (7, 10_000), (1000, 50), (16, 64)])
 def test_tiles_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, tile: int, block: int, k: int) -> None:
-    monkeypatch.setattr(neighbours, "TILE", tile)
+    monkeypatch.setattr(precision_recall, "TILE", tile)
     reference, sample = normal(130, 8), normal(171, 8, seed=1, scale=1.2)
-    for found, expected in zip(
-        memberships(reference, sample, k, half=False, block=block), direct(reference, sample, k), strict=True
-    ):
-        np.testing.assert_array_equal(found, expected)
+    _, half, single = found_by_tiles(reference, sample, k, block)
+    samples, references = direct(reference, sample, k)
+    np.testing.assert_array_equal(single.samples, samples)
+    np.testing.assert_array_equal(single.references, references)
+    assert (half.samples != samples).sum() + (half.references != references).sum() <= 6
 
 
 def test_float16_blocks_fall_back_to_float32_one_by_one() -> None:
     reference, sample = normal(60, 16), normal(50, 16, seed=1)
     sample[45] = 100  # |x|^2 = 160000 is beyond float16
-    left, right = Points(reference, half=True, block=20), Points(sample, half=True, block=20)
-    assert neighbours.half_blocks(left, right).tolist() == [[True, True, False]] * 3
-    assert neighbours.half_blocks(right, right).tolist() == [[True, True, False]] * 2 + [[False] * 3]
-    assert neighbours.half_blocks(left, Points(sample, half=False, block=20)).sum() == 0
-    found = memberships(reference, sample, 3, half=True, block=20)
-    for flags, expected in zip(found, direct(reference, sample, 3), strict=True):
+    left, right = Points(reference, block=20), Points(sample, block=20)
+    assert half_blocks(left, right).tolist() == [[True, True, False]] * 3
+    assert half_blocks(right, right).tolist() == [[True, True, False]] * 2 + [[False] * 3]
+    _, half, _ = found_by_tiles(reference, sample, 3, block=20)
+    for flags, expected in zip((half.samples, half.references), direct(reference, sample, 3), strict=True):
         assert (flags != expected).sum() <= 2
+
+
+def test_what_norms_do_not_decide_is_computed() -> None:
+    # All squared norms fit in float16; distances do if vectors point the same way.
+    points = np.full((4, 9), 60, np.float32)
+    away = points * np.float32([[1], [1], [1], [-1]])
+    assert [bool(half_blocks(Points(of), Points(of))[0, 0]) for of in (points, away)] == [True, False]
 
 
 def test_equal_sets_are_inside_each_other() -> None:
     points = normal(40, 5)
-    for half in (True, False):
-        assert all(flags.all() for flags in memberships(points, points, 3, half, 10_000))
+    _, *found = found_by_tiles(points, points, 3, 10_000)
+    assert all(members.precision == members.recall == 1 for members in found)
 
 
-def test_fast_and_plain_rounding_agree() -> None:
-    generator = np.random.default_rng(0)
-    values = generator.standard_normal(100_000) * np.exp2(generator.integers(-30, 13, 100_000))
-    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
-    ties = (halves[1:] + halves[:-1]) / 2
-    some = np.concatenate([values, halves, ties, -ties, ties * (1 + 2**-23), ties * (1 - 2**-23)]).astype(np.float32)
-    expected = some.astype(np.float16).astype(np.float32)
-    np.testing.assert_array_equal(to_half(some), expected)
-    to_half_in_range(some)
-    np.testing.assert_array_equal(some, expected)
-
-
-def test_what_is_too_large_for_float16_becomes_infinite() -> None:
-    np.testing.assert_array_equal(
-        to_half(np.array([65519, 65520, -1e9, np.nan], np.float32)), [65504, np.inf, -np.inf, np.nan]
-    )
-    rows = np.zeros((3, 40), np.float32)
-    rows[0, 5], rows[1] = 256, 41  # a square, and a sum of squares
-    np.testing.assert_array_equal(squared_norms(rows), [np.inf, np.inf, 0])
+def test_distances_of_copies_are_rounded_as_in_the_protocol() -> None:
+    points = np.abs(normal(10, 64)).repeat(4, axis=0)
+    found, *_ = found_by_tiles(points, points, 3, 10_000)
+    halves = points.astype(np.float16)
+    norms = Points(points).half_norms.astype(np.float64)
+    products = np.square(halves.astype(np.float64)).sum(axis=1).astype(np.float16).astype(np.float64)
+    residue = ((norms - 2 * products).astype(np.float16).astype(np.float64) + norms).astype(np.float16)
+    np.testing.assert_array_equal(found.half, np.maximum(residue, 0))
+    np.testing.assert_allclose(found.single, 0, atol=1e-4)
 
 
 def test_too_few_or_wrong_points_are_refused() -> None:
     with pytest.raises(UserError, match="3 images are too few for 3 nearest neighbours"):
-        near.radii(Points(normal(3, 2), half=True), 3)
+        precision_recall.radii(Points(normal(3, 2)), 3)
     features = normal(9, 2)
     features[4, 1] = np.nan
     with pytest.raises(UserError, match="image 4"):
-        Points(features, half=False)
+        Points(features)
 
 
 def test_cache_computes_once_per_identity(tmp_path) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from dsr.base.errors import UserError
-from dsr.base.files import write_json
 from dsr.data import npz
 from dsr.evaluation import inputs
-from dsr.evaluation.record import balanced_labels
-from dsr.sampling.labels import balanced_labels as labels_of_the_sampler
 
 SHAPE = (130, 8, 8, 3)
 
@@ -183,55 +178,6 @@ def test_wrong_samples_are_refused(tmp_path: Path, write: Callable[[Path], Path]
 def test_another_number_of_samples_than_expected_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="130 images, expected 50000; was sampling cut short"):
         inputs.check_samples(saved(tmp_path / "samples.npz", images()), expected=50_000, at_least=4)
-
-
-def record_of(array: np.ndarray, classes: int, seed: int) -> dict[str, Any]:
-    """What the sampler writes beside its images, as far as the evaluation reads it."""
-    labels = labels_of_the_sampler(classes, len(array), seed).numpy().astype("<i8")
-    return {
-        "pixels_sha256": hashlib.sha256(array.tobytes()).hexdigest(),
-        "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
-        "spec": {"model": {"classes": classes}, "seed": seed},
-    }
-
-
-def test_samples_are_compared_with_the_record_beside_them(tmp_path: Path) -> None:
-    path = saved(tmp_path / "samples.npz", images())
-    about = record_of(images(), classes=10, seed=3)
-    write_json(tmp_path / "samples.json", about)
-    assert inputs.check_samples(path, expected=None, at_least=4).pixels_sha256 == about["pixels_sha256"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"pixels_sha256": "0"}, r"not the images that samples\.json beside it describes"),
-        ({"labels_sha256": "0"}, "its labels_sha256 is not that of 10 classes balanced over 130 images with seed 3"),
-        ({"spec": {"model": {"classes": 10}, "seed": 4}}, "its labels_sha256 is not that of .* seed 4"),
-        ({"spec": {"model": {"classes": 50}, "seed": 3}}, "130 images cannot be balanced over 50 classes"),
-        ({"spec": {"model": {"classes": 0}, "seed": 3}}, r"not the sampler's record .*\(spec.model.classes: "),
-        ({"spec": None}, r"not the sampler's record .*\(spec: .*; sample again, or move it away"),
-    ],
-)
-def test_records_of_other_images_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    path = saved(tmp_path / "samples.npz", images())
-    write_json(tmp_path / "samples.json", record_of(images(), classes=10, seed=3) | change)
-    with pytest.raises(UserError, match=message):
-        inputs.check_samples(path, expected=None, at_least=4)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"{}", b"\xff"])
-def test_damaged_and_foreign_records_are_named(tmp_path: Path, content: bytes) -> None:
-    path = saved(tmp_path / "samples.npz", images())
-    path.with_suffix(".json").write_bytes(content)
-    with pytest.raises(UserError, match=r"samples\.json: not the sampler's record of the images beside it"):
-        inputs.check_samples(path, expected=None, at_least=4)
-
-
-@pytest.mark.parametrize(("classes", "count", "seed"), [(10, 200, 0), (1000, 3000, 1000), (1, 1, 0), (7, 70, -3)])
-def test_labels_are_the_samplers(classes: int, count: int, seed: int) -> None:
-    expected = labels_of_the_sampler(classes, count, seed).numpy()
-    np.testing.assert_array_equal(balanced_labels(classes, count, seed), expected)
 
 
 def test_right_samples_are_described(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Whole evaluations through TensorFlow, on a small stand-in graph."""
+"""Whole evaluations through TensorFlow, on a small graph with random weights."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from dsr.base.errors import UserError
 from dsr.commands.evaluate import main as evaluate_command
 from dsr.commands.reference import main as reference_command
 from dsr.data.prepare import write_index, write_shard
-from dsr.evaluation import near, neighbours
-from dsr.evaluation.half import squared_norms, to_half
+from dsr.evaluation import precision_recall
 from dsr.evaluation.inception import InceptionGraph
-from dsr.evaluation.neighbours import Points
+from dsr.evaluation.precision_recall import Points
 
 VECTORS = Path(__file__).parents[1] / "golden" / "evaluator"
 GRAPH = VECTORS / "stub_inception_seed0.pb"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, **arguments: object) -> dict[str, object]:
+def run(monkeypatch: pytest.MonkeyPatch, *flags: str, **arguments: object) -> dict[str, object]:
     line = [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
-    monkeypatch.setattr(sys, "argv", ["evaluate", *line])
+    monkeypatch.setattr(sys, "argv", ["evaluate", *flags, *line])
     evaluate_command()
     return files.read_json(Path(str(arguments["output"])))
 
@@ -43,20 +42,17 @@ def test_evaluation_reproduces_recorded_scores_and_uses_its_cache(
         "graph": GRAPH,
         "cache": tmp_path / "cache",
         "output": tmp_path / "metrics.json",
-        "row": "b-dit",
-        "epoch": 80,
     }
     caplog.set_level("INFO")
     first = run(monkeypatch, **arguments)
     # 50 and 70 images against 2048 features: the official root of a singular product is off by up to 3e-5.
     assert {key: first[key] for key in scores} == pytest.approx(scores, rel=1e-4)
-    assert (first["row"], first["epoch"], first["images"]) == ("b-dit", 80, 70)
-    assert "guidance" not in first
+    assert first["images"] == 70
     assert first["samples"]["sha256"] == files.sha256(tmp_path / "samples.npz")
     assert first["reference"]["statistics"] == "computed from the images"
     assert first["protocol"] == {"neighbours": 3, "split": 5000, "float16_blocks": "1 of 1"}
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    assert len(kept) == 4
+    assert len(kept) == 2
     assert ": from " not in caplog.text
 
     caplog.clear()
@@ -65,16 +61,12 @@ def test_evaluation_reproduces_recorded_scores_and_uses_its_cache(
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
     assert "activations: from" in caplog.text
 
-    monkeypatch.setattr(
-        sys, "argv", ["evaluate", "--keep", *(str(x) for k, v in arguments.items() for x in (f"--{k}", v))]
-    )
-    evaluate_command()
-    assert len(list((tmp_path / "cache").iterdir())) == 6
+    run(monkeypatch, "--keep", **arguments)
+    assert len(list((tmp_path / "cache").iterdir())) == 4
     # Other references need neither the network nor the samples' neighbours any more.
     monkeypatch.setattr(InceptionGraph, "activations", None)
-    monkeypatch.setattr(near, "radii", None)
-    evaluate_command()
-    assert files.read_json(tmp_path / "metrics.json")["fid"] == first["fid"]
+    monkeypatch.setattr(precision_recall, "radii", None)
+    assert run(monkeypatch, "--keep", **arguments)["fid"] == first["fid"]
 
     with pytest.raises(SystemExit):
         run(monkeypatch, **arguments | {"spec": '{"images": 71}', "output": tmp_path / "none.json"})
@@ -113,25 +105,21 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 20.0, 30.0])
 @pytest.mark.parametrize("width", [5, 64, 1999])
-def test_float16_distances_are_tensorflows(width: int, scale: float) -> None:
+def test_float16_radii_are_those_of_the_official_distances(width: int, scale: float) -> None:
     import tensorflow as tf
 
-    generator = np.random.default_rng(0)
-    left, right = (
-        ((generator.standard_normal((count, width)) + 0.5) * scale * np.sqrt(64 / width)).astype(np.float32)
-        for count in (40, 30)
-    )
-    right[:4] = left[:4]
-    u, v = (tf.constant(to_half(points).astype(np.float16)) for points in (left, right))
-    norms, others = (tf.reduce_sum(tf.square(points), 1) for points in (u, v))
-    expected = tf.maximum(norms[:, None] - 2 * tf.matmul(u, v, transpose_b=True) + others[None], 0.0).numpy()
+    points = np.random.default_rng(0).standard_normal((40, width)) + 0.5
+    points[:4] = points[4:8]
+    features = (points * scale * np.sqrt(64 / width)).astype(np.float32)
+    u = tf.constant(features.astype(np.float16))
+    norms = tf.reduce_sum(tf.square(u), 1)
+    official = tf.maximum(norms[:, None] - 2 * tf.matmul(u, u, transpose_b=True) + norms[None], 0.0).numpy()
 
-    np.testing.assert_array_equal(squared_norms(to_half(left)), norms.numpy())
-    one, two = Points(left, half=True), Points(right, half=True)
-    assert neighbours.half_blocks(one, two)[0, 0] == np.isfinite(expected).all()
-    if np.isfinite(expected).all():
-        found = neighbours.distances(one, two, slice(0, 40), slice(0, 30), half=True)
-        assert np.sum(found != expected) <= 1  # the order of a long dot product may move one rounding
+    ours = Points(features)
+    assert precision_recall.half_blocks(ours, ours)[0, 0] == np.isfinite(official).all()
+    if np.isfinite(official).all():
+        found = precision_recall.radii(ours, 3).half
+        assert np.sum(found != np.sort(official, axis=1)[:, 3]) <= 1  # the order of a long sum may move one rounding
 
 
 def test_reference_command_writes_prepared_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,18 @@ def test_sha256_of_known_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     assert sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_equal_tensors_are_equal_bytes_whatever_the_order_of_hashes(tmp_path: Path) -> None:
+    program = """
+import sys, torch
+from pathlib import Path
+from dsr.base import tensors
+about = {name: name for name in "abcdefgh"}
+tensors.write(Path(sys.argv[1]), {name: torch.ones(2) for name in about}, about)
+assert tensors.read_about(Path(sys.argv[1])) == about
+"""
+    for seed in "12":
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", program, str(tmp_path / seed)], env=environment, check=True)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()

@@ -50,7 +50,7 @@ def test_the_part_of_a_process_is_halved_until_it_fits(
     learner = learner_that_fits(room)
     before = [parameter.clone() for parameter in learner.model.parameters()]
     share = fit.largest_share(ONE_GPU, BATCH, learner, SPEC.model)
-    assert (share.micro_batch, len(share.micro_batches)) == (taken, BATCH // taken)
+    assert (share.micro_batch, len(share.parts)) == (taken, BATCH // taken)
     assert all(map(torch.equal, learner.model.parameters(), before))
     assert all(parameter.grad is None for parameter in learner.model.parameters())
     assert not learner.optimizer.state

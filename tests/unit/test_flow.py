@@ -20,22 +20,22 @@ def test_configuration_gives_the_shift() -> None:
 
 
 def test_path_runs_from_data_to_noise() -> None:
-    x1, x0 = latents(0), latents(1)
-    assert torch.equal(FLOW.interpolate(x1, x0, torch.zeros(5)), x1)
-    assert torch.equal(FLOW.interpolate(x1, x0, torch.ones(5)), x0)
+    clean, noise = latents(0), latents(1)
+    assert torch.equal(FLOW.interpolate(clean, noise, torch.zeros(5)), clean)
+    assert torch.equal(FLOW.interpolate(clean, noise, torch.ones(5)), noise)
 
 
 def test_a_perfect_prediction_has_no_loss_and_the_path_s_velocity() -> None:
-    x1, x0, t = latents(0), latents(1), torch.tensor([0.05, 0.1, 0.4, 0.9, 1.0])
-    x_t = FLOW.interpolate(x1, x0, t)
-    torch.testing.assert_close(FLOW.velocity(x_t, x1, t), x0 - x1, rtol=1e-4, atol=1e-5)
-    assert FLOW.loss(x1, x1, x0, t).max() < 1e-8
+    clean, noise, t = latents(0), latents(1), torch.tensor([0.05, 0.1, 0.4, 0.9, 1.0])
+    x_t = FLOW.interpolate(clean, noise, t)
+    torch.testing.assert_close(FLOW.velocity(x_t, clean, t), noise - clean, rtol=1e-4, atol=1e-5)
+    assert FLOW.loss(clean, clean, noise, t).max() < 1e-8
 
 
 def test_loss_is_the_prediction_error_over_t_squared() -> None:
-    x1, x0, prediction, t = latents(0), latents(1), latents(2), torch.tensor([0.05, 0.1, 0.4, 0.9, 1.0])
-    expected = (prediction - x1).square().mean((1, 2, 3)) / t**2
-    torch.testing.assert_close(FLOW.loss(prediction, x1, x0, t), expected)
+    clean, noise, prediction, t = latents(0), latents(1), latents(2), torch.tensor([0.05, 0.1, 0.4, 0.9, 1.0])
+    expected = (prediction - clean).square().mean((1, 2, 3)) / t**2
+    torch.testing.assert_close(FLOW.loss(prediction, clean, noise, t), expected)
 
 
 def test_division_by_t_is_bounded() -> None:

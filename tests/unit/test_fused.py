@@ -15,8 +15,7 @@ import pytest
 import torch
 
 import dsr.accel
-import dsr.denoiser
-from dsr.accel import denoiser as accelerate
+from dsr.accel import denoiser
 from dsr.accel.compilation import compile_each
 from dsr.denoiser import layers
 from dsr.denoiser.dit import LightningDiT
@@ -52,7 +51,7 @@ class FusedBlocks:
         return layers.run_blocks(*arguments)
 
 
-Made = list[tuple[str, dict[str, bool]]]
+Made = list[str]
 Use = Callable[..., Made]
 
 
@@ -60,31 +59,27 @@ Use = Callable[..., Made]
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     """Replace the ways that there are on a GPU by some that work and ``failing`` ones; lists those that were made."""
 
-    def replace(*failing: tuple[str, dict[str, bool]], error: BaseException, capability: int = 9) -> Made:
+    def replace(*failing: str, error: BaseException, capability: int = 9) -> Made:
         made: Made = []
 
-        def maker(name: str) -> Callable[..., FusedBlocks]:
-            def make(*_: object, **options: bool) -> FusedBlocks:
-                made.append((name, options))
-                return FusedBlocks(error if (name, options) in failing else None)
+        def make(name: str) -> FusedBlocks:
+            made.append(name)
+            return FusedBlocks(error if name in failing else None)
 
-            return make
-
-        for parent, name, module in (
-            (dsr.accel, "fused", SimpleNamespace(FusedBlocks=maker("fused"))),
-            (dsr.accel, "frozen", SimpleNamespace(FrozenBlocks=maker("frozen"))),
-            (dsr.accel, "matmul", SimpleNamespace(runs_on=lambda _: capability >= 9)),
-            (dsr.accel, "flash_attention", SimpleNamespace(runs_on=lambda _: capability >= 8)),
-        ):
-            monkeypatch.setattr(parent, name, module, raising=False)
+        for name, contents in {
+            "fused": {"FusedBlocks": lambda *, fuse_rope: make(ROPE if fuse_rope else PLAIN)},
+            "frozen": {"FrozenBlocks": lambda _: make(FROZEN)},
+            "matmul": {"runs_on": lambda _: capability >= 9},
+            "flash_attention": {"runs_on": lambda _: capability >= 8},
+        }.items():
+            monkeypatch.setattr(dsr.accel, name, SimpleNamespace(**contents), raising=False)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
         return made
 
     return replace
 
 
-PLAIN, TURNING = ("fused", {"turn_in_product": False}), ("fused", {"turn_in_product": True})
-FROZEN, EIGHT_BITS = ("frozen", {"eight_bits": False}), ("frozen", {"eight_bits": True})
+PLAIN, ROPE, FROZEN = "fused kernels", "bf16 matmuls fused with RoPE", "bf16 matmuls fused with RoPE and SwiGLU"
 CPU = torch.device("cpu")
 
 
@@ -101,15 +96,27 @@ CPU = torch.device("cpu")
 def test_whatever_triton_fails_with_is_one_warning(
     use: Use, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    made, model = use(TURNING, PLAIN, error=error), tiny_denoiser()
-    assert not accelerate._fuse(model, CPU, "bf16")
-    assert made == [TURNING, PLAIN]
+    made, model = use(ROPE, PLAIN, error=error), tiny_denoiser()
+    assert not denoiser._fuse(model, CPU, "bf16")
+    assert made == [ROPE, PLAIN]
     (record,) = caplog.records
     why = f"({type(error).__name__}: {error})"
     assert record.getMessage() == (
-        f"Not available here: products that turn {why}; fused kernels {why}; the blocks are compiled by PyTorch instead"
+        f"Not available here: {ROPE} {why}; {PLAIN} {why}; the blocks are compiled by PyTorch instead"
     )
     assert model.run_blocks is layers.run_blocks
+
+
+def test_a_way_that_does_not_run_is_replaced_by_the_next_and_the_log_says_so(
+    use: Use, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = use(FROZEN, error=AssertionError("strides must be 16-byte aligned"))
+    assert denoiser._fuse(tiny_denoiser().requires_grad_(False), CPU, "bf16")
+    assert made == [FROZEN, PLAIN]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"Not available here: {FROZEN} (AssertionError: strides must be 16-byte aligned); {PLAIN} are used instead"
+    )
 
 
 @pytest.mark.parametrize("error", [ImportError("no triton"), AttributeError("another Triton")], ids=repr)
@@ -121,7 +128,7 @@ def test_a_triton_that_cannot_be_imported_is_a_warning(
             raise error
 
     monkeypatch.setitem(sys.modules, "dsr.accel", Broken())
-    assert not accelerate._fuse(tiny_denoiser(), CPU, "tf32")
+    assert not denoiser._fuse(tiny_denoiser(), CPU, "tf32")
     assert "Not available here: fused kernels (" in caplog.text
     assert "the blocks are compiled by PyTorch instead" in caplog.text
 
@@ -131,11 +138,10 @@ def test_a_triton_that_cannot_be_imported_is_a_warning(
     [
         ("tf32", True, 9, [PLAIN]),
         ("tf32", False, 9, [PLAIN]),
-        ("bf16", True, 9, [TURNING]),
+        ("bf16", True, 9, [ROPE]),
         ("bf16", True, 8, [PLAIN]),
         ("bf16", False, 9, [FROZEN]),
         ("bf16", False, 8, [PLAIN]),
-        ("fp8", False, 9, [EIGHT_BITS]),
         ("tf32", True, 7, []),
     ],
 )
@@ -143,21 +149,10 @@ def test_the_fastest_way_that_a_model_and_its_gpu_allow_is_taken(
     use: Use, caplog: pytest.LogCaptureFixture, precision: str, trained: bool, capability: int, expected: Made
 ) -> None:
     made, model = use(error=RuntimeError(), capability=capability), tiny_denoiser().requires_grad_(trained)
-    assert accelerate._fuse(model, CPU, precision) == bool(expected)
+    assert denoiser._fuse(model, CPU, precision) == bool(expected)
     assert made == expected
     assert isinstance(model.run_blocks, FusedBlocks) == bool(expected)
     assert ("they need an Ampere GPU" in caplog.text) == (not expected)
-
-
-def test_eight_bits_that_do_not_run_are_bf16_and_the_log_says_so(use: Use, caplog: pytest.LogCaptureFixture) -> None:
-    made = use(EIGHT_BITS, error=AssertionError("strides must be 16-byte aligned"))
-    assert accelerate._fuse(tiny_denoiser().requires_grad_(False), CPU, "fp8")
-    assert made == [EIGHT_BITS, FROZEN]
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        "Not available here: fp8 products (AssertionError: strides must be 16-byte aligned);"
-        " bf16 products that turn and gate are used instead"
-    )
 
 
 @pytest.mark.parametrize("room", [3, 0])
@@ -171,9 +166,9 @@ def test_kernels_are_tried_with_fewer_images_where_memory_is_short(
         if images > room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(accelerate, "_pass", short)
+    monkeypatch.setattr(denoiser, "_pass", short)
     use(error=RuntimeError())
-    assert accelerate._fuse(tiny_denoiser(), CPU, "tf32") == bool(room)
+    assert denoiser._fuse(tiny_denoiser(), CPU, "tf32") == bool(room)
     assert tried == ([16, 8, 4, 2] if room else [16, 8, 4, 2, 1])
 
 
@@ -184,11 +179,11 @@ def test_blocks_are_compiled_where_fused_kernels_do_not_run(
     monkeypatch: pytest.MonkeyPatch, device: str, runs: bool, precision: str
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(accelerate, "_fuse", lambda *arguments: asked.append(arguments[2]) or runs)
+    monkeypatch.setattr(denoiser, "_fuse", lambda *arguments: asked.append(arguments[2]) or runs)
     compiled: list[torch.nn.Module] = []
-    monkeypatch.setattr(accelerate, "compile_each", compiled.extend)
+    monkeypatch.setattr(denoiser, "compile_each", compiled.extend)
     model = tiny_denoiser()
-    accelerate.accelerate(model, torch.device(device), precision)
+    denoiser.accelerate(model, torch.device(device), precision)
     tried = device == "cuda" and precision == "tf32"
     assert asked == [precision] * tried
     assert compiled == [model.final_layer, *([] if tried and runs else model.blocks)]

@@ -28,12 +28,13 @@ sys.exit(subprocess.run([sys.executable, "-m", "worker", *sys.argv[1:]], start_n
 WORKER = """
 import sys, time
 from pathlib import Path
-from dsr import logs
-from dsr.training.stop import EXIT_STOPPED, stop_request
+from tyro.conf import Positional
+from dsr.base.command import command
+from dsr.base.errors import EXIT_STOPPED
+from dsr.training.stop import stop_request
 
-@logs.command
-def main():
-    folder, name, code = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+@command
+def main(folder: Positional[Path], name: Positional[str], code: Positional[int]):
     with stop_request() as request:
         (folder.parent / "started").touch()
         while not request.reason and code == EXIT_STOPPED:

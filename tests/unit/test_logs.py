@@ -17,14 +17,14 @@ ARGUMENTS = ["--encoder", "e", "--images", "i", "--output", "o"]
 
 def specification() -> dict[str, object]:
     encoder = tiny_encoder.spec().model_dump(mode="json", exclude={"decoder"})
-    return {"autoencoder": encoder, "images": 5, "flip": True}
+    return {"encoding": encoder, "images": 5, "flip": True}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "--spec: not the JSON of StatisticsSpec: Invalid JSON: "),
-        ("{}", "--spec: not the JSON of StatisticsSpec: autoencoder: Field required; and 2 more. "),
+        ("{}", "--spec: not the JSON of StatisticsSpec: encoding: Field required; and 2 more. "),
         (
             json.dumps({**specification(), "images": -5}),
             "StatisticsSpec: images: Input should be greater than 0 (given",

@@ -11,13 +11,14 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsr.analysis.cost import denoiser_cost
+from dsr.analysis.cost import Cost, decoder_flops, denoiser_cost
 from dsr.artifacts import manifest
 from dsr.base.durations import duration
 from dsr.base.errors import UserError
 from dsr.config.load import Config, load
+from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
-from dsr.plan import arithmetic, memory, stages, storage, throughput
+from dsr.plan import stages, storage, throughput
 from dsr.plan.render import markdown
 from dsr.plan.stages import Work
 
@@ -51,34 +52,37 @@ def planned(config: Config) -> dict[tuple[str, str], Work]:
     return {(work.name, work.label or work.stage): work for work in works}
 
 
-def steps(config: Config) -> list[memory.Step]:
-    return memory.oversized(config, MANIFEST, RELEASE, GPU)
+def flops(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        module(*inputs)
+    return int(counter.get_total_flops())
 
 
 @pytest.mark.parametrize("overlays", [(), ("profiles/demo/config-overlay.yaml",)])
 def test_formulas_count_as_the_real_modules(overlays: tuple[str, ...]) -> None:
     config = configuration(*overlays)
     for row in ROWS:
-        counted = denoiser_cost(config.model(row))
-        assert arithmetic.denoiser(config.model(row)) == arithmetic.Size(counted.parameters, counted.flops)
-    for encoder in ("siglip2-b", "siglip2-so400m"):
-        spec = config.autoencoder(encoder, "none")
+        spec = config.model(row)
         with torch.device("meta"):
-            decoder = build_decoder(spec)
-            latents = torch.empty(1, spec.encoder.grid**2, spec.encoder.width)
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
-            decoder(latents)
-        size = arithmetic.decoder(spec)
-        assert size.flops == pytest.approx(counter.get_total_flops(), rel=1e-3)
-        assert size.parameters == pytest.approx(sum(entry.numel() for entry in decoder.parameters()), rel=2e-2)
+            denoiser = build_denoiser(spec, train_all=False).eval()
+            inputs = torch.empty(1, spec.channels, spec.grid, spec.grid), torch.empty(1), torch.empty(1).long()
+        parameters = [(entry.numel(), entry.requires_grad) for entry in denoiser.parameters()]
+        trainable = sum(count for count, trained in parameters if trained)
+        everything = sum(count for count, _ in parameters)
+        assert denoiser_cost(spec) == Cost(everything, trainable, flops(denoiser, *inputs))
+    for encoder in ("siglip2-b", "siglip2-so400m"):
+        autoencoder = config.autoencoder(encoder, "none")
+        with torch.device("meta"):
+            latents = torch.empty(1, autoencoder.encoder.grid**2, autoencoder.encoder.width)
+            counted = flops(build_decoder(autoencoder), latents)
+        assert decoder_flops(autoencoder) == pytest.approx(counted, rel=1e-3)
 
 
 def test_activations_are_kept_for_further_references() -> None:
     def kept(references: list[str]) -> float | None:
         config = configuration(evaluation={"references": references}, sampling={"seeds": [0, 1]})
-        (item,) = (item for item in storage.disk(config, MANIFEST) if "activations" in item.what)
-        return item.gigabytes
+        return storage.disk(config, MANIFEST)["activations kept by the evaluation"]
 
     image = 4 * (2048 + 2023) / 1e9
     assert kept(["validation"]) == pytest.approx(50_000 * image)
@@ -123,32 +127,9 @@ def test_the_paper_is_planned_row_by_row() -> None:
     assert works["dit-so400m", "sample"].images == 2 * 50000
     # The sweep: 8 candidates of 10 000 images, and the chosen setting in full.
     assert works["dit-siglip2b", "sample, guided"].images == 8 * 10000 + 50000
-    assert {storage.Item("ImageNet, one archive", 155.0)} <= set(storage.downloads(config, MANIFEST))
-
-
-def test_tf32_at_128_images_is_warned_of_and_what_fits_is_said() -> None:
-    small = configuration(execution={"micro_batch": 32})
-    (step,) = steps(small)
-    assert (step.precision, step.images, step.fits, step.chosen) == ("tf32", 128, 64, 32)
-    assert step.tried
-    assert step.needed[0] > 80
-    assert step.chosen_needs is not None
-    assert step.chosen_needs < 80
-    text = markdown(small, MANIFEST, RELEASE)
-    warning = re.search(r"\*\*Warning.\*\* TF32 at 128 images per GPU .* does not fit on 80 GB.*", text)
-    assert warning is not None
-    assert "execution.micro_batch: 32 does, with about" in warning[0]
-
-    too_many = markdown(configuration(execution={"micro_batch": 128}), MANIFEST, RELEASE)
-    assert "Neither does execution.micro_batch: 128; set it to 64 or less." in too_many
-    automatic = markdown(configuration(execution={"micro_batch": None}), MANIFEST, RELEASE)
-    assert "execution.micro_batch: 64 does; it is automatic" in automatic
-    full = configuration(recipes={"dit": {"precision": "fp32"}, "dit-dh": {"precision": "fp32"}})
-    assert "**Warning.** FP32 at 128 images per GPU" in markdown(full, MANIFEST, RELEASE)
+    assert storage.downloads(config, MANIFEST)["ImageNet, one archive"] == 155.0
+    full = configuration(recipes={"dit": {"precision": "fp32"}})
     assert "at tf32 (no measurement at fp32)" in markdown(full, MANIFEST, RELEASE)
-    (step,) = steps(configuration(recipes={"dit": {"precision": "bf16"}}))
-    assert step.rows == ("ditdh-siglip2b", "ditdh-siglip2b-dsr")
-    assert not steps(configuration(execution={"nodes": 4}, resources={"train": {"gpus": 8}}))
 
 
 def test_the_plan_follows_the_configuration() -> None:
@@ -172,7 +153,7 @@ def test_the_plan_follows_the_configuration() -> None:
 
 def test_what_is_given_or_computed_is_not_downloaded() -> None:
     def names(config: Config) -> set[str]:
-        return {item.what for item in storage.downloads(config, MANIFEST)}
+        return set(storage.downloads(config, MANIFEST))
 
     everything = names(configuration())
     given = names(configuration(artifacts={"siglip2-b": "/a", "imagenet-train": "/b", "imagenet-validation": "/c"}))
@@ -182,21 +163,14 @@ def test_what_is_given_or_computed_is_not_downloaded() -> None:
     assert planned(computed)["siglip2-b-single", "encode"].images == 1281167
     paths = {"source": "imagefolder", "train": "/a", "validation": "/b"}
     assert everything - names(configuration(data=paths)) == {"ImageNet, one archive"}
-
-
-def test_unprepared_images_take_no_room() -> None:
-    def crops(config: Config) -> list[str]:
-        return [item.what for item in storage.disk(config, MANIFEST) if "prepared" in item.what]
-
-    assert len(crops(configuration())) == 1
-    assert not crops(configuration(data={"prepared": False}))
+    unprepared = configuration(data={"prepared": False})
+    assert [sum("prepared" in what for what in storage.disk(c, MANIFEST)) for c in (computed, unprepared)] == [1, 0]
 
 
 def test_the_demo_has_a_plan_too() -> None:
     config = configuration("profiles/demo/config-overlay.yaml")
     text = markdown(config, MANIFEST, RELEASE)
     assert "asks for no GPU" in text
-    assert "Warning" not in text
     assert re.search(r"## Downloads\s+None", text)
     assert all(work.hours is None for work in stages.works(config, MANIFEST, RELEASE, GPU))
 
@@ -222,16 +196,6 @@ def test_own_measurements_go_before_the_releases_and_another_gpu_can_be_asked_fo
     assert "Estimated for A100 40GB:" in text
     unknown = markdown(configuration(resources={"train": {"gres": "gpu:b200:8"}}), MANIFEST, measurements)
     assert "Estimated for H100 80GB, because nothing was measured on gpu:b200:8:" in unknown
-
-
-def test_memory_is_that_of_the_same_networks_where_it_was_measured() -> None:
-    measured = throughput.read()
-    assert any((entry.denoiser, entry.batch, entry.memory_gb) == ("dit-dh-xl", 64, 65) for entry in measured)
-    (step,) = memory.oversized(configuration(execution={"micro_batch": 64}), MANIFEST, measured, GPU)
-    assert "ditdh-siglip2b-dsr" in step.rows
-    assert step.fits == 64
-    assert step.chosen_needs is not None
-    assert step.chosen_needs < 80
 
 
 def test_a_bad_line_is_named(tmp_path: Path) -> None:

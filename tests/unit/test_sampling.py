@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsr.accel.arithmetic import round_products
+from dsr.accel.arithmetic import round_matmul_weights
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.commands.sample import main as sample_command
+from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
 from dsr.data.npz import read_images
@@ -49,7 +50,7 @@ def tiny_spec(**entries: Any) -> SampleSpec:
     denoiser = {"kind": "dit-dh", "hidden_size": [16, 24], "depth": [2, 1], "num_heads": [2, 2]}
     denoiser |= {"class_dropout": entries.pop("class_dropout", 0.1)}
     spec = {
-        "autoencoder": {"encoder": encoder, "ttr": None, "decoder": decoder, "image_size": 16},
+        "autoencoder": {"encoder": encoder, "ttr_options": None, "decoder": decoder, "image_size": 16},
         "model": {"denoiser": denoiser, "registers": 4, "channels": 8, "grid": 4, "classes": 3},
         "flow": {"shift_dim": 196608},
         "images": IMAGES,
@@ -90,9 +91,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def tiny_job(inputs: dict[str, Path], folder: Path, **options: Any) -> Job:
-    return Job(
-        **{"spec": tiny_spec(), "shards": folder / "shards", "output": folder / "samples.npz", **inputs, **options}
-    )
+    files = {"shards": folder / "shards", "output": folder / "samples.npz", **inputs}
+    execution = Execution(**({"sample_batch": options.pop("batch")} if "batch" in options else {}))
+    return Job(**{"spec": tiny_spec(), "execution": execution, **files, **options})
 
 
 # transformers imports TensorFlow where it is installed, which takes seconds and is of no use here.
@@ -101,8 +102,9 @@ ENVIRONMENT = {**os.environ, "USE_TF": "0"}
 
 def command_line(job: Job, *launcher: str) -> list[str]:
     launch = launcher or ("-m",)
-    arguments = [sys.executable, *launch, "dsr.commands.sample", "--spec", job.spec.model_dump_json()]
-    for name in ("weights", "statistics", "decoder", "shards", "output", "batch", "threads"):
+    arguments = [sys.executable, *launch, "dsr.commands.sample"]
+    arguments += ["--spec", job.spec.model_dump_json(), "--execution", job.execution.model_dump_json()]
+    for name in ("weights", "statistics", "decoder", "shards", "output"):
         arguments += [f"--{name}", str(getattr(job, name))]
     return arguments
 
@@ -223,18 +225,18 @@ def test_shards_of_another_origin_or_content_are_removed(tmp_path: Path, caplog:
     shards = Shards(tmp_path, {"weights": "a", "specification": "b"}, IMAGES, (4, 4, 3))
     for number in range(4):
         shards.write(number, pixels)
-    assert shards.keep(0)
+    assert shards.verify_or_delete(0)
     assert np.array_equal(shards.read(0), pixels)
-    assert not Shards(tmp_path, {"weights": "x", "specification": "b"}, IMAGES, (4, 4, 3)).keep(0)
+    assert not Shards(tmp_path, {"weights": "x", "specification": "b"}, IMAGES, (4, 4, 3)).verify_or_delete(0)
     assert "was sampled with another weights" in caplog.text
     path = shards.path(1)
     path.write_bytes(path.read_bytes()[:-1])
     content = bytearray(shards.path(2).read_bytes())
     content[-1] ^= 1
     shards.path(2).write_bytes(content)
-    assert [shards.keep(number) for number in range(5)] == [False, False, False, True, False]
+    assert [shards.verify_or_delete(number) for number in range(5)] == [False, False, False, True, False]
     assert caplog.text.count("is damaged") == 2
-    assert not Shards(tmp_path, {"weights": "a", "specification": "b"}, IMAGES, (8, 8, 3)).keep(3)
+    assert not Shards(tmp_path, {"weights": "a", "specification": "b"}, IMAGES, (8, 8, 3)).verify_or_delete(3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -250,12 +252,12 @@ def test_the_published_images_are_those_of_their_numbers(uninterrupted: Job, inp
     assert not uninterrupted.shards.exists()
 
 
-def test_the_record_says_where_the_images_come_from(uninterrupted: Job) -> None:
-    record = files.read_json(uninterrupted.output.with_suffix(".json"))
-    assert record["pixels_sha256"] == hashlib.sha256(images_of(uninterrupted).tobytes()).hexdigest()
-    assert record["weights"] == {"sha256": files.sha256(uninterrupted.weights), "row": "tiny", "epoch": "7"}
-    assert (record["images"], record["seed"], record["device"]) == (IMAGES, 3, "cpu")
-    assert SampleSpec.model_validate_json(json.dumps(record["spec"])) == uninterrupted.spec
+def test_the_file_beside_the_images_says_where_the_images_come_from(uninterrupted: Job) -> None:
+    about = files.read_json(uninterrupted.output.with_suffix(".json"))
+    assert about["pixels_sha256"] == hashlib.sha256(images_of(uninterrupted).tobytes()).hexdigest()
+    assert about["weights"] == {"sha256": files.sha256(uninterrupted.weights), "row": "tiny", "epoch": "7"}
+    assert (about["images"], about["seed"], about["device"]) == (IMAGES, 3, "cpu")
+    assert SampleSpec.model_validate_json(json.dumps(about["spec"])) == uninterrupted.spec
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -318,7 +320,7 @@ def test_weights_of_another_row_are_one_line(
     monkeypatch.setattr(sys, "argv", command_line(job)[2:])
     with pytest.raises(SystemExit, match="1"):
         sample_command()
-    assert "ema.safetensors: enc_register_tokens [1, 4, 16] is missing; the weights belong to another" in caplog.text
+    assert "ema.safetensors: 8 tensors are missing: enc_register_tokens, " in caplog.text
 
 
 def test_images_that_are_no_numbers_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -330,29 +332,10 @@ def test_images_that_are_no_numbers_are_refused(inputs: dict[str, Path], tmp_pat
         sampler.images(range(4, 7))
 
 
-def test_eight_bits_fall_back_to_bf16_where_there_are_none(
-    inputs: dict[str, Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    expected = Sampler(tiny_spec(precision="bf16"), **inputs, device=CPU).images(range(2))
-    found = Sampler(tiny_spec(precision="fp8"), **inputs, device=CPU).images(range(2))
-    assert np.array_equal(found, expected)
-    assert "The CPU has no fp8 products that are used here; computing in bf16 instead" in caplog.text
-
-
-def test_eight_bits_need_compiled_blocks(
-    inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("dsr.sampling.sampler.usable_precision", lambda precision, _: precision)
-    expected = Sampler(tiny_spec(precision="bf16"), **inputs, device=CPU).images(range(2))
-    found = Sampler(tiny_spec(precision="fp8"), **inputs, device=CPU).images(range(2))
-    assert np.array_equal(found, expected)
-    assert "sampling.precision fp8 needs execution.compile; computing in bf16 instead" in caplog.text
-
-
 def test_rounding_weights_ahead_is_what_autocast_does(inputs: dict[str, Path]) -> None:
     model = load_denoiser(tiny_spec().model, inputs["weights"], CPU)
     x, t, y = torch.randn(3, 8, 4, 4), torch.tensor([0.1, 0.5, 1.0]), torch.tensor([0, 1, 3])
     with torch.autocast("cpu", torch.bfloat16):
         at_every_forward = model(x, t, y)
-        round_products(model, torch.bfloat16)
+        round_matmul_weights(model, torch.bfloat16)
         assert torch.equal(model(x, t, y), at_every_forward)

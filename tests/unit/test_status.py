@@ -13,22 +13,18 @@ from typing import Any
 import pytest
 
 from dsr.commands.status import main
-from dsr.plan.status import Milestone, QueuedJob, RowFiles, StatusSpec, slurm_queue, table
+from dsr.plan.status import QueuedJob, RowFiles, StatusSpec, slurm_queue, table
 from dsr.training.loop import train
-from dsr.training.progress import METRICS
 from tests.unit.training_row import ONE, make_files, tiny_job
 
 NOW = 1_000_000.0
-BATCH, PER_EPOCH = 100, 1000
 
 
 def row(folder: Path, name: str) -> RowFiles:
     return RowFiles(
-        record=f"{folder}/{name}/metrics.jsonl",
-        states=f"{folder}/{name}/state-*.pt",
-        milestones=tuple(Milestone(epoch=epoch, weights=f"{folder}/{name}/ema-{epoch}") for epoch in (4, 8)),
-        images_per_epoch=PER_EPOCH,
-        batch=BATCH,
+        run=f"{folder}/{name}",
+        images_per_epoch=1000,
+        weights={epoch: f"{folder}/{name}/ema-{epoch}" for epoch in (4, 8)},
         scores=(f"{folder}/{name}/score-4", f"{folder}/{name}/score-8"),
     )
 
@@ -79,7 +75,7 @@ def test_rows_that_have_not_begun_or_are_done(tmp_path: Path) -> None:
     assert cells(text, "done")[:3] == ["8.0/8", "1000", "done"]
     assert cells(text, "done")[5:] == ["-", "0", "2/2", "none"]
     assert cells(text, "waiting") == ["not started", *["-"] * 6, "0/2", "none"]
-    fetched = row(tmp_path, "other").model_copy(update={"record": None, "states": None})
+    fetched = row(tmp_path, "other").model_copy(update={"run": None})
     text = table(StatusSpec(title="Test", folder="/", rows={"other": fetched}), None, NOW)
     assert cells(text, "other")[0] == "fetched weights"
 
@@ -96,13 +92,10 @@ def test_a_record_cut_off_by_a_kill_is_read(tmp_path: Path) -> None:
 def test_what_the_trainer_writes_is_what_is_read(tmp_path: Path) -> None:
     jobs = [tiny_job(make_files(tmp_path / "row"), tmp_path / "run", epoch=1)]
     jobs.append(dataclasses.replace(jobs[0], epoch=3, after=1, output=tmp_path / "ema-3.safetensors"))
-    milestones = tuple(Milestone(epoch=job.epoch, weights=str(job.output)) for job in jobs)
     files = RowFiles(
-        record=str(tmp_path / "run" / METRICS),
-        states=str(tmp_path / "run" / "state-*.pt"),
-        milestones=milestones,
+        run=str(tmp_path / "run"),
         images_per_epoch=jobs[0].spec.steps_per_epoch * jobs[0].spec.recipe.batch,
-        batch=jobs[0].spec.recipe.batch,
+        weights={job.epoch: str(job.output) for job in jobs},
         scores=(),
     )
     tiny = StatusSpec(title="Test", folder="/", rows={"tiny": files})

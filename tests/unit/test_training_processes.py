@@ -22,12 +22,12 @@ from safetensors.torch import load_file
 
 from dsr.base import files
 from dsr.base.distributed import world
-from dsr.base.errors import UserError
+from dsr.base.errors import EXIT_STOPPED, UserError
 from dsr.launch.child import descendants
 from dsr.training import checkpoint
 from dsr.training.loop import train
 from dsr.training.start import Job
-from dsr.training.stop import EXIT_STOPPED, stop_request
+from dsr.training.stop import stop_request
 
 from .training_row import (
     ONE,

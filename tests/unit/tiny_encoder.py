@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from transformers import SiglipConfig, SiglipModel
 from dsr.base.files import write_json
 from dsr.config.encoders import Decoder, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec
+from dsr.data.images import open_images
 from dsr.data.prepare import write_index, write_shard
 
 WIDTH, LAYERS, HIDDEN, SIZE = 32, 4, 48, 64
@@ -74,10 +77,18 @@ def spec(ttr: TestTimeRegisters | None = None, *, input_size: int = SIZE, image_
             neurons="discovered",
             statistics="computed",
         ),
-        ttr=ttr,
+        ttr_options=ttr,
         decoder=Decoder(hidden_size=16, depth=2, num_heads=2, intermediate_size=24),
         image_size=image_size,
     )
+
+
+def stored_pixels(index: Path, flips: Sequence[bool] = ()) -> torch.Tensor:
+    """Return prepared images, some mirrored, as pixels (images, 3, H, W) in [0, 1]."""
+    images = open_images(index)
+    read = [images.read(number) for number in range(len(images))]
+    mirrored = [image[:, ::-1] if flip else image for image, flip in itertools.zip_longest(read, flips)]
+    return torch.from_numpy(np.stack(mirrored)).permute(0, 3, 1, 2) / 255
 
 
 def pixels(count: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.base.distributed import World
+from dsr.config.execution import Execution
 from dsr.config.specs import TrainSpec
 from dsr.data.prepare import write_index, write_shard
 from dsr.encoder.statistics import LatentStatistics
@@ -54,7 +55,7 @@ def tiny_spec(**recipe: Any) -> TrainSpec:
     denoiser = {"kind": "dit", "hidden_size": 16, "depth": 2, "num_heads": 2, "register_start": 1, "class_dropout": 0.3}
     spec = {
         "row": "tiny",
-        "autoencoder": {"encoder": encoder, "passes": "single", "ttr": {}, "image_size": SIZE},
+        "encoding": {"encoder": encoder, "ttr": "single", "ttr_options": {}, "image_size": SIZE},
         "model": {"denoiser": denoiser, "registers": 4, "channels": 8, "grid": 4, "classes": CLASSES},
         "flow": {"shift_dim": 196608},
         "recipe": {"batch": BATCH, "lr": 1e-3, "clip": 1.0, "ema": [0.9, 0.99], "precision": "fp32", **recipe},
@@ -65,19 +66,18 @@ def tiny_spec(**recipe: Any) -> TrainSpec:
 
 
 def tiny_job(row: Path, run: Path, *, epoch: int = 4, spec: TrainSpec | None = None, **options: Any) -> Job:
-    """Job that trains the tiny row in ``row`` with its state in ``run``."""
+    """Job that trains the tiny row in ``row`` with its state in ``run``; how it runs is among the options."""
+    execution = {key: options.pop(key) for key in Execution.model_fields if key in options}
     defaults: dict[str, Any] = {
         "spec": spec or tiny_spec(),
         "epoch": epoch,
-        "after": None,
         "images": row / "images" / "index.npz",
         "encoder": row / "encoder",
         "neurons": row / "neurons.json",
         "statistics": row / "statistics.safetensors",
         "run_dir": run,
         "output": run.parent / f"{run.name}-epoch-{epoch}" / "ema.safetensors",
-        "log_every": 1,
-        "tensorboard": False,
+        "execution": Execution(**{"log_every": 1, "tensorboard": False, **execution}),
     }
     return Job(**{**defaults, **options})
 
@@ -87,10 +87,10 @@ def command_line(job: Job) -> list[str]:
     arguments: list[str] = []
     for field in dataclasses.fields(job):
         value, option = getattr(job, field.name), "--" + field.name.replace("_", "-")
-        if field.name == "spec":
+        if field.name in ("spec", "execution"):
             arguments += [option, value.model_dump_json()]
         elif isinstance(value, bool):
-            arguments += [option] if value else ["--no-tensorboard"] * (field.name == "tensorboard")
+            arguments.append(option if value else option.replace("--", "--no-"))
         elif value is not None:
             arguments += [option, str(value)]
     return arguments

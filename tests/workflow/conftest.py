@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVER = multiprocessing.get_context("forkserver")
+"""Starts processes that have imported Snakemake already, which takes longer than most dry runs."""
+SERVER.set_forkserver_preload(["snakemake.cli", "snakemake_executor_plugin_slurm", "dsr.config.load", __name__])
 TINY = ("profiles/demo/config-overlay.yaml", "tests/workflow/tiny.yaml")
 
 
@@ -23,6 +30,8 @@ class Checkout:
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake; stdout and stderr together in ``stdout``."""
+        if "-n" in arguments:
+            return self._dry(arguments)
         binaries = str(Path(sys.executable).parent)
         return subprocess.run(
             [f"{binaries}/snakemake", *arguments],
@@ -34,6 +43,14 @@ class Checkout:
             timeout=1800,
             check=False,
         )
+
+    def _dry(self, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
+            process = SERVER.Process(target=run_here, args=(self.folder, log.name, arguments))
+            process.start()
+            process.join(timeout=1800)
+            assert process.exitcode is not None
+            return subprocess.CompletedProcess(arguments, process.exitcode, log.read())
 
     def tiny(self, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         """Run the tiny workflow, or parts of it."""
@@ -53,9 +70,43 @@ class Checkout:
             check=False,
         )
 
+    def plan(self, *arguments: str, change: dict[str, Any] | None = None) -> tuple[dict[str, int], str]:
+        """Return jobs by rule, and all that is said, of a dry run with a ``change`` of the configuration."""
+        run = self.changed(change, "-n", *arguments) if change else self.snakemake("-n", *arguments)
+        assert run.returncode == 0, run.stdout[-5000:]
+        return job_counts(run.stdout), run.stdout
+
+    def refused(self, change: dict[str, Any], message: str) -> None:
+        """Check that a changed configuration is one clear error."""
+        run = self.changed(change, "-n", "results/table1.md")
+        assert run.returncode != 0
+        assert message in run.stdout
+        assert "Traceback" not in run.stdout
+        assert job_counts(run.stdout) == {}
+
+    def changed(self, change: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake with a changed configuration; a `--configfile` among the arguments is the last option."""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as overlay:
+            yaml.safe_dump(change, overlay)
+            overlay.flush()
+            option = () if "--configfile" in arguments else ("--configfile",)
+            return self.snakemake(*arguments, *option, overlay.name)
+
     def planned(self, *arguments: str, overlays: tuple[str, ...] = ()) -> dict[str, int]:
         """Jobs that a dry run of the tiny workflow plans, by rule."""
         return job_counts(self.tiny(*arguments, "-n", overlays=overlays).stdout)
+
+
+def run_here(folder: Path, log: str, arguments: tuple[str, ...]) -> None:
+    """Become a Snakemake process."""
+    from snakemake.cli import main
+
+    os.chdir(folder)
+    output = os.open(log, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    sys.argv = ["snakemake", *arguments]
+    main()
 
 
 def job_counts(output: str) -> dict[str, int]:

@@ -31,26 +31,18 @@ def set_arithmetic(precision: str, threads: int | None = None, *, deterministic:
 
 
 def usable_precision(precision: str, device: torch.device) -> str:
-    """Return ``precision``, or the next one with a warning where ``device`` has no such arithmetic.
+    """Return ``precision``, or fp32 with a warning where it is bf16 and ``device`` is a GPU without that.
 
-    bf16 falls back to fp32 on GPUs without it, fp8 to bf16 on everything before Hopper GPUs. The fallback is slower and
-    rounds less; nothing else changes.
+    fp32 is slower and rounds less; nothing else changes.
     """
-    if precision == "fp8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0)):
-        log.warning("%s has no fp8 products that are used here; computing in bf16 instead", _name(device))
-        precision = "bf16"
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        log.warning("%s has no bf16 arithmetic; computing in fp32 instead", _name(device))
+        log.warning("%s has no bf16 arithmetic; computing in fp32 instead", torch.cuda.get_device_name(device))
         return "fp32"
     return precision
 
 
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "The CPU"
-
-
-def round_products(module: nn.Module, dtype: torch.dtype) -> None:
-    """Store the weights of matrix products in ``dtype``, to which autocast would round them at every evaluation."""
+def round_matmul_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Store the weights of matmuls and convolutions in ``dtype``, to which autocast would round them every time."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.to(dtype)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import nn
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -15,7 +14,7 @@ VARIANTS = 64
 """Shapes and modes that one piece of code may be compiled for; two models need more than PyTorch's own 8."""
 
 OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"comprehensive_padding": False}
-"""For PyTorch's compiler. Rows with gaps would keep its products from adding the bias themselves."""
+"""For PyTorch's compiler. Rows with gaps would keep its matmuls from adding the bias themselves."""
 
 
 def compile_each(modules: Iterable[nn.Module]) -> None:
@@ -36,5 +35,7 @@ def compiled(function: Function) -> Function:
 
 
 def _prepare() -> None:
+    import torch._dynamo  # takes a second, and only compiled code needs it
+
     torch._dynamo.config.recompile_limit = VARIANTS
     torch._dynamo.config.suppress_errors = True

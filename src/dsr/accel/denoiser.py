@@ -15,8 +15,8 @@ from dsr.denoiser.layers import Block, Run, run_blocks
 
 log = logging.getLogger(__name__)
 
-IMAGES = 16
-"""Images that a way to run blocks is tried with, unless the memory is too small for them."""
+TRIAL_IMAGES = 16
+"""Images of a trial pass, unless the memory is too small for them."""
 
 
 def accelerate(model: Denoiser, device: torch.device, precision: str) -> None:
@@ -39,7 +39,7 @@ def _fuse(model: Denoiser, device: torch.device, precision: str) -> bool:
     for name, make in _ways(model, device, precision, failed):
         try:
             model.run_blocks = make()
-            _rehearse(model, device, precision)
+            _trial_pass(model, device, precision)
         except Exception as error:
             # Triton fails in too many ways to list: no compiler, no Python.h, a cache that cannot be written, too
             # little shared memory, an assertion.
@@ -59,36 +59,29 @@ def _ways(
     """Ways to run the blocks, the fastest first; ``failed`` gets what cannot be tried at all."""
     try:
         # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
-        from dsr.accel import flash_attention as attention
-        from dsr.accel import frozen, fused
-        from dsr.accel import matmul as products
+        from dsr.accel import flash_attention, frozen, fused, matmul
     except Exception as error:
         failed.append(f"fused kernels ({type(error).__name__}: {error})")
         return []
-    if not attention.runs_on(device):
+    if not flash_attention.runs_on(device):
         failed.append("fused kernels (they need an Ampere GPU or a later one)")
         return []
-    ways: list[tuple[str, Callable[[], Run]]] = [
-        ("fused kernels", lambda: fused.FusedBlocks(turn_in_product=False)),
-    ]
-    if precision == "tf32" or not products.runs_on(device):
+    ways: list[tuple[str, Callable[[], Run]]] = [("fused kernels", lambda: fused.FusedBlocks(fuse_rope=False))]
+    if precision == "tf32" or not matmul.runs_on(device):
         return ways
     if any(parameter.requires_grad for parameter in model.parameters()):
-        return [("products that turn", lambda: fused.FusedBlocks(turn_in_product=True)), *ways]
+        return [("bf16 matmuls fused with RoPE", lambda: fused.FusedBlocks(fuse_rope=True)), *ways]
     blocks = cast(Iterable[Block], model.blocks)
-    ways.insert(0, ("bf16 products that turn and gate", lambda: frozen.FrozenBlocks(blocks, eight_bits=False)))
-    if precision == "fp8":
-        ways.insert(0, ("fp8 products", lambda: frozen.FrozenBlocks(blocks, eight_bits=True)))
-    return ways
+    return [("bf16 matmuls fused with RoPE and SwiGLU", lambda: frozen.FrozenBlocks(blocks)), *ways]
 
 
-def _rehearse(model: Denoiser, device: torch.device, precision: str) -> None:
+def _trial_pass(model: Denoiser, device: torch.device, precision: str) -> None:
     """Pass a few images through, forwards and, if the model is trained, backwards.
 
     Raises:
         torch.OutOfMemoryError: if there is no room for a single one.
     """
-    images = IMAGES
+    images = TRIAL_IMAGES
     while True:
         try:
             _pass(model, device, precision, images)
@@ -104,7 +97,7 @@ def _pass(model: Denoiser, device: torch.device, precision: str, images: int) ->
     t, y = x.new_zeros(images), torch.zeros(images, dtype=torch.int64, device=device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with (
-        torch.autocast(device.type, torch.bfloat16, enabled=precision in ("bf16", "fp8")),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
         torch.set_grad_enabled(bool(trained)),
     ):
         result = model(x, t, y)

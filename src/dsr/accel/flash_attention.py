@@ -9,11 +9,11 @@ import torch
 import triton
 from torch import Tensor
 
-from dsr.accel import flash_kernels as kernels
+from dsr.accel import flash_kernels
 
 
 class Tiles(NamedTuple):
-    """How much a program takes at a time: of queries, of keys; its warps; how far it loads ahead.
+    """How much a program takes at a time: of queries, of keys; its warps; how far it loads ahead (stages).
 
     Fewer ``registers`` for a thread than it would take let more programs run side by side.
     """
@@ -26,21 +26,18 @@ class Tiles(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Tiles of the three kernels, and what the first does with a last token that is left over."""
+    """Tiles of the three kernels."""
 
     forward: Tiles
     queries: Tiles
     keys: Tiles
-    alone: int = 0
-    """Keys that the last token takes at a time if it would be a tile of its own and there is no backward pass; 0 makes
-    it a tile like the others."""
 
 
 SHORT = Plan(forward=Tiles(64, 64, 4, 3), queries=Tiles(64, 32, 4, 3), keys=Tiles(32, 64, 4, 3, 168))
 """For two bytes a channel."""
 SHORT_WIDE = SHORT._replace(forward=Tiles(64, 64, 4, 2), keys=Tiles(32, 64, 4, 2))
 """The same for heads of more than 96 channels."""
-LONG = Plan(forward=Tiles(128, 32, 8, 3), queries=Tiles(128, 64, 8, 2), keys=Tiles(32, 128, 8, 2), alone=128)
+LONG = Plan(forward=Tiles(128, 32, 8, 3), queries=Tiles(128, 64, 8, 2), keys=Tiles(32, 128, 8, 2))
 """For four bytes a channel, on Hopper GPUs and later."""
 LONG_WIDE = LONG._replace(queries=Tiles(128, 32, 8, 2))
 """The same for heads of more than 96 channels."""
@@ -88,44 +85,42 @@ def _launch(tiles: Tiles) -> dict[str, int | None]:
 def forward(packed: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
     """Attention without a mask: queries, keys and values (B, N, 3, h, d) -> (B, N, h, d).
 
-    Also returns what the backward pass needs to form the weights again, (B, h, N) fp32; uninitialised unless ``keep``.
+    Also returns the log-sum-exp of the scores for the backward pass, (B, h, N) fp32; uninitialised unless ``keep``.
     """
     images, tokens, _, heads, head = packed.shape
     attended = packed.new_empty(images, tokens, heads, head)
-    logarithms = packed.new_empty(images, heads, tokens, dtype=torch.float32)
-    sizes, (tiles, _, _, alone) = _sizes(packed), _plan(packed)
-    if keep or tokens % tiles.queries != 1:
-        alone = 0
+    lse = packed.new_empty(images, heads, tokens, dtype=torch.float32)
+    tiles = _plan(packed).forward
     last = max(16, triton.next_power_of_2(tokens % tiles.keys))
-    kernels.attend_forward[(triton.cdiv(tokens, tiles.queries) * images * heads,)](
-        packed, attended, logarithms, head**-0.5 / math.log(2),
-        **sizes, LAST=last, ALONE=alone, KEEP=keep, **_launch(tiles),
+    flash_kernels.attend_forward[(triton.cdiv(tokens, tiles.queries) * images * heads,)](
+        packed, attended, lse, head**-0.5 / math.log(2),
+        **_sizes(packed), LAST=last, KEEP=keep, **_launch(tiles),
     )  # fmt: skip
-    return attended, logarithms
+    return attended, lse
 
 
 def backward(
-    packed: Tensor, attended: Tensor, logarithms: Tensor, upstream: Tensor, cosines: Tensor, sines: Tensor
+    packed: Tensor, attended: Tensor, lse: Tensor, grad_attended: Tensor, cosines: Tensor, sines: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of what was packed before queries and keys were turned by the tables, (N, d / 2): (B, N, 3, h, d).
+    """Gradient of what was packed before RoPE rotated queries and keys by the tables, (N, d / 2): (B, N, 3, h, d).
 
-    Also returns its sum over images and tokens, (3 h d,) fp32, the gradient of a bias.
+    Also returns its sum over images and tokens, (3 h d,) fp32, the gradient of the projection's bias.
     """
     images, tokens, _, heads, head = packed.shape
-    gradient, shares, factor = torch.empty_like(packed), torch.empty_like(logarithms), head**-0.5 / math.log(2)
-    sizes, (_, queries, keys, _) = _sizes(packed), _plan(packed)
+    grad_packed, delta, factor = torch.empty_like(packed), torch.empty_like(lse), head**-0.5 / math.log(2)
+    sizes, (_, queries, keys) = _sizes(packed), _plan(packed)
     parts = triton.cdiv(tokens, queries.queries), triton.cdiv(tokens, keys.keys)
-    of_queries = packed.new_empty(images * parts[0], heads * head, dtype=torch.float32)
-    of_keys = packed.new_empty(images * parts[1], 2 * heads * head, dtype=torch.float32)
-    kernels.attend_backward_queries[(parts[0] * images * heads,)](
-        packed, attended, logarithms, upstream, shares, gradient, of_queries, cosines, sines, factor, head**-0.5,
+    query_sums = packed.new_empty(images * parts[0], heads * head, dtype=torch.float32)
+    key_sums = packed.new_empty(images * parts[1], 2 * heads * head, dtype=torch.float32)
+    flash_kernels.attend_backward_queries[(parts[0] * images * heads,)](
+        packed, attended, lse, grad_attended, delta, grad_packed, query_sums, cosines, sines, factor, head**-0.5,
         **sizes, **_launch(queries),
     )  # fmt: skip
-    kernels.attend_backward_keys[(parts[1] * images * heads,)](
-        packed, logarithms, upstream, shares, gradient, of_keys, cosines, sines, factor, head**-0.5,
+    flash_kernels.attend_backward_keys[(parts[1] * images * heads,)](
+        packed, lse, grad_attended, delta, grad_packed, key_sums, cosines, sines, factor, head**-0.5,
         **sizes, **_launch(keys),
     )  # fmt: skip
-    return gradient, torch.cat([of_queries.sum(0), of_keys.sum(0)])
+    return grad_packed, torch.cat([query_sums.sum(0), key_sums.sum(0)])
 
 
 @torch.library.custom_op("dsr::attend", mutates_args=())

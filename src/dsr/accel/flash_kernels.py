@@ -1,10 +1,12 @@
 """Attention over the few hundred tokens of an image, in Triton: nothing of size N x N reaches memory.
 
 Queries, keys and values come packed as a projection leaves them, (B, N, 3, h, d), and their gradients leave packed
-likewise. Products are made in the dtype of the tokens (float32: TF32), all other arithmetic is fp32. Every sum has a
-fixed order, so that the same inputs always give the same bits. A head of d channels is handled as two tiles, ``MAIN``
-and ``REST`` channels wide, because tiles are powers of two: 72 channels are 64 + 16 (half of it masked), not 128. One
-token that is left alone is the exception: its products are fp32, of whole heads.
+likewise. Matmuls are in the dtype of the tokens (float32: TF32), all other arithmetic is fp32. Every sum has a fixed
+order, so that the same inputs always give the same bits. A head of d channels is handled as two tiles, ``MAIN`` and
+``REST`` channels wide, because tiles are powers of two: 72 channels are 64 + 16 (half of it masked), not 128.
+
+The algorithm and its names are FlashAttention-2's (Dao 2023, Algorithms 1 and 2): ``lse`` is the logarithm of a row's
+sum of exponentials, here to base 2, and ``delta`` a row's dot product of its result and the result's gradient.
 """
 
 # Triton calls these functions with pointers and compiles their bodies: Python's types do not describe them.
@@ -37,7 +39,7 @@ def _store(tokens, rows, values, STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEA
 
 @triton.jit
 def _scores(left, left_rest, right, right_rest, REST: tl.constexpr):
-    """Products of all rows on the left with all rows on the right."""
+    """All rows on the left times all rows on the right, transposed."""
     result = tl.dot(left, tl.trans(right))
     if REST:
         result = tl.dot(left_rest, tl.trans(right_rest), result)
@@ -46,7 +48,7 @@ def _scores(left, left_rest, right, right_rest, REST: tl.constexpr):
 
 @triton.jit
 def _attend_to(
-    query, query_rest, keys, values, rows, highest, total, result, rest, factor,
+    query, query_rest, keys, values, rows, row_max, row_sum, result, rest, factor,
     STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -60,115 +62,67 @@ def _attend_to(
     scores = _scores(query, query_rest, key, key_rest, REST) * factor
     if MASKED:
         scores = tl.where((rows < TOKENS)[None], scores, float("-inf"))
-    higher = tl.maximum(highest, tl.max(scores, 1))
-    weights = tl.exp2(scores - higher[:, None])
-    shrink = tl.exp2(highest - higher)
-    total = total * shrink + tl.sum(weights, 1)
+    new_max = tl.maximum(row_max, tl.max(scores, 1))
+    weights = tl.exp2(scores - new_max[:, None])
+    shrink = tl.exp2(row_max - new_max)
+    row_sum = row_sum * shrink + tl.sum(weights, 1)
     weights = weights.to(value.dtype)
     result = tl.dot(weights, value, result * shrink[:, None])
     if REST:
         rest = tl.dot(weights, value_rest, rest * shrink[:, None])
-    return higher, total, result, rest
-
-
-@triton.jit
-def _attend_tile(
-    packed, attended, logarithms, rows, factor,
-    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr,
-):  # fmt: skip
-    """Attention of the tokens ``rows`` of one head, at which all pointers are already."""
-    STRIDE: tl.constexpr = 3 * HEADS * HEAD
-    keys, values = packed + HEADS * HEAD, packed + 2 * HEADS * HEAD
-    query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-    query_rest = query
-    if REST:
-        query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
-    highest = tl.full((QUERIES,), float("-inf"), tl.float32)
-    total = tl.zeros((QUERIES,), tl.float32)
-    result = tl.zeros((QUERIES, MAIN), tl.float32)
-    rest = tl.zeros((QUERIES, REST if REST else 1), tl.float32)
-    WHOLE: tl.constexpr = TOKENS // KEYS * KEYS
-    for start in tl.range(0, WHOLE, KEYS):
-        highest, total, result, rest = _attend_to(
-            query, query_rest, keys, values, start + tl.arange(0, KEYS), highest, total, result, rest, factor,
-            STRIDE, WHOLE, HEAD, MAIN, REST, False,
-        )  # fmt: skip
-    if WHOLE < TOKENS:
-        highest, total, result, rest = _attend_to(
-            query, query_rest, keys, values, WHOLE + tl.arange(0, LAST), highest, total, result, rest, factor,
-            STRIDE, TOKENS, HEAD, MAIN, REST, True,
-        )  # fmt: skip
-    _store(attended, rows, result / total[:, None], HEADS * HEAD, TOKENS, HEAD, 0, MAIN)
-    if REST:
-        _store(attended, rows, rest / total[:, None], HEADS * HEAD, TOKENS, HEAD, MAIN, REST)
-    if KEEP:
-        tl.store(logarithms + rows, highest + tl.log2(total), rows < TOKENS)
-
-
-@triton.jit
-def _attend_one(
-    packed, attended, row, factor,
-    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr,
-):  # fmt: skip
-    """Attention of one token of one head, without tensor cores: they would multiply a whole tile.
-
-    It has no logarithm for a backward pass, which forms the weights again from less exact scores.
-    """
-    OUTPUT: tl.constexpr = HEADS * HEAD
-    channels = tl.arange(0, WIDTH)
-    inside = channels < HEAD
-    query = tl.load(packed + row * 3 * OUTPUT + channels, inside, 0.0).to(tl.float32) * factor
-    highest, total, result = float("-inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
-    # Unrolled, so that no tile's loads have to wait for the sums of the one before.
-    for start in tl.static_range(0, TOKENS, KEYS):
-        rows = start + tl.arange(0, KEYS)
-        key = _load(packed + OUTPUT, rows, 3 * OUTPUT, TOKENS, HEAD, 0, WIDTH).to(tl.float32)
-        value = _load(packed + 2 * OUTPUT, rows, 3 * OUTPUT, TOKENS, HEAD, 0, WIDTH).to(tl.float32)
-        scores = tl.where(rows < TOKENS, tl.sum(query[None] * key, 1), float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, 0))
-        weights, shrink = tl.exp2(scores - higher), tl.exp2(highest - higher)
-        total = total * shrink + tl.sum(weights, 0)
-        result = result * shrink + tl.sum(weights[:, None] * value, 0)
-        highest = higher
-    tl.store(attended + row * OUTPUT + channels, result / total, inside)
+    return new_max, row_sum, result, rest
 
 
 @triton.jit
 def attend_forward(
-    packed, attended, logarithms, factor,
+    packed, attended, lse, factor,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, ALONE: tl.constexpr, KEEP: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """Attention of ``QUERIES`` tokens of one head, into (B, N, h, d); ``factor`` is d^-1/2 / ln 2.
 
-    ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. If ``ALONE`` is not 0, the last token
-    is a tile of its own, takes ``ALONE`` keys at a time, and gets no logarithm. ``logarithms``, (B, h, N), gets the
-    binary logarithm of each row's sum of exponentials if the backward pass will need it.
+    ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. ``lse``, (B, h, N), is written if the
+    backward pass will need it.
     """
     TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
     tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
     image, head = pair.to(tl.int64) // HEADS, pair % HEADS
     packed += image * TOKENS * 3 * HEADS * HEAD + head * HEAD
     attended += image * TOKENS * HEADS * HEAD + head * HEAD
-    logarithms += pair * TOKENS
-    # The outer condition is known to the compiler, which leaves the branch out; "and" would make it one of the GPU's.
-    if ALONE:  # noqa: SIM102
-        if tile == TILES - 1:
-            _attend_one(
-                packed, attended, tile * QUERIES, factor, TOKENS, HEADS, HEAD, 2 * MAIN if REST else MAIN, ALONE
-            )
-            return
-    _attend_tile(
-        packed, attended, logarithms, tile * QUERIES + tl.arange(0, QUERIES), factor,
-        TOKENS, HEADS, HEAD, MAIN, REST, QUERIES, KEYS, LAST, KEEP,
-    )  # fmt: skip
+    lse += pair * TOKENS
+    rows = tile * QUERIES + tl.arange(0, QUERIES)
+    STRIDE: tl.constexpr = 3 * HEADS * HEAD
+    keys, values = packed + HEADS * HEAD, packed + 2 * HEADS * HEAD
+    query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
+    query_rest = query
+    if REST:
+        query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+    row_max = tl.full((QUERIES,), float("-inf"), tl.float32)
+    row_sum = tl.zeros((QUERIES,), tl.float32)
+    result = tl.zeros((QUERIES, MAIN), tl.float32)
+    rest = tl.zeros((QUERIES, REST if REST else 1), tl.float32)
+    WHOLE: tl.constexpr = TOKENS // KEYS * KEYS
+    for start in tl.range(0, WHOLE, KEYS):
+        row_max, row_sum, result, rest = _attend_to(
+            query, query_rest, keys, values, start + tl.arange(0, KEYS), row_max, row_sum, result, rest, factor,
+            STRIDE, WHOLE, HEAD, MAIN, REST, False,
+        )  # fmt: skip
+    if WHOLE < TOKENS:
+        row_max, row_sum, result, rest = _attend_to(
+            query, query_rest, keys, values, WHOLE + tl.arange(0, LAST), row_max, row_sum, result, rest, factor,
+            STRIDE, TOKENS, HEAD, MAIN, REST, True,
+        )  # fmt: skip
+    _store(attended, rows, result / row_sum[:, None], HEADS * HEAD, TOKENS, HEAD, 0, MAIN)
+    if REST:
+        _store(attended, rows, rest / row_sum[:, None], HEADS * HEAD, TOKENS, HEAD, MAIN, REST)
+    if KEEP:
+        tl.store(lse + rows, row_max + tl.log2(row_sum), rows < TOKENS)
 
 
 @triton.jit
-def _turned_back(values, cosines, sines, rows, TOKENS: tl.constexpr, HEAD: tl.constexpr, FIRST: tl.constexpr,
+def _rotate_back(values, cosines, sines, rows, TOKENS: tl.constexpr, HEAD: tl.constexpr, FIRST: tl.constexpr,
                  WIDTH: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """Turn pairs of channels back by the angles of their tokens; the tables are (N, d / 2)."""
+    """Undo RoPE: rotate pairs of channels by minus the angles of their tokens; the tables are (N, d / 2)."""
     pairs = FIRST // 2 + tl.arange(0, WIDTH // 2)
     inside = (rows < TOKENS)[:, None] & (pairs < HEAD // 2)[None]
     place = rows[:, None] * (HEAD // 2) + pairs[None]
@@ -178,25 +132,25 @@ def _turned_back(values, cosines, sines, rows, TOKENS: tl.constexpr, HEAD: tl.co
 
 
 @triton.jit
-def _leave(
-    values, gradient, sums, rows, STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEAD: tl.constexpr,
+def _store_with_sums(
+    values, grad_packed, sums, rows, STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEAD: tl.constexpr,
     FIRST: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Store a gradient and its sums over this tile's tokens."""
-    _store(gradient, rows, values, STRIDE, TOKENS, HEAD, FIRST, WIDTH)
+    _store(grad_packed, rows, values, STRIDE, TOKENS, HEAD, FIRST, WIDTH)
     channels = FIRST + tl.arange(0, WIDTH)
     tl.store(sums + channels, tl.sum(tl.where((rows < TOKENS)[:, None], values, 0.0), 0), channels < HEAD)
 
 
 @triton.jit
 def attend_backward_queries(
-    packed, attended, logarithms, upstream, shares, gradient, sums, cosines, sines, factor, scale,
+    packed, attended, lse, grad_attended, delta, grad_packed, sums, cosines, sines, factor, scale,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of ``QUERIES`` queries of one head, into their place in ``gradient``, (B, N, 3, h, d).
+    """Gradient of ``QUERIES`` queries of one head, before RoPE, into their place in ``grad_packed``, (B, N, 3, h, d).
 
-    ``shares``, (B, h, N), gets each token's product of result and upstream gradient, which the keys' kernel reads.
+    ``delta``, (B, h, N), is written for the keys' kernel, which comes next.
     ``sums``, (B, tiles, h, d), gets its sums over this tile's tokens.
     """
     TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
@@ -206,24 +160,24 @@ def attend_backward_queries(
     OUTPUT: tl.constexpr = HEADS * HEAD
     packed += image * TOKENS * STRIDE + head * HEAD
     attended += image * TOKENS * OUTPUT + head * HEAD
-    upstream += image * TOKENS * OUTPUT + head * HEAD
+    grad_attended += image * TOKENS * OUTPUT + head * HEAD
     keys, values = packed + OUTPUT, packed + 2 * OUTPUT
     rows = tile * QUERIES + tl.arange(0, QUERIES)
     query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-    upper = _load(upstream, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
-    share = tl.sum(upper.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN).to(tl.float32), 1)
-    query_rest, upper_rest = query, upper
+    grad = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
+    row_delta = tl.sum(grad.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN).to(tl.float32), 1)
+    query_rest, grad_rest = query, grad
     if REST:
         query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
-        upper_rest = _load(upstream, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
-        share += tl.sum(
-            upper_rest.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST).to(tl.float32), 1
+        grad_rest = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
+        row_delta += tl.sum(
+            grad_rest.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST).to(tl.float32), 1
         )
     place = pair * TOKENS + rows
-    tl.store(shares + place, share, rows < TOKENS)
-    logarithm = tl.load(logarithms + place, rows < TOKENS, 0.0)
-    result = tl.zeros((QUERIES, MAIN), tl.float32)
-    rest = tl.zeros((QUERIES, REST if REST else 1), tl.float32)
+    tl.store(delta + place, row_delta, rows < TOKENS)
+    row_lse = tl.load(lse + place, rows < TOKENS, 0.0)
+    grad_query = tl.zeros((QUERIES, MAIN), tl.float32)
+    grad_query_rest = tl.zeros((QUERIES, REST if REST else 1), tl.float32)
     for start in tl.range(0, TOKENS, KEYS):
         others = start + tl.arange(0, KEYS)
         key = _load(keys, others, STRIDE, TOKENS, HEAD, 0, MAIN)
@@ -232,25 +186,25 @@ def attend_backward_queries(
         if REST:
             key_rest = _load(keys, others, STRIDE, TOKENS, HEAD, MAIN, REST)
             value_rest = _load(values, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-        scores = _scores(query, query_rest, key, key_rest, REST) * factor - logarithm[:, None]
+        scores = _scores(query, query_rest, key, key_rest, REST) * factor - row_lse[:, None]
         weights = tl.exp2(tl.where((others < TOKENS)[None], scores, float("-inf")))
-        of_weights = _scores(upper, upper_rest, value, value_rest, REST)
-        of_scores = (weights * (of_weights - share[:, None])).to(key.dtype)
-        result = tl.dot(of_scores, key, result)
+        grad_weights = _scores(grad, grad_rest, value, value_rest, REST)
+        grad_scores = (weights * (grad_weights - row_delta[:, None])).to(key.dtype)
+        grad_query = tl.dot(grad_scores, key, grad_query)
         if REST:
-            rest = tl.dot(of_scores, key_rest, rest)
-    result = _turned_back(result * scale, cosines, sines, rows, TOKENS, HEAD, 0, MAIN, QUERIES)
-    gradient += image * TOKENS * STRIDE + head * HEAD
+            grad_query_rest = tl.dot(grad_scores, key_rest, grad_query_rest)
+    grad_query = _rotate_back(grad_query * scale, cosines, sines, rows, TOKENS, HEAD, 0, MAIN, QUERIES)
+    grad_packed += image * TOKENS * STRIDE + head * HEAD
     sums += (image * TILES + tile) * OUTPUT + head * HEAD
-    _leave(result, gradient, sums, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
+    _store_with_sums(grad_query, grad_packed, sums, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
     if REST:
-        rest = _turned_back(rest * scale, cosines, sines, rows, TOKENS, HEAD, MAIN, REST, QUERIES)
-        _leave(rest, gradient, sums, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+        grad_query_rest = _rotate_back(grad_query_rest * scale, cosines, sines, rows, TOKENS, HEAD, MAIN, REST, QUERIES)
+        _store_with_sums(grad_query_rest, grad_packed, sums, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
 
 
 @triton.jit
 def attend_backward_keys(
-    packed, logarithms, upstream, shares, gradient, sums, cosines, sines, factor, scale,
+    packed, lse, grad_attended, delta, grad_packed, sums, cosines, sines, factor, scale,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -264,7 +218,7 @@ def attend_backward_keys(
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     OUTPUT: tl.constexpr = HEADS * HEAD
     packed += image * TOKENS * STRIDE + head * HEAD
-    upstream += image * TOKENS * OUTPUT + head * HEAD
+    grad_attended += image * TOKENS * OUTPUT + head * HEAD
     others = tile * KEYS + tl.arange(0, KEYS)
     key = _load(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
     value = _load(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
@@ -272,36 +226,36 @@ def attend_backward_keys(
     if REST:
         key_rest = _load(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
         value_rest = _load(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-    of_key, of_value = tl.zeros((KEYS, MAIN), tl.float32), tl.zeros((KEYS, MAIN), tl.float32)
-    of_key_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
-    of_value_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
+    grad_key, grad_value = tl.zeros((KEYS, MAIN), tl.float32), tl.zeros((KEYS, MAIN), tl.float32)
+    grad_key_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
+    grad_value_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
     for start in tl.range(0, TOKENS, QUERIES):
         rows = start + tl.arange(0, QUERIES)
         query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-        upper = _load(upstream, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
-        query_rest, upper_rest = query, upper
+        grad = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
+        query_rest, grad_rest = query, grad
         if REST:
             query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
-            upper_rest = _load(upstream, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
+            grad_rest = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
         place = pair * TOKENS + rows
-        logarithm = tl.load(logarithms + place, rows < TOKENS, 0.0)
-        share = tl.load(shares + place, rows < TOKENS, 0.0)
-        weights = tl.exp2(_scores(key, key_rest, query, query_rest, REST) * factor - logarithm[None])
-        # Queries and upstream gradients beyond the last token are zero, so whatever weight they get adds nothing.
-        of_weights = _scores(value, value_rest, upper, upper_rest, REST)
-        of_scores = (weights * (of_weights - share[None])).to(query.dtype)
+        row_lse = tl.load(lse + place, rows < TOKENS, 0.0)
+        row_delta = tl.load(delta + place, rows < TOKENS, 0.0)
+        weights = tl.exp2(_scores(key, key_rest, query, query_rest, REST) * factor - row_lse[None])
+        # Queries and gradients beyond the last token are zero, so whatever weight they get adds nothing.
+        grad_weights = _scores(value, value_rest, grad, grad_rest, REST)
+        grad_scores = (weights * (grad_weights - row_delta[None])).to(query.dtype)
         weights = weights.to(query.dtype)
-        of_value = tl.dot(weights, upper, of_value)
-        of_key = tl.dot(of_scores, query, of_key)
+        grad_value = tl.dot(weights, grad, grad_value)
+        grad_key = tl.dot(grad_scores, query, grad_key)
         if REST:
-            of_value_rest = tl.dot(weights, upper_rest, of_value_rest)
-            of_key_rest = tl.dot(of_scores, query_rest, of_key_rest)
-    of_key = _turned_back(of_key * scale, cosines, sines, others, TOKENS, HEAD, 0, MAIN, KEYS)
-    gradient += image * TOKENS * STRIDE + head * HEAD + OUTPUT
+            grad_value_rest = tl.dot(weights, grad_rest, grad_value_rest)
+            grad_key_rest = tl.dot(grad_scores, query_rest, grad_key_rest)
+    grad_key = _rotate_back(grad_key * scale, cosines, sines, others, TOKENS, HEAD, 0, MAIN, KEYS)
+    grad_packed += image * TOKENS * STRIDE + head * HEAD + OUTPUT
     sums += (image * TILES + tile) * 2 * OUTPUT + head * HEAD
-    _leave(of_key, gradient, sums, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-    _leave(of_value, gradient + OUTPUT, sums + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
+    _store_with_sums(grad_key, grad_packed, sums, others, STRIDE, TOKENS, HEAD, 0, MAIN)
+    _store_with_sums(grad_value, grad_packed + OUTPUT, sums + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
     if REST:
-        of_key_rest = _turned_back(of_key_rest * scale, cosines, sines, others, TOKENS, HEAD, MAIN, REST, KEYS)
-        _leave(of_key_rest, gradient, sums, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-        _leave(of_value_rest, gradient + OUTPUT, sums + OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+        grad_key_rest = _rotate_back(grad_key_rest * scale, cosines, sines, others, TOKENS, HEAD, MAIN, REST, KEYS)
+        _store_with_sums(grad_key_rest, grad_packed, sums, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+        _store_with_sums(grad_value_rest, grad_packed + OUTPUT, sums + OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)

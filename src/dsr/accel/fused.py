@@ -1,16 +1,15 @@
-"""The blocks of a denoiser on GPUs: the products of the reference, `dsr.denoiser.layers`, and fused kernels between.
+"""The blocks of a denoiser on GPUs: the matmuls of the reference, `dsr.denoiser.layers`, and fused kernels between.
 
-Between two matrix products a block only moves memory. Written one operation at a time that takes as long as the
-products; here every step is one kernel forwards and one backwards, or part of a product. The bias of a product is added
-by the kernel that reads the product, because the same kernel's backward pass can then sum the bias's gradient without
-reading anything again. For the same reason a block leaves its last update to the kernel that begins the next block.
+Between two matmuls a block only moves memory. Written one operation at a time that takes as long as the matmuls; here
+every step is one kernel forwards and one backwards, or part of a matmul. The bias of a matmul is added by the kernel
+that reads its result, because the same kernel's backward pass can then sum the bias's gradient without reading anything
+again. For the same reason a block leaves its last update to the kernel that begins the next block.
 """
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Iterable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +17,9 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dsr.accel import flash_attention as flash
-from dsr.accel import layer_kernels as kernels
-from dsr.accel import matmul as products
+from dsr.accel import flash_attention, layer_kernels
+from dsr.accel.matmul import matmul_rope
 from dsr.denoiser.layers import EPS, Attention, Block, RotaryPositions, SwiGLU
-
-Hidden = TypeVar("Hidden")
 
 ROWS_A_PROGRAM, STAGES = 64, 2
 """Tokens that a program of a modulation's backward pass sums over, and how many of them it holds at once."""
@@ -32,13 +28,13 @@ CHANNELS_A_WARP = 512
 TILE, COLUMNS = 16, 128
 """Tokens and channels that a program of the other kernels works on at once."""
 IMAGES_A_PROGRAM, TILES_A_PROGRAM = 16, 16
-"""Times that a program repeats this: when turning queries and keys, and in SwiGLU's backward pass."""
+"""Times that a program repeats this: when rotating queries and keys, and in SwiGLU's backward pass."""
 SQUARE = 64
 """Rows and columns that a program transposes."""
 
 
 class Angles(NamedTuple):
-    """Cosines and sines by which pairs of channels are turned, (N, d / 2) fp32 each."""
+    """Cosines and sines by which RoPE rotates pairs of channels, (N, d / 2) fp32 each."""
 
     cosines: Tensor
     sines: Tensor
@@ -49,8 +45,15 @@ class Angles(NamedTuple):
         return cls(*(table[:, ::2].contiguous() for table in (rope.freqs_cos, rope.freqs_sin)))
 
 
-class BlockRunner(abc.ABC, Generic[Hidden]):
-    """Runs blocks in place of `layers.run_blocks`; ``Hidden`` is what products read."""
+class FusedBlocks:
+    """Runs blocks in place of `layers.run_blocks`; they may be trained.
+
+    Args:
+        fuse_rope: let the matmul that makes queries and keys rotate them, unless it is in fp32.
+    """
+
+    def __init__(self, *, fuse_rope: bool) -> None:
+        self._fuse_rope = fuse_rope
 
     def __call__(self, blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Pass tokens (B, N, D) through ``blocks`` one after the other; condition (B, 1 or N, D)."""
@@ -60,52 +63,22 @@ class BlockRunner(abc.ABC, Generic[Hidden]):
         x, angles = x.contiguous(), Angles.of(rope)
         for block in blocks:
             shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
-            x, hidden = self._modulated(x, update, bias, gate, block.norm1.weight, scale1, shift1)
+            x, hidden = modulated(x, update, bias, gate, block.norm1.weight, scale1, shift1)
             update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
-            x, hidden = self._modulated(x, update, bias, gate, block.norm2.weight, scale2, shift2)
+            x, hidden = modulated(x, update, bias, gate, block.norm2.weight, scale2, shift2)
             update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
         if update is None or bias is None or gate is None:
             return x
         return x + gate * (update + bias)
 
-    @abc.abstractmethod
-    def _modulated(
-        self, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor, scale: Tensor,
-        shift: Tensor,
-    ) -> tuple[Tensor, Hidden]:  # fmt: skip
-        """Return the stream, and what the next product reads; arguments as in :func:`modulated`."""
-
-    @abc.abstractmethod
-    def _attention(self, layer: Attention, hidden: Hidden, angles: Angles) -> Tensor:
-        """Attention without the bias of its last product."""
-
-    @abc.abstractmethod
-    def _mlp(self, layer: SwiGLU, hidden: Hidden) -> Tensor:
-        """Gated MLP without the bias of its last product."""
-
-
-class FusedBlocks(BlockRunner[Tensor]):
-    """Runs blocks that may be trained.
-
-    Args:
-        turn_in_product: let the product that makes queries and keys turn them, unless it is in fp32.
-    """
-
-    def __init__(self, *, turn_in_product: bool) -> None:
-        self._turn_in_product = turn_in_product
-
-    def _modulated(
-        self, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor, scale: Tensor,
-        shift: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        return modulated(x, update, bias, gate, weight, scale, shift)
-
     def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
-        in_product = self._turn_in_product and hidden.dtype != torch.float32
-        attended = self_attention(hidden, layer.qkv.weight, layer.qkv.bias, angles, layer.heads, in_product=in_product)
+        """Attention without the bias of its last matmul."""
+        fuse_rope = self._fuse_rope and hidden.dtype != torch.float32
+        attended = self_attention(hidden, layer.qkv.weight, layer.qkv.bias, angles, layer.heads, fuse_rope=fuse_rope)
         return linear(attended, layer.proj.weight)
 
     def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
+        """Gated MLP without the bias of its last matmul."""
         w12, bias, w3 = padded(layer)
         return linear(swiglu(linear(hidden, w12.flatten(0, 1)), bias.flatten()), w3)
 
@@ -128,51 +101,32 @@ def modulated(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Add gate (update + bias) to the stream x, if there is an update, then normalise and modulate.
 
-    Returns the stream (B, N, D), and what the next product reads, in the dtype of the modulation.
+    Returns the stream (B, N, D), and what the next matmul reads, in the dtype of the modulation.
     """
     stream, hidden = _Modulated.apply(x, update, bias, gate, weight, scale, shift)  # type: ignore[no-untyped-call]
     return stream, hidden
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Product of tokens (B, N, D) and a weight (M, D), in the dtype of the tokens: (B, N, M)."""
+    """Tokens (B, N, D) times a weight (M, D), in the dtype of the tokens: (B, N, M)."""
     result: Tensor = _Linear.apply(x, weight.to(x.dtype))  # type: ignore[no-untyped-call]
     return result
 
 
 def self_attention(
-    hidden: Tensor, weight: Tensor, bias: Tensor, angles: Angles, heads: int, *, in_product: bool
+    hidden: Tensor, weight: Tensor, bias: Tensor, angles: Angles, heads: int, *, fuse_rope: bool
 ) -> Tensor:  # fmt: skip
-    """Project tokens (B, N, D) to queries, keys and values, turn the first two, and attend: (B, N, D)."""
+    """Project tokens (B, N, D) to queries, keys and values, rotate the first two, and attend: (B, N, D)."""
     attended: Tensor = _SelfAttention.apply(  # type: ignore[no-untyped-call]
-        hidden, weight.to(hidden.dtype), bias, *angles, heads, in_product
+        hidden, weight.to(hidden.dtype), bias, *angles, heads, fuse_rope
     )
     return attended
 
 
-def swiglu(product: Tensor, bias: Tensor) -> Tensor:
-    """silu(gate) value of a product (..., 2 M), gate before value, and its bias: (..., M)."""
-    result: Tensor = _SwiGLU.apply(product, bias)  # type: ignore[no-untyped-call]
+def swiglu(x: Tensor, bias: Tensor) -> Tensor:
+    """silu(gate) value of a matmul's result (..., 2 M), gate before value, and its bias (2 M,): (..., M)."""
+    result: Tensor = _SwiGLU.apply(x, bias)  # type: ignore[no-untyped-call]
     return result
-
-
-def modulate(
-    x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor, scale: Tensor,
-    shift: Tensor, *, dtype: torch.dtype, largest: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Do what :func:`modulated` does, without gradients and with the result in ``dtype``.
-
-    Returns the stream, the result, and a factor per token, (B N,) fp32: of the normalisation, or, where a result has a
-    ``largest`` number, what each of its rows is to be multiplied by.
-    """
-    images, tokens, width = x.shape
-    stream = x if update is None else torch.empty_like(x)
-    hidden, kept = torch.empty_like(x, dtype=dtype), x.new_empty(images * tokens, dtype=torch.float32)
-    kernels.modulate_forward[(images * tokens,)](
-        x, update, bias, gate, weight, scale, shift, stream, hidden, kept, *_rows_of(scale, tokens),
-        **_row_tiles(width), EPS=EPS, UPDATED=update is not None, LARGEST=largest,
-    )  # fmt: skip
-    return stream, hidden, kept
 
 
 class _Modulated(torch.autograd.Function):
@@ -181,7 +135,13 @@ class _Modulated(torch.autograd.Function):
         ctx: Any, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor,
         scale: Tensor, shift: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        stream, hidden, inverse = modulate(x, update, bias, gate, weight, scale, shift, dtype=scale.dtype)
+        images, tokens, width = x.shape
+        stream = x if update is None else torch.empty_like(x)
+        hidden, inverse = torch.empty_like(x, dtype=scale.dtype), x.new_empty(images * tokens, dtype=torch.float32)
+        layer_kernels.modulate_forward[(images * tokens,)](
+            x, update, bias, gate, weight, scale, shift, stream, hidden, inverse, *_rows_of(scale, tokens),
+            **_row_tiles(width), EPS=EPS, UPDATED=update is not None,
+        )  # fmt: skip
         ctx.save_for_backward(stream, inverse, update, bias, gate, weight, scale)
         return stream, hidden
 
@@ -197,7 +157,7 @@ class _Modulated(torch.autograd.Function):
         sums = stream.new_empty(groups, parts, 4, width, dtype=torch.float32)
         grad_condition = scale.new_empty(3, *scale.shape)
         grad_x, grad_update = torch.empty_like(stream), torch.empty_like(update) if updated else None
-        kernels.modulate_backward[(groups, parts)](
+        layer_kernels.modulate_backward[(groups, parts)](
             grad_hidden.contiguous(), grad_stream.contiguous(), stream, inverse, update, bias, gate, weight, scale,
             grad_x, grad_update, grad_condition, sums, stride, rows,
             **_row_tiles(width), ROWS=ROWS_A_PROGRAM, STAGES=STAGES, UPDATED=updated, EACH=each,
@@ -206,15 +166,15 @@ class _Modulated(torch.autograd.Function):
             shares = sums[0, :, 1::2]
         else:
             shares = sums.new_empty(groups, 2, width)
-            kernels.modulate_finish[(groups, triton.cdiv(width, COLUMNS))](
+            layer_kernels.modulate_finish[(groups, triton.cdiv(width, COLUMNS))](
                 sums, weight, scale, gate, grad_condition, shares, stride, parts,
                 WIDTH=width, COLUMNS=COLUMNS, UPDATED=updated,
             )  # fmt: skip
-        of_shift, of_scale, of_gate = grad_condition
-        of_weight, of_bias = shares.sum(0)
+        grad_shift, grad_scale, grad_gate = grad_condition
+        grad_weight, grad_bias = shares.sum(0)
         if not updated:
-            return grad_x, None, None, None, of_weight, of_scale, of_shift
-        return grad_x, grad_update, of_bias, of_gate, of_weight, of_scale, of_shift
+            return grad_x, None, None, None, grad_weight, grad_scale, grad_shift
+        return grad_x, grad_update, grad_bias, grad_gate, grad_weight, grad_scale, grad_shift
 
 
 def _row_tiles(width: int) -> dict[str, int]:
@@ -240,11 +200,11 @@ class _Linear(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        return _of_input(grad.contiguous(), x, weight)
+        return _matmul_gradients(grad.contiguous(), x, weight)
 
 
-def _of_input(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x (B, N, D) and weight (M, D) from that of their product, (B, N, M)."""
+def _matmul_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x (B, N, D) and weight (M, D) from that of their matmul, (B, N, M)."""
     rows, inputs = grad.flatten(0, 1), x.flatten(0, 1)
     if grad.dtype != torch.float32:
         return (rows @ weight).view_as(x), rows.t() @ inputs
@@ -259,7 +219,7 @@ def transposed(matrix: Tensor) -> Tensor:
     """Return a transposed copy of a contiguous (m, n): (n, m)."""
     rows, columns = matrix.shape
     result = matrix.new_empty(columns, rows)
-    kernels.transpose[(triton.cdiv(rows, SQUARE), triton.cdiv(columns, SQUARE))](
+    layer_kernels.transpose[(triton.cdiv(rows, SQUARE), triton.cdiv(columns, SQUARE))](
         matrix, result, rows, columns, TILE=SQUARE
     )
     return result
@@ -269,32 +229,32 @@ class _SelfAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Tensor, heads: int,
-        in_product: bool,
+        fuse_rope: bool,
     ) -> Tensor:  # fmt: skip
-        if in_product:
-            packed = products.rotated(hidden, weight, bias.float(), cosines, sines, heads)
+        if fuse_rope:
+            packed = matmul_rope(hidden, weight, bias.float(), cosines, sines, heads)
         else:
             packed = F.linear(hidden, weight, bias.to(hidden.dtype)).view(*hidden.shape[:2], 3, heads, -1)
             _rotate(packed, cosines, sines)
-        attended, logarithms = flash.forward(packed, keep=any(ctx.needs_input_grad))
-        ctx.save_for_backward(hidden, weight, packed, attended, logarithms, cosines, sines)
+        attended, lse = flash_attention.forward(packed, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(hidden, weight, packed, attended, lse, cosines, sines)
         return attended.flatten(2)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, packed, attended, logarithms, cosines, sines = ctx.saved_tensors
-        gradient, of_bias = flash.backward(packed, attended, logarithms, grad.contiguous(), cosines, sines)
-        of_hidden, of_weight = _of_input(gradient.flatten(2), hidden, weight)
-        return of_hidden, of_weight, of_bias, None, None, None, None
+        hidden, weight, packed, attended, lse, cosines, sines = ctx.saved_tensors
+        grad_packed, grad_bias = flash_attention.backward(packed, attended, lse, grad.contiguous(), cosines, sines)
+        grad_hidden, grad_weight = _matmul_gradients(grad_packed.flatten(2), hidden, weight)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _rotate(packed: Tensor, cosines: Tensor, sines: Tensor) -> None:
-    """Turn queries and keys of (B, N, 3, h, d) in place."""
+    """Rotate queries and keys of (B, N, 3, h, d) in place."""
     images, tokens, _, heads, head = packed.shape
     width = 2 * heads * head
     grid = (triton.cdiv(tokens, TILE), triton.cdiv(width, COLUMNS), triton.cdiv(images, IMAGES_A_PROGRAM))
-    kernels.rotate[grid](
+    layer_kernels.rotate[grid](
         packed, cosines, sines, images, tokens,
         STRIDE=3 * heads * head, HEAD=head, WIDTH=width, IMAGES=IMAGES_A_PROGRAM, TILE=TILE, COLUMNS=COLUMNS,
     )  # fmt: skip
@@ -302,26 +262,26 @@ def _rotate(packed: Tensor, cosines: Tensor, sines: Tensor) -> None:
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, product: Tensor, bias: Tensor) -> Tensor:
-        hidden = product.shape[-1] // 2
-        rows = product.numel() // (2 * hidden)
-        output = product.new_empty(*product.shape[:-1], hidden)
-        kernels.swiglu_forward[(triton.cdiv(rows, TILE), triton.cdiv(hidden, COLUMNS))](
-            product, bias, output, rows, HIDDEN=hidden, TILE=TILE, COLUMNS=COLUMNS
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+        hidden = x.shape[-1] // 2
+        rows = x.numel() // (2 * hidden)
+        output = x.new_empty(*x.shape[:-1], hidden)
+        layer_kernels.swiglu_forward[(triton.cdiv(rows, TILE), triton.cdiv(hidden, COLUMNS))](
+            x, bias, output, rows, HIDDEN=hidden, TILE=TILE, COLUMNS=COLUMNS
         )
-        ctx.save_for_backward(product, bias)
+        ctx.save_for_backward(x, bias)
         return output
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
-        product, bias = ctx.saved_tensors
-        hidden = product.shape[-1] // 2
-        rows, rows_each = product.numel() // (2 * hidden), TILE * TILES_A_PROGRAM
+        x, bias = ctx.saved_tensors
+        hidden = x.shape[-1] // 2
+        rows, rows_each = x.numel() // (2 * hidden), TILE * TILES_A_PROGRAM
         programs = triton.cdiv(rows, rows_each)
-        grad_product, sums = torch.empty_like(product), bias.new_empty(programs, 2 * hidden, dtype=torch.float32)
-        kernels.swiglu_backward[(programs, triton.cdiv(hidden, COLUMNS))](
-            grad_output.contiguous(), product, bias, grad_product, sums, rows,
+        grad_x, sums = torch.empty_like(x), bias.new_empty(programs, 2 * hidden, dtype=torch.float32)
+        layer_kernels.swiglu_backward[(programs, triton.cdiv(hidden, COLUMNS))](
+            grad_output.contiguous(), x, bias, grad_x, sums, rows,
             HIDDEN=hidden, ROWS=rows_each, TILE=TILE, COLUMNS=COLUMNS,
         )  # fmt: skip
-        return grad_product, sums.sum(0)
+        return grad_x, sums.sum(0)

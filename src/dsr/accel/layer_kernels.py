@@ -1,4 +1,4 @@
-"""What a denoiser's block does between its matrix products, in Triton: each kernel reads and writes the tokens once.
+"""What a denoiser's block does between its matmuls, in Triton: each kernel reads and writes the tokens once.
 
 Arithmetic is fp32 whatever is stored; shapes are those of `dsr.denoiser.layers`, with T = B N rows of tokens. Sums
 over tokens are made in two steps, in a fixed order, so that the same inputs always give the same bits. Kernels that
@@ -41,14 +41,12 @@ def _modulated(value, factor, weight, scale, shift, condition, columns, inside):
 
 @triton.jit
 def modulate_forward(
-    x, update, bias, gate, weight, scale, shift, stream, hidden, kept, condition_stride, tokens,
+    x, update, bias, gate, weight, scale, shift, stream, hidden, inverse, condition_stride, tokens,
     WIDTH: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, EPS: tl.constexpr, UPDATED: tl.constexpr,
-    LARGEST: tl.constexpr,
 ):  # fmt: skip
-    """One row: stream = x + gate (update + bias); hidden = stream normalised, scaled around one and shifted.
+    """One row: stream = x + gate (update + bias); hidden = RMSNorm(stream) (1 + scale) + shift.
 
-    ``tokens`` rows share a condition; ``kept`` gets each row's factor of the normalisation for the backward pass. If
-    there is a ``LARGEST`` number, rows of hidden are divided so that it is their largest, and ``kept`` gets by what.
+    ``tokens`` rows share a condition; ``inverse`` gets each row's 1 / RMS for the backward pass.
     """
     row = tl.program_id(0).to(tl.int64)
     place, condition = row * WIDTH, row // tokens * condition_stride
@@ -59,63 +57,60 @@ def modulate_forward(
     factor = 1.0 / tl.sqrt((tl.sum(value * value, 0) + tl.sum(others * others, 0)) / WIDTH + EPS)
     value = _modulated(value, factor, weight, scale, shift, condition, main, inside)
     others = _modulated(others, factor, weight, scale, shift, condition, rest, rest_inside)
-    if LARGEST > 0:
-        factor = tl.maximum(tl.max(tl.abs(value), 0), tl.max(tl.abs(others), 0)) / LARGEST + 1e-30
-        value, others = value / factor, others / factor
     tl.store(hidden + place + main, value, inside)
     tl.store(hidden + place + rest, others, rest_inside)
-    tl.store(kept + row, factor)
+    tl.store(inverse + row, factor)
 
 
 @triton.jit
-def _constants(weight, scale, gate, bias, condition, columns, inside, UPDATED: tl.constexpr):
+def _constants(weight_ptr, scale_ptr, gate_ptr, bias_ptr, condition, columns, inside, UPDATED: tl.constexpr):
     """Return weight, 1 + scale, gate and bias of one condition."""
-    around = 1.0 + _row(scale, condition, columns, inside)
-    gated, constant = around, around
+    one_plus_scale = 1.0 + _row(scale_ptr, condition, columns, inside)
+    gate, bias = one_plus_scale, one_plus_scale
     if UPDATED:
-        gated, constant = _row(gate, condition, columns, inside), _row(bias, 0, columns, inside)
-    return _row(weight, 0, columns, inside), around, gated, constant
+        gate, bias = _row(gate_ptr, condition, columns, inside), _row(bias_ptr, 0, columns, inside)
+    return _row(weight_ptr, 0, columns, inside), one_plus_scale, gate, bias
 
 
 @triton.jit
-def _passed_back(
-    upper, unit, mean, factor, normal, around, gated, constant, of_shift, of_factor, of_gate, of_x,
-    grad_stream, update, grad_x, grad_update, grad_condition, total, place, columns, inside,
+def _backward_row(
+    grad, x_hat, mean, factor, weight, one_plus_scale, gate, bias, grad_shift, grad_factor, grad_gate, grad_sum,
+    grad_stream_ptr, update_ptr, grad_x_ptr, grad_update_ptr, grad_condition_ptr, size, place, columns, inside,
     UPDATED: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
     """Store the gradients of one row's channels and return the sums with them."""
-    lower = _row(grad_stream, place, columns, inside) + factor * (upper * normal * around - unit * mean)
-    tl.store(grad_x + place + columns, lower, inside)
+    grad_x = _row(grad_stream_ptr, place, columns, inside) + factor * (grad * weight * one_plus_scale - x_hat * mean)
+    tl.store(grad_x_ptr + place + columns, grad_x, inside)
     if EACH:
-        tl.store(grad_condition + place + columns, upper, inside)
-        tl.store(grad_condition + total + place + columns, upper * unit * normal, inside)
-        of_factor += upper * unit * around
+        tl.store(grad_condition_ptr + place + columns, grad, inside)
+        tl.store(grad_condition_ptr + size + place + columns, grad * x_hat * weight, inside)
+        grad_factor += grad * x_hat * one_plus_scale
     else:
-        of_shift += upper
-        of_factor += upper * unit
+        grad_shift += grad
+        grad_factor += grad * x_hat
     if UPDATED:
-        tl.store(grad_update + place + columns, lower * gated, inside)
-        of_update = lower * (_row(update, place, columns, inside) + constant)
+        tl.store(grad_update_ptr + place + columns, grad_x * gate, inside)
+        gate_share = grad_x * (_row(update_ptr, place, columns, inside) + bias)
         if EACH:
-            tl.store(grad_condition + 2 * total + place + columns, of_update, inside)
-            of_x += lower * gated
+            tl.store(grad_condition_ptr + 2 * size + place + columns, gate_share, inside)
+            grad_sum += grad_x * gate
         else:
-            of_gate += of_update
-            of_x += lower
-    return of_shift, of_factor, of_gate, of_x
+            grad_gate += gate_share
+            grad_sum += grad_x
+    return grad_shift, grad_factor, grad_gate, grad_sum
 
 
 @triton.jit
-def _store_sums(sums, of_shift, of_factor, of_gate, of_x, columns, inside, WIDTH: tl.constexpr):
-    tl.store(sums + columns, of_shift, inside)
-    tl.store(sums + WIDTH + columns, of_factor, inside)
-    tl.store(sums + 2 * WIDTH + columns, of_gate, inside)
-    tl.store(sums + 3 * WIDTH + columns, of_x, inside)
+def _store_sums(sums, grad_shift, grad_factor, grad_gate, grad_sum, columns, inside, WIDTH: tl.constexpr):
+    tl.store(sums + columns, grad_shift, inside)
+    tl.store(sums + WIDTH + columns, grad_factor, inside)
+    tl.store(sums + 2 * WIDTH + columns, grad_gate, inside)
+    tl.store(sums + 3 * WIDTH + columns, grad_sum, inside)
 
 
 @triton.jit
 def modulate_backward(
-    grad_hidden, grad_stream, stream, inverse, update, bias, gate, weight, scale,
+    grad_hidden, grad_stream, stream, inverse, update, bias_ptr, gate_ptr, weight_ptr, scale_ptr,
     grad_x, grad_update, grad_condition, sums, condition_stride, tokens,
     WIDTH: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
     UPDATED: tl.constexpr, EACH: tl.constexpr,
@@ -123,43 +118,52 @@ def modulate_backward(
     """``ROWS`` rows of one condition, or, if ``EACH`` row has a condition of its own, any ``ROWS`` rows.
 
     ``sums``, (groups, parts, 4, WIDTH), gets this program's sums over its rows: of the gradients of shift, of the
-    normalised stream's factor, and of gate, and of grad_x. If ``EACH``, the first three are written a row at a time
-    to ``grad_condition``, (3, T, WIDTH), and ``sums`` gets the gradients of weight and bias in place of two of them.
+    normalised stream's factor weight (1 + scale), and of gate, and of grad_x. If ``EACH``, the gradients of shift,
+    scale and gate are written a row at a time to ``grad_condition``, (3, T, WIDTH), and ``sums`` gets the gradients of
+    weight and bias in the second and fourth place.
     """
     group, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     main, rest = tl.arange(0, MAIN), MAIN + tl.arange(0, REST)
-    inside, rest_inside = main < WIDTH, rest < WIDTH
-    condition, total = group * condition_stride, tl.num_programs(0).to(tl.int64) * tokens * WIDTH
-    normal, around, gated, constant = _constants(weight, scale, gate, bias, condition, main, inside, UPDATED)
-    normal2, around2, gated2, constant2 = _constants(weight, scale, gate, bias, condition, rest, rest_inside, UPDATED)
-    of_shift, of_factor = tl.zeros((MAIN,), tl.float32), tl.zeros((MAIN,), tl.float32)
-    of_gate, of_x = tl.zeros((MAIN,), tl.float32), tl.zeros((MAIN,), tl.float32)
-    of_shift2, of_factor2 = tl.zeros((REST,), tl.float32), tl.zeros((REST,), tl.float32)
-    of_gate2, of_x2 = tl.zeros((REST,), tl.float32), tl.zeros((REST,), tl.float32)
+    inside, inside2 = main < WIDTH, rest < WIDTH
+    condition, size = group * condition_stride, tl.num_programs(0).to(tl.int64) * tokens * WIDTH
+    weight, one_plus_scale, gate, bias = _constants(
+        weight_ptr, scale_ptr, gate_ptr, bias_ptr, condition, main, inside, UPDATED
+    )
+    weight2, one_plus_scale2, gate2, bias2 = _constants(
+        weight_ptr, scale_ptr, gate_ptr, bias_ptr, condition, rest, inside2, UPDATED
+    )
+    grad_shift, grad_factor = tl.zeros((MAIN,), tl.float32), tl.zeros((MAIN,), tl.float32)
+    grad_gate, grad_sum = tl.zeros((MAIN,), tl.float32), tl.zeros((MAIN,), tl.float32)
+    grad_shift2, grad_factor2 = tl.zeros((REST,), tl.float32), tl.zeros((REST,), tl.float32)
+    grad_gate2, grad_sum2 = tl.zeros((REST,), tl.float32), tl.zeros((REST,), tl.float32)
     for token in tl.range(part * ROWS, tl.minimum(part * ROWS + ROWS, tokens), num_stages=STAGES):
         row = group * tokens + token
         place = row * WIDTH
         if EACH:
             condition = row * condition_stride
-            normal, around, gated, constant = _constants(weight, scale, gate, bias, condition, main, inside, UPDATED)
-            normal2, around2, gated2, constant2 = _constants(
-                weight, scale, gate, bias, condition, rest, rest_inside, UPDATED
+            weight, one_plus_scale, gate, bias = _constants(
+                weight_ptr, scale_ptr, gate_ptr, bias_ptr, condition, main, inside, UPDATED
+            )
+            weight2, one_plus_scale2, gate2, bias2 = _constants(
+                weight_ptr, scale_ptr, gate_ptr, bias_ptr, condition, rest, inside2, UPDATED
             )
         factor = tl.load(inverse + row)
-        upper, upper2 = _row(grad_hidden, place, main, inside), _row(grad_hidden, place, rest, rest_inside)
-        unit, unit2 = _row(stream, place, main, inside) * factor, _row(stream, place, rest, rest_inside) * factor
-        mean = (tl.sum(upper * normal * around * unit, 0) + tl.sum(upper2 * normal2 * around2 * unit2, 0)) / WIDTH
-        of_shift, of_factor, of_gate, of_x = _passed_back(
-            upper, unit, mean, factor, normal, around, gated, constant, of_shift, of_factor, of_gate, of_x,
-            grad_stream, update, grad_x, grad_update, grad_condition, total, place, main, inside, UPDATED, EACH,
+        grad, grad2 = _row(grad_hidden, place, main, inside), _row(grad_hidden, place, rest, inside2)
+        x_hat, x_hat2 = _row(stream, place, main, inside) * factor, _row(stream, place, rest, inside2) * factor
+        mean = tl.sum(grad * weight * one_plus_scale * x_hat, 0)
+        mean = (mean + tl.sum(grad2 * weight2 * one_plus_scale2 * x_hat2, 0)) / WIDTH
+        grad_shift, grad_factor, grad_gate, grad_sum = _backward_row(
+            grad, x_hat, mean, factor, weight, one_plus_scale, gate, bias, grad_shift, grad_factor, grad_gate, grad_sum,
+            grad_stream, update, grad_x, grad_update, grad_condition, size, place, main, inside, UPDATED, EACH,
         )  # fmt: skip
-        of_shift2, of_factor2, of_gate2, of_x2 = _passed_back(
-            upper2, unit2, mean, factor, normal2, around2, gated2, constant2, of_shift2, of_factor2, of_gate2, of_x2,
-            grad_stream, update, grad_x, grad_update, grad_condition, total, place, rest, rest_inside, UPDATED, EACH,
+        grad_shift2, grad_factor2, grad_gate2, grad_sum2 = _backward_row(
+            grad2, x_hat2, mean, factor, weight2, one_plus_scale2, gate2, bias2,
+            grad_shift2, grad_factor2, grad_gate2, grad_sum2,
+            grad_stream, update, grad_x, grad_update, grad_condition, size, place, rest, inside2, UPDATED, EACH,
         )  # fmt: skip
     sums += (group * tl.num_programs(1) + part) * 4 * WIDTH
-    _store_sums(sums, of_shift, of_factor, of_gate, of_x, main, inside, WIDTH)
-    _store_sums(sums, of_shift2, of_factor2, of_gate2, of_x2, rest, rest_inside, WIDTH)
+    _store_sums(sums, grad_shift, grad_factor, grad_gate, grad_sum, main, inside, WIDTH)
+    _store_sums(sums, grad_shift2, grad_factor2, grad_gate2, grad_sum2, rest, inside2, WIDTH)
 
 
 @triton.jit
@@ -174,26 +178,26 @@ def modulate_finish(
     image = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < WIDTH
-    of_shift, of_factor = tl.zeros((COLUMNS,), tl.float32), tl.zeros((COLUMNS,), tl.float32)
-    of_gate, of_x = tl.zeros((COLUMNS,), tl.float32), tl.zeros((COLUMNS,), tl.float32)
+    grad_shift, grad_factor = tl.zeros((COLUMNS,), tl.float32), tl.zeros((COLUMNS,), tl.float32)
+    grad_gate, grad_sum = tl.zeros((COLUMNS,), tl.float32), tl.zeros((COLUMNS,), tl.float32)
     sums += image * parts * 4 * WIDTH + column
     for _ in range(parts):
-        of_shift += tl.load(sums, inside, 0.0)
-        of_factor += tl.load(sums + WIDTH, inside, 0.0)
-        of_gate += tl.load(sums + 2 * WIDTH, inside, 0.0)
-        of_x += tl.load(sums + 3 * WIDTH, inside, 0.0)
+        grad_shift += tl.load(sums, inside, 0.0)
+        grad_factor += tl.load(sums + WIDTH, inside, 0.0)
+        grad_gate += tl.load(sums + 2 * WIDTH, inside, 0.0)
+        grad_sum += tl.load(sums + 3 * WIDTH, inside, 0.0)
         sums += 4 * WIDTH
     condition = image * condition_stride + column
-    around = 1.0 + tl.load(scale + condition, inside, 0.0).to(tl.float32)
+    one_plus_scale = 1.0 + tl.load(scale + condition, inside, 0.0).to(tl.float32)
     grad_condition += image * WIDTH + column
     part = tl.num_programs(0) * WIDTH
-    tl.store(grad_condition, of_shift, inside)
-    tl.store(grad_condition + part, of_factor * tl.load(weight + column, inside, 0.0), inside)
+    tl.store(grad_condition, grad_shift, inside)
+    tl.store(grad_condition + part, grad_factor * tl.load(weight + column, inside, 0.0), inside)
     shares += image * 2 * WIDTH + column
-    tl.store(shares, of_factor * around, inside)
+    tl.store(shares, grad_factor * one_plus_scale, inside)
     if UPDATED:
-        tl.store(grad_condition + 2 * part, of_gate, inside)
-        tl.store(shares + WIDTH, of_x * tl.load(gate + condition, inside, 0.0).to(tl.float32), inside)
+        tl.store(grad_condition + 2 * part, grad_gate, inside)
+        tl.store(shares + WIDTH, grad_sum * tl.load(gate + condition, inside, 0.0).to(tl.float32), inside)
 
 
 @triton.jit
@@ -202,7 +206,7 @@ def rotate(
     STRIDE: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr,
     IMAGES: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Turn pairs of the first ``WIDTH`` channels of tokens, (B, N, STRIDE), in place.
+    """RoPE: rotate pairs of the first ``WIDTH`` channels of tokens, (B, N, STRIDE), in place.
 
     A program takes ``TILE`` tokens of ``IMAGES`` images, which have the same angles; the tables are (N, HEAD / 2).
     """
@@ -218,14 +222,14 @@ def rotate(
     for _ in range(tl.minimum(images - first, IMAGES)):
         value = tl.load(packed, inside, 0.0).to(tl.float32)
         even, odd = tl.split(tl.reshape(value, (TILE, COLUMNS // 2, 2)))
-        turned = tl.join(even * cosine - odd * sine, odd * cosine + even * sine)
-        tl.store(packed, tl.reshape(turned, (TILE, COLUMNS)), inside)
+        rotated = tl.join(even * cosine - odd * sine, odd * cosine + even * sine)
+        tl.store(packed, tl.reshape(rotated, (TILE, COLUMNS)), inside)
         packed += tokens * STRIDE
 
 
 @triton.jit
 def swiglu_forward(
-    product, bias, output, rows, HIDDEN: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr
+    x, bias, output, rows, HIDDEN: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
     """Gate and value (rows, 2 HIDDEN), without their bias, to silu(gate) value (rows, HIDDEN)."""
     row = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)[:, None]
@@ -233,14 +237,14 @@ def swiglu_forward(
     inside = (row < rows) & (column < HIDDEN)[None]
     place = row * (2 * HIDDEN) + column[None]
     gate_bias, value_bias = tl.load(bias + column, column < HIDDEN), tl.load(bias + HIDDEN + column, column < HIDDEN)
-    gate = tl.load(product + place, inside, 0.0).to(tl.float32) + gate_bias[None]
-    value = tl.load(product + HIDDEN + place, inside, 0.0).to(tl.float32) + value_bias[None]
+    gate = tl.load(x + place, inside, 0.0).to(tl.float32) + gate_bias[None]
+    value = tl.load(x + HIDDEN + place, inside, 0.0).to(tl.float32) + value_bias[None]
     tl.store(output + row * HIDDEN + column[None], gate * tl.sigmoid(gate) * value, inside)
 
 
 @triton.jit
 def swiglu_backward(
-    grad_output, product, bias, grad_product, sums, rows,
+    grad_output, x, bias, grad_x, sums, rows,
     HIDDEN: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Gradient of gate and value; ``sums``, (programs, 2 HIDDEN), gets its sums over this program's ``ROWS`` rows."""
@@ -253,16 +257,16 @@ def swiglu_backward(
         row = (start + tl.arange(0, TILE)).to(tl.int64)[:, None]
         inside = (row < rows) & within[None]
         place = row * (2 * HIDDEN) + column[None]
-        gate = tl.load(product + place, inside, 0.0).to(tl.float32) + gate_bias[None]
-        value = tl.load(product + HIDDEN + place, inside, 0.0).to(tl.float32) + value_bias[None]
-        upper = tl.load(grad_output + row * HIDDEN + column[None], inside, 0.0).to(tl.float32)
+        gate = tl.load(x + place, inside, 0.0).to(tl.float32) + gate_bias[None]
+        value = tl.load(x + HIDDEN + place, inside, 0.0).to(tl.float32) + value_bias[None]
+        grad = tl.load(grad_output + row * HIDDEN + column[None], inside, 0.0).to(tl.float32)
         sigmoid = tl.sigmoid(gate)
-        of_value = upper * gate * sigmoid
-        of_gate = upper * value * sigmoid * (1.0 + gate * (1.0 - sigmoid))
-        tl.store(grad_product + place, of_gate, inside)
-        tl.store(grad_product + HIDDEN + place, of_value, inside)
-        gate_sum += of_gate
-        value_sum += of_value
+        grad_value = grad * gate * sigmoid
+        grad_gate = grad * value * sigmoid * (1.0 + gate * (1.0 - sigmoid))
+        tl.store(grad_x + place, grad_gate, inside)
+        tl.store(grad_x + HIDDEN + place, grad_value, inside)
+        gate_sum += grad_gate
+        value_sum += grad_value
     sums += tl.program_id(0).to(tl.int64) * (2 * HIDDEN) + column
     tl.store(sums, tl.sum(gate_sum, 0), within)
     tl.store(sums + HIDDEN, tl.sum(value_sum, 0), within)

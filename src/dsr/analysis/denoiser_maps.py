@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsr.analysis.images import read_chosen, to_images, to_pixels
 from dsr.analysis.maps import OUTPUT, TokenMaps
-from dsr.analysis.measure import LayerMaps, measure_layer, stack_layers
-from dsr.analysis.specs import DenoiserMapsSpec
+from dsr.analysis.measure import LayerMaps, measure_layer, read_chosen, stack_layers, to_images, to_pixels
+from dsr.analysis.specs import DenoiserMapsSpec, MapsFiles
 from dsr.base.randomness import noise
-from dsr.data.images import Images
+from dsr.data.images import open_images
 from dsr.denoiser.build import load_denoiser
 from dsr.denoiser.layers import Block
 from dsr.encoder.autoencoder import load_autoencoder
@@ -24,15 +23,7 @@ from dsr.flow import Flow
 
 
 def map_denoiser(
-    spec: DenoiserMapsSpec,
-    *,
-    images: Images,
-    encoder: Path,
-    neurons: Path | None,
-    statistics: Path,
-    decoder: Path,
-    weights: Path,
-    device: torch.device,
+    spec: DenoiserMapsSpec, files: MapsFiles, statistics: Path, weights: Path, device: torch.device
 ) -> TokenMaps:
     """Encode the chosen images, noise them to every t, run the denoiser once, and measure every block.
 
@@ -43,14 +34,15 @@ def map_denoiser(
         UserError: if a file does not fit the specification, or an image does not exist.
     """
     autoencoder = load_autoencoder(
-        spec.autoencoder, encoder=encoder, neurons=neurons, statistics=statistics, decoder=decoder
+        spec.autoencoder, encoder=files.encoder, neurons=files.neurons, statistics=statistics, decoder=files.decoder
     ).to(device)
     model = load_denoiser(spec.model, weights, device)
     flow = Flow.from_config(spec.flow)
-    chosen = read_chosen(images, spec.images)
-    latents = autoencoder.encode(to_pixels(chosen.images, device))
-    noises = noise(spec.seed, "maps", chosen.indices.tolist(), latents.shape[1:]).to(device)
-    labels = torch.from_numpy(chosen.labels).to(device)
+    source = open_images(files.images)
+    images = read_chosen(source, spec.images)
+    latents = autoencoder.encode(to_pixels(images, device))
+    noises = noise(spec.seed, "maps", spec.images, latents.shape[1:]).to(device)
+    labels = torch.from_numpy(source.labels[list(spec.images)]).to(device)
     passes, decoded = [], []
     for time in spec.times:
         times = torch.full((len(latents),), time, device=device)
@@ -58,8 +50,8 @@ def map_denoiser(
         passes.append(layers)
         decoded.append(to_images(autoencoder.decode(prediction)))
     return TokenMaps(
-        indices=chosen.indices,
-        images=chosen.images,
+        indices=np.array(spec.images),
+        images=images,
         times=np.array(spec.times, np.float32),
         layers=np.array([*map(str, range(1, len(passes[0]))), OUTPUT]),
         decoded=np.stack(decoded, 1),

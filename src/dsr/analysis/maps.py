@@ -47,7 +47,7 @@ class TokenMaps:
     register_norms: npt.NDArray[np.float32]
     """Norms of registers, (I, T, L, R); NaN where there are none."""
     decoded: npt.NDArray[np.uint8]
-    """Decoded one-step prediction (denoiser) or reconstruction (encoder), (I, T, H, W, 3); empty without decoder."""
+    """Decoded one-step prediction (denoiser) or reconstruction (encoder), (I, T, H, W, 3)."""
 
     def save(self, path: Path) -> None:
         """Write all arrays as one npz."""

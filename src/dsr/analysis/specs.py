@@ -1,12 +1,29 @@
-"""What determines a maps file, as commands receive it."""
+"""What a maps file is made from, as commands receive it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
 
 from dsr.config.base import Section, Share
 from dsr.config.encoders import Ttr
 from dsr.config.load import Config
 from dsr.config.specs import AutoencoderSpec, ModelSpec
 from dsr.config.training import Flow
+
+
+@dataclass(frozen=True)
+class MapsFiles:
+    """Files that maps are made from."""
+
+    images: Path
+    """Index of the prepared validation images."""
+    encoder: Path
+    """Hugging Face folder of the encoder."""
+    decoder: Path
+    """Decoder weights."""
+    neurons: Path | None = None
+    """Register neurons, with TTR."""
 
 
 class EncoderMapsSpec(Section):

@@ -1,108 +1,171 @@
-"""ImageNet as its Kaggle competition hands it out, arranged into ImageFolders."""
+"""ImageNet as its Kaggle competition hands it out, arranged into ImageFolders, which are counted before every use."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import io
-import logging
+import errno
+import hashlib
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from tqdm import tqdm
 
-from dsr.artifacts import archives, images, publish
-from dsr.artifacts.archives import Member
 from dsr.artifacts.checks import ImageCount
 from dsr.artifacts.errors import ContentError
-
-log = logging.getLogger(__name__)
+from dsr.base.errors import UserError
 
 Split = Literal["train", "validation"]
+Member = tuple[PurePosixPath, int, Callable[[str], object]]
 
-FOLDERS: dict[Split, PurePosixPath] = {
-    "train": PurePosixPath("ILSVRC/Data/CLS-LOC/train"),
-    "validation": PurePosixPath("ILSVRC/Data/CLS-LOC/val"),
-}
+FOLDERS: dict[Split, str] = {"train": "ILSVRC/Data/CLS-LOC/train", "validation": "ILSVRC/Data/CLS-LOC/val"}
 """Where the archive has the images: train in class folders, val flat."""
 
 SOLUTION = "LOC_val_solution.csv"
 """Which class a validation image shows: `ImageId,PredictionString`, the string's first word is the class."""
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What torchvision takes for an image."""
 
-def from_archive(archive: Path, split: Split, output: Path, expected: ImageCount) -> None:
-    """Extract one split of the competition's zip to the ImageFolder ``output``.
-
-    Files arrive in `.<output>.partial` beside it; after an interruption those that are complete are kept.
-
-    Raises:
-        ContentError: if the archive is damaged, unsafe, or does not hold what is expected.
-    """
-    staging = _staging(output)
-    with archives.readable(f"{archive} (a zip is expected)"), zipfile.ZipFile(archive) as opened:
-        classes = _read_solution(opened) if split == "validation" else {}
-        # Every name is looked at before the first file is written.
-        members = list(archives.zip_members(opened))
-        with _split_members(opened, members, split) as selected:
-            progress = tqdm(selected, total=expected.images, unit=" images", desc=split, disable=None)
-            for member in progress:
-                place = _place(member.path.relative_to(FOLDERS[split]), classes, split)
-                archives.extract(member, staging / place, staging / ".scratch")
-    (staging / ".scratch").unlink(missing_ok=True)
-    _finish(staging, output, expected)
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, KeyError, ValueError, RuntimeError, OSError)
+# Some of them mean encryption, or compression that Python does not know.
 
 
-def from_tree(tree: Path, split: Split, output: Path, expected: ImageCount) -> None:
-    """Make ``output`` an ImageFolder of links into the competition's extracted archive ``tree``; nothing is copied.
+def verify(folder: Path, expected: ImageCount, name: Path | None = None) -> None:
+    """Check that an ImageFolder has so many class folders, none of them empty, and so many images; only names count.
+
+    Args:
+        folder: the ImageFolder.
+        expected: the numbers.
+        name: what messages name instead of the folder.
 
     Raises:
-        ContentError: if the tree does not hold what is expected.
+        ContentError: naming everything that differs.
     """
-    source = (tree / FOLDERS[split]).absolute()
-    if split == "train":
-        images.verify(source, images=expected.images, classes=expected.classes)
-        publish.link(source, output)
-        return
-    solution = tree / SOLUTION
-    if not solution.is_file():
-        raise ContentError(f"{solution}: missing; it says which class a validation image shows")
-    staging = _staging(output)
-    for name, label in _parse_solution(str(solution), solution.read_bytes()).items():
-        image = source / f"{name}.JPEG"
-        if not image.is_file():
-            raise ContentError(f"{image}: missing, but {solution} lists it; extract the archive again")
-        place = staging / label / image.name
-        place.parent.mkdir(exist_ok=True)
-        place.unlink(missing_ok=True)
-        place.symlink_to(image)
-    _finish(staging, output, expected)
+    if not folder.is_dir():
+        raise ContentError(f"{folder}: no such folder; expected one sub-folder of images per class")
+    found = {
+        place.name: sum(image.name.lower().endswith(SUFFIXES) for image in place.iterdir())
+        for place in sorted(folder.iterdir())
+        if place.is_dir()
+    }
+    total = sum(found.values())
+    empty = [label for label, number in found.items() if not number]
+    problems = []
+    if len(found) != expected.classes:
+        problems.append(f"{len(found)} class folders instead of {expected.classes}")
+    if empty:
+        problems.append(f"no images in {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}")
+    if total != expected.images:
+        problems.append(f"{total} images instead of {expected.images}")
+    if problems:
+        raise ContentError(
+            f"{name or folder}: {'; '.join(problems)}. Complete it (one sub-folder of images per class, nothing else), "
+            "or correct the counts in the configuration if they are meant"
+        )
 
 
-def is_tree(folder: Path, split: Split) -> bool:
-    """Whether ``folder`` is the competition's extracted archive."""
-    return (folder / FOLDERS[split]).is_dir()
+def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Path:
+    """Extract one split of the competition's zip, or link to one of the extracted archive, as an ImageFolder.
 
+    Args:
+        given: the zip, or the folder that it was extracted to.
+        split: which images.
+        output: the result's final place. It is made beside it; after an interruption, files that are complete are
+            kept as long as what is given is the same.
+        expected: what the result must hold.
 
-def _staging(output: Path) -> Path:
-    staging = output.with_name(f".{output.name}.partial")
+    Returns:
+        The ImageFolder, complete.
+
+    Raises:
+        ContentError: if the archive is damaged, or does not hold what is expected.
+    """
+    source = hashlib.sha256(f"{given.absolute()} {given.stat().st_size}".encode()).hexdigest()
+    staging = output.with_name(f".{output.name}.{source[:8]}.partial")
     staging.mkdir(parents=True, exist_ok=True)
+    with _readable(given), contextlib.ExitStack() as stack:
+        archive = None if given.is_dir() else stack.enter_context(zipfile.ZipFile(given))
+        root = given if archive is None else zipfile.Path(archive)
+        classes = _read_solution(root / SOLUTION) if split == "validation" else {}
+        members = _tree(given, split, staging) if archive is None else _archive(archive, split, staging)
+        for path, size, write in tqdm(members, total=expected.images, unit=" images", desc=split, disable=None):
+            place = _place(path, classes, split)
+            target = staging / place
+            if not target.exists() or target.stat().st_size != size:
+                try:
+                    write(str(place))
+                except BaseException:
+                    target.unlink(missing_ok=True)
+                    raise
+    verify(staging, expected, given)
     return staging
 
 
-def _finish(staging: Path, output: Path, expected: ImageCount) -> None:
-    images.verify(staging, images=expected.images, classes=expected.classes)
-    publish.folder(staging, output)
-    log.info("%s: %d images in %d classes", output, expected.images, expected.classes)
+@contextlib.contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    """Turn what zipfile and tarfile raise for bytes that they cannot make sense of into one clear error."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        # Trouble with the disk has other numbers than a place outside the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise ContentError(f"{archive}: damaged, or not the competition's zip ({error})") from error
+
+
+def _archive(archive: zipfile.ZipFile, split: Split, staging: Path) -> Iterator[Member]:
+    """Yield a split's files: path, size, and what extracts it to a place in staging, and nowhere else.
+
+    The zip holds them directly or, in older versions, in one tar.gz.
+    """
+    folder = FOLDERS[split]
+    tars = [name for name in archive.namelist() if name.endswith((".tar.gz", ".tgz", ".tar"))]
+    if tars and not any(name.startswith(f"{folder}/") for name in archive.namelist()):
+        with archive.open(tars[0]) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+            for inner in tar:
+                path = PurePosixPath(inner.name)
+                if inner.isfile() and path.is_relative_to(folder):
+                    yield path.relative_to(folder), inner.size, partial(_extract_tar, tar, inner, staging)
+    else:
+        for info in archive.infolist():
+            path = PurePosixPath(info.filename)
+            if not info.is_dir() and path.is_relative_to(folder):
+                yield path.relative_to(folder), info.file_size, partial(_extract_zip, archive, info, staging)
+
+
+def _tree(tree: Path, split: Split, staging: Path) -> Iterator[Member]:
+    """Yield the files of an extracted archive: path, size, and what links to it from a place in staging."""
+    folder = (tree / FOLDERS[split]).absolute()
+    for image in folder.iterdir():
+        yield PurePosixPath(image.name), image.stat().st_size, partial(_link, image, staging)
+
+
+def _extract_tar(archive: tarfile.TarFile, info: tarfile.TarInfo, staging: Path, place: str) -> None:
+    archive.extract(info.replace(name=place, deep=False), staging, filter="data")
+
+
+def _extract_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, staging: Path, place: str) -> None:
+    info.filename = place
+    archive.extract(info, staging)
+
+
+def _link(image: Path, staging: Path, place: str) -> None:
+    (staging / place).parent.mkdir(exist_ok=True)
+    (staging / place).symlink_to(image)
 
 
 def _place(path: PurePosixPath, classes: dict[str, str], split: Split) -> PurePosixPath:
     """Where an image of the archive belongs in the ImageFolder: `<class>/<file>`."""
-    parts = 2 if split == "train" else 1
-    if len(path.parts) != parts:
-        raise ContentError(f"{FOLDERS[split] / path}: unexpected place in the archive; it is not ImageNet's layout")
+    if len(path.parts) != (2 if split == "train" else 1) or ".." in path.parts:
+        raise ContentError(f"{FOLDERS[split]}/{path}: unexpected place in the archive; it is not ImageNet's layout")
     if split == "train":
         return path
     if path.stem not in classes:
@@ -110,35 +173,16 @@ def _place(path: PurePosixPath, classes: dict[str, str], split: Split) -> PurePo
     return PurePosixPath(classes[path.stem]) / path
 
 
-@contextlib.contextmanager
-def _split_members(archive: zipfile.ZipFile, members: list[Member], split: Split) -> Iterator[Iterable[Member]]:
-    """Yield the images of a split; the zip holds them directly or, in older versions, in one tar.gz."""
-    inside = [member for member in members if FOLDERS[split] in member.path.parents]
-    tars = [member for member in members if member.path.name.endswith((".tar.gz", ".tgz", ".tar"))]
-    if inside or not tars:
-        if not inside:
-            raise ContentError(f"{archive.filename}: holds no {FOLDERS[split]}; it is not the competition's archive")
-        yield inside
-        return
-    name = f"{archive.filename}/{tars[0].path}"
-    with archives.readable(name), tars[0].open() as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
-        yield (member for member in archives.tar_members(name, tar) if FOLDERS[split] in member.path.parents)
-
-
-def _read_solution(archive: zipfile.ZipFile) -> dict[str, str]:
-    if SOLUTION not in archive.namelist():
-        raise ContentError(f"{archive.filename}: holds no {SOLUTION}; it is not the competition's archive")
-    return _parse_solution(f"{archive.filename}/{SOLUTION}", archive.read(SOLUTION))
-
-
-def _parse_solution(name: str, content: bytes) -> dict[str, str]:
+def _read_solution(path: Path | zipfile.Path) -> dict[str, str]:
     """Return image id -> class."""
     try:
-        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"))))
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         classes = {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
-    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error):
-        raise ContentError(f"{name}: expected columns ImageId,PredictionString with a class in every row") from None
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error, FileNotFoundError):
+        raise ContentError(
+            f"{path}: expected the columns ImageId,PredictionString, which say what class a validation image shows"
+        ) from None
     bad = [value for value in (*classes, *classes.values()) if not value or Path(value).name != value]
     if bad:
-        raise ContentError(f"{name}: '{bad[0]}' is not a plain name")
+        raise ContentError(f"{path}: '{bad[0]}' is not a plain name")
     return classes

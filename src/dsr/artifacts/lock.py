@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from dsr.artifacts.errors import ArtifactError, ContentError, LockError
-from dsr.artifacts.guard import exclusive
+from dsr.artifacts.errors import ArtifactError, ContentError
 from dsr.artifacts.manifest import Artifact, Source
 from dsr.base import files
+from dsr.base.errors import first_problem
 from dsr.config.base import Section
 
 log = logging.getLogger(__name__)
@@ -61,10 +64,8 @@ def read(path: Path) -> Lock:
     except FileNotFoundError:
         return Lock()
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "text"
         raise ArtifactError(
-            f"{path}: not a lock file ({place}: {problem['msg']}). Restore it from version control, or remove it to "
+            f"{path}: not a lock file ({first_problem(error)}). Restore it from version control, or remove it to "
             "record everything anew"
         ) from None
 
@@ -75,44 +76,41 @@ def pinned_revision(path: Path, identifier: str, source: Source) -> str | None:
     return entry.revision if entry is not None and entry.source == source else None
 
 
-def measure(path: Path) -> Measure:
-    """Read a file through and return its size and SHA-256."""
-    size = path.stat().st_size
-    if size > 1 << 30:
-        log.info("Computing the SHA-256 of %s (%.1f GB)", path, size / 1e9)
-    return Measure(size=size, sha256=files.sha256(path))
-
-
-def verify(path: Path, identifier: str, artifact: Artifact, found: dict[str, tuple[Path, Measure]]) -> None:
-    """Compare files with the manifest and with the lock file ``path``; those that neither knows pass.
+def measure(
+    path: Path, identifier: str, artifact: Artifact, places: dict[str, Path], stated: dict[str, str]
+) -> dict[str, Measure]:
+    """Measure files, and compare them with what publisher, manifest and lock file say.
 
     Args:
         path: the lock file.
         identifier: the artifact's id.
         artifact: the artifact.
-        found: name of the file in the manifest -> where it lies and what it measures.
+        places: name of the file in the manifest -> where it lies.
+        stated: name of the file -> SHA-256 that its publisher states.
 
     Raises:
-        ContentError: if a file is not the one that the manifest demands.
-        LockError: if a file is not the one that was recorded.
+        ContentError: if a file is another one than any of them says.
     """
     recorded = read(path).artifacts.get(identifier)
+    measures = {}
     for file in artifact.files:
-        place, now = found[file.name]
-        for key in ("size", "sha256"):
-            demanded = getattr(file, key)
-            if demanded is not None and demanded != getattr(now, key):
+        place = places[file.name]
+        log.info("Computing the SHA-256 of %s (%.1f GB)", place, place.stat().st_size / 1e9)
+        now = Measure(size=place.stat().st_size, sha256=files.sha256(place))
+        before = recorded.files.get(file.name) if recorded else None
+        for authority, size, sha256 in (
+            ("its publisher states", None, stated.get(file.name)),
+            ("the manifest demands", file.size, file.sha256),
+            (f"{path} recorded", before and before.size, before and before.sha256),
+        ):
+            if size not in (None, now.size) or sha256 not in (None, now.sha256):
                 raise ContentError(
-                    f"{identifier}: {place} has {key} {getattr(now, key)}, the manifest demands {demanded}: it is "
-                    "damaged, or its publisher replaced it"
+                    f"{identifier}: {place} has {now.size} bytes and sha256 {now.sha256}, but {authority} "
+                    f"{size or 'any number of'} bytes and sha256 {sha256 or 'unknown'}: it is damaged, or its "
+                    f"publisher replaced it; if you accept that, remove the entry '{identifier}' from {path}"
                 )
-        before = recorded.files.get(file.name) if recorded is not None else None
-        if recorded is not None and before is not None and before != now:
-            raise LockError(
-                f"{identifier}: {place} has {now.size} bytes and sha256 {now.sha256}, but {path} recorded "
-                f"{before.size} bytes and sha256 {before.sha256} on {recorded.recorded}. If its publisher "
-                f"replaced it and you accept that, remove the entry '{identifier}' from {path} and run again"
-            )
+        measures[file.name] = now
+    return measures
 
 
 def record(path: Path, identifier: str, artifact: Artifact, revision: str | None, measures: dict[str, Measure]) -> None:
@@ -131,3 +129,21 @@ def record(path: Path, identifier: str, artifact: Artifact, revision: str | None
         artifacts = dict(sorted({**lock.artifacts, identifier: entry}.items()))
         files.write_json(path, json.loads(Lock(artifacts=artifacts).model_dump_json()))
     log.info("Recorded %s in %s", identifier, path)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the advisory lock ``path``, waiting for another process that has it; it ends with the process.
+
+    The empty file stays: whoever removed it would let a waiting process and a new one in together.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            log.info("Waiting for another process that holds %s", path)
+            fcntl.lockf(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s: no locks on this file system (%s); run one fetch at a time (--cores 1)", path, error)
+        yield

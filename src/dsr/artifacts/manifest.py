@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dsr.artifacts.checks import Check
 from dsr.artifacts.errors import ArtifactError
+from dsr.base.errors import problems
 from dsr.config.base import Positive, Section
 
 PACKAGED = Path(__file__).with_name("manifest.yaml")
@@ -47,11 +48,6 @@ class HubSource(Section):
     revision: str
     """Commit, tag or branch; the commit that it stands for is recorded at the first download and kept."""
 
-    @property
-    def page(self) -> str:
-        """Web page of the source."""
-        return f"https://huggingface.co/{self.repository}"
-
 
 class DriveSource(Section):
     """A file below a public Google Drive folder."""
@@ -62,11 +58,6 @@ class DriveSource(Section):
     path: str
     """Path of the file below it."""
 
-    @property
-    def page(self) -> str:
-        """Web page of the source."""
-        return f"https://drive.google.com/drive/folders/{self.folder}"
-
 
 class HttpSource(Section):
     """A file at an address."""
@@ -74,11 +65,6 @@ class HttpSource(Section):
     client: Literal["http"]
     url: Annotated[str, Field(pattern=r"^https?://")]
     """The address."""
-
-    @property
-    def page(self) -> str:
-        """Web page of the source: the address without a query, which may be a signature."""
-        return self.url.partition("?")[0]
 
 
 class KaggleSource(Section):
@@ -90,13 +76,14 @@ class KaggleSource(Section):
     split: Literal["train", "validation"]
     """Which images of the archive."""
 
-    @property
-    def page(self) -> str:
-        """Web page of the source."""
-        return f"https://www.kaggle.com/competitions/{self.competition}"
+
+class NoSource(Section):
+    """Nobody publishes it: users give a copy of their own."""
+
+    client: Literal["none"]
 
 
-Source = Annotated[HubSource | DriveSource | HttpSource | KaggleSource, Field(discriminator="client")]
+Source = Annotated[HubSource | DriveSource | HttpSource | KaggleSource | NoSource, Field(discriminator="client")]
 
 
 class Artifact(Section):
@@ -115,6 +102,26 @@ class Artifact(Section):
     check: Check
     """What its content must be."""
 
+    @property
+    def page(self) -> str:
+        """Web page of the source; of an address without its query, which may be a signature."""
+        match self.source:
+            case HubSource(repository=repository):
+                return f"https://huggingface.co/{repository}"
+            case DriveSource(folder=folder):
+                return f"https://drive.google.com/drive/folders/{folder}"
+            case HttpSource(url=url):
+                return url.partition("?")[0]
+            case KaggleSource(competition=competition):
+                return f"https://www.kaggle.com/competitions/{competition}"
+            case NoSource():
+                return "nobody"
+
+    @property
+    def terms(self) -> str:
+        """Web page where terms are accepted."""
+        return self.licence.accept or self.page
+
     @model_validator(mode="after")
     def _consistent(self) -> Artifact:
         if len(self.files) > 1 and self.check.kind != "encoder":
@@ -128,8 +135,6 @@ class Manifest(Section):
     """Everything that can be fetched, by id."""
 
     artifacts: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Artifact]
-    supplied: tuple[str, ...] = ()
-    """Ids of what nobody publishes and users put in place themselves; the workflow may be planned without it."""
 
     def get(self, identifier: str) -> Artifact:
         """Return an artifact.
@@ -138,40 +143,33 @@ class Manifest(Section):
             ArtifactError: if there is none of this id; the message lists them.
         """
         if identifier not in self.artifacts:
-            raise ArtifactError(
-                f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}. For a file of your own "
-                "write a manifest of your own (docs/ablations.md shows it) and give it with --manifest"
-            )
+            raise ArtifactError(f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}")
         return self.artifacts[identifier]
 
-    def refuse_missing(self, names: Iterable[str]) -> None:
-        """Refuse encoders of the configuration whose files could not be fetched.
+    def publishes(self, identifier: str) -> bool:
+        """Whether there is such an artifact, and it can be downloaded."""
+        return identifier in self.artifacts and not isinstance(self.artifacts[identifier].source, NoSource)
+
+    def refuse_unknown(self, needed: Iterable[str], given: Iterable[str]) -> None:
+        """Refuse what a configuration cannot have, or what would silently do nothing.
 
         Args:
-            names: ids of the encoders and decoders that are needed and not in place.
+            needed: ids of the encoders and decoders that are needed and not in place.
+            given: ids of which the configuration gives a copy.
 
         Raises:
             ArtifactError: naming those that the manifest does not have.
         """
-        missing = [name for name in names if name not in self.artifacts and name not in self.supplied]
+        missing = [name for name in needed if name not in self.artifacts]
         if missing:
             raise ArtifactError(
-                f"encoders: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {PACKAGED}. An encoder "
-                "needs its files there, `{id}` and `decoder-{id}`; add them as the other encoders' are "
-                "(a decoder of your own: docs/ablations.md)"
+                f"encoders: {', '.join(missing)} not in {PACKAGED}. An encoder needs its files there, `{{id}}` and "
+                "`decoder-{id}`; add them as the other encoders' are"
             )
-
-    def refuse_unknown(self, names: Iterable[str]) -> None:
-        """Refuse ids under `artifacts` in config.yaml that would silently do nothing.
-
-        Raises:
-            ArtifactError: naming them and listing those that there are.
-        """
-        unknown = [name for name in names if name not in self.artifacts]
+        unknown = [name for name in given if name not in self.artifacts]
         if unknown:
             raise ArtifactError(
-                f"artifacts: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not in the manifest "
-                f"(misspelt?). It has: {', '.join(self.artifacts)}"
+                f"artifacts: {', '.join(unknown)} not in the manifest (misspelt?). It has: {', '.join(self.artifacts)}"
             )
 
 
@@ -191,8 +189,4 @@ def load(path: Path = PACKAGED) -> Manifest:
         # Strict validation of Python values would refuse the lists that YAML has for tuples.
         return Manifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
-        raise ArtifactError(f"{path}: not a valid manifest ({'; '.join(problems)})") from None
+        raise ArtifactError(f"{path}: not a valid manifest ({'; '.join(problems(error))})") from None

@@ -3,111 +3,92 @@
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import errno
 import html
 import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import requests
+from urllib3.exceptions import InvalidHeader
+from urllib3.util import Retry
 
-from dsr.artifacts.errors import MANIFEST, OWN_COPY, DiskFullError, RefusedError, TransferError, TransientError
+from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, TransientError
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+TIMEOUT = (15.0, 60.0)
+"""Seconds to wait for a connection, and for the next bytes."""
 
 _WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Retries:
-    """How long to keep trying."""
-
-    attempts: int = 6
-    """Attempts in all."""
-    first: float = 2.0
-    """Seconds before the second attempt; doubled before each further one."""
-    longest: float = 300.0
-    """Longest wait in seconds; a server that asks for more is taken at its word, and the command gives up."""
+ATTEMPTS = 6
+"""Attempts in all."""
+FIRST_WAIT = 2.0
+"""Seconds before the second attempt; doubled before each further one."""
+LONGEST_WAIT = 300.0
+"""Seconds; a server that asks for a longer wait is taken at its word, and the command gives up."""
 
 
-def retrying(what: str, action: Callable[[], Result], retries: Retries) -> Result:
-    """Call ``action`` until it succeeds, waiting longer after every transient failure.
+def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
+    """Call ``action``, which uses requests, until it succeeds, waiting longer after every transient failure.
+
+    Args:
+        what: what messages name.
+        denied: what to do where access is refused.
+        action: may raise TransientError to be called again.
 
     Raises:
-        TransferError: after the last attempt, or if the server asks for a longer wait than is allowed.
+        ArtifactError: if no further attempt would help, after the last one, or if the server asks for a longer wait
+            than is allowed.
     """
     attempt = 1
     while True:
         try:
-            return action()
+            with _errors_of_requests(what, denied):
+                return action()
         except TransientError as error:
-            wait = min(retries.first * 2 ** (attempt - 1), retries.longest)
-            if error.retry_after is not None:
-                wait = error.retry_after
-            if wait > retries.longest:
-                raise TransferError(
-                    f"{what}: {error}; the server asks to wait {wait:.0f} s. Run the command again after that; "
-                    "what has been received is kept"
-                ) from error
-            if attempt == retries.attempts:
-                raise TransferError(
-                    f"{what}: {error}; gave up after {attempt} attempts. What has been received is kept: "
-                    "run the command again to go on from there"
-                ) from error
-            log.warning("%s: %s; attempt %d of %d in %.1f s", what, error, attempt + 1, retries.attempts, wait)
-            time.sleep(wait)
-            attempt += 1
-
-
-def refuse_status(what: str, status: int, headers: Mapping[str, str], *, denied: str) -> NoReturn:
-    """Turn an HTTP error status into an exception; ``denied`` says what to do where access is refused.
-
-    Raises:
-        TransientError: if another attempt may help (the server is busy or broken).
-        RefusedError: otherwise.
-    """
-    if status in _WORTH_RETRYING:
-        raise TransientError(f"the server answered HTTP {status}", _retry_after(headers.get("Retry-After")))
-    if status in (401, 403):
-        raise RefusedError(f"{what}: access refused (HTTP {status}). {denied}")
-    if status in (404, 410):
-        raise RefusedError(
-            f"{what}: not there any more (HTTP {status}). Find where the publisher moved it and change "
-            f"{MANIFEST}, or {OWN_COPY}"
-        )
-    raise RefusedError(f"{what}: the server answered HTTP {status}. Try again later, or {OWN_COPY}")
+            wait = FIRST_WAIT * 2 ** (attempt - 1) if error.retry_after is None else error.retry_after
+            if wait > LONGEST_WAIT:
+                ending = f"the server asks to wait {wait:.0f} s. Run the command again after that"
+            elif attempt == ATTEMPTS:
+                ending = f"gave up after {attempt} attempts. Run the command again to go on from there"
+            else:
+                log.warning("%s: %s; attempt %d of %d in %.1f s", what, error, attempt + 1, ATTEMPTS, wait)
+                time.sleep(wait)
+                attempt += 1
+                continue
+            raise ArtifactError(f"{what}: {error}; {ending}: what has been received is kept") from error
 
 
 def refuse_page(what: str, start: bytes) -> None:
     """Refuse a web page that came instead of a file; ``start`` is the beginning of the content.
 
     Raises:
-        RefusedError: quoting the page's title or first words.
+        ArtifactError: quoting the page's first words.
     """
     if _PAGE.match(start):
-        raise RefusedError(
-            f'{what}: the server sent a web page instead of the file, saying: "{page_text(start)}". '
-            f"Nothing of it was kept. Open the source in a browser to see why, or {OWN_COPY}"
+        text = re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", start.decode("utf-8", "replace"))
+        words = " ".join(html.unescape(text).split())[:160]
+        raise ArtifactError(
+            f'{what}: the server sent a web page instead of the file, saying: "{words}". Nothing of it was kept. Open '
+            f"the source in a browser to see why, or {OWN_COPY}"
         )
 
 
-def page_text(page: bytes, length: int = 160) -> str:
-    """Return the readable beginning of a web page on one line."""
-    text = re.sub(r"(?is)<(script|style)\b.*?(</\1>|$)", " ", page.decode("utf-8", "replace"))
-    words = html.unescape(re.sub(r"(?s)<[^>]*(>|$)", " ", text)).split()
-    line = " ".join(words) or "an empty page"
-    return line if len(line) <= length else line[: length - 3] + "..."
+def start_of(path: Path) -> bytes:
+    """Return what :func:`refuse_page` looks at."""
+    with path.open("rb") as stream:
+        return stream.read(1 << 16)
 
 
 def plain(text: object) -> str:
@@ -116,76 +97,50 @@ def plain(text: object) -> str:
 
 
 @contextlib.contextmanager
-def network_errors(what: str) -> Iterator[None]:
-    """Turn the exceptions of requests into this package's.
-
-    Raises:
-        TransientError: for dropped connections and time-outs.
-        TransferError: for certificates, proxies and addresses that no further attempt will mend.
-    """
-    try:
-        yield
-    except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-        raise TransferError(
-            f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine"
-        ) from error
-    except (
-        requests.exceptions.ConnectionError,
-        requests.exceptions.Timeout,
-        requests.exceptions.ChunkedEncodingError,
-    ) as error:
-        raise TransientError(f"the connection failed ({plain(error)})") from error
-    except requests.exceptions.RequestException as error:
-        # No errno: full disks are OSErrors too, and are somebody else's.
-        raise TransferError(f"{what}: {plain(error)}") from error
-
-
-@contextlib.contextmanager
 def disk_errors(what: str, folder: Path) -> Iterator[None]:
     """Turn a full disk, an exhausted quota and a file-size limit into one clear error.
 
     Raises:
-        DiskFullError: naming the folder and the space left.
+        ArtifactError: naming the folder and the space left.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
-        raise DiskFullError(
-            f"{what}: {error.strerror} under {folder} ({_gigabytes(shutil.disk_usage(folder).free)} free). Make room "
+        raise ArtifactError(
+            f"{what}: {error.strerror} under {folder} ({shutil.disk_usage(folder).free / 1e9:.2f} GB free). Make room "
             "and run the command again: what has been written is kept"
         ) from error
 
 
-def need_space(what: str, folder: Path, needed: int) -> None:
-    """Refuse to begin a transfer of ``needed`` bytes that cannot fit.
-
-    Raises:
-        DiskFullError: naming the folder, the bytes needed and the space left.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DiskFullError(
-            f"{what}: needs {_gigabytes(needed)} under {folder}, which has {_gigabytes(free)} free. Make room and run "
-            "the command again"
-        )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number or a date; None if there is none that can be read."""
-    if value is None:
-        return None
-    if value.strip().isdigit():
-        return float(value)
+@contextlib.contextmanager
+def _errors_of_requests(what: str, denied: str) -> Iterator[None]:
     try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=timezone.utc)
-    return max((date - datetime.now(timezone.utc)).total_seconds(), 0.0)
+        yield
+    except requests.HTTPError as error:
+        _refuse_status(what, denied, error.response)
+    except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
+        raise ArtifactError(
+            f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine"
+        ) from error
+    except requests.RequestException as error:
+        raise TransientError(f"the connection failed ({plain(error)})") from error
+
+
+def _refuse_status(what: str, denied: str, response: requests.Response) -> NoReturn:
+    status = response.status_code
+    if status in _WORTH_RETRYING:
+        wait = None
+        with contextlib.suppress(KeyError, InvalidHeader):
+            # A number or a date.
+            wait = Retry().parse_retry_after(response.headers["Retry-After"])
+        raise TransientError(f"the server answered HTTP {status}", wait)
+    if status in (401, 403):
+        raise ArtifactError(f"{what}: access refused (HTTP {status}). {denied}")
+    if status in (404, 410):
+        raise ArtifactError(
+            f"{what}: not there any more (HTTP {status}). Find where the publisher moved it and change "
+            f"{MANIFEST}, or {OWN_COPY}"
+        )
+    raise ArtifactError(f"{what}: the server answered HTTP {status}. Try again later, or {OWN_COPY}")

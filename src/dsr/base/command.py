@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dsr.base import logs
-from dsr.base.errors import UserError
+from dsr.base.errors import UserError, first_problem
 
 log = logging.getLogger("dsr")
 
@@ -85,17 +85,8 @@ def _read(model: type[BaseModel], text: str) -> BaseModel:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        log.error("%s", _first_problem(error))
+        log.error(
+            "not the JSON of %s: %s. The workflow's rules write it; `dsr/config` describes it",
+            error.title, first_problem(error),
+        )  # fmt: skip
         sys.exit(1)
-
-
-def _first_problem(error: ValidationError) -> str:
-    """Say on one line what is wrong with a specification; `error.title` is its kind."""
-    problem, *others = error.errors(include_url=False)
-    place = "".join(f"{part}: " for part in [".".join(map(str, problem["loc"]))] if part)
-    given = "" if problem["type"] in ("missing", "json_invalid") else f" (given: {str(problem['input'])[:80]})"
-    more = f"; and {len(others)} more" if others else ""
-    return (
-        f"not the JSON of {error.title}: {place}{problem['msg']}{given}{more}. The workflow's rules write it;"
-        " `dsr/config` describes it"
-    )

@@ -6,13 +6,16 @@ import contextlib
 import datetime
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from dsr.base.errors import UserError
+
+T = TypeVar("T")
 
 
 class LostProcessError(UserError):
@@ -50,6 +53,25 @@ class World:
         if self.size > 1:
             dist.all_reduce(value)
         return value
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Run ``action`` on the first process and return its result on all.
+
+        Raises:
+            UserError: that of the action; the other processes leave without a word.
+        """
+        shared: list[T | UserError | None] = [None]
+        if self.is_main:
+            try:
+                shared = [action()]
+            except UserError as error:
+                shared = [error]
+        if self.size > 1:
+            dist.broadcast_object_list(shared)
+        (result,) = shared
+        if isinstance(result, UserError):
+            raise result if self.is_main else SystemExit(1)
+        return cast(T, result)
 
 
 @contextlib.contextmanager

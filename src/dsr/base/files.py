@@ -1,4 +1,4 @@
-"""Atomic file writes, hashes and append-only records: every file this project writes goes through here."""
+"""Atomic file writes, hashes and append-only lines: every file this project writes goes through here."""
 
 from __future__ import annotations
 
@@ -56,22 +56,22 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def append_json_line(path: Path, record: dict[str, Any]) -> None:
+def append_json_line(path: Path, entry: dict[str, Any]) -> None:
     """Append one JSON object as one line, which begins anew where a crash cut off the line before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as stream:
         stream.seek(max(stream.tell() - 1, 0))
         separator = b"" if stream.read() in (b"", b"\n") else b"\n"
-        stream.write(separator + json.dumps(record).encode() + b"\n")
+        stream.write(separator + json.dumps(entry).encode() + b"\n")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file; lines that a crash cut off are skipped."""
-    records = []
+    entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+            entries.append(json.loads(line))
+    return entries
 
 
 def sha256(path: Path) -> str:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, purpose: str, *position: int) -> int:
@@ -37,6 +40,9 @@ def noise(
 
     CPU and GPU generators differ, so the device kind is part of what is drawn.
     """
+    # Jobs that draw nothing else do without PyTorch, which takes them seconds to import.
+    import torch
+
     indices = list(indices)
     result = torch.empty((len(indices), *shape), device=device)
     generator = torch.Generator(device=device)

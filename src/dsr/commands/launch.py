@@ -17,9 +17,9 @@ from dsr.launch.supervise import supervise
 from dsr.launch.torchrun import command_line
 
 
-@logs.command
 def main() -> None:
     """Exit with the command's code."""
+    logs.setup()
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--processes", type=int, default=1, help="processes per node")
     parser.add_argument("--state", type=Path, help="folder that the command goes on from; without it, never requeue")

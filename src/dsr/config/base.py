@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dsr.base.errors import UserError
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-"""Part of file names, of shell lines and of keys such as 'row:epoch:guidance'."""
 
 
 class ConfigurationError(UserError):
@@ -22,3 +17,30 @@ class Section(BaseModel):
     """Base of every section: unknown keys are refused, types are strict, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+T = TypeVar("T")
+
+
+def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("none may repeat")
+    return values
+
+
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if list(values) != sorted(values):
+        raise ValueError("must be ascending")
+    return values
+
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+"""Part of file names and of shell lines."""
+Distinct = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_each_once)]
+"""At least one, and none twice."""
+Ascending = Annotated[Distinct[T], AfterValidator(_ascending)]
+"""Distinct, in order."""

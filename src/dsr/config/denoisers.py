@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dsr.config.base import Positive, Section, Share
+from dsr.config.base import Natural, Positive, PositiveFloat, Section, Share
 
 
 class _Denoiser(Section):
-    register_start: Annotated[int, Field(ge=0)] = 0
+    register_start: Natural = 0
     """Diffusion registers enter before this block (0-based)."""
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    mlp_ratio: PositiveFloat = 4.0
     """Hidden width of the MLP over the width of a token, before SwiGLU's 2/3."""
     class_dropout: Share = 0.1
     """Probability that a training label becomes the null label."""
@@ -72,7 +72,7 @@ Denoiser = Annotated[Dit | DitDh, Field(discriminator="kind")]
 - a module in `dsr/denoiser` with the arguments of `dit.py`: blocks of the class `Block` in `layers.py`, the only one
   that maps and fused kernels know; attributes ``blocks``, ``final_layer``, ``run_blocks`` and ``null_label``;
   registers before the image tokens;
-- a case in `dsr/denoiser/build.py`, whose own union it joins, and in `dsr/plan/arithmetic.py` (mypy says if one is
+- a case in `dsr/denoiser/build.py`, whose own union it joins, and in `dsr/analysis/cost.py` (mypy says if one is
   missing);
 - where it has a reference, recorded vectors and a case in `tests/golden/cases/denoiser.py`.
 """

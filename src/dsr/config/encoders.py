@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from dsr.config.base import Positive, Section
+from dsr.config.base import Positive, PositiveFloat, Section
 
 Ttr = Literal["none", "single", "recursive"]
+
+ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+"""What the folder of an encoder holds, as the Hugging Face hub publishes it."""
 
 
 class Encoder(Section):
@@ -66,16 +69,12 @@ class Discovery(Section):
 
     images: Positive
     """Training images looked at."""
-    norm_threshold: Annotated[float, Field(gt=0)]
+    norm_threshold: PositiveFloat
     """A token is an outlier when the L2 norm of the detection layer's output exceeds this."""
     layer: int = -1
     """Detection layer; -1 is the last block, before the final LayerNorm."""
     top_k: Positive
     """Neurons kept per pass."""
-    highest_layer: int | None = None
-    """Neurons in layers above this one are not considered; null considers all."""
-    sparsity_filter: bool = False
-    """Count a neuron only where at least half of the tokens have an activation below 0.5."""
 
 
 class Decoder(Section):

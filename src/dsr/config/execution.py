@@ -26,13 +26,15 @@ class Execution(Section):
     threads: Positive = 1
     """CPU threads per process."""
     compile: bool = False
-    """Compile encoder and denoiser, and on GPUs run them by fused kernels; fp8 needs it."""
+    """Compile encoder and denoiser, and on GPUs run them by fused kernels."""
     deterministic: bool = True
     """Train with GPU kernels that compute the same bits in every start, at some cost of speed; CPUs do so anyway."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Time between checkpoints of the training state."""
     log_every: Positive = 100
     """Steps between lines of the metrics file."""
+    tensorboard: bool = True
+    """Write TensorBoard files next to the metrics file."""
 
 
 class Request(Section):

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dsr.config.base import Positive, Section
+from dsr.config.base import Distinct, Natural, Positive, PositiveFloat, Section
 from dsr.config.encoders import Ttr
 
-Decay = Annotated[float, Field(ge=0, lt=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Flow(Section):
@@ -35,21 +36,21 @@ class Recipe(Section):
 
     batch: Positive
     """Global batch over all processes and accumulation steps."""
-    lr: Annotated[float, Field(gt=0)]
+    lr: PositiveFloat
     """Learning rate of AdamW."""
-    final_lr: Annotated[float, Field(gt=0)] | None = None
+    final_lr: PositiveFloat | None = None
     """Learning rate at the end of the decay; null is constant."""
-    decay_epochs: tuple[Annotated[int, Field(ge=0)], Positive] | None = None
+    decay_epochs: tuple[Natural, Positive] | None = None
     """First and last epoch of the linear decay from lr to final_lr; null is constant."""
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's betas."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: PositiveFloat = 1e-8
     """AdamW's eps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
-    clip: Annotated[float, Field(gt=0)] | None = None
+    clip: PositiveFloat | None = None
     """Clip the gradient's global L2 norm to this; null does not clip."""
-    ema: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+    ema: Distinct[Decay]
     """Decays of the moving averages; the first is the one that tables report."""
     seed: int = 0
     """Seed of initial weights, data order, flips, noise, times and label drop."""
@@ -66,8 +67,6 @@ class Recipe(Section):
             raise ValueError("final_lr and decay_epochs go together: give both, or neither for a constant rate")
         if self.decay_epochs is not None and self.decay_epochs[0] >= self.decay_epochs[1]:
             raise ValueError(f"decay_epochs {list(self.decay_epochs)}: the first must be before the last")
-        if not self.ema or len(set(self.ema)) != len(self.ema):
-            raise ValueError(f"ema {list(self.ema)}: give at least one decay, and none twice")
         return self
 
 
@@ -78,7 +77,7 @@ class Weights(Section):
     """Id in `src/dsr/artifacts/manifest.yaml`; it is fetched, and its tensors must be those of the row's denoiser."""
     epoch: Positive
     """Epoch after which they were taken, for tables and file names."""
-    ema: Annotated[float, Field(gt=0, lt=1)]
+    ema: Decay
     """Decay of the moving average that they are."""
 
 
@@ -91,7 +90,7 @@ class Row(Section):
     """Test-time registers in the encoder: none, single, or recursive (a second discovery on top of the first)."""
     denoiser: str
     """Key of `denoisers`."""
-    registers: Annotated[int, Field(ge=0)]
+    registers: Natural
     """Diffusion registers; 0 is none, otherwise a perfect square."""
     recipe: str | None = None
     """Key of `recipes`: how the row is trained."""
@@ -101,13 +100,9 @@ class Row(Section):
     """Row of the published tables whose numbers stand beside this one's; null is the row of the same name."""
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Row:
+    def _consistent(self) -> Row:
         if (self.recipe is None) == (self.weights is None):
             raise ValueError("give either a recipe, to train the row, or weights, to fetch them")
-        return self
-
-    @model_validator(mode="after")
-    def _square(self) -> Row:
         if math.isqrt(self.registers) ** 2 != self.registers:
             raise ValueError(f"registers {self.registers} is not a perfect square (their positions form a square grid)")
         return self

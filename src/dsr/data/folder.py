@@ -1,7 +1,8 @@
-"""Folders of images: one sub-folder per class, listed as torchvision does."""
+"""Folders of images: one sub-folder per class, listed as torchvision's `ImageFolder` does, without PyTorch."""
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torchvision.datasets import ImageFolder
 
 from dsr.base.errors import UserError
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class UnreadableImageError(UserError):
@@ -33,12 +35,23 @@ def list_folder(folder: Path) -> Listing:
     Raises:
         UserError: if there is no folder, no class or an empty class.
     """
-    try:
-        dataset = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: expected one sub-folder of images per class ({error})") from None
-    paths = [Path(path) for path, _ in dataset.samples]
-    return Listing(paths, np.array(dataset.targets, np.int64), list(dataset.classes))
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    paths: list[Path] = []
+    counts = []
+    for name in classes:
+        found = [
+            Path(place, file)
+            for place, _, files in sorted(os.walk(folder / name, followlinks=True))
+            for file in sorted(files)
+            if file.lower().endswith(_EXTENSIONS)
+        ]
+        paths += found
+        counts.append(len(found))
+    if not counts or not all(counts):
+        empty = ", ".join(name for name, count in zip(classes, counts, strict=True) if not count)
+        found_none = f"no image in {empty}" if empty else "there is none"
+        raise UserError(f"{folder}: expected one sub-folder of images per class ({found_none})")
+    return Listing(paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts), classes)
 
 
 def load_rgb(path: Path) -> Image.Image:

@@ -1,16 +1,20 @@
-"""Batches of images, read ahead by other processes."""
+"""Batches of images as tensors, read ahead by other processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from dsr.base.errors import UserError
-from dsr.data.images import Images, Item
+from dsr.data.images import Images
 
-Batch = list[torch.Tensor]
+Item = tuple[int, bool]
+"""(index of an image, whether it is mirrored left to right)."""
+Batch = tuple[torch.Tensor, torch.Tensor]
 """Pixels (n, 3, H, W) uint8 and labels (n,) int64."""
 
 
@@ -73,7 +77,22 @@ class _Batches(Dataset[Batch | UserError]):
 
     def __getitem__(self, items: list[Item]) -> Batch | UserError:
         try:
-            batch: Batch = default_collate([self._images[item] for item in items])
+            read = [self._images.read(index)[:, :: -1 if flip else 1] for index, flip in items]
         except UserError as error:
             return error
-        return batch
+        pixels = torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2).contiguous()
+        return pixels, torch.from_numpy(self._images.labels[[index for index, _ in items]])
+
+
+def pixel_batches(
+    images: Images, items: Sequence[Item], *, batch: int, device: torch.device, workers: int = 0
+) -> Iterator[torch.Tensor]:
+    """Yield the images that ``items`` asks for, in that order, as float32 pixels (<= batch, 3, H, W) in [0, 1].
+
+    Raises:
+        UserError: if an image cannot be read.
+    """
+    batches = [list(items[start : start + batch]) for start in range(0, len(items), batch)]
+    with contextlib.closing(Loader(images, batches, workers=workers, pin_memory=device.type == "cuda")) as loader:
+        for pixels, _ in loader:
+            yield pixels.to(device, non_blocking=True).float() / 255

@@ -17,8 +17,6 @@ import numpy.typing as npt
 from dsr.base import files
 from dsr.base.errors import UserError
 
-Images = npt.NDArray[np.uint8]
-
 IMAGES_KEY = "arr_0"
 """Name of the images in the archive; NumPy's for the first unnamed array."""
 
@@ -33,13 +31,12 @@ def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: in
     Raises:
         ValueError: if a batch is not uint8 (n, *shape), or the batches do not hold exactly ``count`` images.
     """
-    member = zipfile.ZipInfo(f"{IMAGES_KEY}.npy")
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
     written = 0
     with (
         files.atomic_stream(path) as stream,
         zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive,
-        archive.open(member, "w", force_zip64=True) as output,
+        archive.open(zipfile.ZipInfo(f"{IMAGES_KEY}.npy"), "w", force_zip64=True) as output,
     ):
         np.lib.format.write_array_header_1_0(output, header)  # type: ignore[no-untyped-call]
         for batch in batches:
@@ -74,45 +71,39 @@ def keys(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def read_header(path: Path, key: str = IMAGES_KEY) -> Header:
-    """Return shape and dtype of an array without reading it."""
-    with _member(path, key) as stream:
-        return _header(path, stream)
+def read_header(path: Path) -> Header:
+    """Return shape and dtype of the images without reading them."""
+    with _images(path) as (header, _):
+        return header
 
 
-def read_first(path: Path, count: int, key: str = IMAGES_KEY) -> npt.NDArray[Any]:
-    """Read up to ``count`` values of a numeric array from its start, flat."""
-    with _member(path, key) as stream:
-        dtype = _header(path, stream).dtype
-        data = _read(path, stream, count * dtype.itemsize)
-    return np.frombuffer(data, dtype, count=len(data) // dtype.itemsize)
+def read_first(path: Path, count: int) -> npt.NDArray[Any]:
+    """Read up to ``count`` values of the images, if they are numbers, from their start, flat."""
+    with _images(path) as (header, stream):
+        return np.frombuffer(stream.read(count * header.dtype.itemsize), header.dtype)
 
 
 def read_array(path: Path, key: str) -> npt.NDArray[Any]:
     """Read one (small) array of an npz whole."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays[key])
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArchiveError(f"{path}: cannot read {key} ({error}); make the file again") from None
+    with _opened(path), np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays[key])
 
 
-def read_images(path: Path, batch: int = 64) -> Iterator[Images]:
+def read_images(path: Path, batch: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield the images of ``path`` in file order, uint8 (n, H, W, C) with n <= batch; stored or deflated.
 
     Raises:
         ArchiveError: if they are not uint8 in C order, the data is shorter or longer than its header says, or fails
             its checksum.
     """
-    with _member(path, IMAGES_KEY) as stream:
-        header = _header(path, stream)
+    with _images(path) as (header, stream):
         if header.dtype != np.uint8 or header.fortran_order:
             raise ArchiveError(f"{path}: {IMAGES_KEY} is {header.dtype}, expected uint8 in C order; save it so")
         count, shape = header.shape[0], header.shape[1:]
         size = int(np.prod(shape, dtype=np.int64))
         for start in range(0, count, batch):
             rows = min(batch, count - start)
-            data = _read(path, stream, rows * size)
+            data = stream.read(rows * size)
             if len(data) < rows * size:
                 raise ArchiveError(
                     f"{path}: the header announces {count} images, the data ends within image "
@@ -120,13 +111,15 @@ def read_images(path: Path, batch: int = 64) -> Iterator[Images]:
                 )
             yield np.frombuffer(data, np.uint8).reshape(rows, *shape)
         # Reading to the end is also what makes zipfile compare the checksum.
-        if _read(path, stream, 1):
+        if stream.read(1):
             raise ArchiveError(f"{path}: there is data after the {count} images of the header; make the file again")
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an npz; whatever is wrong with its bytes until it is closed is an ArchiveError."""
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise ArchiveError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -136,42 +129,27 @@ def _opened(path: Path) -> zipfile.ZipFile:
         raise ArchiveError(
             f"{path} ({size} bytes) is not an npz, or was cut off ({error}); copy or make it again"
         ) from None
+    with archive:
+        try:
+            yield archive
+        except ArchiveError:
+            raise
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ArchiveError(
+                f"{path}: its arrays are damaged or fail their checksum ({error}); copy or make the file again"
+            ) from None
 
 
 @contextlib.contextmanager
-def _member(path: Path, key: str) -> Iterator[IO[bytes]]:
-    with _opened(path) as archive:
-        if f"{key}.npy" not in archive.namelist():
-            raise ArchiveError(f"{path}: no array {key}; was it written by something else?")
-        with archive.open(f"{key}.npy") as stream:
-            yield stream
-
-
-def _header(path: Path, stream: IO[bytes]) -> Header:
+def _images(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
+    """Open the images of an npz: what the array announces, and the stream of its values."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    try:
-        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
-        if version not in readers:
-            raise ArchiveError(f"{path}: npy format {version} is not supported; save plain arrays with numpy.savez")
-        shape, fortran_order, dtype = readers[version](stream)  # type: ignore[no-untyped-call]
-    except ArchiveError:
-        raise
-    except (ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArchiveError(f"{path}: damaged array header ({error}); make the file again") from None
-    return Header(shape, dtype, fortran_order)
-
-
-def _read(path: Path, stream: IO[bytes], size: int) -> bytes:
-    """Read exactly ``size`` bytes, or up to the end; one call of a zip stream may return less."""
-    parts = []
-    while size and (part := _read_part(path, stream, size)):
-        parts.append(part)
-        size -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _read_part(path: Path, stream: IO[bytes], size: int) -> bytes:
-    try:
-        return stream.read(size)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ArchiveError(f"{path}: the images fail their checksum ({error}); copy or make the file again") from None
+    with _opened(path) as archive:
+        if f"{IMAGES_KEY}.npy" not in archive.namelist():
+            raise ArchiveError(f"{path}: no array {IMAGES_KEY}; was it written by something else?")
+        with archive.open(f"{IMAGES_KEY}.npy") as stream:
+            version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+            if version not in readers:
+                raise ArchiveError(f"{path}: npy format {version} is not supported; save plain arrays with numpy.savez")
+            shape, fortran_order, dtype = readers[version](stream)  # type: ignore[no-untyped-call]
+            yield Header(shape, dtype, fortran_order), stream

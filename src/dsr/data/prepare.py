@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import json
 import logging
-import struct
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
 from dsr.base.errors import UserError
 from dsr.base.files import atomic, atomic_stream
-from dsr.data import png
 from dsr.data.crop import center_crop
 from dsr.data.folder import Listing, UnreadableImageError, list_folder, load_rgb
-from dsr.data.index import write_folder_index
 from dsr.data.order import rank_slice
 
 MANIFEST = "manifest.json"
-_LOCAL_HEADER = struct.Struct("<26xHH")
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
 Manifest = dict[str, Any]
-"""A shard's own description: image_size, shard, shards, total, classes, images (member names) and labels."""
+"""A shard's own description: image_size, shard, shards, total, classes, labels, and the Pillow that made the crops."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,30 +42,38 @@ def write_shard(
     images: int | None = None,
     classes: int | None = None,
 ) -> None:
-    """Crop one contiguous slice of an ImageFolder's sorted images to ``size`` and write it as a zip file.
+    """Crop one contiguous slice of an ImageFolder's sorted images and write it as a zip file of PNGs.
 
-    The same images give the same bytes, whenever and wherever the shard is made.
+    The same images give the same bytes, whenever and wherever the shard is made with the same version of Pillow.
+
+    Args:
+        source: ImageFolder, one sub-folder of images per class.
+        size: Side of the square crops in pixels.
+        shard: Number of this slice, from 0.
+        shards: Number of slices.
+        output: Zip file to write.
+        images: Refuse a folder with another number of images.
+        classes: Refuse a folder with another number of classes.
 
     Raises:
         UserError: naming every unreadable image of the slice, or that the slice does not exist; or if the folder
-            does not hold as many ``images`` and ``classes`` as expected (None expects nothing).
+            holds other numbers of images and classes than expected.
     """
     if not 0 <= shard < shards:
         raise UserError(f"--shard {shard}: expected a number from 0 to {shards - 1}")
     listing = _listed(source, images, classes)
     part = range(len(listing.paths))[rank_slice(len(listing.paths), shard, shards)]
     bad: list[str] = []
-    names: list[str] = []
     with atomic(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for index in part:
             path = listing.paths[index]
             try:
-                encoded = png.encode(np.asarray(center_crop(load_rgb(path), size)))
+                image = center_crop(load_rgb(path), size)
             except UnreadableImageError as error:
                 bad.append(f"  {error}")
                 continue
-            names.append(f"{path.relative_to(source).as_posix()}.png")
-            archive.writestr(_member(names[-1]), encoded)
+            with archive.open(_member(f"{path.relative_to(source).as_posix()}.png"), "w") as stream:
+                image.save(stream, "PNG")
         if bad:
             raise UserError(
                 f"{len(bad)} of {len(part)} images of shard {shard} cannot be read; replace them and run this"
@@ -79,40 +85,44 @@ def write_shard(
             "shards": shards,
             "total": len(listing.paths),
             "classes": listing.classes,
-            "images": names,
             "labels": listing.labels[part.start : part.stop].tolist(),
+            "pillow": PIL.__version__,
         }
         archive.writestr(_member(MANIFEST), json.dumps(manifest))
     logger.info("shard %d of %d: %d images of %d pixels", shard, shards, len(part), size)
 
 
-def write_index(inputs: Sequence[Path], output: Path, *, images: int | None = None, classes: int | None = None) -> None:
-    """Write the index of shards that lie in the index's folder, in any order.
+def write_index(inputs: Sequence[Path], output: Path) -> None:
+    """List where in the shards every image lies.
 
     The file holds, per image, shard (int32), offset and length in bytes (int64) and label (int32); and the names
-    and sizes of the shards, the side of an image and the names of the classes.
+    and sizes of the shards, the side of an image, the names of the classes and the version of Pillow.
+
+    Args:
+        inputs: All shards, beside the index, in any order.
+        output: Npz file to write.
 
     Raises:
-        UserError: if a shard is missing, double, damaged, elsewhere, or made from other images; or if there are
-            not as many ``images`` and ``classes`` as expected (None expects nothing).
+        UserError: if a shard is missing, double, damaged, elsewhere, or made from other images or by another Pillow.
     """
     for path in inputs:
         if path.resolve().parent != output.resolve().parent:
             raise UserError(f"{path}: the shards must lie beside the index {output}")
-    shards = sorted(((path, _manifest(path)) for path in inputs), key=lambda entry: entry[1]["shard"])
-    _check_complete(shards, output, {"total": images, "classes": classes})
-    spans = [span for path, manifest in shards for span in _spans(path, manifest["images"])]
+    shards = sorted(((path, *_read(path)) for path in inputs), key=lambda entry: entry[1]["shard"])
+    first = _check_complete([(path, manifest) for path, manifest, _ in shards], output)
+    spans = np.array([span for *_, spans in shards for span in spans], np.int64).reshape(-1, 2)
     with atomic_stream(output) as stream:
         np.savez(
             stream,
-            shard=np.repeat(np.arange(len(shards), dtype=np.int32), [len(entry["images"]) for _, entry in shards]),
-            offset=np.array([offset for offset, _ in spans], np.int64),
-            length=np.array([length for _, length in spans], np.int64),
-            label=np.array([label for _, manifest in shards for label in manifest["labels"]], np.int32),
-            shards=np.array([path.name for path, _ in shards]),
-            shard_bytes=np.array([path.stat().st_size for path, _ in shards], np.int64),
-            image_size=np.int64(shards[0][1]["image_size"]),
-            classes=np.array(shards[0][1]["classes"]),
+            shard=np.repeat(np.arange(len(shards), dtype=np.int32), [len(spans) for *_, spans in shards]),
+            offset=spans[:, 0],
+            length=spans[:, 1],
+            label=np.array([label for _, manifest, _ in shards for label in manifest["labels"]], np.int32),
+            shards=np.array([path.name for path, *_ in shards]),
+            shard_bytes=np.array([path.stat().st_size for path, *_ in shards], np.int64),
+            image_size=np.int64(first["image_size"]),
+            classes=np.array(first["classes"]),
+            pillow=np.array(first["pillow"]),
         )
     logger.info("%s: %d images in %d shards", output, len(spans), len(shards))
 
@@ -120,16 +130,34 @@ def write_index(inputs: Sequence[Path], output: Path, *, images: int | None = No
 def index_folder(
     source: Path, size: int, output: Path, *, images: int | None = None, classes: int | None = None
 ) -> None:
-    """Write the index of an ImageFolder whose images are cropped to ``size`` when they are read.
+    """List an ImageFolder whose images are cropped when they are read.
 
     They have the order, and the labels, that prepared ones have. Files are not opened: one that cannot be decoded is
     noticed when it is read.
 
+    Args:
+        source: ImageFolder, one sub-folder of images per class.
+        size: Side of the square crops in pixels.
+        output: Npz file to write.
+        images: Refuse a folder with another number of images.
+        classes: Refuse a folder with another number of classes.
+
     Raises:
-        UserError: if there is no such folder, or not as many ``images`` and ``classes`` as expected.
+        UserError: if there is no such folder, or it holds other numbers of images and classes than expected.
     """
+    source = source.absolute()
     listing = _listed(source, images, classes)
-    write_folder_index(source, listing.paths, listing.labels, listing.classes, size, output)
+    with atomic_stream(output) as stream:
+        np.savez(
+            stream,
+            folder=np.array(str(source)),
+            # Bytes: text would take four times the room.
+            paths=np.array([os.fsencode(path.relative_to(source)) for path in listing.paths]),
+            label=listing.labels.astype(np.int32),
+            image_size=np.int64(size),
+            classes=np.array(listing.classes),
+            pillow=np.array(PIL.__version__),
+        )
     logger.info("%s: %d images of %s", output, len(listing.paths), source)
 
 
@@ -146,12 +174,17 @@ def _listed(source: Path, images: int | None, classes: int | None) -> Listing:
     return listing
 
 
-def _check_complete(shards: list[tuple[Path, Manifest]], output: Path, expected: dict[str, int | None]) -> None:
-    """Refuse shards that are not exactly the parts of one set of images, or that hold unexpectedly many."""
+def _check_complete(shards: list[tuple[Path, Manifest]], output: Path) -> Manifest:
+    """Refuse shards that are not exactly the parts of one set of images; return the first one's manifest."""
     if not shards:
         raise UserError("no shards given; write them with `python -m dsr.commands.prepare shard`")
     first_path, first = shards[0]
     for path, manifest in shards:
+        if manifest["pillow"] != first["pillow"]:
+            raise UserError(
+                f"{path}: made with Pillow {manifest['pillow']}, but {first_path} with Pillow {first['pillow']}, which"
+                " may round crops otherwise; delete the shards of one version and prepare them again with the other"
+            )
         for key in ("image_size", "shards", "total", "classes"):
             if manifest[key] != first[key]:
                 raise UserError(
@@ -160,15 +193,7 @@ def _check_complete(shards: list[tuple[Path, Manifest]], output: Path, expected:
     numbers = [manifest["shard"] for _, manifest in shards]
     if numbers != list(range(first["shards"])):
         raise UserError(f"{output}: expected each of the shards 0 to {first['shards'] - 1} once, given {numbers}")
-    for name, found, wanted in (
-        ("images", first["total"], expected["total"]),
-        ("classes", len(first["classes"]), expected["classes"]),
-    ):
-        if wanted is not None and found != wanted:
-            raise UserError(
-                f"{output}: the shards hold {found} {name}, but the configuration says {wanted}; correct the"
-                " configuration, or prepare the right images"
-            )
+    return first
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -179,24 +204,14 @@ def _member(name: str) -> zipfile.ZipInfo:
     return member
 
 
-def _manifest(path: Path) -> Manifest:
+def _read(path: Path) -> tuple[Manifest, list[tuple[int, int]]]:
+    """Return a shard's manifest and the (offset, length) of every image's bytes, which follow a header of their own."""
     try:
         with zipfile.ZipFile(path) as archive:
-            manifest: Manifest = json.loads(archive.read(MANIFEST))
-            return manifest
+            manifest: Manifest = {"pillow": "of an older workflow", **json.loads(archive.read(MANIFEST))}
+            members = [member for member in archive.infolist() if member.filename != MANIFEST]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; write it with `python -m dsr.commands.prepare shard`") from None
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a shard of prepared images ({error}); delete it and prepare it again") from None
-
-
-def _spans(path: Path, names: Sequence[str]) -> list[tuple[int, int]]:
-    """Return (offset, length) of the stored bytes of members, which start after each member's own header."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
-        spans = []
-        for name in names:
-            member = archive.getinfo(name)
-            stream.seek(member.header_offset)
-            lengths = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
-            spans.append((member.header_offset + _LOCAL_HEADER.size + sum(lengths), member.file_size))
-        return spans
+    return manifest, [(member.header_offset + len(member.FileHeader()), member.file_size) for member in members]

@@ -13,13 +13,13 @@ from dsr.base.files import atomic
 from dsr.base.randomness import derive, noise
 from dsr.config.encoders import TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec
-from dsr.data.images import Images, PreparedImages
+from dsr.data.images import Images, open_images
+from dsr.data.loading import pixel_batches
 from dsr.data.order import batch_indices
 from dsr.demo.encoder import planted_neurons
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.neuron_lists import merge
-from dsr.encoder.pixels import pixel_batches
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
 
@@ -34,9 +34,7 @@ logger = logging.getLogger(__name__)
 
 def write_decoder(spec: AutoencoderSpec, encoder: Path, images: Path, output: Path, *, steps: int = STEPS) -> None:
     """Train a decoder of the frozen encoder's latents, with and without test-time registers, and write it."""
-    latents, pixels = training_pairs(
-        spec, Siglip2Encoder.load(encoder, spec.encoder.input_size), PreparedImages(images)
-    )
+    latents, pixels = training_pairs(spec, Siglip2Encoder.load(encoder, spec.encoder.input_size), open_images(images))
     with atomic(output) as temporary:
         save_file(train(spec, latents, pixels, steps).state_dict(), temporary)
 
@@ -46,13 +44,14 @@ def training_pairs(
     spec: AutoencoderSpec, encoder: Siglip2Encoder, images: Images
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return the latent tokens (images, N, C) without and with each list of register neurons, and pixels in [0, 1]."""
-    options = spec.ttr or TestTimeRegisters()
+    options = spec.ttr_options or TestTimeRegisters()
     encoders = [encoder]
     neurons: dict[int, tuple[int, ...]] = {}
     for population in planted_neurons(spec.encoder):
         neurons = merge(neurons, population)
         encoders.append(with_registers(encoder, neurons, options))
-    batches = list(pixel_batches(images, range(len(images)), batch=BATCH, device=torch.device("cpu")))
+    items = [(index, False) for index in range(len(images))]
+    batches = list(pixel_batches(images, items, batch=BATCH, device=torch.device("cpu")))
     latents = [torch.cat([variant(variant.preprocess(batch)) for batch in batches]) for variant in encoders]
     return latents, torch.cat(batches)
 

@@ -7,7 +7,6 @@ the pooled features with the classifier's weights. Needs TensorFlow, and not PyT
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections.abc import Mapping
@@ -16,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from dsr.base.files import atomic_stream
-from dsr.data.index import PreparedIndex
+from dsr.data.images import open_images
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
@@ -38,16 +36,11 @@ def write_graph(index: Path, output: Path, *, steps: int = STEPS) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
-    images = PreparedIndex(index)
-    pixels = np.stack([_decode(images.encoded(position)) for position in range(len(images))])
+    images = open_images(index)
+    pixels = np.stack([images.read(position) for position in range(len(images))]).astype(np.float32)
     weights = _train(tf, pixels, images.labels, len(images.classes), steps)
     with atomic_stream(output) as stream:
         stream.write(_freeze(tf, weights))
-
-
-def _decode(encoded: bytearray) -> npt.NDArray[np.float32]:
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(image.convert("RGB"), np.float32)
 
 
 def _initial(classes: int) -> dict[str, npt.NDArray[np.float32]]:

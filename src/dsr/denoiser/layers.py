@@ -48,9 +48,9 @@ class RMSNorm(nn.Module):
 
 
 class RotaryPositions(nn.Module):
-    """Rotary embedding of an S x S grid: the first half of a head turns with the row, the second with the column.
+    """RoPE of an S x S grid: the first half of a head is rotated by the row, the second half by the column.
 
-    ``registers`` tokens before the grid have no position and are not turned. The tables are buffers of the state
+    ``registers`` tokens before the grid have no position and are not rotated. The tables are buffers of the state
     dict, each of shape (registers + S * S, d).
 
     Raises:
@@ -75,11 +75,11 @@ class RotaryPositions(nn.Module):
         self.register_buffer("freqs_sin", angles.sin())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn queries or keys (B, N, ..., d); computed in the tables' fp32, returned in the input's dtype."""
+        """Rotate queries or keys (B, N, ..., d); computed in the tables' fp32, returned in the input's dtype."""
         even, odd = x.view(*x.shape[:-1], -1, 2).unbind(-1)
-        turned = torch.stack([-odd, even], dim=-1).flatten(-2)
+        rotated = torch.stack([-odd, even], dim=-1).flatten(-2)
         shape = (len(self.freqs_cos), *[1] * (x.ndim - 3), x.shape[-1])
-        return (x * self.freqs_cos.view(shape) + turned * self.freqs_sin.view(shape)).type_as(x)
+        return (x * self.freqs_cos.view(shape) + rotated * self.freqs_sin.view(shape)).type_as(x)
 
 
 class Attention(nn.Module):
@@ -194,7 +194,7 @@ class LatentEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, N, D)."""
-        # The convolution as a matrix product, which leaves tokens as all further layers read them.
+        # The convolution as a matmul, which leaves tokens as all further layers read them.
         return F.linear(x.flatten(2).transpose(1, 2), self.proj.weight.flatten(1), self.proj.bias)
 
 

@@ -1,7 +1,7 @@
 """Diffusion registers (Section 4 of the paper): learned tokens that share the sequence with the image tokens.
 
 They enter before a chosen block, attend and are attended to, and are dropped before the output. They carry the
-sin-cos positions of their own small grid and are not turned by rotary positions (see `RotaryPositions`). To give
+sin-cos positions of their own small grid and are not rotated by RoPE (see `RotaryPositions`). To give
 them to another transformer, replace two of its layers (docs/registers.md):
 
     dit.blocks[8] = registers.Entry(dit.blocks[8], count=36, width=1152)

@@ -1,4 +1,4 @@
-"""Self-attention of a frozen ViT encoder: one product for queries, keys and values, then attention over them packed."""
+"""Self-attention of a frozen ViT encoder: one matmul for queries, keys and values, which stay packed."""
 
 from __future__ import annotations
 

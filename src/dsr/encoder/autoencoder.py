@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from dsr.accel.arithmetic import round_products
 from dsr.base.errors import UserError
+from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
@@ -18,6 +16,12 @@ from dsr.encoder.families import FAMILIES
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import VitEncoder
+
+
+def quantised(pixels: torch.Tensor) -> torch.Tensor:
+    """Convert pixels (B, 3, H, W), floats, to uint8 images (B, H, W, 3) on the same device: clamped, then truncated."""
+    scaled = pixels.float().clamp(0, 1) * 255
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 class Autoencoder(nn.Module):
@@ -55,14 +59,12 @@ class Autoencoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def use_half(self) -> None:
-        """Let the encoder multiply in float16, at twice the speed of TF32 and with a mantissa of the same 10 bits.
+        """Let the encoder's matmuls take float16, at twice the speed of TF32 and with a mantissa of the same 10 bits.
 
         Sums, normalisations and residual streams stay float32. A value beyond float16's range, 65504, makes the
         latents infinite or NaN, which stops whatever uses them.
         """
-        if self.encoder is not None:
-            round_products(self.encoder, torch.float16)
-            self.in_half = True
+        self.in_half = self.encoder is not None
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -101,7 +103,7 @@ def load_autoencoder(
     Args:
         spec: what the files must fit; with a decoder an ``AutoencoderSpec``.
         encoder: Hugging Face folder; None gives an autoencoder that can only decode.
-        neurons: neuron file, needed exactly where ``spec.ttr`` is set and there is an encoder.
+        neurons: neuron file, needed exactly where ``spec.ttr_options`` is set and there is an encoder.
         statistics: statistics file; None leaves latents raw.
         decoder: decoder weights; None gives an autoencoder that can only encode.
 
@@ -123,7 +125,7 @@ def load_autoencoder(
 
 
 def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> VitEncoder:
-    """Load the encoder of a specification, with test-time registers where ``spec.ttr`` is set.
+    """Load the encoder of a specification, with test-time registers where ``spec.ttr_options`` is set.
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification.
@@ -137,13 +139,13 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
             raise UserError(
                 f"{encoder}: {key} is {found}, but the configuration's encoder says {expected}; correct one"
             )
-    if spec.ttr is None:
+    if spec.ttr_options is None:
         if neurons is not None:
             raise UserError(f"{neurons}: a neuron file was given, but the specification has no test-time registers")
         return loaded
     if neurons is None:
         raise UserError("the specification has test-time registers: give the neuron file")
-    return with_registers(loaded, neuron_lists.read(neurons).layers, spec.ttr)
+    return with_registers(loaded, neuron_lists.read(neurons).layers, spec.ttr_options)
 
 
 def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:
@@ -167,34 +169,12 @@ def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:
 
 
 def load_decoder(spec: AutoencoderSpec, path: Path) -> ViTDecoder:
-    """Load decoder weights; every key must be known, present, and of the right shape.
+    """Load decoder weights; every tensor must be known, present, and of the right shape.
 
     Raises:
-        UserError: naming the keys that are unexpected, missing or of another shape.
+        WeightsError: naming the tensors that are not.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; download or train the decoder first")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); download it again") from None
     with torch.device("meta"):
         decoder = build_decoder(spec)
-    expected = decoder.state_dict()
-    reshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in sorted(state.keys() & expected.keys())
-        if state[key].shape != expected[key].shape
-    ]
-    for problem, keys in (
-        ("unexpected", sorted(state.keys() - expected.keys())),
-        ("missing", sorted(expected.keys() - state.keys())),
-        ("of another shape", reshaped),
-    ):
-        if keys:
-            raise UserError(
-                f"{path}: {len(keys)} decoder weights are {problem}: {', '.join(keys[:3])}"
-                f"{', ...' if len(keys) > 3 else ''}; it belongs to another decoder than the configuration's"
-            )
-    decoder.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    assign(decoder, read(path), path)
     return decoder

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -52,11 +50,8 @@ class ViTDecoder(nn.Module):
         self.apply(_initialise)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Decode latent tokens (B, N, C), N a square, to standardised pixels (B, 3, grid * patch, grid * patch).
-
-        Where N is not grid², the tokens are resized (bilinear) to the grid first.
-        """
-        x = self.decoder_embed(_to_grid(tokens, self.grid))
+        """Decode latent tokens (B, grid², C) to standardised pixels (B, 3, grid * patch, grid * patch)."""
+        x = self.decoder_embed(tokens)
         x = torch.cat([self.trainable_cls_token.expand(len(x), -1, -1), x], dim=1) + self.decoder_pos_embed
         for layer in self.decoder_layers:
             x = layer(x)
@@ -122,19 +117,6 @@ class _Layer(nn.Module):
         x = x + self.attention(self.layernorm_before(x))
         update: torch.Tensor = self.output(F.gelu(self.intermediate(self.layernorm_after(x))))
         return x + update
-
-
-def _to_grid(tokens: torch.Tensor, grid: int) -> torch.Tensor:
-    """Resize tokens (B, N, C) to (B, grid², C); the right number of tokens passes unchanged."""
-    count = tokens.shape[1]
-    if count == grid**2:
-        return tokens
-    side = math.isqrt(count)
-    if side**2 != count:
-        raise ValueError(f"{count} latent tokens do not form a square grid")
-    image = tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
-    resized: torch.Tensor = F.interpolate(image, size=(grid, grid), mode="bilinear", align_corners=False)
-    return resized.flatten(2).transpose(1, 2)
 
 
 def _positions(width: int, grid: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from dsr.base.errors import UserError
 from dsr.encoder import folders
@@ -19,10 +18,10 @@ PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What every published DINOv2 processor subtracts from and divides pixels in [0, 1] by."""
 
 ARCHITECTURES = {
-    "dinov2": (Dinov2Config, Dinov2Model),
-    "dinov2_with_registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel),
+    "dinov2": ("Dinov2Config", "Dinov2Model"),
+    "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel"),
 }
-"""Configuration and model in transformers, by what config.json calls the architecture."""
+"""Classes of configuration and model in transformers, by what config.json calls the architecture."""
 
 
 class Dinov2Encoder(VitEncoder):
@@ -31,7 +30,10 @@ class Dinov2Encoder(VitEncoder):
     @classmethod
     def read_vision_model(cls, folder: Path) -> Any:
         """Load either kind of model; SwiGLU MLPs (the giant models) and projections without biases are refused."""
-        configuration, architecture = ARCHITECTURES[folders.read_model_type(folder, ARCHITECTURES)]
+        import transformers  # takes seconds, and only loading needs it
+
+        names = ARCHITECTURES[folders.read_model_type(folder, ARCHITECTURES)]
+        configuration, architecture = (getattr(transformers, name) for name in names)
         config = configuration.from_pretrained(folder)
         for key, expected in (("use_swiglu_ffn", False), ("qkv_bias", True)):
             if getattr(config, key) is not expected:

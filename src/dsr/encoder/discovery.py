@@ -16,9 +16,9 @@ from dsr.base.randomness import permutation
 from dsr.config.encoders import Discovery
 from dsr.config.specs import DiscoverSpec
 from dsr.data.images import Images
+from dsr.data.loading import pixel_batches
 from dsr.encoder.blocks import Trace
 from dsr.encoder.neuron_lists import NeuronList, by_layer, merge
-from dsr.encoder.pixels import pixel_batches
 from dsr.encoder.vit import VitEncoder
 
 log = logging.getLogger(__name__)
@@ -33,14 +33,16 @@ class NeuronScores:
     """Scores of all neurons, summed over images.
 
     Args:
-        options: threshold, detection layer and sparsity filter.
+        options: threshold and detection layer.
         mean_token: put the mean token of every layer before the image tokens, in activations and in outputs. The
             release does so for SigLIP2, which has no CLS token; the mean token then counts like any other.
+        sparsity_filter: count a neuron only where at least half of the tokens have an activation below 0.5, an option
+            of the release.
     """
 
-    def __init__(self, options: Discovery, *, mean_token: bool = False) -> None:
+    def __init__(self, options: Discovery, *, mean_token: bool = False, sparsity_filter: bool = False) -> None:
         self.options = options
-        self.mean_token = mean_token
+        self.mean_token, self.sparsity_filter = mean_token, sparsity_filter
         self.images = 0
         """Images with at least one outlier so far."""
         self.largest_norm = 0.0
@@ -91,30 +93,25 @@ class NeuronScores:
         """Sum over images of each neuron's score: (B, T, M) and (B, T) -> (M,)."""
         weights = outliers.double() / outliers.sum(dim=1, keepdim=True)
         scores = torch.einsum("bt,btm->bm", weights, activations.abs().double())
-        if self.options.sparsity_filter:
+        if self.sparsity_filter:
             quiet = (activations < SPARSE_ACTIVATION).double().mean(dim=1)
             scores = torch.where(quiet >= 0.5, scores, 0.0)
         return scores.sum(dim=0)
 
 
-def rank(
-    scores: torch.Tensor, top_k: int, *, highest_layer: int | None = None, exclude: Iterable[tuple[int, int]] = ()
-) -> Ranked:
+def rank(scores: torch.Tensor, top_k: int, *, exclude: Iterable[tuple[int, int]] = ()) -> Ranked:
     """Return the ``top_k`` best (layer, neuron, score), best first.
 
     Args:
         scores: (layers, neurons).
         top_k: how many to return; fewer where fewer are left.
-        highest_layer: leave out the layers above this one.
         exclude: (layer, neuron) pairs to leave out.
     """
-    layers, width = scores.shape
-    last = layers - 1 if highest_layer is None else min(highest_layer, layers - 1)
     left_out = set(exclude)
-    order = torch.argsort(scores[: last + 1].flatten(), descending=True, stable=True)
+    order = torch.argsort(scores.flatten(), descending=True, stable=True)
     best: Ranked = []
     for flat in order.tolist():
-        layer, neuron = divmod(flat, width)
+        layer, neuron = divmod(flat, scores.shape[1])
         if len(best) == top_k:
             break
         if (layer, neuron) not in left_out:
@@ -129,7 +126,7 @@ def find_register_neurons(
     """Find register neurons on a random choice of images.
 
     Args:
-        spec: how many images and neurons, threshold, filters, seed of the choice.
+        spec: how many images and neurons, threshold, seed of the choice.
         encoder: on the device to compute on. In a recursive discovery, the one in which ``first`` intervenes on
             appended registers: what is found then makes outliers among image tokens although the first list is silent.
         images: prepared images.
@@ -145,17 +142,17 @@ def find_register_neurons(
     known = first.layers if first else {}
     chosen = permutation(spec.seed, "discovery", 0, len(images))[: options.images]
     scores = NeuronScores(options)
-    for pixels in pixel_batches(images, chosen.tolist(), batch=batch, device=encoder.pixel_mean.device):
+    items = [(index, False) for index in chosen.tolist()]
+    for pixels in pixel_batches(images, items, batch=batch, device=encoder.pixel_mean.device):
         scores.add(encoder.trace(encoder.preprocess(pixels)), encoder.registers, prefix=encoder.prefix)
     ranked = rank(
         scores.mean(),
         options.top_k,
-        highest_layer=options.highest_layer,
         exclude=[(layer, neuron) for layer in known for neuron in known[layer]],
     )
     log.info("%d of %d images have outliers; largest norm %.4g", scores.images, options.images, scores.largest_norm)
     return NeuronList(
-        encoder=spec.autoencoder.encoder.hub,
+        encoder=spec.encoding.encoder.hub,
         layers=merge(known, by_layer([(layer, neuron) for layer, neuron, _ in ranked])),
         ranked=(*(first.ranked if first else ()), *ranked),
         source=f"discovery on {scores.images} images with outliers among {options.images}"

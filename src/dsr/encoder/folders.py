@@ -83,5 +83,10 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a Hugging Face model folder (download the encoder again)")
-    content: dict[str, Any] = read_json(path)
+    try:
+        content = read_json(path)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; download the encoder again")
     return content

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError, field_validator
 
-from dsr.base.errors import UserError
+from dsr.base.errors import UserError, first_problem
 from dsr.base.files import write_json
 from dsr.config.base import Section
 
@@ -88,11 +88,7 @@ def read(path: Path) -> NeuronList:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; find register neurons with `python -m dsr.commands.discover`") from None
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "file"
-        raise UserError(
-            f"{path}: not a neuron file ({place}: {problem['msg'].removeprefix('Value error, ')})"
-        ) from None
+        raise UserError(f"{path}: not a neuron file ({first_problem(error)})") from None
 
 
 def write(path: Path, neurons: NeuronList) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.encoder import folders
 from dsr.encoder.attention import Attention
@@ -25,6 +24,8 @@ class Siglip2Encoder(VitEncoder):
     @classmethod
     def read_vision_model(cls, folder: Path) -> Any:
         """Load the vision tower from a checkpoint that may hold the text tower too."""
+        from transformers import SiglipVisionConfig, SiglipVisionModel  # takes seconds, and only loading needs it
+
         folders.read_model_type(folder, ("siglip", "siglip_vision_model"))
         config = SiglipVisionConfig.from_pretrained(folder)
         config.vision_use_head = False
@@ -66,7 +67,7 @@ class Siglip2Encoder(VitEncoder):
         The position table is resized (bicubic) where the image has another number of patches.
         """
         embeddings: Any = self.embeddings
-        # The convolution as a matrix product over patches, several times faster on GPUs.
+        # The convolution as a matmul over patches, several times faster on GPUs.
         weight, bias = embeddings.patch_embedding.weight.flatten(1), embeddings.patch_embedding.bias
         tokens = F.linear(_patches(pixels, self.patch_size), weight, bias)
         positions: torch.Tensor = embeddings.interpolate_pos_encoding(tokens, *pixels.shape[-2:])

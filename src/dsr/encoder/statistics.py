@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import pickle
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
+from dsr.base.randomness import uniforms
+from dsr.base.tensors import assign, read
+from dsr.config.specs import StatisticsSpec
+from dsr.data.images import Images
+from dsr.data.loading import pixel_batches
+from dsr.data.order import rank_slice
+
+log = logging.getLogger(__name__)
+Encode = Callable[[torch.Tensor], torch.Tensor]
 
 EPS = 1e-5
 """Added to the variance before the square root."""
+LOG_EVERY = 100
+"""Batches between two lines of the log."""
 
 
 class LatentStatistics:
@@ -65,6 +77,38 @@ class LatentStatistics:
             save_file(tensors, temporary, metadata={"count": str(self.count)})
 
 
+def compute_statistics(
+    spec: StatisticsSpec, encode: Encode, images: Images, world: World, *, batch: int, workers: int = 0
+) -> LatentStatistics:
+    """Encode every image exactly once, mirrored where its own random number says so, and merge all processes.
+
+    Args:
+        spec: number of images, flip and seed.
+        encode: pixels (n, 3, H, W) in [0, 1] to raw latents (n, C, S, S), on the device of ``world``.
+        images: the training images.
+        world: the processes; each takes one contiguous part of the images.
+        batch: images per process that are encoded together.
+        workers: data-loading workers per process.
+
+    Raises:
+        UserError: if there are more or fewer images than the specification says.
+    """
+    if len(images) != spec.images:
+        raise UserError(f"--images: found {len(images)} images, but data.train_images says {spec.images}; correct one")
+    flips = uniforms(spec.seed, "statistics-flip", 0, spec.images) < 0.5 if spec.flip else np.zeros(spec.images, bool)
+    own = range(spec.images)[rank_slice(spec.images, world.rank, world.size)]
+    statistics = LatentStatistics(spec.encoding.latent_shape, world.device)
+    items = [(index, bool(flips[index])) for index in own]
+    for number, pixels in enumerate(
+        pixel_batches(images, items, batch=batch, device=world.device, workers=workers), start=1
+    ):
+        statistics.update(encode(pixels))
+        if number % LOG_EVERY == 0:
+            log.info("Encoded %d of %d images of this process", statistics.count, len(own))
+    statistics.merge(world)
+    return statistics
+
+
 class Normaliser(nn.Module):
     """Standardises latents: (z - mean) / sqrt(var + 1e-5), and back.
 
@@ -91,37 +135,15 @@ class Normaliser(nn.Module):
 
     @classmethod
     def load(cls, path: Path, shape: tuple[int, int, int]) -> Normaliser:
-        """Read a statistics file, or the release's `.pt` file, and check that it is for latents of this shape.
+        """Read a statistics file and check that it is for latents of this shape.
 
         Raises:
             UserError: if the file is missing, is of another kind or shape, or holds impossible values.
         """
-        tensors = _read(path)
-        for name in ("mean", "var"):
-            if name not in tensors:
-                raise UserError(f"{path}: no tensor '{name}' (found: {', '.join(sorted(tensors))}); compute it again")
-            found = tuple(tensors[name].shape)
-            if found != shape:
-                raise UserError(
-                    f"{path}: '{name}' has shape {found}, but latents have {shape}: these statistics are for another "
-                    "encoder or input size"
-                )
-        mean, var = tensors["mean"], tensors["var"]
+        with torch.device("meta"):
+            normaliser = cls(torch.empty(shape), torch.empty(shape))
+        assign(normaliser, read(path), path)
+        mean, var = normaliser.mean, normaliser.var
         if not (mean.isfinite().all() and var.isfinite().all() and (var >= 0).all()):
             raise UserError(f"{path}: contains values that are not finite, or negative variances; compute it again")
-        return cls(mean, var)
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; compute latent statistics with `python -m dsr.commands.statistics`")
-    try:
-        if path.suffix in (".pt", ".pth"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(content, dict):
-                raise UserError(f"{path}: expected a dictionary with 'mean' and 'var', found {type(content).__name__}")
-            return content
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path}: not a readable statistics file ({error}); compute or download it again") from None
+        return normaliser

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,20 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from dsr.config.base import Positive, Section
 from dsr.data import npz
-from dsr.evaluation import frechet, inputs, near
+from dsr.evaluation import frechet, inputs, precision_recall
 from dsr.evaluation.cache import Arrays, Cache
-from dsr.evaluation.frechet import Moments
+from dsr.evaluation.frechet import Gaussian, Moments
 from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph
 from dsr.evaluation.inception_score import inception_score
 from dsr.evaluation.inputs import ImageFile
-from dsr.evaluation.neighbours import Points
-from dsr.evaluation.selfcheck import check_frechet
-from dsr.evaluation.specs import EvaluateSpec
+from dsr.evaluation.precision_recall import Points, Radii
 
 _log = logging.getLogger(__name__)
+
+
+class EvaluateSpec(Section):
+    """The free numbers of the protocol; the defaults are the official evaluator's."""
+
+    neighbours: Positive = 3
+    """k of Precision and Recall."""
+    split: Positive = 5000
+    """Images in a split of the Inception Score."""
+    images: Positive | None = None
+    """Refuse another number of samples; null takes any."""
 
 
 @dataclass(frozen=True)
@@ -43,78 +50,35 @@ class Job:
     cache: Path | None = None
     """Folder for what depends on the reference alone."""
     threads: int = 1
-    """CPU threads."""
+    """CPU threads of TensorFlow; NumPy's are `OMP_NUM_THREADS`, which Snakemake sets to the rule's."""
     keep: bool = False
     """Keep what depends on the samples alone in the cache too, for a comparison with other references."""
 
 
-@dataclass
-class Stages:
-    """Wall time of each stage in seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Time one stage."""
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-        _log.info("%s: %.1f s", name, self.seconds[name])
-
-
 @dataclass(frozen=True)
 class ImageSet:
-    """Features of a set of images, and where what is derived from them alone is kept."""
+    """Features of a set of images, statistics that were stored with them, and where what follows from them is kept."""
 
     features: Activations
+    pooled: Moments | None = None
+    spatial: Moments | None = None
     cache: Cache = field(default_factory=Cache)
     identity: Mapping[str, object] = field(default_factory=dict)
 
-    def neighbourhoods(self, k: int) -> tuple[Points, near.Radii]:
-        """Return the pooled features as points, and how far it is from each of them to its k-th neighbour."""
-        points = Points(self.features.pooled, half=True)
+    def gaussians(self) -> tuple[Gaussian, Gaussian]:
+        """Return those that FID and sFID compare: of the stored moments, otherwise of the features."""
+        pooled, spatial = (
+            frechet.fit(features) if stored is None else frechet.from_moments(stored)
+            for features, stored in ((self.features.pooled, self.pooled), (self.features.spatial, self.spatial))
+        )
+        return pooled, spatial
 
-        def compute() -> Arrays:
-            found = near.radii(points, k)
-            return {"half": found.half, "single": found.single}
-
+    def radii(self, points: Points, k: int) -> Radii:
+        """Radii of its pooled features, which are ``points``."""
         # Radii and distances that are compared with them must come from the same sums.
-        key = {**self.identity, "neighbours": k, "sums": "float64"}
-        kept = self.cache.arrays("radii", ("half", "single"), key, compute)
-        return points, near.Radii(kept["half"].astype(np.float32), kept["single"].astype(np.float32))
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The reference images, and stored statistics if there are any."""
-
-    images: ImageSet
-    pooled: Moments | None = None
-    spatial: Moments | None = None
-
-    def pooled_gaussian(self) -> frechet.Gaussian:
-        """Gaussian that FID compares with: of the stored moments, otherwise of the images."""
-        return self._gaussian("pooled", self.images.features.pooled, self.pooled)
-
-    def spatial_gaussian(self) -> frechet.Gaussian:
-        """Gaussian that sFID compares with."""
-        return self._gaussian("spatial", self.images.features.spatial, self.spatial)
-
-    def _gaussian(self, name: str, features: Features, stored: Moments | None) -> frechet.Gaussian:
-        def compute() -> Arrays:
-            fitted = frechet.fit(features) if stored is None else frechet.from_moments(stored)
-            return {"mean": fitted.mean, "factor": fitted.factor}
-
-        arrays = self.images.cache.arrays(f"{name}-gaussian", ("mean", "factor"), self.images.identity, compute)
-        return frechet.Gaussian(arrays["mean"], arrays["factor"])
-
-    def record(self) -> dict[str, str]:
-        """Where its two Gaussians come from, for the metrics file."""
-        return {
-            name: f"stored ({moments.mean.dtype}, {moments.sigma.dtype})" if moments else "computed from the images"
-            for name, moments in (("statistics", self.pooled), ("spatial_statistics", self.spatial))
-        }
+        key = {**self.identity, "neighbours": k, "sums": "float32"}
+        names = ("half", "single")
+        return Radii(**self.cache.arrays("radii", names, key, lambda: vars(precision_recall.radii(points, k))))
 
 
 def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
@@ -122,85 +86,82 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
 
     Raises:
         UserError: if a file is not what it should be; nothing has been computed then.
-        SelfCheckError: if the installed linear algebra is broken.
     """
-    stages = Stages()
-    with threadpool_limits(job.threads):
-        with stages("checks"):
-            self_check = check_frechet()
-            at_least = spec.neighbours + 1
-            samples = inputs.check_samples(job.samples, expected=spec.images, at_least=at_least)
-            reference_file = inputs.check_reference(job.reference, samples, at_least=at_least)
-            graph_sha256 = inputs.hash_graph(job.graph)
-        with InceptionGraph(job.graph, job.threads) as network:
-            identity = {"reference": reference_file.sha256, "graph": graph_sha256, "tensorflow": network.version}
-            cache = Cache(job.cache)
-            with stages("reference_network"):
-                images = _image_set(reference_file, network, cache, identity)
-            pooled, spatial = images.features.pooled, images.features.spatial
-            reference = Reference(
-                images,
-                pooled=inputs.read_moments(job.reference, "mu", "sigma", pooled.shape[1]),
-                spatial=inputs.read_moments(job.reference, "mu_s", "sigma_s", spatial.shape[1]),
-            )
-            with stages("sample_network"):
-                identity = identity | {"reference": samples.sha256}
-                drawn = _image_set(samples, network, cache if job.keep else Cache(), identity)
-            weights = network.softmax_weights()
-        scores, float16_blocks = score(reference, drawn, weights, spec, stages)
+    seconds: dict[str, float] = {}
+    with stage("checks", seconds):
+        at_least = spec.neighbours + 1
+        samples = inputs.check_samples(job.samples, expected=spec.images, at_least=at_least)
+        reference = inputs.check_reference(job.reference, samples, at_least=at_least)
+        graph_sha256 = inputs.hash_graph(job.graph)
+    cache = Cache(job.cache)
+    with InceptionGraph(job.graph, job.threads) as network:
+        identity = {"graph": graph_sha256, "tensorflow": network.version}
+        with stage("reference_network", seconds):
+            known = _image_set(reference, network, cache, identity)
+        with stage("sample_network", seconds):
+            drawn = _image_set(samples, network, cache if job.keep else Cache(), identity)
+        weights = network.softmax_weights()
+    scores, float16_blocks = score(known, drawn, weights, spec, seconds)
+    origins = {"statistics": _origin(known.pooled), "spatial_statistics": _origin(known.spatial)}
     return {
         **scores,
         "images": samples.images,
-        "reference": reference_file.record() | reference.record(),
+        "reference": reference.record() | origins,
         "samples": samples.record(),
         "graph_sha256": graph_sha256,
         "protocol": {"neighbours": spec.neighbours, "split": spec.split, "float16_blocks": float16_blocks},
-        "self_check": {"frechet_relative_error": self_check},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "tensorflow": network.version},
         "device": network.device,
-        "seconds": stages.seconds,
-        "peak_memory_gib": round(_peak_memory() / 2**30, 2),
+        "seconds": seconds,
     }
 
 
 def _image_set(file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]) -> ImageSet:
     def compute() -> Arrays:
-        found = network.activations(npz.read_images(file.path, BATCH), file.images)
-        return {"pooled": found.pooled, "spatial": found.spatial}
+        return vars(network.activations(npz.read_images(file.path, BATCH), file.images))
 
-    arrays = cache.arrays("activations", ("pooled", "spatial"), identity, compute)
-    features = Activations(arrays["pooled"].astype(np.float32), arrays["spatial"].astype(np.float32))
-    return ImageSet(features, cache, identity)
+    identity = {"reference": file.sha256, **identity}
+    features = Activations(**cache.arrays("activations", ("pooled", "spatial"), identity, compute))
+    pooled = inputs.read_moments(file.path, "mu", "sigma", features.pooled.shape[1])
+    spatial = inputs.read_moments(file.path, "mu_s", "sigma_s", features.spatial.shape[1])
+    return ImageSet(features, pooled, spatial, cache, identity)
+
+
+def _origin(stored: Moments | None) -> str:
+    return f"stored ({stored.mean.dtype}, {stored.sigma.dtype})" if stored else "computed from the images"
 
 
 def score(
-    reference: Reference, samples: ImageSet, weights: Features, spec: EvaluateSpec, stages: Stages
+    reference: ImageSet, samples: ImageSet, weights: Features, spec: EvaluateSpec, seconds: dict[str, float]
 ) -> tuple[dict[str, float], str]:
-    """Return all scores, and how many blocks of distances the protocol kept in float16 ('5 of 5')."""
-    with stages("inception_score"):
+    """Return all scores, and how many blocks of distances the protocol kept in float16 ('5 of 5').
+
+    ``weights`` (d, classes) are the softmax layer's; to ``seconds`` the wall time of each stage is added.
+    """
+    with stage("inception_score", seconds):
         inception = inception_score(samples.features.pooled, weights, spec.split)
-    with stages("fid"):
-        fid = frechet.distance(frechet.fit(samples.features.pooled), reference.pooled_gaussian())
-    with stages("sfid"):
-        sfid = frechet.distance(frechet.fit(samples.features.spatial), reference.spatial_gaussian())
-    with stages("precision_recall"):
-        own, radii = reference.images.neighbourhoods(spec.neighbours)
-        theirs, sample_radii = samples.neighbourhoods(spec.neighbours)
-        found = near.precision_recall(own, theirs, radii, sample_radii)
+    with stage("fid_and_sfid", seconds):
+        fid, sfid = map(frechet.distance, samples.gaussians(), reference.gaussians())
+    with stage("precision_recall", seconds):
+        left, right = Points(reference.features.pooled), Points(samples.features.pooled)
+        radii = reference.radii(left, spec.neighbours), samples.radii(right, spec.neighbours)
+        half, single, blocks = precision_recall.members(left, right, *radii)
     scores = {
         "fid": fid,
         "sfid": sfid,
         "inception_score": inception,
-        "precision": found.half.precision,
-        "recall": found.half.recall,
-        "precision_f32": found.single.precision,
-        "recall_f32": found.single.recall,
+        "precision": half.precision,
+        "recall": half.recall,
+        "precision_f32": single.precision,
+        "recall_f32": single.recall,
     }
-    blocks = found.half.half_blocks
     return scores, f"{int(blocks.sum())} of {blocks.size}"
 
 
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+@contextlib.contextmanager
+def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Add the wall time of a stage to ``seconds``."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 3)
+    _log.info("%s: %.1f s", name, seconds[name])

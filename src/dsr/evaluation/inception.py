@@ -1,19 +1,18 @@
-"""The frozen Inception graph of the ADM evaluator; the only module that imports TensorFlow."""
+"""The frozen Inception graph of the ADM evaluator in TensorFlow."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dsr.base.errors import UserError
+from dsr.evaluation.tensorflow import tensorflow
 
 Features = npt.NDArray[np.float32]
 
@@ -41,19 +40,14 @@ class InceptionGraph(AbstractContextManager["InceptionGraph"]):
 
     Args:
         path: frozen GraphDef with the tensors `ExpandDims:0`, `pool_3:0`, `mixed_6/conv:0`, `softmax/logits/MatMul`.
-        threads: CPU threads of an operation.
+        threads: CPU threads of an operation, of every later one in this process too.
 
     Raises:
         UserError: if the file is not such a graph.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        # Read by TensorFlow when it is first imported; its start-up chatter would drown our log.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        import tensorflow as tf
-
-        # Published numbers are float32; recent GPUs would otherwise round the convolutions to 10 bits.
-        tf.config.experimental.enable_tensor_float_32_execution(False)
+        tf = tensorflow()
         self.version = str(tf.__version__)
         graph = tf.Graph()
         with graph.as_default():
@@ -61,14 +55,11 @@ class InceptionGraph(AbstractContextManager["InceptionGraph"]):
             self._pooled, self._spatial, logits = _import(tf, path, self._images)
             self._weights = logits.inputs[1]
         options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1)
-        options.gpu_options.allow_growth = True
         self._session = tf.compat.v1.Session(graph=graph, config=options)
         gpus = [device.name for device in self._session.list_devices() if device.device_type == "GPU"]
         self.device = "GPU" if gpus else "CPU"
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Release the session."""
         self._session.close()
 

@@ -6,7 +6,6 @@ one sentence that says what was found, what was expected and what to do.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from dsr.base import files
 from dsr.base.errors import UserError
 from dsr.data import npz
 from dsr.evaluation.frechet import Moments
-from dsr.evaluation.record import check_record
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 """Means and covariances of the pooled and of the spatial features, as ADM's reference files store them."""
@@ -36,8 +34,6 @@ class ImageFile:
     images: int
     image_size: int
     sha256: str
-    pixels_sha256: str
-    """Of the pixels alone."""
     constant: tuple[int, ...]
     """Indices of images that are one colour all over, which is what NaN becomes."""
 
@@ -56,8 +52,7 @@ def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFi
     """Check the samples.
 
     Raises:
-        UserError: if the file is not exactly one `arr_0` of uint8 images, undamaged, and of the expected number, or
-            not what the sampler's record beside it says.
+        UserError: if the file is not exactly one `arr_0` of uint8 images, undamaged, and of the expected number.
     """
     present = npz.keys(path)
     if statistics := sorted(set(present) & set(STATISTICS)):
@@ -71,9 +66,7 @@ def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFi
     header = _check_header(path, at_least)
     if expected is not None and header.shape[0] != expected:
         raise UserError(f"{path}: {header.shape[0]} images, expected {expected}; was sampling cut short?")
-    samples = _scan(path, header)
-    check_record(path, samples.images, samples.pixels_sha256)
-    return samples
+    return _scan(path, header)
 
 
 def check_reference(path: Path, samples: ImageFile, *, at_least: int) -> ImageFile:
@@ -168,9 +161,8 @@ def _describe_values(path: Path, header: npz.Header) -> str:
 
 def _scan(path: Path, header: npz.Header) -> ImageFile:
     """Read all images once: length, checksum, range of values and images of one colour."""
-    largest, constant, start, pixels = 0, [], 0, hashlib.sha256()
+    largest, constant, start = 0, [], 0
     for batch in npz.read_images(path):
-        pixels.update(np.ascontiguousarray(batch).data)
         largest = max(largest, int(batch.max()))
         flat = batch.reshape(len(batch), -1, batch.shape[-1])
         constant += (np.nonzero((flat == flat[:, :1]).all(axis=(1, 2)))[0] + start).tolist()
@@ -183,4 +175,4 @@ def _scan(path: Path, header: npz.Header) -> ImageFile:
     if constant:
         shown = ", ".join(map(str, constant[:_SHOWN])) + (" ..." if len(constant) > _SHOWN else "")
         _log.warning("%s: %d images are one colour all over (%s): did sampling give NaN?", path, len(constant), shown)
-    return ImageFile(path, header.shape[0], header.shape[1], files.sha256(path), pixels.hexdigest(), tuple(constant))
+    return ImageFile(path, header.shape[0], header.shape[1], files.sha256(path), tuple(constant))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dsr.base import files
 
@@ -14,7 +14,7 @@ FRUITLESS_STARTS = 5
 
 @dataclass(frozen=True)
 class Attempts:
-    """Record of a job's starts, kept beside its state.
+    """Count of a job's fruitless starts, kept beside its state.
 
     Progress is a new name among the files of the state's folder: a later checkpoint, one more shard of images.
     """
@@ -23,7 +23,7 @@ class Attempts:
 
     @property
     def path(self) -> Path:
-        """File of the record."""
+        """File of the count."""
         return self.state / "starts.json"
 
     def begin(self, job: str) -> bool:
@@ -33,9 +33,8 @@ class Attempts:
             Whether it may start: not if so many starts before it were fruitless. SLURM itself requeues a job whose
             node fails, as often as that happens, even if it is the job that brings the node down.
         """
-        record, names = self._read(), self._names()
-        again = record.get("job") == job and record.get("names") == names
-        count = int(record["fruitless"]) + 1 if again else 0
+        last, names = self._read(), self._names()
+        count = last["fruitless"] + 1 if (last.get("job"), last.get("names")) == (job, names) else 0
         files.write_json(self.path, {"job": job, "names": names, "fruitless": count})
         return count < FRUITLESS_STARTS
 
@@ -47,13 +46,12 @@ class Attempts:
 
     def may_continue(self) -> bool:
         """Whether this start, or one of the few before it, made progress."""
-        record = self._read()
-        return record.get("names") != self._names() or int(record["fruitless"]) + 1 < FRUITLESS_STARTS
+        last = self._read()
+        return last.get("names") != self._names() or last["fruitless"] + 1 < FRUITLESS_STARTS
 
-    def _read(self) -> dict[str, str]:
+    def _read(self) -> dict[str, Any]:
         return dict(files.read_json(self.path)) if self.path.exists() else {}
 
-    def _names(self) -> str:
-        """Hash of the names of the files in the state's folder."""
-        names = sorted(entry.name for entry in self.state.glob("[!.]*") if entry != self.path)
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    def _names(self) -> list[str]:
+        """Names of the files in the state's folder."""
+        return sorted(entry.name for entry in self.state.glob("[!.]*") if entry != self.path)

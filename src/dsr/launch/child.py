@@ -27,7 +27,7 @@ def run(command: Sequence[str]) -> Ending:
     """Run ``command`` and pass a SIGTERM on to the processes that it started, however deep.
 
     The command inherits a blocked SIGTERM. That makes torchrun deaf to it, which would otherwise kill its workers 30
-    seconds later, possibly in the middle of a checkpoint; the workers unblock it (`dsr.base.logs.command`).
+    seconds later, possibly in the middle of a checkpoint; the workers unblock it (`dsr.base.command`).
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     # In cluster jobs it comes ignored (rules/common.smk), and what is ignored may never become pending.

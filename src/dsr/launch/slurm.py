@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 FIRST_PORT, PORTS = 20000, 10000
 """Range of the port where the processes of several nodes meet; the job's number chooses one."""
-PAUSES = (1.0, 5.0, 15.0)
-"""Seconds to wait before each further try to reach the controller."""
+PAUSES = (0.0, 1.0, 5.0, 15.0)
+"""Seconds to wait before each try to reach the controller."""
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +61,10 @@ class SlurmJob:
 
 def _call(*command: str) -> str | None:
     """Output of a SLURM command, tried several times because controllers are busy; None if it fails."""
-    for pause in (*PAUSES, None):
+    for pause in PAUSES:
+        time.sleep(pause)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-            if done.returncode == 0:
-                return done.stdout
-            problem = done.stderr.strip()
-        except (OSError, subprocess.TimeoutExpired) as error:
-            problem = str(error)
-        log.warning("%s: %s", " ".join(command), problem)
-        if pause is not None:
-            time.sleep(pause)
+            return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("%s: %s", " ".join(command), getattr(error, "stderr", None) or error)
     return None

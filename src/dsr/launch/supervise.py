@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dsr.base.errors import EXIT_STOPPED
 from dsr.launch import child
 from dsr.launch.attempts import FRUITLESS_STARTS, Attempts
 from dsr.launch.slurm import SlurmJob
-from dsr.training.stop import EXIT_STOPPED
 
 log = logging.getLogger(__name__)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dsr.base.durations import duration
 from dsr.base.files import read_json_lines
@@ -19,27 +19,15 @@ RECENT = 10
 """Lines of the trainer's record that the speed is averaged over."""
 
 
-class Milestone(Section):
-    """An epoch that a row is scored at."""
-
-    epoch: Positive
-    weights: str
-    """File of its weights."""
-
-
 class RowFiles(Section):
     """Where a row's files are or will be."""
 
-    record: str | None
-    """The trainer's record, a line every so many steps; null: the row's weights are fetched."""
-    states: str | None
-    """Pattern of the files of its training state."""
-    milestones: tuple[Milestone, ...]
-    """In order; the last ends training."""
+    run: str | None
+    """Folder of its training state and of the trainer's record; null: the row's weights are fetched."""
     images_per_epoch: Positive | None
     """Images of all steps of an epoch."""
-    batch: Positive | None
-    """Images of a step."""
+    weights: dict[int, str]
+    """Epoch that the row is scored at -> file of its weights; the last ends training."""
     scores: tuple[str, ...]
     """Metrics files."""
 
@@ -53,8 +41,7 @@ class StatusSpec(Section):
     rows: dict[str, RowFiles]
 
 
-@dataclass(frozen=True)
-class QueuedJob:
+class QueuedJob(NamedTuple):
     """A job in SLURM's queue."""
 
     state: str
@@ -75,16 +62,18 @@ def table(spec: StatusSpec, queue: Sequence[QueuedJob] | None, now: float) -> st
         queue: SLURM's jobs; None where there is no SLURM.
         now: seconds since 1970.
     """
-    if queue is not None:
-        queue = [job for job in queue if job.folder == spec.folder]
+    here = [job for job in queue or () if job.folder == spec.folder]
     header = ["row", "epoch", "images/s", "to go", "loss", "reported", "checkpoint", "restarts", "scored", "jobs"]
-    lines = [_line(name, files, queue, now) for name, files in spec.rows.items()]
+    lines = []
+    for row, files in spec.rows.items():
+        scored = f"{sum(Path(path).exists() for path in files.scores)}/{len(files.scores)}"
+        own = [job for job in here if _belongs(job, row)]
+        lines.append([row, *_progress(files, now), scored, "-" if queue is None else _count(own)])
     text = f"{spec.title}\n\n" + pipe_table(header, lines, header[1:9]) + "\n"
-    others = [job for job in queue or () if not any(_belongs(job, row) for row in spec.rows)]
+    others = [job for job in here if not any(_belongs(job, row) for row in spec.rows)]
     if others:
-        rules = Counter(_rule(job) for job in others)
-        names = ", ".join(f"{count} {rule}" for rule, count in rules.items())
-        text += f"\nOther jobs: {_count(others)} ({names}).\n"
+        rules = Counter(re.sub(r"^rule_|_wildcards_.*$", "", job.comment) for job in others)
+        text += f"\nOther jobs: {_count(others)} ({', '.join(f'{count} {rule}' for rule, count in rules.items())}).\n"
     return text
 
 
@@ -99,59 +88,41 @@ def slurm_queue(timeout: float = 20.0) -> list[QueuedJob] | None:
     return [QueuedJob(*parts) for parts in found if len(parts) == 4 and parts[3].startswith("rule_")]
 
 
-def _line(name: str, files: RowFiles, queue: Sequence[QueuedJob] | None, now: float) -> list[str]:
-    scored = f"{sum(Path(path).exists() for path in files.scores)}/{len(files.scores)}"
-    own = [job for job in queue or () if _belongs(job, name)]
-    jobs = "-" if queue is None else _count(own)
-    last = files.milestones[-1]
-    done = Path(last.weights).exists()
-    lines = _record(files.record)
+def _progress(files: RowFiles, now: float) -> list[str]:
+    """From the epoch to the restarts."""
+    last, done = max(files.weights), Path(files.weights[max(files.weights)]).exists()
+    record = Path(files.run or "", "metrics.jsonl")
+    lines = read_json_lines(record) if files.run and record.exists() else []
     if not lines:
-        state = "done" if done else "fetched weights" if files.record is None else "not started"
-        return [name, state, "-", "-", "-", "-", "-", "-", scored, jobs]
-    newest = lines[-1]
-    assert files.images_per_epoch is not None
-    assert files.batch is not None
-    speed = _speed(lines, files.batch)
-    hours = (last.epoch - newest["epoch"]) * files.images_per_epoch / speed / 3600
-    begun = min(len(files.milestones), 1 + sum(Path(entry.weights).exists() for entry in files.milestones))
+        return ["done" if done else "not started" if files.run else "fetched weights", *["-"] * 6]
+    newest, speed = lines[-1], _speed(lines)
+    hours = (last - newest["epoch"]) * (files.images_per_epoch or 0) / speed / 3600
+    begun = min(len(files.weights), 1 + sum(Path(path).exists() for path in files.weights.values()))
     return [
-        name,
-        f"{newest['epoch']:.1f}/{last.epoch}",
+        f"{newest['epoch']:.1f}/{last}",
         f"{speed:.0f}" if speed >= 100 else f"{speed:.1f}",
         "done" if done else duration(max(hours, 0.0)),
         f"{newest['loss']:.4f}",
         _ago(newest["time"], now),
-        _ago(_newest_state(files.states), now),
+        _ago(_newest_state(record.parent), now),
         # A milestone is a job of its own, so its first start is no restart.
         str(max(0, newest["restart"] + 1 - begun)),
-        scored,
-        jobs,
     ]
 
 
-def _record(path: str | None) -> list[dict[str, Any]]:
-    """Lines of the trainer's record, oldest first; nothing if it has not begun."""
-    return read_json_lines(Path(path)) if path is not None and Path(path).exists() else []
-
-
-def _speed(lines: Sequence[dict[str, Any]], batch: int) -> float:
-    """Images per second over the last lines since the last start."""
+def _speed(lines: Sequence[dict[str, Any]]) -> float:
+    """Images per second over the last lines since the last start: the steps' mean time counts."""
     recent = [line for line in lines[-RECENT:] if line["restart"] == lines[-1]["restart"]]
-    seconds = sum(line["steps"] * batch / line["images_per_second"] for line in recent)
-    return float(sum(line["steps"] for line in recent) * batch / seconds)
+    steps = sum(line["steps"] for line in recent)
+    return float(steps / sum(line["steps"] / line["images_per_second"] for line in recent))
 
 
-def _newest_state(pattern: str | None) -> float | None:
+def _newest_state(run: Path) -> float | None:
     """When the newest file of a training state was written; one may go while this looks."""
-    if pattern is None:
-        return None
     times = []
-    for path in Path(pattern).parent.glob(Path(pattern).name):
-        try:
+    for path in run.glob("state-*.pt"):
+        with contextlib.suppress(FileNotFoundError):
             times.append(path.stat().st_mtime)
-        except FileNotFoundError:
-            continue
     return max(times, default=None)
 
 
@@ -161,10 +132,6 @@ def _ago(time: float | None, now: float) -> str:
 
 def _belongs(job: QueuedJob, row: str) -> bool:
     return f"{job.comment}_".partition("_wildcards_")[2].startswith(f"{row}_")
-
-
-def _rule(job: QueuedJob) -> str:
-    return re.sub(r"^rule_|_wildcards_.*$", "", job.comment)
 
 
 def _count(jobs: Sequence[QueuedJob]) -> str:

@@ -1,15 +1,15 @@
-"""What a configuration downloads and what it keeps on disk."""
+"""What a configuration downloads and what it keeps on disk, in GB."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from dsr.analysis.cost import denoiser_cost
 from dsr.artifacts.manifest import Manifest
 from dsr.config.load import Config
-from dsr.plan.memory import GIGABYTE, state_gigabytes
 from dsr.plan.stages import sample_sets
 
-CROP_BYTES = 0.77
+GIGABYTE = 1e9
+
+CROP_BYTES = 0.67
 """Bytes of a prepared image over those of its pixels, as measured on photograph-like images (benchmarks/NOTES.md)."""
 
 ACTIVATION_BYTES = 4 * (2048 + 2023)
@@ -18,69 +18,60 @@ ACTIVATION_BYTES = 4 * (2048 + 2023)
 STATES = 3
 """Training states in a run's folder while one is being written: that one, the newest, and the one before it."""
 
-
-@dataclass(frozen=True)
-class Item:
-    """Something that takes room."""
-
-    what: str
-    gigabytes: float | None
-    """None: not known."""
+ARCHIVE = "ImageNet, one archive"
 
 
-def downloads(config: Config, manifest: Manifest) -> list[Item]:
-    """What is fetched for the rows: not what the configuration gives a path of, and not what it computes."""
+def downloads(config: Config, manifest: Manifest) -> dict[str, float | None]:
+    """What is fetched for the rows, None for unknown sizes: not what a path is given of, nor what is computed."""
     if config.data.source == "digits":
-        return []
+        return {}
     names = []
     for encoder in sorted({row.encoder for row in config.rows.values()}):
         names += [encoder, f"decoder-{encoder}"]
-        passes = sorted({row.ttr for row in config.rows.values() if row.encoder == encoder})
         if config.encoders[encoder].statistics == "released":
+            passes = sorted({row.ttr for row in config.rows.values() if row.encoder == encoder})
             names += [f"statistics-{encoder}-{ttr}" for ttr in passes]
     names += [entry.weights.artifact for entry in config.rows.values() if entry.weights]
     names.append("inception-graph")
     if "adm" in config.evaluation.references:
         names.append("reference-imagenet256")
-    wanted = [name for name in names if name in manifest.artifacts and not config.artifacts.get(name)]
-    items = [Item(name, manifest.artifacts[name].gigabytes) for name in wanted]
+    wanted = [name for name in names if manifest.publishes(name) and not config.artifacts.get(name)]
+    items = {name: manifest.artifacts[name].gigabytes for name in wanted}
     splits = [name for name in ("imagenet-train", "imagenet-validation") if not config.artifacts.get(name)]
     if config.data.source == "kaggle" and splits:
-        # One archive has both.
-        items.append(Item("ImageNet, one archive", manifest.artifacts[splits[0]].gigabytes))
+        items[ARCHIVE] = manifest.artifacts[splits[0]].gigabytes
     return items
 
 
-def disk(config: Config, manifest: Manifest) -> list[Item]:
+def disk(config: Config, manifest: Manifest) -> dict[str, float | None]:
     """What lies in the results' folder when everything is done, and training has its states."""
-    fetched = downloads(config, manifest)
-    weights = [item for item in fetched if not item.what.startswith("ImageNet")]
-    items = [Item("encoders, decoders, statistics, weights, evaluator", sum(item.gigabytes or 0.0 for item in weights))]
-    archive = next((item.gigabytes for item in fetched if item.what.startswith("ImageNet")), None)
+    data, fetched = config.data, downloads(config, manifest)
+    archive = fetched.pop(ARCHIVE, None)
+    items = {"encoders, decoders, statistics, weights, evaluator": sum(size or 0.0 for size in fetched.values())}
     if archive is not None:
-        items.append(Item("ImageNet: the archive (remove it afterwards)", archive))
-        afterwards = " (remove them after preparing)" if config.data.prepared else ""
-        items.append(Item(f"ImageNet: its images{afterwards}", archive))
-    pixels = 3 * config.data.image_size**2
-    images = config.data.train_images + config.data.validation_images
-    if config.data.prepared:
-        items.append(Item(f"prepared images, {images:,}", images * pixels * CROP_BYTES / GIGABYTE))
-    state, milestones = 0.0, 0.0
+        items["ImageNet: the archive (remove it afterwards)"] = archive
+        items[f"ImageNet: its images{' (remove them after preparing)' if data.prepared else ''}"] = archive
+    image = 3 * data.image_size**2 / GIGABYTE
+    images = data.train_images + data.validation_images
+    if data.prepared:
+        items[f"prepared images, {images:,}"] = images * image * CROP_BYTES
     trained = [row for row, entry in config.rows.items() if entry.recipe]
-    for row in trained:
-        averages = len(config.averages(row))
-        state += STATES * state_gigabytes(config, row, 3 + averages)
-        # Every decay in the run's folder, and the first one published.
-        milestones += len(config.evaluation.epochs) * state_gigabytes(config, row, 1 + averages)
-    items.append(Item(f"training states of {len(trained)} rows", state))
-    items.append(Item("weights of their milestones", milestones))
+    # A float32 copy of the denoiser, and the number of averages, of every row that is trained.
+    copies = [
+        (4 * denoiser_cost(config.model(row)).parameters / GIGABYTE, len(config.averages(row))) for row in trained
+    ]
+    states = sum(STATES * copy * (3 + averages) for copy, averages in copies)
+    items[f"training states of {len(trained)} rows"] = states
+    # Every decay in the run's folder, and the first one published.
+    milestones = len(config.evaluation.epochs) * sum(copy * (1 + averages) for copy, averages in copies)
+    items["weights of their milestones"] = milestones
     sets = [images for row in config.rows for _, images in sample_sets(config, row)]
     # One of them is there twice while its parts are joined.
-    items.append(Item(f"samples, {len(sets)} sets", (sum(sets) + max(sets)) * pixels / GIGABYTE))
+    items[f"samples, {len(sets)} sets"] = (sum(sets) + max(sets)) * image
     references = len([name for name in config.evaluation.references if name != "adm"])
-    items.append(Item("references", references * config.data.validation_images * pixels / GIGABYTE))
-    items.append(Item("activations kept by the evaluation", _kept_images(config) * ACTIVATION_BYTES / GIGABYTE))
-    return items
+    items["references"] = references * data.validation_images * image
+    items["activations kept by the evaluation"] = _kept_images(config) * ACTIVATION_BYTES / GIGABYTE
+    return {**items}
 
 
 def _kept_images(config: Config) -> int:

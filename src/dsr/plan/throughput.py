@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from dsr.base.errors import UserError
+from dsr.base.errors import UserError, first_problem
 from dsr.config.base import Section
 
 PACKAGED = Path(__file__).with_name("throughput.csv")
-"""The measurements that are used unless others are named."""
+"""The measurements."""
+
+CORE = "CPU core"
+"""What measurements without a GPU are of."""
 
 SAME = 0.01
 """Relative difference of arithmetic up to which a measurement is of the same networks."""
@@ -37,14 +39,14 @@ class Job(Section):
     batch: int | None = None
     """Images per GPU (and backward pass)."""
     gflops: float | None = None
-    """Arithmetic of one image: matrix products and attention, two per multiply-add; a backward pass counts as two."""
+    """Of one image: matmuls and attention, two per multiply-add; a backward pass counts as two."""
 
 
 class Measurement(Job):
     """One line: empty cells do not matter or are not known."""
 
     gpu: str
-    """Name and memory, as in 'H100 80GB'; 'CPU core' for a stage that needs none."""
+    """Name and memory, as in 'H100 80GB', or CORE."""
     images_per_second: float | None = None
     """Per GPU (or core); none: the batch did not fit into its memory."""
     memory_gb: float | None = None
@@ -55,7 +57,7 @@ class Measurement(Job):
     """Where and how it was measured."""
 
 
-class Speed(Section):
+class Speed(NamedTuple):
     """How fast a job is thought to be."""
 
     images_per_second: float
@@ -72,22 +74,19 @@ def read(path: Path = PACKAGED) -> list[Measurement]:
     Raises:
         UserError: naming file, line and column of what is wrong.
     """
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
     found = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            found.append(Measurement.model_validate_strings({key: value for key, value in row.items() if value}))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(map(str, problem["loc"]))
-            raise UserError(f"{path}, line {number}: {place}: {problem['msg']}") from None
+    with path.open(encoding="utf-8", newline="") as stream:
+        for number, row in enumerate(csv.DictReader(stream), start=2):
+            try:
+                found.append(Measurement.model_validate_strings({key: value for key, value in row.items() if value}))
+            except ValidationError as error:
+                raise UserError(f"{path}, line {number}: {first_problem(error)}") from None
     return found
 
 
 def gpu_of(measurements: Sequence[Measurement], gres: str | None) -> str:
     """Name of the GPU to plan for: the one that a SLURM name such as 'gpu:h100:8' means, otherwise the first."""
-    names = list(dict.fromkeys(entry.gpu for entry in measurements if memory_of(entry.gpu)))
+    names = [entry.gpu for entry in measurements if entry.gpu != CORE]
     return next((name for name in names if is_meant(name, gres)), names[0])
 
 
@@ -96,42 +95,33 @@ def is_meant(gpu: str, gres: str | None) -> bool:
     return gres is not None and gpu.split()[0].lower() in gres.lower().split(":")
 
 
-def memory_of(gpu: str) -> float | None:
-    """Memory in GB that a GPU's name states."""
-    found = re.search(r"(\d+)\s*GB$", gpu)
-    return float(found[1]) if found else None
-
-
 def speed(measurements: Sequence[Measurement], gpu: str, job: Job) -> Speed | None:
     """Speed of a job on a GPU: measured, or scaled by arithmetic from the most similar measurement; None without one.
 
     Own code goes before the release's, the same precision before another one.
     """
-    known = [
-        entry for entry in measurements if entry.gpu == gpu and entry.stage == job.stage and entry.images_per_second
-    ]
-    if not known:
+    known = [entry for entry in measurements if (entry.gpu, entry.stage) == (gpu, job.stage)]
+    entry = min((entry for entry in known if entry.images_per_second), key=lambda at: _distance(at, job), default=None)
+    if entry is None or not entry.images_per_second:
         return None
-    chosen = min(known, key=lambda entry: _distance(entry, job))
-    assert chosen.images_per_second is not None
-    rate, notes = chosen.images_per_second, []
-    if is_same(chosen, job):
-        notes.append("measured")
-    elif job.gflops and chosen.gflops:
-        rate *= chosen.gflops / job.gflops
-        notes.append("scaled by GFLOPs")
+    rate = entry.images_per_second
+    if _is_same(entry, job):
+        notes = ["measured"]
+    elif job.gflops and entry.gflops:
+        rate *= entry.gflops / job.gflops
+        notes = ["scaled by GFLOPs"]
     else:
-        notes.append("taken from another network")
-    if chosen.precision != job.precision:
-        notes.append(f"at {chosen.precision} (no measurement at {job.precision})")
-    if chosen.code == "release":
+        notes = ["taken from another network"]
+    if entry.precision != job.precision:
+        notes.append(f"at {entry.precision} (no measurement at {job.precision})")
+    if entry.code == "release":
         notes.append("release's code")
-    if job.batch and chosen.batch and job.batch != chosen.batch:
-        notes.append(f"{chosen.batch} images a GPU")
-    return Speed(images_per_second=rate, basis=", ".join(notes), measurement=chosen)
+    if job.batch and entry.batch and job.batch != entry.batch:
+        notes.append(f"{entry.batch} images a GPU")
+    return Speed(rate, ", ".join(notes), entry)
 
 
-def is_same(entry: Measurement, job: Job) -> bool:
+def _is_same(entry: Measurement, job: Job) -> bool:
     """Whether a measurement is of this job's networks; their ids alone do not say so, their arithmetic must agree."""
     for key in ("denoiser", "registers", "encoder", "ttr"):
         if getattr(entry, key) not in (None, getattr(job, key)):
@@ -147,7 +137,7 @@ def _distance(entry: Measurement, job: Job) -> tuple[bool, bool, bool, bool, flo
         # For float32, TF32 says more than bf16.
         (entry.precision == "bf16") != (job.precision == "bf16"),
         entry.code != "own",
-        not is_same(entry, job),
+        not _is_same(entry, job),
         _ratio(entry.gflops, job.gflops),
         _ratio(entry.batch, job.batch),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections import deque
@@ -14,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from dsr.accel.arithmetic import set_arithmetic
-from dsr.base import files
+from dsr.base import files, tensors
 from dsr.base.distributed import World
+from dsr.base.progress import Progress
+from dsr.config.execution import Execution
 from dsr.config.specs import SampleSpec, spec_hash
 from dsr.data import npz
 from dsr.sampling.labels import balanced_labels
-from dsr.sampling.progress import Progress
 from dsr.sampling.sampler import Drawing, Sampler
 from dsr.sampling.shards import Images, Shards
 
@@ -34,8 +35,9 @@ class Job:
     """A set of images to draw. Only ``spec`` and the contents of the three input files determine the images."""
 
     spec: SampleSpec
+    """What determines the images, besides the contents of the files."""
     weights: Path
-    """Weights of the denoiser."""
+    """EMA weights of the denoiser."""
     statistics: Path
     """Latent statistics."""
     decoder: Path
@@ -43,13 +45,9 @@ class Job:
     shards: Path
     """Folder of finished parts, kept between calls until the images are published."""
     output: Path
-    """The images; a record of their origin is written beside it, with the suffix .json."""
-    batch: int = 125
-    """Images per process that are drawn together."""
-    threads: int = 1
-    """CPU threads per process."""
-    compile: bool = False
-    """Compile the denoiser."""
+    """Npz of the images (arr_0); what they were made from is written beside it, with the suffix .json."""
+    execution: Execution
+    """How the job runs."""
 
     def origin(self, device: torch.device) -> dict[str, str]:
         """Return what determines the images; CPU and GPU draw different noise, so the kind of device is part of it."""
@@ -68,14 +66,14 @@ def generate(job: Job, world: World) -> None:
     Raises:
         UserError: if an input file is missing or does not fit the specification.
     """
-    set_arithmetic(job.spec.precision, job.threads)
+    set_arithmetic(job.spec.precision, job.execution.threads)
     sampler = Sampler(
         job.spec,
         weights=job.weights,
         statistics=job.statistics,
         decoder=job.decoder,
         device=world.device,
-        compiled=job.compile,
+        compiled=job.execution.compile,
     )
     origin = job.origin(world.device)
     side = job.spec.autoencoder.image_size
@@ -86,7 +84,7 @@ def generate(job: Job, world: World) -> None:
     world.barrier()
     if world.is_main:
         digest = _publish(job, shards)
-        files.write_json(job.output.with_suffix(".json"), _record(job, origin, digest))
+        files.write_json(job.output.with_suffix(".json"), _provenance(job, origin, digest))
         shards.remove()
         log.info("Wrote %d images to %s", job.spec.images, job.output)
 
@@ -94,31 +92,37 @@ def generate(job: Job, world: World) -> None:
 def _missing(shards: Shards, world: World) -> list[int]:
     """Return the numbers of shards to draw, equal on all processes; each process verifies a part of the others."""
     if world.is_main:
-        shards.sweep()
+        shards.remove_leftovers()
     kept = torch.zeros(len(shards.parts), dtype=torch.int64, device=world.device)
     for number in range(world.rank, len(shards.parts), world.size):
-        kept[number] = shards.keep(number)
+        kept[number] = shards.verify_or_delete(number)
     return (world.sum(kept) == 0).nonzero().flatten().tolist()
 
 
 def draw(job: Job, sampler: Sampler, shards: Shards, numbers: list[int], world: World) -> None:
     """Draw and write the shards ``numbers``; a shard is written while the next one is drawn."""
-    progress = Progress(job.spec.images, shards.done()) if world.is_main else None
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        written: deque[Future[None]] = deque()
+    batch, written = job.execution.sample_batch, deque[Future[None]]()
+    with (
+        contextlib.closing(Progress(job.spec.images, shards.done()))
+        if world.is_main
+        else contextlib.nullcontext() as progress,
+        ThreadPoolExecutor(max_workers=1) as writer,
+    ):
+
+        def finish_one() -> None:
+            written.popleft().result()
+            if progress is not None:
+                done = shards.done()
+                progress.report(done, f"{done} of {job.spec.images} images")
+
         for number in numbers:
             part = shards.parts[number]
-            drawings = [sampler.start(part[start : start + job.batch]) for start in range(0, len(part), job.batch)]
+            drawings = [sampler.start(part[start : start + batch]) for start in range(0, len(part), batch)]
             written.append(writer.submit(_write, shards, number, drawings))
             if len(written) > 1:
-                written.popleft().result()
-            if progress is not None:
-                progress.update(shards.done())
-        for remaining in written:
-            remaining.result()
-    if progress is not None:
-        progress.update(shards.done())
-        progress.close()
+                finish_one()
+        while written:
+            finish_one()
 
 
 def _write(shards: Shards, number: int, drawings: Sequence[Drawing]) -> None:
@@ -140,18 +144,16 @@ def _publish(job: Job, shards: Shards) -> str:
     return digest.hexdigest()
 
 
-def _record(job: Job, origin: dict[str, str], digest: str) -> dict[str, Any]:
+def _provenance(job: Job, origin: dict[str, str], digest: str) -> dict[str, Any]:
     """Return what the file beside the images says."""
     labels = balanced_labels(job.spec.model.classes, job.spec.images, job.spec.seed)
-    with safe_open(job.weights, framework="pt") as file:
-        trained = file.metadata() or {}
     return {
         "images": job.spec.images,
         "seed": job.spec.seed,
         "pixels_sha256": digest,
         "labels_sha256": hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest(),
         "spec_hash": origin["specification"],
-        "weights": {"sha256": origin["weights"], **trained},
+        "weights": {"sha256": origin["weights"], **tensors.read_about(job.weights)},
         "statistics_sha256": origin["statistics"],
         "decoder_sha256": origin["decoder"],
         "device": origin["device"],

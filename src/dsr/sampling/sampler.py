@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,21 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsr.accel.arithmetic import round_products, usable_precision
+from dsr.accel.arithmetic import round_matmul_weights, usable_precision
 from dsr.accel.compilation import compile_each
 from dsr.accel.denoiser import accelerate
-from dsr.analysis.images import quantised
+from dsr.accel.fetched import Fetched
 from dsr.base.errors import UserError
 from dsr.base.randomness import noise
 from dsr.config.specs import SampleSpec
 from dsr.denoiser.build import load_denoiser
-from dsr.encoder.autoencoder import load_autoencoder
+from dsr.encoder.autoencoder import load_autoencoder, quantised
 from dsr.flow import Flow
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.ode import Predictor, trajectory
 from dsr.sampling.shards import Images
-
-log = logging.getLogger(__name__)
 
 PURPOSE = "sample"
 """Name of the sampler's noise among the draws of a seed."""
@@ -60,15 +57,13 @@ class Sampler:
         self._autoencoder = load_autoencoder(
             spec.autoencoder, encoder=None, neurons=None, statistics=statistics, decoder=decoder
         ).to(device)
-        self._precision = usable_precision(spec.precision, device)
-        if self._precision == "fp8" and not compiled:
-            log.warning("sampling.precision fp8 needs execution.compile; computing in bf16 instead")
-            self._precision = "bf16"
+        precision = usable_precision(spec.precision, device)
+        self._in_bf16 = precision == "bf16"
         if self._in_bf16:
-            round_products(model, torch.bfloat16)
-            round_products(self._autoencoder, torch.bfloat16)
+            round_matmul_weights(model, torch.bfloat16)
+            round_matmul_weights(self._autoencoder, torch.bfloat16)
         if compiled and self._autoencoder.decoder is not None:
-            accelerate(model, device, self._precision)
+            accelerate(model, device, precision)
             compile_each(self._autoencoder.decoder.decoder_layers)
         self._model: Predictor = model
 
@@ -86,12 +81,7 @@ class Sampler:
         latents = self.latents(numbers)
         with self._arithmetic():
             pixels = self._autoencoder.decode(latents)
-        # To pinned memory, which is what makes these copies asynchronous.
-        images, finite = (x.to("cpu", non_blocking=True) for x in (quantised(pixels), pixels.isfinite().all()))
-        done = torch.cuda.Event() if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        if done is not None:
-            done.record()  # type: ignore[no-untyped-call]
-        return Drawing(numbers, images, finite, done)
+        return Drawing(numbers, Fetched(quantised(pixels)), Fetched(pixels.isfinite().all()))
 
     @torch.inference_mode()
     def latents(self, numbers: Sequence[int]) -> Tensor:
@@ -112,11 +102,6 @@ class Sampler:
         with self._arithmetic():
             return deque(states, maxlen=1).pop()
 
-    @property
-    def _in_bf16(self) -> bool:
-        """Whether everything that is not said to be otherwise is computed in bf16."""
-        return self._precision in ("bf16", "fp8")
-
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bf16)
 
@@ -126,9 +111,8 @@ class Drawing:
     """Images that are being drawn."""
 
     _numbers: Sequence[int]
-    _images: Tensor
-    _finite: Tensor
-    _done: torch.cuda.Event | None
+    _images: Fetched
+    _finite: Fetched
 
     def wait(self) -> Images:
         """Return the images, uint8 (n, H, W, 3), when they are there; callable from any thread.
@@ -136,11 +120,9 @@ class Drawing:
         Raises:
             UserError: if a pixel is not a finite number.
         """
-        if self._done is not None:
-            self._done.synchronize()
-        if not self._finite:
+        if not self._finite.values():
             raise UserError(
                 f"images {self._numbers[0]} to {self._numbers[-1]} are not finite numbers: the weights, statistics or"
                 " decoder are damaged or do not belong together"
             )
-        return self._images.numpy()
+        return self._images.values().numpy()

@@ -61,18 +61,17 @@ class Shards:
         with safe_open(self.path(number), framework="np") as file:
             return np.asarray(file.get_tensor("images"))
 
-    def keep(self, number: int) -> bool:
+    def verify_or_delete(self, number: int) -> bool:
         """Return whether shard ``number`` is complete; one that is damaged or of another origin is removed."""
         path = self.path(number)
         if not path.exists():
             return False
-        problem = self._problem(number)
-        if problem:
+        if problem := self._problem(number):
             log.warning("%s %s; removed, and sampled again", path, problem)
             path.unlink()
         return not problem
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove shards beyond this set, and temporary files of a killed process."""
         known = {self.path(number) for number in range(len(self.parts))}
         for path in [*self._folder.glob("shard-*.safetensors"), *self._folder.glob(".shard-*")]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dsr.training.checkpoint import TrainState
 log = logging.getLogger(__name__)
 
 
-class Writer:
+class Writer(contextlib.AbstractContextManager["Writer"]):
     """Copies the training state to memory, where a thread writes it to disk while training goes on.
 
     The copy lives as long as the writer: a second state of the model's, its averages' and its optimizer's size, in
@@ -30,9 +30,6 @@ class Writer:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._copy: dict[str, Any] = {}
         self._pending: Future[None] | None = None
-
-    def __enter__(self) -> Writer:
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Wait for the disk; an error of the writer is raised, on top of the one that is on its way, if any."""
@@ -49,7 +46,7 @@ class Writer:
         """
         self.finish()
         began = time.monotonic()
-        self._copy = _copied({field.name: getattr(state, field.name) for field in fields(state)}, self._copy)
+        self._copy = _copied(vars(state), self._copy)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         log.debug("Copied the training state in %.2f s", time.monotonic() - began)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
+from dsr.base import randomness
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.base.randomness import noise, uniforms
+from dsr.base.randomness import uniforms
 from dsr.config.specs import ModelSpec, TrainSpec
-from dsr.data.images import Images, Item
-from dsr.data.loading import Loader
+from dsr.data.images import Images
+from dsr.data.loading import Batch, Item, Loader
 from dsr.data.order import batch_indices
 from dsr.flow import Flow
 from dsr.training.stop import ignore_stop_signals
@@ -25,9 +26,9 @@ from dsr.training.stop import ignore_stop_signals
 class MicroBatch:
     """Samples of one backward pass, on the training device."""
 
-    x1: Tensor
+    clean: Tensor
     """Clean latents, (n, C, S, S) fp32."""
-    x0: Tensor
+    noise: Tensor
     """Noise of the same shape."""
     t: Tensor
     """Times, (n,) fp32."""
@@ -39,8 +40,6 @@ class MicroBatch:
 class Share:
     """The samples of every global batch that one process computes, in micro-batches."""
 
-    batch: int
-    """Samples of the global batch."""
     first: int
     """This process's first sample."""
     rows: int
@@ -61,32 +60,25 @@ class Share:
             raise UserError(
                 f"recipe.batch: {batch} is not divisible by {world.size} processes x a micro-batch of {micro_batch}"
             )
-        return cls(batch, world.rank * rows, rows, micro_batch)
+        return cls(world.rank * rows, rows, micro_batch)
 
     @property
-    def micro_batches(self) -> list[slice]:
-        """Positions in the global batch of each micro-batch."""
+    def parts(self) -> list[slice]:
+        """Positions of each micro-batch in the global batch."""
         starts = range(self.first, self.first + self.rows, self.micro_batch)
         return [slice(start, start + self.micro_batch) for start in starts]
 
-
-class StepSampler(Sampler[list[Item]]):
-    """(image, flip) pairs of this process's micro-batches, for the steps from ``first`` on; None has no ``last``."""
-
-    def __init__(self, spec: TrainSpec, share: Share, first: int, last: int | None = None) -> None:
-        self._spec, self._share, self._first, self._last = spec, share, first, last
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        seed, batch = self._spec.recipe.seed, self._share.batch
-        for step in _steps(self._first, self._last):
-            indices = batch_indices(seed, step, batch, self._spec.images)
-            flips = (uniforms(seed, "flip", step, batch) < 0.5) & self._spec.flip
-            for part in self._share.micro_batches:
-                yield list(zip(indices[part].tolist(), flips[part].tolist(), strict=True))
+    def places(self, first: int, last: int = sys.maxsize) -> Iterator[tuple[int, slice]]:
+        """(step, part) of every micro-batch of the steps from ``first`` on, before ``last``."""
+        return ((step, part) for step in range(first, last) for part in self.parts)
 
 
-def _steps(first: int, last: int | None) -> Iterable[int]:
-    return itertools.count(first) if last is None else range(first, last)
+def items(spec: TrainSpec, step: int, part: slice) -> list[Item]:
+    """(image, flip) pairs of a part of a step's global batch."""
+    seed, batch = spec.recipe.seed, spec.recipe.batch
+    indices = batch_indices(seed, step, batch, spec.images)
+    flips = (uniforms(seed, "flip", step, batch) < 0.5) & spec.flip
+    return list(zip(indices[part].tolist(), flips[part].tolist(), strict=True))
 
 
 class Samples:
@@ -95,7 +87,7 @@ class Samples:
     Args:
         encode: pixels (n, 3, H, W), floats in [0, 1] -> latents (n, C, S, S).
         first: 0-based step that the first call of :meth:`next_step` gives.
-        last: step before which the samples end; None for no end.
+        last: step before which the samples end.
     """
 
     def __init__(
@@ -107,19 +99,20 @@ class Samples:
         share: Share,
         *,
         first: int,
-        last: int | None = None,
+        last: int = sys.maxsize,
         workers: int = 0,
     ) -> None:
         self._spec, self._encode, self._device, self._share = spec, encode, world.device, share
         self._flow = Flow.from_config(spec.flow)
+        asked, places = itertools.tee(share.places(first, last))
         self._loader = Loader(
             images,
-            StepSampler(spec, share, first, last),
+            (items(spec, *place) for place in asked),
             workers=workers,
             pin_memory=world.device.type == "cuda",
             worker_init=ignore_stop_signals,
         )
-        self._places = ((step, part) for step in _steps(first, last) for part in share.micro_batches)
+        self._batches = zip(places, self._loader, strict=False)
         self._ahead: MicroBatch | Exception | None = None
 
     def next_step(self) -> Iterator[MicroBatch]:
@@ -129,7 +122,7 @@ class Samples:
             Exception: if one of them could not be made, also if that was found by :meth:`prepare`.
             ValueError: if there is no step left.
         """
-        for _ in self._share.micro_batches:
+        for _ in self._share.parts:
             micro_batch, self._ahead = self._ahead or self._next(), None
             if isinstance(micro_batch, Exception):
                 raise micro_batch
@@ -147,28 +140,25 @@ class Samples:
         self._loader.close()
 
     def _next(self) -> MicroBatch | Exception:
-        place = next(self._places, None)
-        if place is None:
-            return ValueError("there are no samples after the last step")
         try:
-            return self._make(*place)
+            found = next(self._batches, None)
+            return ValueError("there are no samples after the last step") if found is None else self._make(*found)
         except Exception as error:
             return error
 
-    def _make(self, step: int, part: slice) -> MicroBatch:
-        recipe, batch = self._spec.recipe, self._share.batch
-        pixels, labels = (values.to(self._device, non_blocking=True) for values in next(self._loader))
+    def _make(self, place: tuple[int, slice], batch: Batch) -> MicroBatch:
+        step, part = place
+        seed, count = self._spec.recipe.seed, self._spec.recipe.batch
+        pixels, labels = (values.to(self._device, non_blocking=True) for values in batch)
         latents = self._encode(pixels.float() / 255)
-        positions = range(step * batch + part.start, step * batch + part.stop)
-        times = self._flow.times(torch.from_numpy(uniforms(recipe.seed, "time", step, batch)).float())
-        dropout = self._spec.model.denoiser.class_dropout
-        dropped = torch.from_numpy(uniforms(recipe.seed, "drop", step, batch) < dropout)
+        positions = range(step * count + part.start, step * count + part.stop)
+        noise = randomness.noise(seed, "noise", positions, latents.shape[1:], self._device)
+        times = self._flow.times(torch.from_numpy(uniforms(seed, "time", step, count)).float())
+        dropped = torch.from_numpy(uniforms(seed, "drop", step, count) < self._spec.model.denoiser.class_dropout)
         return MicroBatch(
-            x1=latents,
+            clean=latents,
             # In memory as encoders leave latents, channels last: what combines the two is several times faster.
-            x0=noise(recipe.seed, "noise", positions, latents.shape[1:], self._device).contiguous(
-                memory_format=torch.channels_last
-            ),
+            noise=noise.contiguous(memory_format=torch.channels_last),
             t=self._sent(times[part]),
             y=labels.masked_fill(self._sent(dropped[part]), self._spec.model.classes),
         )
@@ -182,4 +172,4 @@ def blank(model: ModelSpec, images: int, device: torch.device) -> MicroBatch:
     """Zeros in the shape of a micro-batch."""
     x = torch.zeros(images, model.channels, model.grid, model.grid, device=device)
     y = torch.zeros(images, dtype=torch.int64, device=device)
-    return MicroBatch(x1=x, x0=x, t=x.new_zeros(images), y=y)
+    return MicroBatch(clean=x, noise=x, t=x.new_zeros(images), y=y)

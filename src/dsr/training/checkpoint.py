@@ -8,7 +8,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -61,7 +61,7 @@ def save(run: Path, state: TrainState) -> Path:
     """Write a state atomically, then remove all but the newest two."""
     path = state_path(run, state.step)
     with files.atomic(path) as temporary:
-        torch.save({field.name: getattr(state, field.name) for field in fields(state)}, temporary)
+        torch.save(vars(state), temporary)
     for step in state_steps(run)[KEPT:]:
         state_path(run, step).unlink()
     return path

@@ -52,7 +52,7 @@ def _fits(world: World, learner: Learner, model: ModelSpec, images: int) -> bool
     """Whether a forward and a backward pass fit on every process."""
     failed = False
     try:
-        learner.rehearse(blank(model, images, world.device))
+        learner.trial_step(blank(model, images, world.device))
     except torch.OutOfMemoryError:
         failed = True
     # Outside of the handler, where nothing refers to the tensors of the failed pass any more.

@@ -7,23 +7,24 @@ import math
 import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dsr.accel.arithmetic import usable_precision
+from dsr.accel.fetched import Fetched
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.config.training import Recipe
 from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
 from dsr.training.checkpoint import TrainState
-from dsr.training.optim import MovingAverage, gradient_norm, learning_rate, make_optimizer, set_learning_rate
+from dsr.training.optim import MovingAverage, learning_rate, make_optimizer
 
 SPARE = 1 / 12
-"""Share of a GPU's memory that a rehearsal keeps free for the encoder's work and for gaps between tensors."""
+"""Share of a GPU's memory that a trial step keeps free for the encoder's work and for gaps between tensors."""
 
 
 class NotFiniteError(UserError):
@@ -44,49 +45,21 @@ class StepResult:
     """Whether at least one process asked to stop after this step."""
 
 
-class Fetched:
-    """Values on their way from the device to the host, (n,)."""
-
-    def __init__(self, device: torch.Tensor) -> None:
-        self.device = device
-        # Without waiting; PyTorch takes pinned memory for this.
-        self._host = device.to("cpu", non_blocking=True)
-        self._event = torch.cuda.Event() if device.is_cuda else None  # type: ignore[no-untyped-call]
-        if self._event is not None:
-            self._event.record()  # type: ignore[no-untyped-call]
-
-    def values(self) -> list[float]:
-        """Wait for the values."""
-        if self._event is not None:
-            self._event.synchronize()
-        return [float(value) for value in self._host.tolist()]
-
-
 class Learner:
     """Denoiser, moving averages and optimizer, in step on all processes.
 
     Args:
         model: initial weights; those of the first process count.
-        micro_batches: backward passes that a process's part of the global batch is spread over; may be changed between
-            steps.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        flow: Flow,
-        recipe: Recipe,
-        world: World,
-        *,
-        steps_per_epoch: int,
-        micro_batches: int = 1,
-    ) -> None:
+    def __init__(self, model: nn.Module, flow: Flow, recipe: Recipe, world: World, *, steps_per_epoch: int) -> None:
         self.step = 0
-        self.micro_batches = micro_batches
         self.model = model.to(world.device).train()
         self._forward: nn.Module = self.model
+        self._unreduced: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         if world.size > 1:
-            self._forward = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            ddp = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self._forward, self._unreduced = ddp, ddp.no_sync
         self.optimizer = make_optimizer(recipe, self.model)
         self.averages = {str(decay): MovingAverage(self.model, decay) for decay in recipe.ema}
         self._flow, self._recipe, self._world = flow, recipe, world
@@ -103,20 +76,23 @@ class Learner:
     ) -> StepResult:
         """One optimizer step on this process's part of a global batch.
 
-        A process whose ``stop`` is true makes ``stop`` true in everyone's result. ``meanwhile`` is called when the
-        device has all of the step to do: what it adds is there to be done while the host begins the next step.
+        A process whose ``stop`` is true makes ``stop`` true in everyone's result. ``meanwhile`` runs once the whole
+        step is queued; what it queues keeps the GPU busy while the host prepares the next.
 
         Raises:
             NotFiniteError: on all processes, before weights or optimizer have changed.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self._world.device)
-        for number, batch in enumerate(micro_batches, start=1):
-            with self._reduced_only_if(number == self.micro_batches):
+        taken = 0
+        for batch in micro_batches:
+            taken += len(batch.t)
+            # Processes exchange gradients in the last backward pass of a step only.
+            with self._unreduced() if taken < self._rows else contextlib.nullcontext():
                 part = self._loss(batch).sum() / self._rows
                 part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
-        norm = gradient_norm(self.model.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         # One collective and one wait for the device a step: loss, request to stop and gradient norm together.
         vote = torch.full_like(loss, float(stop()))
         shared = self._world.sum(torch.stack([loss / self._world.size, vote]))
@@ -124,20 +100,21 @@ class Learner:
         lr = learning_rate(self._recipe, self.step, self._steps_per_epoch)
         if self._recipe.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self._recipe.clip, norm)
-        set_learning_rate(self.optimizer, lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         # The device goes on while the host waits for the outcome: AdamW itself leaves everything as it is if told so.
         self.optimizer.found_inf = 1.0 - outcome.device.isfinite().all().float()  # type: ignore[attr-defined]
         self.optimizer.step()
         for average in self.averages.values():
             average.update()
         meanwhile()
-        mean_loss, votes, grad_norm = outcome.values()
+        mean_loss, votes, grad_norm = outcome.values().tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
             raise NotFiniteError(f"step {self.step + 1}: loss {mean_loss}, gradient norm {grad_norm}")
         self.step += 1
         return StepResult(mean_loss, grad_norm, lr, votes > 0)
 
-    def settle(self, batch: MicroBatch) -> None:
+    def warm_up_ddp(self, batch: MicroBatch) -> None:
         """Run one backward pass and forget it, so that later ones sum gradients in the same order in every start.
 
         Data-parallel training regroups gradients once, after the first pass; with three or more processes a resumed
@@ -147,7 +124,7 @@ class Learner:
             self._loss(batch).sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.zero_grad(set_to_none=True)
 
-    def rehearse(self, batch: MicroBatch) -> None:
+    def trial_step(self, batch: MicroBatch) -> None:
         """Run one backward pass on this process alone and forget it, with the memory that later steps will need.
 
         Raises:
@@ -186,14 +163,8 @@ class Learner:
 
     def _loss(self, batch: MicroBatch, model: nn.Module | None = None) -> torch.Tensor:
         """Loss per sample of a micro-batch, (n,) fp32."""
-        x_t = self._flow.interpolate(batch.x1, batch.x0, batch.t)
+        x_t = self._flow.interpolate(batch.clean, batch.noise, batch.t)
         autocast = torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with autocast:
             prediction = (model or self._forward)(x_t, batch.t, batch.y)
-        return self._flow.loss(prediction.float(), batch.x1, batch.x0, batch.t)
-
-    def _reduced_only_if(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Let processes exchange gradients in the last backward pass of a step only."""
-        if last or not isinstance(self._forward, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return cast(contextlib.AbstractContextManager[None], self._forward.no_sync())
+        return self._flow.loss(prediction.float(), batch.clean, batch.noise, batch.t)

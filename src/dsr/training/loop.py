@@ -26,8 +26,8 @@ from dsr.training.batches import Samples, Share, blank
 from dsr.training.fit import largest_share, memory_error
 from dsr.training.learner import Learner, NotFiniteError, StepResult
 from dsr.training.lock import exclusive
-from dsr.training.progress import Progress
-from dsr.training.start import SPEC, Job, Start, check, decide, on_main, share_step
+from dsr.training.metrics import Metrics
+from dsr.training.start import SPEC, Job, Start, check, decide
 from dsr.training.stop import StopRequest, stop_request
 
 log = logging.getLogger(__name__)
@@ -49,132 +49,112 @@ def train(job: Job, world: World) -> bool:
             files.write_json(job.run_dir / SPEC, content(job.spec))
             return start
 
-        step, finished = share_step(world, on_main(world, begin))
-        if not finished:
-            finished = _run(job, world, request, step)
+        start = world.on_main(begin)
+        finished = start.finished or _run(job, world, request, start.step)
         if finished and world.is_main:
-            best = snapshot.snapshot_path(job.run_dir, job.epoch, job.spec.recipe.ema[0])
-            snapshot.publish(best, job.output, job.spec)
+            snapshot.publish(job.spec, job.epoch, job.spec.recipe.ema[0], job.run_dir, job.output)
         world.barrier()
         return finished
 
 
-def _run(job: Job, world: World, request: StopRequest, resumed: int) -> bool:
-    """Train from the state of step ``resumed`` (-1: from the beginning); False if asked to leave before the end."""
-    set_arithmetic(job.spec.recipe.precision, job.threads, deterministic=job.deterministic)
-    batch = job.spec.recipe.batch
-    learner = _learner(job, world, resumed=resumed >= 0)
-    if resumed >= 0:
-        learner.load(checkpoint.load(checkpoint.state_path(job.run_dir, resumed), mapped=world.device.type == "cuda"))
-        log.info("Resumed at step %d, epoch %.2f", learner.step, learner.step / job.spec.steps_per_epoch)
-    if job.micro_batch is None:
-        share = largest_share(world, batch, learner, job.spec.model)
+def _run(job: Job, world: World, request: StopRequest, resumed: int | None) -> bool:
+    """Train from the state of step ``resumed`` (None: the beginning); False if asked to leave before the end."""
+    spec, execution = job.spec, job.execution
+    set_arithmetic(spec.recipe.precision, execution.threads, deterministic=execution.deterministic)
+    learner = _learner(job, world, resumed)
+    if execution.micro_batch is None:
+        share = largest_share(world, spec.recipe.batch, learner, spec.model)
     else:
-        share = Share.of(world, batch, job.micro_batch)
-    learner.micro_batches = len(share.micro_batches)
-    samples = _samples(job, world, share, learner.step)
+        share = Share.of(world, spec.recipe.batch, execution.micro_batch)
     try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.closing(samples))
-            learner.settle(blank(job.spec.model, share.micro_batch, world.device))
-            progress = stack.enter_context(contextlib.closing(_progress(job, learner.step))) if world.is_main else None
-            writer = stack.enter_context(Writer(job.run_dir))
-            return _loop(job, world, request, learner, samples, writer, progress)
+        with contextlib.closing(_samples(job, world, share, learner.step)) as samples:
+            learner.warm_up_ddp(blank(spec.model, share.micro_batch, world.device))
+            return _loop(job, world, request, learner, samples)
     except torch.OutOfMemoryError as error:
-        # The rehearsal can say that it fits where it does not: memory has gaps, and other processes take some.
+        # A trial step can fit where a real one does not: memory has gaps, and other processes take some.
         raise memory_error(share, str(error)) from None
 
 
-def _loop(
-    job: Job,
-    world: World,
-    request: StopRequest,
-    learner: Learner,
-    samples: Samples,
-    writer: Writer,
-    progress: Progress | None,
-) -> bool:
+def _loop(job: Job, world: World, request: StopRequest, learner: Learner, samples: Samples) -> bool:
     """Report, checkpoint, leave if it is time to, step; False if asked to leave before the milestone."""
     recipe = job.recipe if world.is_main else {}
     saved_step, saved_at = learner.step, time.monotonic()
     result: StepResult | None = None
-    while True:
-        if progress is not None and result is not None:
-            progress.update(learner.step, result)
+    with contextlib.ExitStack() as stack:
+        metrics = stack.enter_context(contextlib.closing(Metrics(job, learner.step))) if world.is_main else None
+        writer = stack.enter_context(Writer(job.run_dir))
+        while True:
+            if metrics is not None and result is not None:
+                metrics.update(learner.step, result)
 
-        # Only the first process writes; the others wait for it in the next step, or where they leave.
-        finished, stopping = learner.step >= job.last_step, result is not None and result.stop
-        due = time.monotonic() - saved_at >= 60.0 * job.checkpoint_minutes
-        if world.is_main and learner.step > saved_step and (due or finished or stopping):
-            writer.save(learner.state(recipe))
-            saved_step, saved_at = learner.step, time.monotonic()
+            # Only the first process writes; the others wait for it in the next step, or where they leave.
+            finished, stopping = learner.step >= job.last_step, result is not None and result.stop
+            due = time.monotonic() - saved_at >= 60.0 * job.execution.checkpoint_minutes
+            if world.is_main and learner.step > saved_step and (due or finished or stopping):
+                writer.save(learner.state(recipe))
+                saved_step, saved_at = learner.step, time.monotonic()
 
-        if finished:
-            writer.finish()
-            if world.is_main:
-                snapshot.write(job.run_dir, learner, job.spec, job.epoch)
-            return True
-        if stopping:
-            writer.finish()
-            if world.is_main:
-                log.warning(
-                    "Stopped at step %d of %d (%s); the state is saved in %s: to go on, run the same command again",
-                    learner.step, job.last_step, request.reason or "another process was asked to", job.run_dir,
-                )  # fmt: skip
-            return False
+            if finished:
+                writer.finish()
+                if world.is_main:
+                    snapshot.write(job.run_dir, learner, job.spec, job.epoch)
+                return True
+            if stopping:
+                writer.finish()
+                if world.is_main:
+                    log.warning(
+                        "Stopped at step %d of %d (%s); the state is saved in %s: to go on, run the same command again",
+                        learner.step, job.last_step, request.reason or "another process was asked to", job.run_dir,
+                    )  # fmt: skip
+                return False
 
-        try:
-            result = learner.update(samples.next_step(), stop=lambda: bool(request.reason), meanwhile=samples.prepare)
-        except NotFiniteError as error:
-            # The message names the newest state, so it must be there.
-            writer.finish()
-            raise _explained(error, job) if world.is_main else SystemExit(1) from None
+            try:
+                result = learner.update(
+                    samples.next_step(), stop=lambda: bool(request.reason), meanwhile=samples.prepare
+                )
+            except NotFiniteError as error:
+                # The message names the newest state, so it must be there.
+                writer.finish()
+                raise _explained(error, job) if world.is_main else SystemExit(1) from None
 
 
-def _learner(job: Job, world: World, *, resumed: bool) -> Learner:
-    """Build the denoiser, with initial weights that depend on the seed only, and what trains it.
+def _learner(job: Job, world: World, resumed: int | None) -> Learner:
+    """Build the denoiser and what trains it, with initial weights that depend on the seed only, or with a state.
 
     Where a state is going to overwrite the weights, they are not drawn: that takes a large model many seconds.
     """
-    recipe = job.spec.recipe
-    torch.manual_seed(derive(recipe.seed, "init"))
-    with torch.device("meta") if resumed else contextlib.nullcontext():
-        model = build_denoiser(job.spec.model, train_all=recipe.train_all)
-    if resumed:
+    spec = job.spec
+    torch.manual_seed(derive(spec.recipe.seed, "init"))
+    with contextlib.nullcontext() if resumed is None else torch.device("meta"):
+        model = build_denoiser(spec.model, train_all=spec.recipe.train_all)
+    if resumed is not None:
         model.to_empty(device=world.device)
-    learner = Learner(
-        model,
-        Flow.from_config(job.spec.flow),
-        recipe,
-        world,
-        steps_per_epoch=job.spec.steps_per_epoch,
-    )
-    if job.compile:
+    learner = Learner(model, Flow.from_config(spec.flow), spec.recipe, world, steps_per_epoch=spec.steps_per_epoch)
+    if job.execution.compile:
         accelerate(model, world.device, learner.precision)
+    if resumed is not None:
+        learner.load(checkpoint.load(checkpoint.state_path(job.run_dir, resumed), mapped=world.device.type == "cuda"))
+        log.info("Resumed at step %d, epoch %.2f", learner.step, learner.step / spec.steps_per_epoch)
     return learner
 
 
 def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     """Open the images and the frozen encoder, from step ``first`` on."""
     autoencoder = load_autoencoder(
-        job.spec.autoencoder, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
+        job.spec.encoding, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
     ).to(world.device)
     if job.spec.recipe.encoder_half and world.device.type == "cuda":
         autoencoder.use_half()
-    encode = accelerated_encode(autoencoder, world.device) if job.compile else autoencoder.encode
-    images = open_images(job.images)
-    return Samples(job.spec, images, encode, world, share, first=first, last=job.last_step, workers=job.workers)
-
-
-def _progress(job: Job, first: int) -> Progress:
-    return Progress(
-        job.run_dir,
+    encode = accelerated_encode(autoencoder, world.device) if job.execution.compile else autoencoder.encode
+    return Samples(
+        job.spec,
+        open_images(job.images),
+        encode,
+        world,
+        share,
         first=first,
         last=job.last_step,
-        steps_per_epoch=job.spec.steps_per_epoch,
-        batch=job.spec.recipe.batch,
-        log_every=job.log_every,
-        tensorboard=job.tensorboard,
+        workers=job.execution.workers,
     )
 
 

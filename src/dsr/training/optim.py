@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -31,18 +31,6 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         trainable, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True
     )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Use ``value`` for the next step."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
-
-
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-    """Global L2 norm of the gradients, a scalar on their device."""
-    norm: torch.Tensor = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return norm
 
 
 class MovingAverage:

@@ -6,10 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from dsr.base import files
+from dsr.base import files, tensors
 from dsr.base.errors import UserError
 from dsr.config.specs import TrainSpec, spec_hash
 from dsr.training.learner import Learner
@@ -25,14 +22,12 @@ def snapshot_path(run: Path, epoch: int, decay: float) -> Path:
 def write(run: Path, learner: Learner, spec: TrainSpec, epoch: int) -> None:
     """Write the averages of every decay, each a complete denoiser (the model's buffers included)."""
     for decay, average in learner.averages.items():
-        weights = {**learner.model.state_dict(), **average.state_dict()}
         about = {"row": spec.row, "epoch": epoch, "step": learner.step, "decay": decay, "spec_hash": spec_hash(spec)}
-        with files.atomic(snapshot_path(run, epoch, float(decay))) as temporary:
-            save_file(
-                {name: value.detach().contiguous() for name, value in weights.items()},
-                temporary,
-                metadata={key: str(value) for key, value in about.items()},
-            )
+        tensors.write(
+            snapshot_path(run, epoch, float(decay)),
+            {**learner.model.state_dict(), **average.state_dict()},
+            {key: str(value) for key, value in about.items()},
+        )
 
 
 def epoch_of(weights: Path) -> int:
@@ -42,20 +37,33 @@ def epoch_of(weights: Path) -> int:
         UserError: if the file is missing or was not written here.
     """
     try:
-        with safe_open(weights, framework="pt") as file:
-            return int((file.metadata() or {})["epoch"])
-    except (OSError, SafetensorError, KeyError):
+        return int(tensors.read_about(weights)["epoch"])
+    except (UserError, KeyError):
         raise UserError(f"{weights}: expected the EMA weights of a milestone; train that milestone first") from None
 
 
-def publish(snapshot: Path, output: Path, spec: TrainSpec) -> None:
-    """Copy a snapshot to ``output``, atomically.
+def publish(spec: TrainSpec, epoch: int, decay: float, run_dir: Path, output: Path) -> None:
+    """Publish one of the moving averages that the trainer keeps of a milestone; nothing is trained.
+
+    Args:
+        spec: What determines the weights.
+        epoch: The milestone.
+        decay: Decay of the average, one of the recipe's.
+        run_dir: Directory of the training state.
+        output: Weights to write, atomically.
 
     Raises:
-        UserError: if the snapshot was trained with another specification.
+        UserError: if there is no such average, or it was trained with another specification.
     """
-    with safe_open(snapshot, framework="pt") as file:
-        found = (file.metadata() or {}).get("spec_hash")
+    if decay not in spec.recipe.ema:
+        raise UserError(
+            f"decay {decay} is none of recipe.ema ({', '.join(map(str, spec.recipe.ema))}); an average cannot be had"
+            " afterwards: add it to the recipe, which trains the row anew"
+        )
+    snapshot = snapshot_path(run_dir, epoch, decay)
+    if not snapshot.exists():
+        raise UserError(f"{snapshot}: no such file; restore the run directory, or train this milestone again")
+    found = tensors.read_about(snapshot).get("spec_hash")
     if found != spec_hash(spec):
         raise UserError(
             f"{snapshot}: trained with another specification ({found}, not {spec_hash(spec)});"

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from dsr.artifacts.formats import ENCODER_FILES
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
+from dsr.config.encoders import ENCODER_FILES
+from dsr.config.execution import Execution
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
-from dsr.data.index import check_index, fingerprint
+from dsr.data.images import check_index, fingerprint
 from dsr.training import checkpoint
 from dsr.training.batches import Share
-from dsr.training.snapshot import snapshot_path
+from dsr.training.snapshot import epoch_of, snapshot_path
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 SPEC = "spec.json"
 
@@ -32,45 +31,38 @@ class Job:
     """A milestone to train to. Only ``spec`` and the contents of the input files determine the weights."""
 
     spec: TrainSpec
+    """What determines the weights, besides the contents of the files."""
     epoch: int
     """Train to the end of this epoch."""
-    after: int | None
-    """Epoch that an earlier job reached; the run's state must be there. None may start from the beginning."""
     images: Path
-    """Index of the prepared images."""
+    """Index of the prepared training images."""
     encoder: Path
     """Folder of the encoder."""
-    neurons: Path | None
-    """Neuron file, where the specification has test-time registers."""
     statistics: Path
     """Latent statistics."""
+    # Not `run`: torchrun would take `--run` for an abbreviation of its own `--run-path`.
     run_dir: Path
-    """Run directory: state, averages of milestones, metrics."""
+    """Directory of the training state, kept between calls: state, averages of milestones, metrics."""
     output: Path
-    """Where the milestone's averages are published."""
-    micro_batch: int | None = None
-    """Images per process and backward pass; None takes as many of a process's part as fit into its memory."""
-    workers: int = 0
-    """Data-loading workers per process."""
-    threads: int = 1
-    """CPU threads per process."""
-    compile: bool = False
-    """Compile encoder and denoiser."""
-    deterministic: bool = True
-    """Make GPUs compute the same bits in every start, at some cost of speed; CPUs do so anyway."""
-    checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints."""
-    log_every: int = 100
-    """Steps between reports."""
+    """EMA weights of the milestone (first decay), written last."""
+    execution: Execution
+    """How the job runs."""
+    after: int | Path | None = None
+    """Milestone before this one, as epoch or EMA file: the run's state must be there. None may begin a new run."""
+    neurons: Path | None = None
+    """Neuron file, where the specification has test-time registers."""
     minutes: float | None = None
     """Save and leave after this long; None has no limit."""
-    tensorboard: bool = True
-    """Whether to write TensorBoard files next to metrics.jsonl."""
 
     @property
     def last_step(self) -> int:
         """Optimizer steps at the milestone."""
         return self.epoch * self.spec.steps_per_epoch
+
+    @functools.cached_property
+    def reached(self) -> int | None:
+        """Epoch that an earlier job reached, if there was one."""
+        return epoch_of(self.after) if isinstance(self.after, Path) else self.after
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
@@ -87,10 +79,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Start:
-    """Decision of the first process."""
+    """Where to begin."""
 
-    state: Path | None
-    """State to go on from; None starts from the beginning."""
+    step: int | None
+    """Step of the state to go on from; None starts from the beginning."""
     finished: bool = False
     """Whether the milestone's averages exist and nothing is left to train."""
 
@@ -102,15 +94,15 @@ def check(job: Job, world: World) -> None:
         UserError: naming the option or file that is wrong.
     """
     spec = job.spec
-    if job.epoch < 1 or (job.after is not None and job.after >= job.epoch):
-        raise UserError(f"--epoch {job.epoch} --after {job.after}: expected 0 < after < epoch")
+    if not (job.reached or 0) < job.epoch:
+        raise UserError(f"--epoch {job.epoch} --after {job.reached}: expected 0 < after < epoch")
     if spec.steps_per_epoch == 0:
         raise UserError(f"recipe.batch: {spec.recipe.batch} is more than the {spec.images} training images")
-    Share.of(world, spec.recipe.batch, job.micro_batch)
+    Share.of(world, spec.recipe.batch, job.execution.micro_batch)
     for path in filter(None, (job.images, job.encoder, job.neurons, job.statistics)):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; run the rule that makes it first")
-    check_index(job.images, images=spec.images, classes=spec.model.classes, image_size=spec.autoencoder.image_size)
+    check_index(job.images, images=spec.images, classes=spec.model.classes, image_size=spec.encoding.image_size)
 
 
 def decide(job: Job) -> Start:
@@ -126,10 +118,10 @@ def decide(job: Job) -> Start:
         if snapshot.exists():
             log.warning("%s exists but the run has no state; publishing it again without training", snapshot)
             return Start(None, finished=True)
-        if job.after is not None:
+        if job.reached is not None:
             raise UserError(
-                f"{job.run_dir}: epoch {job.epoch} continues from epoch {job.after}, but there is no saved state;"
-                f" restore the run directory, or train epoch {job.after} again (its output removed, without --after)"
+                f"{job.run_dir}: epoch {job.epoch} continues from epoch {job.reached}, but there is no saved state;"
+                f" restore the run directory, or train epoch {job.reached} again (its output removed, without --after)"
             )
         _explain_new_run(job)
         return Start(None)
@@ -141,9 +133,9 @@ def decide(job: Job) -> Start:
             path, state.versions["torch"], torch.__version__,
         )  # fmt: skip
     epoch = state.step / job.spec.steps_per_epoch
-    if job.after is not None and epoch < job.after:
+    if job.reached is not None and epoch < job.reached:
         raise UserError(
-            f"{path} is at epoch {epoch:.2f}, but epoch {job.after} should be done; train that milestone again first"
+            f"{path} is at epoch {epoch:.2f}, but epoch {job.reached} should be done; train that milestone again first"
         )
     if state.step > job.last_step and not snapshot.exists():
         raise UserError(
@@ -151,35 +143,7 @@ def decide(job: Job) -> Start:
             f" remove {job.epoch} from evaluation.epochs, or remove the run directory to train from the start"
         )
     checkpoint.clean(job.run_dir, state.step)
-    return Start(path, finished=state.step >= job.last_step and snapshot.exists())
-
-
-def on_main(world: World, action: Callable[[], T]) -> T | None:
-    """Run ``action`` on the first process and wait for it; if the user must mend something, everyone leaves.
-
-    Returns:
-        The action's result on the first process, None on the others.
-    """
-    result, error = None, None
-    if world.is_main:
-        try:
-            result = action()
-        except UserError as caught:
-            error = caught
-    if world.any(error is not None):
-        raise error or SystemExit(1)
-    return result
-
-
-def share_step(world: World, start: Start | None) -> tuple[int, bool]:
-    """Tell every process the first one's decision: (step of the state or -1 for none, whether all is finished)."""
-    step, finished = -1, False
-    if start is not None:
-        finished = start.finished
-        step = -1 if start.state is None else int(start.state.stem.removeprefix("state-"))
-    value = torch.tensor([step, int(finished)] if world.is_main else [0, 0], device=world.device)
-    step, flag = world.sum(value).tolist()
-    return step, bool(flag)
+    return Start(state.step, finished=state.step >= job.last_step and snapshot.exists())
 
 
 def _explain_new_run(job: Job) -> None:

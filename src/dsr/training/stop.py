@@ -9,9 +9,6 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-EXIT_STOPPED = 75
-"""Exit code of a trainer that saved its state and left before its milestone (EX_TEMPFAIL of sysexits.h)."""
-
 
 class StopRequest:
     """Reason to stop, or an empty string; signal handlers only note it, the training loop acts on it."""

@@ -76,13 +76,13 @@ def guidance_outputs(golden: Golden, model: Denoiser, inputs: dict[str, Tensor])
     """Guidance of one doubled batch; both halves of a recorded output are equal.
 
     The release's LightningDiT cannot take an interval (low, high). Its two list forms are composed of the same
-    primitive here: an empty list guides everywhere, and a list of one pair guides outside of the pair only, recorded
-    at one time amid the pair and at the last of the given times, which lies above it.
+    primitive here: an empty list guides everywhere, and a list of one pair guides outside of the pair only. That was
+    recorded at one time inside of the pair and one outside, whatever the given times are.
     """
     half = len(inputs["cfg_x"]) // 2
     x, t, y = (inputs[f"cfg_{name}"][:half] for name in "xty")
     low, high = golden.meta["cfg_interval"]
-    amid, above = torch.full_like(t, (low + high) / 2), t[-1].expand(half)
+    inside, outside = torch.full_like(t, 0.5), torch.full_like(t, 0.95)
 
     def run(t: Tensor, interval: tuple[float, float]) -> np.ndarray:
         # model_construct: vectors may use settings outside of what a configuration allows.
@@ -94,8 +94,8 @@ def guidance_outputs(golden: Golden, model: Denoiser, inputs: dict[str, Tensor])
         "cfg_out": run(t, (low, high)),
         "cfg_ddt_semantics_out": run(t, (low, high)),
         "cfg_emptylist_out": run(t, everywhere),
-        "cfg_pairlist_inside_out": run(amid, nowhere),
-        "cfg_pairlist_outside_out": run(above, everywhere),
+        "cfg_pairlist_inside_out": run(inside, nowhere),
+        "cfg_pairlist_outside_out": run(outside, everywhere),
     }
 
 
@@ -107,13 +107,13 @@ def flow_of(golden: Golden) -> Flow:
 def transport(golden: Golden) -> Computed:
     """Path, loss, velocity, time law and time grid."""
     flow, given = flow_of(golden), tensors(golden)
-    x1, x0, t, prediction = given["x1"], given["x0"], given["t"], given["model_output"]
+    clean, noise, t, prediction = given["x1"], given["x0"], given["t"], given["model_output"]
     computed = {
-        "xt": flow.interpolate(x1, x0, t),
+        "xt": flow.interpolate(clean, noise, t),
         "model_t": t,
-        "ut": x0 - x1,
-        "loss": flow.loss(prediction, x1, x0, t),
-        "final_loss": flow.squared_error(prediction, x1, x0, t),
+        "ut": noise - clean,
+        "loss": flow.loss(prediction, clean, noise, t),
+        "final_loss": flow.squared_error(prediction, clean, noise, t),
         "drift": flow.velocity(given["drift_x"], prediction, t),
         "shift_grid_t": flow.shifted(given["shift_grid_u"]),
         "ode_time_grid": flow.time_grid(len(golden.outputs["ode_time_grid"])),

@@ -113,12 +113,11 @@ def register_neurons(golden: Golden) -> Computed:
             norm_threshold=meta["register_norm_threshold"],
             layer=meta["detect_outliers_layer"],
             top_k=meta["top_k"],
-            highest_layer=meta.get("highest_layer"),
-            sparsity_filter="sparse" in variant or meta["apply_sparsity_filter"],
         )
-        scores = NeuronScores(options, mean_token="meantok" in variant)
+        sparse = "sparse" in variant or meta["apply_sparsity_filter"]
+        scores = NeuronScores(options, mean_token="meantok" in variant, sparsity_filter=sparse)
         scores.add(trace)
-        best = rank(scores.mean(), options.top_k, highest_layer=options.highest_layer)
+        best = rank(scores.mean(), options.top_k)
         computed |= {
             f"{variant}_layer_neuron": np.array([(layer, neuron) for layer, neuron, _ in best]),
             f"{variant}_score": np.array([score for _, _, score in best]),

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dsr.evaluation import frechet, near, neighbours
-from dsr.evaluation.evaluate import ImageSet, Reference, Stages, score
+from dsr.evaluation import frechet, precision_recall
+from dsr.evaluation.evaluate import EvaluateSpec, ImageSet, score
 from dsr.evaluation.frechet import Moments
 from dsr.evaluation.inception import BATCH, Activations, InceptionGraph
 from dsr.evaluation.inception_score import inception_score
-from dsr.evaluation.neighbours import Points
-from dsr.evaluation.specs import EvaluateSpec
+from dsr.evaluation.precision_recall import Points
 
 from . import evaluator_exact as exact
 from .common import Computed, Family, Golden, Tolerance
@@ -135,10 +134,10 @@ def expect_is(golden: Golden) -> dict[str, np.ndarray]:
 def compute_pr(golden: Golden) -> Computed:
     """Precision and Recall with everything that leads to them."""
     block = int(golden.inputs["batch"])
-    reference, sample = (Points(golden.inputs[name], half=True, block=block) for name in ("ref", "sample"))
-    radii = [near.radii(points, 3) for points in (reference, sample)]
-    found = near.precision_recall(reference, sample, *radii).half
-    counts = {"precision": found.inside_sample.sum(), "recall": found.inside_reference.sum()}
+    reference, sample = (Points(golden.inputs[name], block) for name in ("ref", "sample"))
+    radii = [precision_recall.radii(points, 3) for points in (reference, sample)]
+    found, _, kept = precision_recall.members(reference, sample, *radii)
+    counts = {"precision": found.samples.sum(), "recall": found.references.sum()}
     scaled = {
         name: value.half[:, None] / _scale(golden.inputs)
         for name, value in zip(("radii_ref", "radii_sample"), radii, strict=True)
@@ -146,11 +145,11 @@ def compute_pr(golden: Golden) -> Computed:
     return {
         **{f"{kind}/{name}": value for kind in ("half", "single") for name, value in scaled.items()},
         **{f"count/{name}{suffix}": value for name, value in counts.items() for suffix in ("", "_alt")},
-        "inside/inside_sample": found.inside_sample,
-        "inside/inside_ref": found.inside_reference,
-        "f16_rr": neighbours.half_blocks(reference, reference),
-        "f16_ss": neighbours.half_blocks(sample, sample),
-        "f16_rs": found.half_blocks,
+        "inside/inside_sample": found.samples,
+        "inside/inside_ref": found.references,
+        "f16_rr": precision_recall.half_blocks(reference, reference),
+        "f16_ss": precision_recall.half_blocks(sample, sample),
+        "f16_rs": kept,
     }
 
 
@@ -183,8 +182,8 @@ class EndToEnd:
                 Moments(features.mean(axis=0), np.cov(features, rowvar=False), "statistics")
                 for features in (self.statistics.pooled, self.statistics.spatial)
             )
-        reference = Reference(ImageSet(self.reference), pooled, spatial)
-        return score(reference, ImageSet(self.sample), self.weights, EvaluateSpec(), Stages())[0]
+        reference = ImageSet(self.reference, pooled, spatial)
+        return score(reference, ImageSet(self.sample), self.weights, EvaluateSpec(), {})[0]
 
 
 @functools.lru_cache(maxsize=1)

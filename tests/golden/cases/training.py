@@ -41,10 +41,10 @@ def train_steps(golden: Golden) -> Computed:
     learner = Learner(model, flow, recipe, world, steps_per_epoch=meta.get("steps_per_epoch", STEPS_PER_EPOCH))
     computed: dict[str, list[Any]] = {"loss": [], "grad_norm_before_clip": [], "lr": [], "per_sample_loss": []}
     for step in range(len(x1)):
-        batch = MicroBatch(**{key: torch.from_numpy(golden.inputs[key][step]) for key in ("x1", "x0", "t", "y")})
+        batch = MicroBatch(*(torch.from_numpy(golden.inputs[key][step]) for key in ("x1", "x0", "t", "y")))
         with torch.no_grad():
-            prediction = model(flow.interpolate(batch.x1, batch.x0, batch.t), batch.t, batch.y)
-            computed["per_sample_loss"].append(flow.loss(prediction, batch.x1, batch.x0, batch.t).numpy())
+            prediction = model(flow.interpolate(batch.clean, batch.noise, batch.t), batch.t, batch.y)
+            computed["per_sample_loss"].append(flow.loss(prediction, batch.clean, batch.noise, batch.t).numpy())
         result = learner.update([batch], stop=lambda: False)
         for key, value in (("loss", result.loss), ("grad_norm_before_clip", result.grad_norm), ("lr", result.lr)):
             computed[key].append(value)
