@@ -44,7 +44,6 @@ include: "rules/status.smk"
 
 # Seconds of work each: not worth a place in a cluster's queue.
 localrules:
-    cost,
     figure_averages,
     figure_denoiser,
     figure_encoder,

@@ -21,9 +21,9 @@ from dsr.encoder.ttr import with_registers
 def autoencoder(spec: EncoderSpec, device: torch.device) -> Autoencoder:
     """Make an encoder with random weights, with the test-time registers of ``spec``."""
     encoder = Siglip2Encoder.from_vision_model(inputs.vision_model(spec), input_size=spec.encoder.input_size)
-    path = inputs.neurons(spec.passes)
-    if path is not None and spec.ttr is not None:
-        encoder = with_registers(encoder, neuron_lists.read(path).layers, spec.ttr)
+    path = inputs.neurons(spec.ttr)
+    if path is not None and spec.ttr_options is not None:
+        encoder = with_registers(encoder, neuron_lists.read(path).layers, spec.ttr_options)
     return Autoencoder(encoder=encoder, decoder=None, normaliser=None).to(device)
 
 
@@ -42,9 +42,9 @@ def measure(
     machine.fresh()
     set_arithmetic("tf32", 1)
     world = machine.one_gpu(needed=fast)
-    spec = config.train(row).autoencoder
+    spec = config.train(row).encoding
     if not ttr:
-        spec = spec.model_copy(update={"passes": "none", "ttr": None})
+        spec = spec.model_copy(update={"ttr": "none", "ttr_options": None})
     model = autoencoder(spec, world.device)
     if half:
         model.use_half()
@@ -57,7 +57,7 @@ def measure(
     result: dict[str, Any] = {
         "stage": "encode",
         "encoder": spec.encoder.hub.split("/")[1],
-        "ttr": spec.passes,
+        "ttr": spec.ttr,
         "matmuls": "float16" if half else "tf32",
         "batch": batch,
         "compiled": fast,

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import multiprocessing
 import os
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,24 +92,11 @@ def official_inception_score(sample: np.ndarray, reference: np.ndarray) -> float
 
 def our_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, ...]:
     """Precision and Recall in the float16 protocol, then in float32."""
-    from dsr.evaluation import near
-    from dsr.evaluation.neighbours import Points
+    from dsr.evaluation.precision_recall import Points, members, radii
 
-    left, right = Points(reference, half=True), Points(sample, half=True)
-    found = near.precision_recall(left, right, near.radii(left, NEIGHBOURS), near.radii(right, NEIGHBOURS))
-    return tuple(value for scores in (found.half, found.single) for value in (scores.precision, scores.recall))
-
-
-def plain_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, ...]:
-    """Return the same with every pair computed in both precisions."""
-    from dsr.evaluation.neighbours import Points, precision_recall, radii
-
-    result: list[float] = []
-    for half in (True, False):
-        left, right = Points(reference, half=half), Points(sample, half=half)
-        found = precision_recall(left, right, radii(left, NEIGHBOURS), radii(right, NEIGHBOURS))
-        result += [found.precision, found.recall]
-    return tuple(result)
+    left, right = Points(reference), Points(sample)
+    half, single, _ = members(left, right, radii(left, NEIGHBOURS), radii(right, NEIGHBOURS))
+    return half.precision, half.recall, single.precision, single.recall
 
 
 def official_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
@@ -165,12 +150,11 @@ def _official_distances() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 def our_evaluation(sample: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """All metrics, as the evaluation computes them."""
-    from dsr.evaluation.evaluate import ImageSet, Reference, Stages, score
+    from dsr.evaluation.evaluate import EvaluateSpec, ImageSet, score
     from dsr.evaluation.inception import Activations
-    from dsr.evaluation.specs import EvaluateSpec
 
     features, others = (Activations(rows, rows[:, :SPATIAL].copy()) for rows in (sample, reference))
-    scores, _ = score(Reference(ImageSet(others)), ImageSet(features), draw_weights(), EvaluateSpec(), Stages())
+    scores, _ = score(ImageSet(others), ImageSet(features), draw_weights(), EvaluateSpec(), {})
     return {name: round(value, 5) for name, value in scores.items()}
 
 
@@ -186,11 +170,10 @@ def official_evaluation(sample: np.ndarray, reference: np.ndarray) -> dict[str, 
     return {name: round(value, 5) for name, value in scores.items()}
 
 
-STAGES: dict[str, tuple[Metric, Metric | None]] = {
+STAGES: dict[str, tuple[Metric, Metric]] = {
     "FID": (our_fid, official_fid),
     "Inception Score": (our_inception_score, official_inception_score),
     "Precision, Recall": (our_precision_recall, official_precision_recall),
-    "the same, all pairs": (plain_precision_recall, None),
     "all of it": (our_evaluation, official_evaluation),
 }
 
@@ -222,31 +205,22 @@ def main() -> None:
     parser.add_argument("--references", type=int, default=10_000, help="reference images")
     parser.add_argument("--metrics", nargs="+", default=list(STAGES), choices=list(STAGES), help="what to measure")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both sides")
-    parser.add_argument("--limit", type=float, default=6.0, help="memory in GiB that a cell should stay below")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(arguments.threads)))
     print(f"{arguments.images} samples, {arguments.references} references, {WIDTH} wide, {arguments.threads} threads")
     print(f"{'':20} {'':9}{'wall s':>8}{'ratio':>7}{'cpu s':>8}{'ratio':>7}{'peak GiB':>10}  result")
-    results = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in arguments.metrics:
-            ours, *official = (
-                pool.apply(measure, (metric, arguments.images, arguments.references))
-                for metric in STAGES[name]
-                if metric
+            ours, official = (
+                pool.apply(measure, (metric, arguments.images, arguments.references)) for metric in STAGES[name]
             )
-            for side, cell in zip(("ours", "official"), (ours, *official), strict=False):
-                results.append({"metric": name, "side": side, **asdict(cell)})
+            for side, cell in (("ours", ours), ("official", official)):
                 print(
                     f"{name:20} {side:9}{cell.wall:8.1f}{cell.wall / ours.wall:7.1f}{cell.cpu:8.1f}"
-                    f"{cell.cpu / ours.cpu:7.1f}{cell.memory:10.2f}  {cell.result}"
-                    + (f"  (over {arguments.limit:g} GiB)" if cell.memory > arguments.limit else ""),
+                    f"{cell.cpu / ours.cpu:7.1f}{cell.memory:10.2f}  {cell.result}",
                     flush=True,
                 )
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({**vars(arguments), "results": results}, indent=2, default=str))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks import inputs
 from benchmarks.encode import autoencoder
-from dsr.accel.arithmetic import round_products, set_arithmetic
+from dsr.accel.arithmetic import round_matmul_weights, set_arithmetic
 from dsr.accel.denoiser import accelerate
 from dsr.accel.encoder import accelerated_encode
 from dsr.config.load import Config
@@ -74,7 +74,7 @@ def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
     for precision in ("tf32", "bf16"):
         accelerate(model, clean.device, precision)
         compare("fast", precision, trained(precision))
-    round_products(model, torch.bfloat16)
+    round_matmul_weights(model, torch.bfloat16)
     model.requires_grad_(False)
     accelerate(model, clean.device, "bf16")
     compare("fast, bf16 weights", "bf16", sampled("bf16"))
@@ -83,7 +83,7 @@ def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
 
 def encoder(config: Config, row: str, batch: int = 16) -> list[dict[str, Any]]:
     """Compare the latents of a row's encoder."""
-    spec = config.train(row).autoencoder
+    spec = config.train(row).encoding
     model = autoencoder(spec, torch.device("cuda"))
     pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
     set_arithmetic("fp32", 1)

@@ -74,7 +74,7 @@ class Bench:
         self._launch(
             processes, "dsr.commands.train", "--spec", spec.model_dump_json(), "--images", self._index,
             "--epoch", -(-sizes.steps // spec.steps_per_epoch), "--no-tensorboard",
-            *self._encoder(spec.autoencoder), "--statistics", self._statistics(spec.autoencoder),
+            *self._encoder(spec.encoding), "--statistics", self._statistics(spec.encoding),
             "--run-dir", run, "--output", run / "ema.safetensors",
         )  # fmt: skip
         lines = files.read_json_lines(run / "metrics.jsonl")
@@ -91,7 +91,7 @@ class Bench:
             index = self._repeated(times)
             images = times * IMAGES
             self._launch(
-                processes, "dsr.commands.statistics", *self._encoder(spec.autoencoder),
+                processes, "dsr.commands.statistics", *self._encoder(spec.encoding),
                 "--spec", spec.model_copy(update={"images": images}).model_dump_json(),
                 "--images", index,
                 "--output", self._folder / "statistics.safetensors",
@@ -149,9 +149,9 @@ class Bench:
         if not folder.exists():
             (write_encoder if stand_in else inputs.encoder_folder)(spec.encoder if stand_in else spec, folder)
         yield from ("--encoder", folder)
-        if spec.ttr is None:
+        if spec.ttr_options is None:
             return
-        path = inputs.neurons(spec.passes)
+        path = inputs.neurons(spec.ttr)
         if stand_in or path is None:
             path = self._folder / "neurons.json"
             neurons = neuron_lists.NeuronList(encoder="", layers={0: (0, 1), 1: (0,)}, ranked=(), source="benchmark")

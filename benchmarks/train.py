@@ -103,7 +103,7 @@ def measure(
     images = PreparedImages(index)
     spec = specification(config, row, precision, batch, len(images))
     set_arithmetic(precision, 1, deterministic=deterministic)
-    model, encoder = inputs.denoiser(spec.model), autoencoder(spec.autoencoder, world.device)
+    model, encoder = inputs.denoiser(spec.model), autoencoder(spec.encoding, world.device)
     if encoder_half:
         encoder.use_half()
     began = time.perf_counter()

@@ -84,7 +84,7 @@ def neurons(encoder, ttr):
 
 def first_neurons(wildcards):
     """Register neurons that are active while others are discovered: of a first pass, in a recursive discovery."""
-    first = CONFIG.discover(wildcards.encoder, wildcards.ttr).autoencoder.passes
+    first = CONFIG.discover(wildcards.encoder, wildcards.ttr).encoding.ttr
     return neurons(wildcards.encoder, first)
 
 

@@ -18,8 +18,7 @@ def encoder_artifacts():
 
 
 try:
-    MANIFEST.refuse_missing(encoder_artifacts())
-    MANIFEST.refuse_unknown(CONFIG.artifacts)
+    MANIFEST.refuse_unknown(encoder_artifacts(), CONFIG.artifacts)
 except ArtifactError as error:
     raise WorkflowError(str(error)) from None
 

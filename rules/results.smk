@@ -87,7 +87,6 @@ def table_json(entries, *fields):
         "seed",
         "reference",
         "metrics",
-        "cost",
         "chosen",
     )
     return entries_json(entries, *known, *fields)
@@ -137,9 +136,13 @@ def times(wildcards):
             "sample": [f"sample/{images}" for images in sets],
             "evaluate": [f"evaluate/{images}" for images in [*sets, *again]],
         }
-        if row in TRAINED:
-            jobs[row]["record"] = f"{state_folder(row)}/metrics.jsonl"
-    return json.dumps({"folder": f"{CONFIG.results}/benchmarks", "jobs": jobs})
+    return json.dumps(
+        {
+            "folder": f"{CONFIG.results}/benchmarks",
+            "jobs": jobs,
+            "records": {row: f"{state_folder(row)}/metrics.jsonl" for row in TRAINED},
+        }
+    )
 
 
 def reference_targets(wildcards):

@@ -72,7 +72,6 @@ def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):
         metrics=metrics,
         samples=set_file(row, epoch, images, "samples.npz"),
         maps=Path(CONFIG.results, f"maps/rows/{row}-{epoch}.npz"),
-        cost=Path(CONFIG.results, f"rows/{row}/cost.json") if first else None,
         chosen=(
             set_file(row, epoch, "", "guidance.json") if guidance == CHOSEN else None
         ),

@@ -6,22 +6,9 @@ TABLE = (
 )
 
 
-rule cost:
-    output:
-        "<results>/rows/{row}/cost.json",
-    log:
-        "<logs>/cost/{row}.log",
-    conda:
-        "../envs/torch.yaml"
-    params:
-        spec=lambda wildcards: spec_json(CONFIG.model(wildcards.row)),
-    shell:
-        "python -m dsr.commands.cost --spec {params.spec:q} --output {output} > {log} 2>&1"
-
-
 rule table:
     input:
-        files_of(reported(CONFIG.rows), "metrics", "chosen", "cost"),
+        files_of(reported(CONFIG.rows), "metrics", "chosen"),
     output:
         html=report(
             "<results>/table1.html",
@@ -48,9 +35,7 @@ rule table:
 
 rule row_table:
     input:
-        lambda wildcards: files_of(
-            reported([wildcards.row]), "metrics", "chosen", "cost"
-        ),
+        lambda wildcards: files_of(reported([wildcards.row]), "metrics", "chosen"),
     output:
         html="<results>/rows/{row}/table1.html",
         markdown="<results>/rows/{row}/table1.md",
@@ -73,7 +58,7 @@ rule row_table:
 # they would be made again, and asking what is there must never train anything.
 use rule row_table as partial_table with:
     input:
-        files_of(reported(CONFIG.rows), "cost"),
+        [],
     output:
         html=report(
             "<results>/table1-partial.html",
@@ -95,7 +80,7 @@ use rule row_table as partial_table with:
 # The configuration's `tables`.
 use rule row_table as comparison with:
     input:
-        lambda wildcards: table_files(table_entries(wildcards.table), "metrics", "cost"),
+        lambda wildcards: table_files(table_entries(wildcards.table), "metrics"),
     output:
         html=report(
             "<results>/tables/{table}.html",
@@ -118,7 +103,7 @@ use rule row_table as comparison with:
 # The same of what has been measured so far; like `partial_table` it trains nothing.
 use rule comparison as partial_comparison with:
     input:
-        lambda wildcards: table_files(table_entries(wildcards.table), "cost"),
+        [],
     output:
         html="<results>/tables/{table}-partial.html",
         markdown="<results>/tables/{table}-partial.md",

@@ -124,6 +124,25 @@ def test_tables_are_tables(browser: Any, results: dict[str, str], name: str, exp
         picture(browser, name)
 
 
+@pytest.mark.parametrize("width", [1200, 1400])
+def test_the_table_is_whole_beside_a_wide_menu(browser: Any, results: dict[str, str], width: int) -> None:
+    size = browser.get_window_size()
+    browser.set_window_size(width, 900)
+    menu = browser.find_elements("xpath", "//nav//span[text()='1. Results']")
+    if menu:
+        menu[0].click()
+    show(browser, next(path for path in results if Path(path).name == "table1.html"), "html")
+    browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+    try:
+        last = browser.find_element("css selector", "table th:last-child")
+        assert last.text == "Reference"
+        assert last.rect["x"] + last.rect["width"] <= browser.execute_script("return innerWidth")
+    finally:
+        browser.switch_to.default_content()
+        picture(browser, f"table1-{width}")
+        browser.set_window_size(size["width"], size["height"])
+
+
 def test_every_result_has_a_caption(browser: Any, results: dict[str, str]) -> None:
     for path in results:
         assert len(browser.execute_script("return results[arguments[0]].caption || ''", path)) > 80, path

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from dsr.accel import flash_attention, fused
-from dsr.accel.arithmetic import round_products
+from dsr.accel.arithmetic import round_matmul_weights
 from dsr.accel.frozen import FrozenBlocks
 from dsr.denoiser.layers import Block, RotaryPositions, Run, run_blocks
 from dsr.encoder.attention import attend
@@ -83,7 +83,7 @@ def test_frozen_blocks_equal_the_reference_up_to_rounding(each: bool, stream: to
     case.tokens = case.tokens.detach().to(stream)
     exact = case.predict(run_blocks)
     for block in case.blocks:
-        round_products(block, torch.float16)
+        round_matmul_weights(block, torch.float16)
     with torch.autocast("cpu", torch.float16):
         assert relative_error(case.predict(FrozenBlocks(case.blocks)), exact) < 3e-3
 

@@ -13,7 +13,7 @@ from transformers import SiglipVisionModel
 
 from dsr.analysis.cost import denoiser_cost
 from dsr.analysis.denoiser_maps import map_denoiser, trace_denoiser
-from dsr.analysis.encoder_maps import attention_weights, map_encoder
+from dsr.analysis.encoder_maps import map_encoder
 from dsr.analysis.maps import OUTPUT, TokenMaps, equal_shares
 from dsr.analysis.measure import measure_layer, stack_layers
 from dsr.analysis.outliers import (
@@ -56,8 +56,8 @@ STAND_IN = Encoder(
     statistics="computed",
 )
 DECODER = Decoder(hidden_size=16, depth=1, num_heads=2, intermediate_size=16)
-PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr=None, decoder=DECODER, image_size=SIZE)
-WITH_TTR = AutoencoderSpec(encoder=STAND_IN, passes="single", ttr=Registers(), decoder=DECODER, image_size=SIZE)
+PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr_options=None, decoder=DECODER, image_size=SIZE)
+WITH_TTR = AutoencoderSpec(encoder=STAND_IN, ttr="single", ttr_options=Registers(), decoder=DECODER, image_size=SIZE)
 DIT = Dit(kind="dit", hidden_size=16, depth=4, num_heads=2, register_start=2)
 DIT_DH = DitDh(kind="dit-dh", hidden_size=(16, 32), depth=(3, 1), num_heads=(2, 2), register_start=1)
 
@@ -138,7 +138,7 @@ def test_encoder_attention_is_that_of_transformers(tmp_path: Path) -> None:
         expected = model(pixels, output_attentions=True).attentions
         stream = encoder.embed(pixels)
         for block, weights in zip(encoder.blocks, expected, strict=True):
-            torch.testing.assert_close(attention_weights(block, stream), weights, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(block.attention.weights(block.norm1(stream)), weights, rtol=1e-4, atol=1e-6)
             stream = block(stream)
 
 

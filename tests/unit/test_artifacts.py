@@ -288,7 +288,7 @@ def test_packaged_manifest_is_valid_and_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "artifacts.md").read_text()
     for identifier, artifact in packaged.artifacts.items():
         row = next((line for line in text.splitlines() if line.startswith(f"| `{identifier}` ")), "")
-        place = getattr(artifact.source, "path", artifact.source.page)
+        place = getattr(artifact.source, "path", artifact.page)
         assert place in row, f"{identifier}: docs/artifacts.md does not name {place}"
         assert (artifact.licence.name or "none stated") in row
         assert artifact.licence.accept is None or artifact.licence.accept in text
@@ -298,7 +298,7 @@ def test_packaged_manifest_is_valid_and_documented() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": "blue"}, r"artifacts.thing.colour: Extra inputs"),
+        ({"colour": "blue"}, r"artifacts.thing.colour: unknown key"),
         ({"check": {"kind": "taste"}}, r"artifacts.thing.check: Input tag 'taste'"),
         ({"files": []}, r"artifacts.thing.files"),
         ({"check": {"kind": "images"}}, "images come from kaggle"),

@@ -69,7 +69,7 @@ ENCODER = Encoder(
     neurons="released",
     statistics="released",
 )
-SPEC = EncoderSpec(encoder=ENCODER, ttr=None, image_size=4)
+SPEC = EncoderSpec(encoder=ENCODER, ttr_options=None, image_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -567,7 +567,7 @@ def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
     failed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stdout == ""
-    assert failed.stderr.count("\n") == 1, failed.stderr
+    assert failed.stderr.count("\n") == 2, failed.stderr
     assert "no valid token. Make one at https://www.kaggle.com/settings" in failed.stderr
     assert "https://rules.example" in failed.stderr
 

@@ -99,13 +99,15 @@ def test_autocast_does_not_reach_the_encoder(files: dict[str, Path]) -> None:
     assert torch.equal(latents, autoencoder.encode(images))
 
 
-def test_float16_products_change_latents_by_rounding_only(files: dict[str, Path]) -> None:
+def test_float16_matmuls_change_latents_by_rounding_only(files: dict[str, Path]) -> None:
     autoencoder = load_autoencoder(tiny_encoder.spec(Registers()), **files)
     exact = autoencoder.encode(pixels(2))
     autoencoder.use_half()
     rounded = autoencoder.encode(pixels(2))
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).norm() < 2e-3 * exact.norm()
+    accelerate.accelerated_encode(autoencoder, torch.device("cpu"))
+    assert torch.equal(autoencoder.encode(pixels(2)), rounded), "weights are stored as autocast rounds them"
 
 
 def test_decode_only_and_encode_only(files: dict[str, Path]) -> None:
@@ -196,31 +198,34 @@ def test_an_attention_that_runs_replaces_pytorchs(files: dict[str, Path], monkey
     assert seen == [(1, 257, 3, 4, 8), *[(2, 17, 3, 4, 8)] * len(layers)]
 
 
-def test_an_attention_that_fails_is_a_warning(
-    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(_: torch.Tensor) -> NoReturn:
-        raise RuntimeError("out of resource: shared memory")
+def broken(_: torch.Tensor) -> NoReturn:
+    raise RuntimeError("out of resource: shared memory")
 
-    use_attention(monkeypatch, broken)
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (True, "No fused attention (RuntimeError: out of resource: shared memory); PyTorch's is used instead"),
+        (False, ""),
+    ],
+)
+def test_an_attention_that_fails_or_does_not_run_leaves_pytorchs(
+    files: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    runs: bool,
+    message: str,
+) -> None:
+    use_attention(monkeypatch, broken, runs=runs)
     layers = attention_layers(load_autoencoder(tiny_encoder.spec(Registers()), **files))
     accelerate._replace_attention(layers, torch.float32, torch.device("cpu"))
-    assert "No fused attention (RuntimeError: out of resource: shared memory); PyTorch's is used" in caplog.text
-    assert all(layer.attend is attend for layer in layers)
-
-
-def test_a_gpu_without_the_tensor_cores_keeps_pytorchs_attention(
-    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_attention(monkeypatch, lambda packed: packed, runs=False)
-    layers = attention_layers(load_autoencoder(tiny_encoder.spec(Registers()), **files))
-    accelerate._replace_attention(layers, torch.float32, torch.device("cpu"))
+    assert "".join(caplog.messages[-1:] if runs else caplog.messages) == message
     assert all(layer.attend is attend for layer in layers)
 
 
 @pytest.fixture
 def tf32(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Allow or forbid TF32 products."""
+    """Allow or forbid TF32 matmuls."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = request.param
     yield
@@ -239,7 +244,7 @@ def tf32(request: pytest.FixtureRequest) -> Iterator[None]:
     indirect=["tf32"],
 )
 @pytest.mark.usefixtures("tf32")
-def test_float32_products_keep_pytorchs_attention(
+def test_float32_matmuls_keep_pytorchs_attention(
     files: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
     device: str,

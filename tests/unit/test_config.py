@@ -30,7 +30,7 @@ def test_paper_has_the_six_rows_of_the_release(raw: dict[str, Any]) -> None:
     ]  # fmt: skip
     assert config.train("dit-siglip2b").steps_per_epoch == 1251
     assert math.isclose(config.flow.shift, 6.928203230275509)
-    assert config.train("dit-so400m-dsr").autoencoder.latent_shape == (1152, 16, 16)
+    assert config.train("dit-so400m-dsr").encoding.latent_shape == (1152, 16, 16)
 
 
 def test_schema_is_in_sync() -> None:
@@ -55,6 +55,7 @@ def test_every_key_is_described() -> None:
         (("evaluation", "epochs"), [], "evaluation.epochs: Tuple should have at least 1 item"),
         (("discovery", "highest_layer"), 3, "discovery.highest_layer: gone after version 0.1.0"),
         (("sampling", "precision"), "fp8", "sampling.precision=fp8: gone after version 0.1.0"),
+        (("ttr",), {"registers": 1}, "ttr: called ttr_options after version 0.1.0"),
         (("sampling", "guidance"), {}, "unguided"),
         (("sampling", "guidance", "a:b"), {"scale": 1.5}, "sampling.guidance.a:b.[key]: String should match pattern"),
         (("sampling", "guidance", "a b"), {"scale": 1.5}, "sampling.guidance.a b.[key]: String should match pattern"),

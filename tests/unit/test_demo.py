@@ -114,7 +114,7 @@ def test_discovery_finds_exactly_the_planted_neurons(hub: str, towers: dict[str,
     images = open_images(prepared)
     populations = stand_ins.planted_neurons(specification(hub))
     spec = DiscoverSpec(
-        autoencoder=AutoencoderSpec(encoder=entry, ttr=None, decoder=DECODER, image_size=SIZE),
+        encoding=AutoencoderSpec(encoder=entry, ttr_options=None, decoder=DECODER, image_size=SIZE),
         discovery=Discovery(images=100, norm_threshold=THRESHOLD, top_k=stand_ins.PLANTED + 1),
     )
     first: NeuronList | None = None
@@ -196,7 +196,7 @@ def test_decoder_learns_latents_with_and_without_registers(
 ) -> None:
     entry, tower = towers[SO400M]
     stand_ins.write_encoder(entry, tmp_path / "encoder")
-    spec = AutoencoderSpec(encoder=entry, ttr=None, decoder=DECODER, image_size=SIZE)
+    spec = AutoencoderSpec(encoder=entry, ttr_options=None, decoder=DECODER, image_size=SIZE)
     write_decoder(spec, tmp_path / "encoder", prepared, tmp_path / "decoder.safetensors", steps=160)
     decoder = load_decoder(spec, tmp_path / "decoder.safetensors")
     latents, pixels = training_pairs(spec, tower, validation)

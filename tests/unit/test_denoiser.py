@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from dsr.base.errors import UserError
 from dsr.base.positions import position_table
-from dsr.base.weights import WeightsError
+from dsr.base.tensors import WeightsError
 from dsr.config.specs import ModelSpec
 from dsr.denoiser.build import Denoiser, build_denoiser, load_denoiser
 from dsr.denoiser.dit import LightningDiT

@@ -48,13 +48,13 @@ def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> n
 def test_planted_neurons_are_found_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path
 ) -> None:
-    first_spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options())
+    first_spec = DiscoverSpec(encoding=tiny_encoder.spec(), discovery=options())
     paths = {"encoder": folder, "images": index}
     first = run(monkeypatch, first_spec, **paths, output=tmp_path / "first.json")
     assert first.layers == {FIRST[0]: (FIRST[1],)}
     assert [entry[:2] for entry in first.ranked] == [FIRST]
 
-    second_spec = DiscoverSpec(autoencoder=tiny_encoder.spec(Registers()), discovery=options())
+    second_spec = DiscoverSpec(encoding=tiny_encoder.spec(Registers()), discovery=options())
     both = run(monkeypatch, second_spec, **paths, first=tmp_path / "first.json", output=tmp_path / "both.json")
     assert both.layers == {FIRST[0]: (FIRST[1],), SECOND[0]: (SECOND[1],)}
     assert both.ranked[0] == first.ranked[0]
@@ -77,7 +77,7 @@ def test_what_cannot_be_found_is_named(
     changes: dict[str, float],
     message: str,
 ) -> None:
-    spec = DiscoverSpec(autoencoder=tiny_encoder.spec(), discovery=options(**changes))
+    spec = DiscoverSpec(encoding=tiny_encoder.spec(), discovery=options(**changes))
     with pytest.raises(SystemExit):
         run(monkeypatch, spec, encoder=folder, images=index, output=tmp_path / "none.json")
     assert message in caplog.text

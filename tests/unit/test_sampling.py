@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsr.accel.arithmetic import round_products
+from dsr.accel.arithmetic import round_matmul_weights
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
@@ -50,7 +50,7 @@ def tiny_spec(**entries: Any) -> SampleSpec:
     denoiser = {"kind": "dit-dh", "hidden_size": [16, 24], "depth": [2, 1], "num_heads": [2, 2]}
     denoiser |= {"class_dropout": entries.pop("class_dropout", 0.1)}
     spec = {
-        "autoencoder": {"encoder": encoder, "ttr": None, "decoder": decoder, "image_size": 16},
+        "autoencoder": {"encoder": encoder, "ttr_options": None, "decoder": decoder, "image_size": 16},
         "model": {"denoiser": denoiser, "registers": 4, "channels": 8, "grid": 4, "classes": 3},
         "flow": {"shift_dim": 196608},
         "images": IMAGES,
@@ -337,5 +337,5 @@ def test_rounding_weights_ahead_is_what_autocast_does(inputs: dict[str, Path]) -
     x, t, y = torch.randn(3, 8, 4, 4), torch.tensor([0.1, 0.5, 1.0]), torch.tensor([0, 1, 3])
     with torch.autocast("cpu", torch.bfloat16):
         at_every_forward = model(x, t, y)
-        round_products(model, torch.bfloat16)
+        round_matmul_weights(model, torch.bfloat16)
         assert torch.equal(model(x, t, y), at_every_forward)

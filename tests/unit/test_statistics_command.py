@@ -38,14 +38,14 @@ def run(monkeypatch: pytest.MonkeyPatch, spec: StatisticsSpec, **paths: Path) ->
 def test_every_image_counts_once(
     monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Path], tmp_path: Path, flip: bool
 ) -> None:
-    spec = StatisticsSpec(autoencoder=tiny_encoder.spec(), images=IMAGES, flip=flip)
+    spec = StatisticsSpec(encoding=tiny_encoder.spec(), images=IMAGES, flip=flip)
     run(monkeypatch, spec, **inputs, output=tmp_path / "statistics.safetensors")
 
     flips = (uniforms(0, "statistics-flip", 0, IMAGES) < 0.5) & flip
     assert not flip or 0 < flips.sum() < IMAGES
     pixels = tiny_encoder.stored_pixels(inputs["images"], flips)
     encoder = Siglip2Encoder.load(inputs["encoder"], tiny_encoder.SIZE)
-    shape = spec.autoencoder.latent_shape
+    shape = spec.encoding.latent_shape
     features = encoder(encoder.preprocess(pixels)).transpose(1, 2).reshape(IMAGES, *shape).double()
     normaliser = Normaliser.load(tmp_path / "statistics.safetensors", shape)
     torch.testing.assert_close(normaliser.mean, features.mean(0).float(), rtol=1e-5, atol=1e-5)
@@ -55,7 +55,7 @@ def test_every_image_counts_once(
 def test_another_number_of_images_is_an_error(
     monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spec = StatisticsSpec(autoencoder=tiny_encoder.spec(), images=IMAGES + 1, flip=False)
+    spec = StatisticsSpec(encoding=tiny_encoder.spec(), images=IMAGES + 1, flip=False)
     with pytest.raises(SystemExit):
         run(monkeypatch, spec, **inputs, output=tmp_path / "statistics.safetensors")
     assert "found 5 images, but data.train_images says 6" in caplog.text

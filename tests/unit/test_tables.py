@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from dsr.analysis.cost import Cost
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
 from dsr.base.markup import pipe_table
@@ -115,12 +116,12 @@ def test_published_values(
     ],
 )
 def test_counts_are_compared_at_the_published_precision(
-    config: Config, tmp_path: Path, row: str, trainable: int, flops: int, expected: list[str]
+    monkeypatch: pytest.MonkeyPatch, config: Config, row: str, trainable: int, flops: int, expected: list[str]
 ) -> None:
-    write_json(tmp_path / "cost.json", {"trainable": trainable, "flops": flops})
+    monkeypatch.setattr("dsr.report.table.denoiser_cost", lambda _: Cost(trainable, trainable, flops))
     cells = []
     for name in ("", "scaling"):
-        given = table_of(config, Entry(row=row, epoch=80, cost=tmp_path / "cost.json"), name=name)
+        given = table_of(config, Entry(row=row, epoch=80), name=name)
         frame = collect(given)
         frame = frame[(frame["row"] == row) & (frame["epoch"] == 80)]
         lines = [line.split("|") for line in markdown(given, frame, NONE).splitlines() if "|" in line]
@@ -131,12 +132,11 @@ def test_counts_are_compared_at_the_published_precision(
 
 
 def test_table_compares_what_is_there_and_names_what_is_not(config: Config, tmp_path: Path) -> None:
-    cost, missing = tmp_path / "cost.json", tmp_path / "rows/dit-siglip2b/epoch-800/metrics.json"
-    write_json(cost, {"parameters": 677248384, "trainable": 676953216, "flops": 238121091072})
+    missing = tmp_path / "rows/dit-siglip2b/epoch-800/metrics.json"
     given = table_of(
         config,
-        Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91), cost=cost),
-        Entry(row="dit-siglip2b", epoch=800, metrics=missing, cost=cost, run=f"snakemake {missing}"),
+        Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91)),
+        Entry(row="dit-siglip2b", epoch=800, metrics=missing, run=f"snakemake {missing}"),
     )
     frame = collect(given)
     lines = frame[frame["guidance"] == "unguided"].set_index(["row", "epoch"])

@@ -77,7 +77,7 @@ def spec(ttr: TestTimeRegisters | None = None, *, input_size: int = SIZE, image_
             neurons="discovered",
             statistics="computed",
         ),
-        ttr=ttr,
+        ttr_options=ttr,
         decoder=Decoder(hidden_size=16, depth=2, num_heads=2, intermediate_size=24),
         image_size=image_size,
     )

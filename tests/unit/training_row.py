@@ -55,7 +55,7 @@ def tiny_spec(**recipe: Any) -> TrainSpec:
     denoiser = {"kind": "dit", "hidden_size": 16, "depth": 2, "num_heads": 2, "register_start": 1, "class_dropout": 0.3}
     spec = {
         "row": "tiny",
-        "autoencoder": {"encoder": encoder, "passes": "single", "ttr": {}, "image_size": SIZE},
+        "encoding": {"encoder": encoder, "ttr": "single", "ttr_options": {}, "image_size": SIZE},
         "model": {"denoiser": denoiser, "registers": 4, "channels": 8, "grid": 4, "classes": CLASSES},
         "flow": {"shift_dim": 196608},
         "recipe": {"batch": BATCH, "lr": 1e-3, "clip": 1.0, "ema": [0.9, 0.99], "precision": "fp32", **recipe},

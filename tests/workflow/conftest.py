@@ -10,8 +10,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = multiprocessing.get_context("forkserver")
@@ -67,6 +69,28 @@ class Checkout:
             timeout=60,
             check=False,
         )
+
+    def plan(self, *arguments: str, change: dict[str, Any] | None = None) -> tuple[dict[str, int], str]:
+        """Return jobs by rule, and all that is said, of a dry run with a ``change`` of the configuration."""
+        run = self.changed(change, "-n", *arguments) if change else self.snakemake("-n", *arguments)
+        assert run.returncode == 0, run.stdout[-5000:]
+        return job_counts(run.stdout), run.stdout
+
+    def refused(self, change: dict[str, Any], message: str) -> None:
+        """Check that a changed configuration is one clear error."""
+        run = self.changed(change, "-n", "results/table1.md")
+        assert run.returncode != 0
+        assert message in run.stdout
+        assert "Traceback" not in run.stdout
+        assert job_counts(run.stdout) == {}
+
+    def changed(self, change: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake with a changed configuration; a `--configfile` among the arguments is the last option."""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as overlay:
+            yaml.safe_dump(change, overlay)
+            overlay.flush()
+            option = () if "--configfile" in arguments else ("--configfile",)
+            return self.snakemake(*arguments, *option, overlay.name)
 
     def planned(self, *arguments: str, overlays: tuple[str, ...] = ()) -> dict[str, int]:
         """Jobs that a dry run of the tiny workflow plans, by rule."""

@@ -66,7 +66,7 @@ def write(folder: Path, spec: AutoencoderSpec) -> dict[str, str]:
     torch.save(
         {"mean": statistics.mean.float(), "var": statistics.variance.float()}, copies["statistics-siglip2-b-none"]
     )
-    copies["inception-graph"].write_bytes(graph("ExpandDims", "pool_3", "mixed_6/conv", "softmax/logits/MatMul"))
+    copies["inception-graph"].write_bytes(graph(*load().get("inception-graph").check.names))
     return {name: str(path) for name, path in copies.items()}
 
 

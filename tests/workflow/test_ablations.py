@@ -12,7 +12,7 @@ from dsr.analysis.cost import denoiser_cost
 from dsr.config.load import load
 from dsr.report.published import Published
 
-from .conftest import ROOT, Checkout, copy_checkout, job_counts
+from .conftest import ROOT, Checkout, copy_checkout
 
 OVERLAY = "profiles/ablations/config-overlay.yaml"
 DISCOVERED = {"discover_neurons", "statistics"}
@@ -58,35 +58,27 @@ def test_the_small_denoisers_count_as_many_gflops_as_the_papers() -> None:
 
 
 def test_all_rows_are_planned_beside_the_six(fresh: Checkout) -> None:
-    run = fresh.snakemake("-n", "results/table1.md", "--configfile", OVERLAY)
-    assert run.returncode == 0, run.stdout
-    assert job_counts(run.stdout)["train"] == (6 + len(EXPECTED)) * 2  # epochs 80 and 800
+    counts, _ = fresh.plan("results/table1.md", "--configfile", OVERLAY)
+    assert counts["train"] == (6 + len(EXPECTED)) * 2  # epochs 80 and 800
 
 
 @pytest.mark.parametrize("row", EXPECTED)
 def test_a_row_up_to_epoch_80(fresh: Checkout, row: str) -> None:
-    run = fresh.snakemake(
-        "-n", f"results/rows/{row}/epoch-80/unguided-seed0/metrics.json", "--configfile", OVERLAY
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout
-    counts = job_counts(run.stdout)
+    counts, _ = fresh.plan(f"results/rows/{row}/epoch-80/unguided-seed0/metrics.json", "--configfile", OVERLAY)
     assert counts["train"] == counts["sample"] == counts["evaluate"] == 1
     assert set(counts) & (DISCOVERED | RELEASED) == EXPECTED[row]
 
 
 def test_the_four_models_are_drawn_without_training_beyond_epoch_80(fresh: Checkout) -> None:
-    run = fresh.snakemake("-n", "denoiser_figures", "--configfile", OVERLAY, "profiles/ablations/figures-overlay.yaml")
-    assert run.returncode == 0, run.stdout
-    counts = job_counts(run.stdout)
+    overlays = (OVERLAY, "profiles/ablations/figures-overlay.yaml")
+    counts, text = fresh.plan("denoiser_figures", "--configfile", *overlays)
     assert (counts["train"], counts["denoiser_maps"], counts["figure_times"], counts["figure_denoiser"]) == (4, 4, 4, 4)
-    assert "epoch-800" not in run.stdout
+    assert "epoch-800" not in text
 
 
 def test_the_curve_of_fid_scores_two_rows_at_the_epochs_of_the_chart(fresh: Checkout) -> None:
     overlay = "profiles/epochs/config-overlay.yaml"
-    run = fresh.snakemake("-n", "results/tables/epochs.md", "results/figures/fid.png", "--configfile", overlay)
-    assert run.returncode == 0, run.stdout
-    counts = job_counts(run.stdout)
+    counts, _ = fresh.plan("results/tables/epochs.md", "results/figures/fid.png", "--configfile", overlay)
     assert counts["train"] == counts["sample"] == counts["evaluate"] == 2 * 8
     epochs = yaml.safe_load((ROOT / overlay).read_text(encoding="utf-8"))["evaluation"]["epochs"]
     assert epochs == sorted({*Published().lines("chart")["epochs"]})
@@ -97,7 +89,6 @@ def test_a_decoder_that_is_there_is_used_and_not_fetched(tmp_path: Path) -> None
     decoder = checkout.folder / "results/decoders/dinov2-b-registers.safetensors"
     decoder.parent.mkdir(parents=True)
     decoder.write_bytes(b"a user's")
-    run = checkout.snakemake("-n", "results/rows/dit-dinov2b/table1.md", "--configfile", OVERLAY)
-    assert run.returncode == 0, run.stdout
-    assert "fetch_decoder" not in job_counts(run.stdout)
-    assert job_counts(run.stdout)["sample"] == 2
+    counts, _ = checkout.plan("results/rows/dit-dinov2b/table1.md", "--configfile", OVERLAY)
+    assert "fetch_decoder" not in counts
+    assert counts["sample"] == 2

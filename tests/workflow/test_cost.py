@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import yaml
 
 from dsr.config.load import load
 from dsr.plan.stages import sample_sets
 
-from .conftest import ROOT, Checkout, job_counts
+from .conftest import ROOT, Checkout
 
 
 def test_the_paper_is_planned_and_shown(fresh: Checkout) -> None:
@@ -21,10 +20,8 @@ def test_the_paper_is_planned_and_shown(fresh: Checkout) -> None:
     assert re.search(r"\| dit-siglip2b-dsr +\| train +\| 1,024,819,200 \|", text)
 
 
-def test_another_configuration_gives_another_plan(fresh: Checkout, tmp_path: Path) -> None:
-    overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(yaml.safe_dump({"execution": {"nodes": 2}, "results": "results/two"}), encoding="utf-8")
-    run = fresh.snakemake("--cores", "1", "plan", "--configfile", str(overlay))
+def test_another_configuration_gives_another_plan(fresh: Checkout) -> None:
+    run = fresh.changed({"execution": {"nodes": 2}, "results": "results/two"}, "--cores", "1", "plan")
     assert run.returncode == 0, run.stdout
     assert "training on 2 nodes x 8 GPUs" in (fresh.folder / "results/two/plan.md").read_text(encoding="utf-8")
     demo = fresh.tiny("plan")
@@ -34,6 +31,6 @@ def test_another_configuration_gives_another_plan(fresh: Checkout, tmp_path: Pat
 
 def test_as_many_sets_are_counted_as_are_sampled(fresh: Checkout) -> None:
     config = load(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
-    counts = job_counts(fresh.snakemake("-n", "all").stdout)
+    counts, _ = fresh.plan("all")
     sampled = sum(count for rule, count in counts.items() if rule.startswith("sample"))
     assert sampled == sum(len(sample_sets(config, row)) for row in config.rows)

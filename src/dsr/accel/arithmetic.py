@@ -41,7 +41,7 @@ def usable_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def round_products(module: nn.Module, dtype: torch.dtype) -> None:
+def round_matmul_weights(module: nn.Module, dtype: torch.dtype) -> None:
     """Store the weights of matmuls and convolutions in ``dtype``, to which autocast would round them every time."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):

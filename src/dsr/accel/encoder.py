@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from dsr.accel.arithmetic import round_products
+from dsr.accel.arithmetic import round_matmul_weights
 from dsr.accel.compilation import compiled
 from dsr.encoder.attention import Attention
 from dsr.encoder.autoencoder import Autoencoder
@@ -21,7 +21,7 @@ def accelerated_encode(autoencoder: Autoencoder, device: torch.device) -> Callab
     Set arithmetic and call :meth:`Autoencoder.use_half` before: the attention has TF32 and float16, but no fp32.
     """
     if autoencoder.in_half and autoencoder.encoder is not None:
-        round_products(autoencoder.encoder, torch.float16)
+        round_matmul_weights(autoencoder.encoder, torch.float16)
     layers = [layer for layer in autoencoder.modules() if isinstance(layer, Attention)]
     if device.type == "cuda" and (autoencoder.in_half or torch.backends.cuda.matmul.allow_tf32):
         _replace_attention(layers, torch.float16 if autoencoder.in_half else torch.float32, device)

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsr.analysis.images import read_chosen, to_images, to_pixels
 from dsr.analysis.maps import OUTPUT, TokenMaps
-from dsr.analysis.measure import LayerMaps, measure_layer, stack_layers
+from dsr.analysis.measure import LayerMaps, measure_layer, read_chosen, stack_layers, to_images, to_pixels
 from dsr.analysis.specs import DenoiserMapsSpec, MapsFiles
 from dsr.base.randomness import noise
 from dsr.data.images import open_images

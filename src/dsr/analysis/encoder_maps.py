@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dsr.analysis.images import read_chosen, to_images, to_pixels
 from dsr.analysis.maps import OUTPUT, TokenMaps
-from dsr.analysis.measure import LayerMaps, measure_layer, stack_layers
+from dsr.analysis.measure import LayerMaps, measure_layer, read_chosen, stack_layers, to_images, to_pixels
 from dsr.analysis.specs import EncoderMapsSpec, MapsFiles
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import load_autoencoder
-from dsr.encoder.blocks import Block
 from dsr.encoder.vit import VitEncoder
 
 
@@ -49,16 +47,9 @@ def trace_encoder(network: VitEncoder, inputs: torch.Tensor) -> list[LayerMaps]:
     image = network.image_tokens(stream.shape[1])
     layers = []
     for block in network.blocks:
-        weights = attention_weights(block, stream)
+        # The block itself uses a fused kernel that does not return its weights.
+        weights = block.attention.weights(block.norm1(stream))
         stream = block(stream)
         layers.append(measure_layer(stream, image, weights))
     feature = network(inputs)
     return [*layers, measure_layer(feature, slice(0, feature.shape[1]))]
-
-
-def attention_weights(block: Block, stream: torch.Tensor) -> torch.Tensor:
-    """Attention weights (B, heads, T, T) of a block that reads the stream (B, T, D); rows sum to 1.
-
-    The encoder itself uses a fused kernel that does not return them.
-    """
-    return block.attention.weights(block.norm1(stream))

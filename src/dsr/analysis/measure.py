@@ -1,4 +1,4 @@
-"""From residual streams and attention weights to the arrays of a maps file."""
+"""From images, residual streams and attention weights to the arrays of a maps file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,31 @@ import torch
 
 from dsr.analysis.outliers import attention_received, first_component, token_norms
 from dsr.base.errors import UserError
+from dsr.data.images import Images
+from dsr.encoder.autoencoder import quantised
 
 Array = npt.NDArray[np.float32]
+
+
+def read_chosen(images: Images, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Read images by index, in the order asked for: (I, H, W, 3).
+
+    Raises:
+        UserError: if there are none, or one is beyond the last.
+    """
+    if not indices or not all(0 <= index < len(images) for index in indices):
+        raise UserError(f"figures.images {list(indices)}: give at least one index below {len(images)}")
+    return np.stack([images.read(index) for index in indices])
+
+
+def to_pixels(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """Convert uint8 images (I, H, W, 3) to floats in [0, 1], (I, 3, H, W)."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def to_images(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are."""
+    return quantised(pixels).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -76,9 +99,11 @@ def stack_layers(passes: Sequence[Sequence[LayerMaps]]) -> dict[str, Array]:
     arrays = {}
     for name in ("norms", "components", "explained", "attention", "register_attention"):
         arrays[name] = np.stack([np.stack([getattr(layer, name) for layer in layers], 1) for layers in passes], 1)
-    arrays["register_norms"] = np.stack(
-        [np.stack([_padded(layer.register_norms, registers) for layer in layers], 1) for layers in passes], 1
-    )
+    padded = np.full((*arrays["explained"].shape, registers), np.nan, np.float32)
+    for time, layers in enumerate(passes):
+        for number, layer in enumerate(layers):
+            padded[:, time, number, : layer.register_norms.shape[1]] = layer.register_norms
+    arrays["register_norms"] = padded
     return arrays
 
 
@@ -86,7 +111,3 @@ def _split(tokens: Array, image: slice) -> tuple[Array, Array]:
     inside = np.zeros(tokens.shape[1], bool)
     inside[image] = True
     return tokens[:, inside], tokens[:, ~inside]
-
-
-def _padded(norms: Array, count: int) -> Array:
-    return np.pad(norms, ((0, 0), (0, count - norms.shape[1])), constant_values=np.nan)

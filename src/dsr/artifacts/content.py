@@ -49,7 +49,7 @@ class Content:
             if isinstance(spec, ImageCount):
                 imagenet.verify(path, spec)
             elif isinstance(check, FileCheck):
-                _look_for_names(check, path)
+                look_for_names(check, path)
             elif not isinstance(check, ImagesCheck):
                 from dsr.artifacts import weights
 
@@ -105,7 +105,7 @@ class Content:
             from dsr.artifacts import weights
 
             self._refuse_form(given)
-            about = {"artifact": self.identifier, "source": f"{source.page} {self.artifact.files[0].name}"}
+            about = {"artifact": self.identifier, "source": f"{self.artifact.page} {self.artifact.files[0].name}"}
             if isinstance(check, DenoiserCheck):
                 about |= check.metadata
             weights.convert(check, spec, given, self.output, about)
@@ -128,7 +128,7 @@ class Content:
             raise ContentError(f"{path}: lacks {missing[0]}; expected a folder with {', '.join(ENCODER_FILES)}")
 
 
-def _look_for_names(check: FileCheck, path: Path) -> None:
+def look_for_names(check: FileCheck, path: Path) -> None:
     """Refuse a file that is another one; nothing is unpickled, and no framework is needed."""
     if check.kind == "arrays":
         missing = sorted(set(check.names).difference(npz.keys(path)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from dsr.base.errors import UserError
 
 MANIFEST = "src/dsr/artifacts/manifest.yaml"
@@ -31,11 +29,3 @@ class TransientError(Exception):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-
-
-def problems(error: ValidationError) -> str:
-    """Every wrong key of a file or text, on one line."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'text'}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors()
-    )

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from dsr.artifacts import lock as locks
 from dsr.artifacts import transfer
-from dsr.artifacts.checks import Check
+from dsr.artifacts.checks import Check, EncoderCheck
 from dsr.artifacts.clients import drive, http, hub, kaggle
 from dsr.artifacts.content import Content
-from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, ContentError, problems
-from dsr.artifacts.manifest import PACKAGED, DriveSource, HttpSource, HubSource, KaggleSource, Source, load
+from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, ContentError
+from dsr.artifacts.manifest import PACKAGED, Artifact, DriveSource, HttpSource, HubSource, KaggleSource, load
+from dsr.base.errors import first_problem
 from dsr.config.base import Section
 from dsr.config.specs import EncoderSpec
 
@@ -82,7 +83,7 @@ class _Job:
         """Receive, compare with manifest and lock, publish, record: in this order, so that a failure repeats little."""
         identifier, artifact = self.content.identifier, self.content.artifact
         source = artifact.source
-        _refuse_other_encoder(source, self.content.spec)
+        _refuse_other_encoder(artifact, self.content.spec)
         # What another source sent is never taken for this one's. Both splits of a competition share one archive.
         name = source.competition if isinstance(source, KaggleSource) else identifier
         digest = hashlib.sha256(source.model_dump_json(exclude={"split"}).encode()).hexdigest()
@@ -112,13 +113,13 @@ class _Job:
         """Have the publisher's files in ``folder``; those that an earlier attempt completed are kept."""
         identifier, artifact = self.content.identifier, self.content.artifact
         source, first = artifact.source, folder / artifact.files[0].name
-        log.info("%s: downloading from %s", identifier, source.page)
+        log.info("%s: downloading from %s", identifier, artifact.page)
         if isinstance(source, HubSource):
             return hub.fetch(artifact, source, folder, locks.pinned_revision(self.lock, identifier, source))
         if not first.exists():
             match source:
                 case DriveSource():
-                    drive.fetch(source, first)
+                    drive.fetch(artifact, source, first)
                 case HttpSource():
                     http.fetch(source, first)
                 case KaggleSource():
@@ -126,7 +127,7 @@ class _Job:
                 case _:
                     raise ArtifactError(f"{identifier}: nobody publishes it; {OWN_COPY}")
         try:
-            transfer.refuse_page(source.page, transfer.start_of(first))
+            transfer.refuse_page(artifact.page, transfer.start_of(first))
         except ArtifactError:
             first.unlink()
             raise
@@ -148,13 +149,14 @@ def _parse(check: Check, spec: str) -> Section:
         return expected.model_validate_json(spec)
     except ValidationError as error:
         raise ArtifactError(
-            f"--spec: content of kind '{check.kind}' is for a {expected.__name__} ({problems(error)})"
+            f"--spec: content of kind '{check.kind}' needs the JSON of {expected.__name__} ({first_problem(error)})"
         ) from None
 
 
-def _refuse_other_encoder(source: Source, spec: Section) -> None:
+def _refuse_other_encoder(artifact: Artifact, spec: Section) -> None:
     """Refuse, before anything is downloaded, an encoder that is not the configuration's."""
-    if isinstance(source, HubSource) and isinstance(spec, EncoderSpec):
+    source = artifact.source
+    if isinstance(artifact.check, EncoderCheck) and isinstance(source, HubSource) and isinstance(spec, EncoderSpec):
         published, wanted = (source.repository, source.revision), (spec.encoder.hub, spec.encoder.revision)
         if published != wanted:
             raise ArtifactError(

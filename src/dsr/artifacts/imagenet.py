@@ -32,6 +32,9 @@ SOLUTION = "LOC_val_solution.csv"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision takes for an image."""
 
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, KeyError, ValueError, RuntimeError, OSError)
+# Some of them mean encryption, or compression that Python does not know.
+
 
 def verify(folder: Path, expected: ImageCount, name: Path | None = None) -> None:
     """Check that an ImageFolder has so many class folders, none of them empty, and so many images; only names count.
@@ -111,17 +114,8 @@ def _readable(archive: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    # Among them are encryption, unknown compression, and a place outside the file, which is an OSError of its own.
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        KeyError,
-        ValueError,
-        RuntimeError,
-        OSError,
-    ) as error:
+    except _DAMAGED as error:
+        # Trouble with the disk has other numbers than a place outside the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise ContentError(f"{archive}: damaged, or not the competition's zip ({error})") from error

@@ -13,9 +13,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from dsr.artifacts.errors import ArtifactError, ContentError, problems
+from dsr.artifacts.errors import ArtifactError, ContentError
 from dsr.artifacts.manifest import Artifact, Source
 from dsr.base import files
+from dsr.base.errors import first_problem
 from dsr.config.base import Section
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ def read(path: Path) -> Lock:
         return Lock()
     except ValidationError as error:
         raise ArtifactError(
-            f"{path}: not a lock file ({problems(error)}). Restore it from version control, or remove it to record "
-            "everything anew"
+            f"{path}: not a lock file ({first_problem(error)}). Restore it from version control, or remove it to "
+            "record everything anew"
         ) from None
 
 

@@ -11,7 +11,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from dsr.artifacts.checks import Check
-from dsr.artifacts.errors import ArtifactError, problems
+from dsr.artifacts.errors import ArtifactError
+from dsr.base.errors import problems
 from dsr.config.base import Positive, Section
 
 PACKAGED = Path(__file__).with_name("manifest.yaml")
@@ -47,11 +48,6 @@ class HubSource(Section):
     revision: str
     """Commit, tag or branch; the commit that it stands for is recorded at the first download and kept."""
 
-    @property
-    def page(self) -> str:
-        """Web page of the source."""
-        return f"https://huggingface.co/{self.repository}"
-
 
 class DriveSource(Section):
     """A file below a public Google Drive folder."""
@@ -62,11 +58,6 @@ class DriveSource(Section):
     path: str
     """Path of the file below it."""
 
-    @property
-    def page(self) -> str:
-        """Web page of the source."""
-        return f"https://drive.google.com/drive/folders/{self.folder}"
-
 
 class HttpSource(Section):
     """A file at an address."""
@@ -74,11 +65,6 @@ class HttpSource(Section):
     client: Literal["http"]
     url: Annotated[str, Field(pattern=r"^https?://")]
     """The address."""
-
-    @property
-    def page(self) -> str:
-        """Web page of the source: the address without a query, which may be a signature."""
-        return self.url.partition("?")[0]
 
 
 class KaggleSource(Section):
@@ -90,21 +76,11 @@ class KaggleSource(Section):
     split: Literal["train", "validation"]
     """Which images of the archive."""
 
-    @property
-    def page(self) -> str:
-        """Web page of the source."""
-        return f"https://www.kaggle.com/competitions/{self.competition}"
-
 
 class NoSource(Section):
     """Nobody publishes it: users give a copy of their own."""
 
     client: Literal["none"]
-
-    @property
-    def page(self) -> str:
-        """What stands for a web page."""
-        return "nobody"
 
 
 Source = Annotated[HubSource | DriveSource | HttpSource | KaggleSource | NoSource, Field(discriminator="client")]
@@ -125,6 +101,26 @@ class Artifact(Section):
     """On what terms."""
     check: Check
     """What its content must be."""
+
+    @property
+    def page(self) -> str:
+        """Web page of the source; of an address without its query, which may be a signature."""
+        match self.source:
+            case HubSource(repository=repository):
+                return f"https://huggingface.co/{repository}"
+            case DriveSource(folder=folder):
+                return f"https://drive.google.com/drive/folders/{folder}"
+            case HttpSource(url=url):
+                return url.partition("?")[0]
+            case KaggleSource(competition=competition):
+                return f"https://www.kaggle.com/competitions/{competition}"
+            case NoSource():
+                return "nobody"
+
+    @property
+    def terms(self) -> str:
+        """Web page where terms are accepted."""
+        return self.licence.accept or self.page
 
     @model_validator(mode="after")
     def _consistent(self) -> Artifact:
@@ -150,33 +146,30 @@ class Manifest(Section):
             raise ArtifactError(f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}")
         return self.artifacts[identifier]
 
-    def refuse_missing(self, names: Iterable[str]) -> None:
-        """Refuse encoders of the configuration whose files could not be fetched.
+    def publishes(self, identifier: str) -> bool:
+        """Whether there is such an artifact, and it can be downloaded."""
+        return identifier in self.artifacts and not isinstance(self.artifacts[identifier].source, NoSource)
+
+    def refuse_unknown(self, needed: Iterable[str], given: Iterable[str]) -> None:
+        """Refuse what a configuration cannot have, or what would silently do nothing.
 
         Args:
-            names: ids of the encoders and decoders that are needed and not in place.
+            needed: ids of the encoders and decoders that are needed and not in place.
+            given: ids of which the configuration gives a copy.
 
         Raises:
             ArtifactError: naming those that the manifest does not have.
         """
-        missing = [name for name in names if name not in self.artifacts]
+        missing = [name for name in needed if name not in self.artifacts]
         if missing:
             raise ArtifactError(
-                f"encoders: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {PACKAGED}. An encoder "
-                "needs its files there, `{id}` and `decoder-{id}`; add them as the other encoders' are"
+                f"encoders: {', '.join(missing)} not in {PACKAGED}. An encoder needs its files there, `{{id}}` and "
+                "`decoder-{id}`; add them as the other encoders' are"
             )
-
-    def refuse_unknown(self, names: Iterable[str]) -> None:
-        """Refuse ids under `artifacts` in config.yaml that would silently do nothing.
-
-        Raises:
-            ArtifactError: naming them and listing those that there are.
-        """
-        unknown = [name for name in names if name not in self.artifacts]
+        unknown = [name for name in given if name not in self.artifacts]
         if unknown:
             raise ArtifactError(
-                f"artifacts: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not in the manifest "
-                f"(misspelt?). It has: {', '.join(self.artifacts)}"
+                f"artifacts: {', '.join(unknown)} not in the manifest (misspelt?). It has: {', '.join(self.artifacts)}"
             )
 
 
@@ -196,4 +189,4 @@ def load(path: Path = PACKAGED) -> Manifest:
         # Strict validation of Python values would refuse the lists that YAML has for tuples.
         return Manifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise ArtifactError(f"{path}: not a valid manifest ({problems(error)})") from None
+        raise ArtifactError(f"{path}: not a valid manifest ({'; '.join(problems(error))})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from dsr.artifacts.checks import DecoderCheck, EncoderCheck, WeightsCheck
 from dsr.artifacts.errors import ContentError
-from dsr.base import files
+from dsr.base import files, tensors
 from dsr.base.errors import UserError
 from dsr.config.base import Section
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
@@ -30,20 +31,20 @@ def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, abou
         spec: what it is for.
         source: a file of torch.save; of a training checkpoint, the moving average is taken.
         output: where to.
-        about: metadata of the safetensors file.
+        about: what is known about it.
 
     Raises:
         UserError: if the file is damaged, holds Python objects, or other tensors than expected.
     """
     unused = check.unused if isinstance(check, DecoderCheck) else ()
     # Tensors that share memory cannot be saved, and the file must not depend on strides.
-    tensors = {
+    kept = {
         name: tensor.to(torch.float32, copy=True).contiguous()
         for name, tensor in _read_checkpoint(source).items()
         if name not in unused
     }
     with files.atomic(output) as temporary:
-        temporary.write_bytes(save(tensors, metadata=about))
+        temporary.write_bytes(save(kept, metadata={tensors.KEY: json.dumps(about, sort_keys=True)}))
         try:
             verify(check, spec, temporary)
         except UserError as error:

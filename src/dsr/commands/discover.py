@@ -24,7 +24,7 @@ def main(spec: DiscoverSpec, encoder: Path, images: Path, output: Path, first: P
         output: Neuron file to write.
         first: Neuron file of the first discovery, for a recursive one.
     """
-    network = load_encoder(spec.autoencoder, encoder=encoder, neurons=first)
+    network = load_encoder(spec.encoding, encoder=encoder, neurons=first)
     known = neuron_lists.read(first) if first else None
     with world() as process:
         found = find_register_neurons(spec, network.to(process.device), open_images(images), first=known)

@@ -11,7 +11,7 @@ from dsr.config.execution import Execution
 from dsr.config.specs import StatisticsSpec
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import load_autoencoder
-from dsr.encoder.compute_statistics import compute_statistics
+from dsr.encoder.statistics import compute_statistics
 
 
 @command
@@ -33,13 +33,13 @@ def main(
         execution: How the job runs; ``sample_batch`` images per process are encoded together.
         neurons: Neuron file, for a specification with test-time registers.
     """
-    autoencoder = load_autoencoder(spec.autoencoder, encoder=encoder, neurons=neurons, statistics=None, decoder=None)
+    autoencoder = load_autoencoder(spec.encoding, encoder=encoder, neurons=neurons, statistics=None, decoder=None)
     # The arithmetic of the release's encoder: float32 with TF32 matmuls where the GPU has them.
     set_arithmetic("tf32")
     with world() as process:
         statistics = compute_statistics(
             spec,
-            autoencoder.to(process.device),
+            autoencoder.to(process.device).encode,
             open_images(images),
             process,
             batch=execution.sample_batch,

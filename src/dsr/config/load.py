@@ -44,8 +44,8 @@ class Config(Section):
     """The images."""
     encoders: dict[Name, Encoder]
     """Frozen image encoders, by id."""
-    ttr: TestTimeRegisters
-    """Test-time registers."""
+    ttr_options: TestTimeRegisters
+    """How test-time registers intervene."""
     discovery: Discovery
     """Register-neuron discovery."""
     decoder: Decoder
@@ -82,8 +82,8 @@ class Config(Section):
         """What turns images into latents, for one encoder with or without TTR."""
         return EncoderSpec(
             encoder=self.encoders[encoder],
-            passes=ttr,
-            ttr=self.ttr if ttr != "none" else None,
+            ttr=ttr,
+            ttr_options=self.ttr_options if ttr != "none" else None,
             image_size=self.data.image_size,
         )
 
@@ -93,14 +93,12 @@ class Config(Section):
 
     def statistics(self, encoder: str, ttr: Ttr) -> StatisticsSpec:
         """Everything that determines the latent statistics of an encoder with or without TTR."""
-        return StatisticsSpec(
-            autoencoder=self.encoding(encoder, ttr), images=self.data.train_images, flip=self.data.flip
-        )
+        return StatisticsSpec(encoding=self.encoding(encoder, ttr), images=self.data.train_images, flip=self.data.flip)
 
     def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
         """Everything that determines an encoder's register neurons; a recursive discovery builds on a single one."""
         first: Ttr = "single" if ttr == "recursive" else "none"
-        return DiscoverSpec(autoencoder=self.encoding(encoder, first), discovery=self.discovery)
+        return DiscoverSpec(encoding=self.encoding(encoder, first), discovery=self.discovery)
 
     def model(self, row: str) -> ModelSpec:
         """Return the denoiser of a row."""
@@ -140,7 +138,7 @@ class Config(Section):
             raise ValueError(f"rows.{row} is not trained: its weights are fetched")
         return TrainSpec(
             row=row,
-            autoencoder=self.encoding(entry.encoder, entry.ttr),
+            encoding=self.encoding(entry.encoder, entry.ttr),
             model=self.model(row),
             flow=self.flow,
             recipe=self.recipes[entry.recipe],
@@ -170,6 +168,7 @@ REMOVED = {
     "discovery.highest_layer": "gone after version 0.1.0, because nothing used it; all layers are considered",
     "discovery.sparsity_filter": "gone after version 0.1.0, because nothing used it; it was off",
     "sampling.precision=fp8": "gone after version 0.1.0, because its effect on FID was never measured; use bf16",
+    "ttr": "called ttr_options after version 0.1.0, because `ttr` is the mode of a row",
 }
 """Dotted key, or key=value, that a configuration can no longer set -> since when, why, and what to do."""
 

@@ -25,9 +25,10 @@ class EncoderSpec(Section):
     """What turns images into latents: the encoding half of an autoencoder."""
 
     encoder: Encoder
-    passes: Ttr = "none"
-    ttr: TestTimeRegisters | None
-    """Test-time registers; null: none."""
+    ttr: Ttr = "none"
+    """Test-time registers, as in a row."""
+    ttr_options: TestTimeRegisters | None
+    """How they intervene; null: there are none."""
     image_size: Positive
 
     @property
@@ -45,7 +46,7 @@ class AutoencoderSpec(EncoderSpec):
 class StatisticsSpec(Section):
     """Everything that determines latent statistics."""
 
-    autoencoder: EncoderSpec
+    encoding: EncoderSpec
     images: Positive
     flip: bool
     seed: int = 0
@@ -55,7 +56,7 @@ class StatisticsSpec(Section):
 class DiscoverSpec(Section):
     """Everything that determines a list of register neurons."""
 
-    autoencoder: EncoderSpec
+    encoding: EncoderSpec
     """Its TTR is how a first list intervenes in a recursive discovery; null in a first discovery."""
     discovery: Discovery
     seed: int = 0
@@ -76,7 +77,7 @@ class TrainSpec(Section):
     """Everything that determines the weights of a row."""
 
     row: str
-    autoencoder: EncoderSpec
+    encoding: EncoderSpec
     model: ModelSpec
     flow: Flow
     recipe: Recipe

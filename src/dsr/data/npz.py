@@ -71,15 +71,15 @@ def keys(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def read_header(path: Path, key: str = IMAGES_KEY) -> Header:
-    """Return shape and dtype of an array without reading it."""
-    with _array(path, key) as (header, _):
+def read_header(path: Path) -> Header:
+    """Return shape and dtype of the images without reading them."""
+    with _images(path) as (header, _):
         return header
 
 
-def read_first(path: Path, count: int, key: str = IMAGES_KEY) -> npt.NDArray[Any]:
-    """Read up to ``count`` values of a numeric array from its start, flat."""
-    with _array(path, key) as (header, stream):
+def read_first(path: Path, count: int) -> npt.NDArray[Any]:
+    """Read up to ``count`` values of the images, if they are numbers, from their start, flat."""
+    with _images(path) as (header, stream):
         return np.frombuffer(stream.read(count * header.dtype.itemsize), header.dtype)
 
 
@@ -96,7 +96,7 @@ def read_images(path: Path, batch: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
         ArchiveError: if they are not uint8 in C order, the data is shorter or longer than its header says, or fails
             its checksum.
     """
-    with _array(path, IMAGES_KEY) as (header, stream):
+    with _images(path) as (header, stream):
         if header.dtype != np.uint8 or header.fortran_order:
             raise ArchiveError(f"{path}: {IMAGES_KEY} is {header.dtype}, expected uint8 in C order; save it so")
         count, shape = header.shape[0], header.shape[1:]
@@ -141,13 +141,13 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 @contextlib.contextmanager
-def _array(path: Path, key: str) -> Iterator[tuple[Header, IO[bytes]]]:
-    """Open one array of an npz: what it announces, and the stream of its values."""
+def _images(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
+    """Open the images of an npz: what the array announces, and the stream of its values."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with _opened(path) as archive:
-        if f"{key}.npy" not in archive.namelist():
-            raise ArchiveError(f"{path}: no array {key}; was it written by something else?")
-        with archive.open(f"{key}.npy") as stream:
+        if f"{IMAGES_KEY}.npy" not in archive.namelist():
+            raise ArchiveError(f"{path}: no array {IMAGES_KEY}; was it written by something else?")
+        with archive.open(f"{IMAGES_KEY}.npy") as stream:
             version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
             if version not in readers:
                 raise ArchiveError(f"{path}: npy format {version} is not supported; save plain arrays with numpy.savez")

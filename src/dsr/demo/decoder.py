@@ -44,7 +44,7 @@ def training_pairs(
     spec: AutoencoderSpec, encoder: Siglip2Encoder, images: Images
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return the latent tokens (images, N, C) without and with each list of register neurons, and pixels in [0, 1]."""
-    options = spec.ttr or TestTimeRegisters()
+    options = spec.ttr_options or TestTimeRegisters()
     encoders = [encoder]
     neurons: dict[int, tuple[int, ...]] = {}
     for population in planted_neurons(spec.encoder):

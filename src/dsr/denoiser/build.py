@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dsr.base.weights import assign, read
+from dsr.base.tensors import assign, read
 from dsr.config.denoisers import Dit, DitDh
 from dsr.config.specs import ModelSpec
 from dsr.denoiser.dit import LightningDiT

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dsr.base.errors import UserError
-from dsr.base.weights import assign, read
+from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
@@ -103,7 +103,7 @@ def load_autoencoder(
     Args:
         spec: what the files must fit; with a decoder an ``AutoencoderSpec``.
         encoder: Hugging Face folder; None gives an autoencoder that can only decode.
-        neurons: neuron file, needed exactly where ``spec.ttr`` is set and there is an encoder.
+        neurons: neuron file, needed exactly where ``spec.ttr_options`` is set and there is an encoder.
         statistics: statistics file; None leaves latents raw.
         decoder: decoder weights; None gives an autoencoder that can only encode.
 
@@ -125,7 +125,7 @@ def load_autoencoder(
 
 
 def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> VitEncoder:
-    """Load the encoder of a specification, with test-time registers where ``spec.ttr`` is set.
+    """Load the encoder of a specification, with test-time registers where ``spec.ttr_options`` is set.
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification.
@@ -139,13 +139,13 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
             raise UserError(
                 f"{encoder}: {key} is {found}, but the configuration's encoder says {expected}; correct one"
             )
-    if spec.ttr is None:
+    if spec.ttr_options is None:
         if neurons is not None:
             raise UserError(f"{neurons}: a neuron file was given, but the specification has no test-time registers")
         return loaded
     if neurons is None:
         raise UserError("the specification has test-time registers: give the neuron file")
-    return with_registers(loaded, neuron_lists.read(neurons).layers, spec.ttr)
+    return with_registers(loaded, neuron_lists.read(neurons).layers, spec.ttr_options)
 
 
 def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:

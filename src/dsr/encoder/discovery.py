@@ -152,7 +152,7 @@ def find_register_neurons(
     )
     log.info("%d of %d images have outliers; largest norm %.4g", scores.images, options.images, scores.largest_norm)
     return NeuronList(
-        encoder=spec.autoencoder.encoder.hub,
+        encoder=spec.encoding.encoder.hub,
         layers=merge(known, by_layer([(layer, neuron) for layer, neuron, _ in ranked])),
         ranked=(*(first.ranked if first else ()), *ranked),
         source=f"discovery on {scores.images} images with outliers among {options.images}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -11,10 +14,20 @@ from torch import nn
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
-from dsr.base.weights import assign, read
+from dsr.base.randomness import uniforms
+from dsr.base.tensors import assign, read
+from dsr.config.specs import StatisticsSpec
+from dsr.data.images import Images
+from dsr.data.loading import pixel_batches
+from dsr.data.order import rank_slice
+
+log = logging.getLogger(__name__)
+Encode = Callable[[torch.Tensor], torch.Tensor]
 
 EPS = 1e-5
 """Added to the variance before the square root."""
+LOG_EVERY = 100
+"""Batches between two lines of the log."""
 
 
 class LatentStatistics:
@@ -62,6 +75,38 @@ class LatentStatistics:
         tensors = {"mean": self.mean.float().cpu().contiguous(), "var": self.variance.float().cpu().contiguous()}
         with atomic(path) as temporary:
             save_file(tensors, temporary, metadata={"count": str(self.count)})
+
+
+def compute_statistics(
+    spec: StatisticsSpec, encode: Encode, images: Images, world: World, *, batch: int, workers: int = 0
+) -> LatentStatistics:
+    """Encode every image exactly once, mirrored where its own random number says so, and merge all processes.
+
+    Args:
+        spec: number of images, flip and seed.
+        encode: pixels (n, 3, H, W) in [0, 1] to raw latents (n, C, S, S), on the device of ``world``.
+        images: the training images.
+        world: the processes; each takes one contiguous part of the images.
+        batch: images per process that are encoded together.
+        workers: data-loading workers per process.
+
+    Raises:
+        UserError: if there are more or fewer images than the specification says.
+    """
+    if len(images) != spec.images:
+        raise UserError(f"--images: found {len(images)} images, but data.train_images says {spec.images}; correct one")
+    flips = uniforms(spec.seed, "statistics-flip", 0, spec.images) < 0.5 if spec.flip else np.zeros(spec.images, bool)
+    own = range(spec.images)[rank_slice(spec.images, world.rank, world.size)]
+    statistics = LatentStatistics(spec.encoding.latent_shape, world.device)
+    items = [(index, bool(flips[index])) for index in own]
+    for number, pixels in enumerate(
+        pixel_batches(images, items, batch=batch, device=world.device, workers=workers), start=1
+    ):
+        statistics.update(encode(pixels))
+        if number % LOG_EVERY == 0:
+            log.info("Encoded %d of %d images of this process", statistics.count, len(own))
+    statistics.merge(world)
+    return statistics
 
 
 class Normaliser(nn.Module):

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from dsr.base import files
 from dsr.data import npz
 
-Arrays = Mapping[str, npt.NDArray[np.floating[Any]]]
+Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 _log = logging.getLogger(__name__)
 

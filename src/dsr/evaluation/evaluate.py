@@ -22,7 +22,6 @@ from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGrap
 from dsr.evaluation.inception_score import inception_score
 from dsr.evaluation.inputs import ImageFile
 from dsr.evaluation.precision_recall import Points, Radii
-from dsr.evaluation.selfcheck import check_frechet
 
 _log = logging.getLogger(__name__)
 
@@ -75,16 +74,11 @@ class ImageSet:
         return pooled, spatial
 
     def radii(self, points: Points, k: int) -> Radii:
-        """How far it is from each of its points to its k-th neighbour."""
-
-        def compute() -> Arrays:
-            found = precision_recall.radii(points, k)
-            return {"half": found.half, "single": found.single}
-
+        """Radii of its pooled features, which are ``points``."""
         # Radii and distances that are compared with them must come from the same sums.
         key = {**self.identity, "neighbours": k, "sums": "float32"}
-        kept = self.cache.arrays("radii", ("half", "single"), key, compute)
-        return Radii(kept["half"].astype(np.float32), kept["single"].astype(np.float32))
+        names = ("half", "single")
+        return Radii(**self.cache.arrays("radii", names, key, lambda: vars(precision_recall.radii(points, k))))
 
 
 def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
@@ -92,11 +86,9 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
 
     Raises:
         UserError: if a file is not what it should be; nothing has been computed then.
-        SelfCheckError: if the installed linear algebra is broken.
     """
     seconds: dict[str, float] = {}
     with stage("checks", seconds):
-        self_check = check_frechet()
         at_least = spec.neighbours + 1
         samples = inputs.check_samples(job.samples, expected=spec.images, at_least=at_least)
         reference = inputs.check_reference(job.reference, samples, at_least=at_least)
@@ -118,7 +110,6 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
         "samples": samples.record(),
         "graph_sha256": graph_sha256,
         "protocol": {"neighbours": spec.neighbours, "split": spec.split, "float16_blocks": float16_blocks},
-        "self_check": {"frechet_relative_error": self_check},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "tensorflow": network.version},
         "device": network.device,
         "seconds": seconds,
@@ -127,19 +118,13 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
 
 def _image_set(file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]) -> ImageSet:
     def compute() -> Arrays:
-        found = network.activations(npz.read_images(file.path, BATCH), file.images)
-        return {"pooled": found.pooled, "spatial": found.spatial}
+        return vars(network.activations(npz.read_images(file.path, BATCH), file.images))
 
     identity = {"reference": file.sha256, **identity}
-    arrays = cache.arrays("activations", ("pooled", "spatial"), identity, compute)
-    pooled, spatial = (arrays[name].astype(np.float32) for name in ("pooled", "spatial"))
-    return ImageSet(
-        Activations(pooled, spatial),
-        inputs.read_moments(file.path, "mu", "sigma", pooled.shape[1]),
-        inputs.read_moments(file.path, "mu_s", "sigma_s", spatial.shape[1]),
-        cache,
-        identity,
-    )
+    features = Activations(**cache.arrays("activations", ("pooled", "spatial"), identity, compute))
+    pooled = inputs.read_moments(file.path, "mu", "sigma", features.pooled.shape[1])
+    spatial = inputs.read_moments(file.path, "mu_s", "sigma_s", features.spatial.shape[1])
+    return ImageSet(features, pooled, spatial, cache, identity)
 
 
 def _origin(stored: Moments | None) -> str:

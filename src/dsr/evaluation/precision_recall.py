@@ -65,13 +65,15 @@ class Members:
 class Points:
     """Features (n, d), float32, of a set of images, with their squared norms (n,) in both precisions.
 
+    The features lie on the device that computes; rows and columns of distances come in ``blocks``.
+
     Raises:
         UserError: if a feature is not finite.
     """
 
     def __init__(self, features: Single, block: int = BLOCK) -> None:
         tf = tensorflow()
-        self.features = features
+        self.count = len(features)
         self.blocks = _parts(slice(0, len(features)), block)
         self.norms = np.empty(len(features), np.float32)
         for part in _parts(slice(0, len(features)), TILE):
@@ -84,6 +86,8 @@ class Points:
         with tf.device("/CPU:0"):
             for rows in self.blocks:
                 self.half_norms[rows] = tf.reduce_sum(tf.square(tf.cast(features[rows], tf.float16)), 1)
+        with tf.device(device()):
+            self.features = tf.constant(features)
 
 
 class _Tile:
@@ -91,7 +95,7 @@ class _Tile:
 
     def __init__(self, left: Points, right: Points, rows: slice, columns: slice, *, half: bool) -> None:
         tf = tensorflow()
-        u, v = tf.constant(left.features[rows]), tf.constant(right.features[columns])
+        u, v = left.features[rows], right.features[columns]
         norms, others = (left.half_norms, right.half_norms) if half else (left.norms, right.norms)
         self._norms, self._others = tf.constant(norms[rows]), tf.constant(others[columns])
         if half:
@@ -135,10 +139,10 @@ def radii(points: Points, k: int) -> Radii:
     Raises:
         UserError: if there are not more points than neighbours.
     """
-    tf, count = tensorflow(), len(points.features)
-    if count <= k:
-        raise UserError(f"{count} images are too few for {k} nearest neighbours: give at least {k + 1}")
-    half, single = (np.full((count, k + 1), np.inf, np.float32) for _ in range(2))
+    tf = tensorflow()
+    if points.count <= k:
+        raise UserError(f"{points.count} images are too few for {k} nearest neighbours: give at least {k + 1}")
+    half, single = (np.full((points.count, k + 1), np.inf, np.float32) for _ in range(2))
 
     def merge(smallest: Single, distances: Tensor) -> None:
         """Keep the smallest, sorted, of those so far, (m, k + 1), and of some more, (m, c)."""
@@ -169,7 +173,7 @@ def members(
     Returns the members in the float16 protocol, those in float32, and which blocks the protocol kept in float16.
     """
     tf = tensorflow()
-    half, single = (Members(*(np.zeros(len(of.features), np.bool_) for of in (samples, reference))) for _ in range(2))
+    half, single = (Members(*(np.zeros(of.count, np.bool_) for of in (samples, reference))) for _ in range(2))
     is_half = half_blocks(reference, samples)
     with tf.device(device()):
         for i, j in np.ndindex(is_half.shape):

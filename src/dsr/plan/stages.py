@@ -147,7 +147,7 @@ def encoder_flops(config: Config, manifest: Manifest, encoder: str, ttr: str) ->
     check = manifest.artifacts[encoder].check if encoder in manifest.artifacts else None
     if not isinstance(check, EncoderCheck) or check.width != entry.width:
         return 0
-    tokens = entry.grid**2 + (config.ttr.registers if ttr != "none" else 0)
+    tokens = entry.grid**2 + (config.ttr_options.registers if ttr != "none" else 0)
     return transformer_flops(check.width, check.depth, check.intermediate_size, tokens)
 
 

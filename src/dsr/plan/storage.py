@@ -35,7 +35,7 @@ def downloads(config: Config, manifest: Manifest) -> dict[str, float | None]:
     names.append("inception-graph")
     if "adm" in config.evaluation.references:
         names.append("reference-imagenet256")
-    wanted = [name for name in names if name in manifest.artifacts and not config.artifacts.get(name)]
+    wanted = [name for name in names if manifest.publishes(name) and not config.artifacts.get(name)]
     items = {name: manifest.artifacts[name].gigabytes for name in wanted}
     splits = [name for name in ("imagenet-train", "imagenet-validation") if not config.artifacts.get(name)]
     if config.data.source == "kaggle" and splits:

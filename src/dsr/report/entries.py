@@ -41,8 +41,6 @@ class Entry(Section):
     """The images."""
     maps: Path | None = None
     """Token maps."""
-    cost: Path | None = None
-    """Parameters and FLOPs of the denoiser."""
     chosen: Path | None = None
     """The guidance that the sweep chose."""
     run: str = ""

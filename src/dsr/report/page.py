@@ -13,6 +13,5 @@ def page(markdown: str) -> str:
     """Return the document as HTML; its title is the first heading. HTML in the document is shown, not interpreted."""
     title = next((line.lstrip("# ") for line in markdown.splitlines() if line.startswith("# ")), "")
     body: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     template = (resources.files("dsr.report") / "page.html").read_text(encoding="utf-8")
     return Template(template).substitute(title=escape(title), body=body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -22,18 +23,8 @@ from dsr.config.load import Config
 from dsr.config.specs import spec_hash
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "timm",
-    "tensorflow",
-    "numpy",
-    "scipy",
-    "pandas",
-    "matplotlib",
-    "pydantic",
-    "safetensors",
-    "snakemake",
+    *("torch", "torchvision", "transformers", "timm", "tensorflow", "numpy", "scipy", "pandas"),
+    *("matplotlib", "pydantic", "safetensors", "snakemake"),
 )
 """Packages whose versions are recorded, where they are installed."""
 
@@ -42,38 +33,25 @@ STAGES = ("train", "sample", "evaluate")
 """Stages of a row whose time is summed."""
 
 
-class Timed(Section):
-    """What tells how long the jobs of a row, or of an encoder, took. Jobs are called after Snakemake's benchmarks."""
-
-    statistics: tuple[str, ...] = ()
-    """Jobs of latent statistics."""
-    train: tuple[str, ...] = ()
-    """Jobs of training."""
-    sample: tuple[str, ...] = ()
-    """Jobs of sampling: every seed, moving average and guidance, tried ones included."""
-    evaluate: tuple[str, ...] = ()
-    """Jobs of evaluation: the same against every reference."""
-    record: Path | None = None
-    """The trainer's metrics file."""
-
-
 class Times(Section):
     """What tells how long all jobs took; a file that does not exist is left out."""
 
     folder: Path
-    """Folder of Snakemake's benchmark files, `{job}.tsv`."""
-    jobs: dict[str, Timed]
-    """Jobs by row or encoder."""
+    """Folder of Snakemake's benchmarks: `{job}.tsv`."""
+    jobs: dict[str, dict[str, tuple[str, ...]]]
+    """Names of jobs by row (or encoder) and stage: of all seeds, moving averages, guidance and references."""
+    records: dict[str, Path]
+    """The trainer's metrics file by row."""
 
     def read(self) -> pd.DataFrame:
         """Return the wall time of every job: columns name (of the row or encoder), stage, job, seconds."""
-        lines = [
-            [name, stage, job, _seconds(self.folder / f"{job}.tsv")]
-            for name, timed in self.jobs.items()
-            for stage, jobs in timed.model_dump(exclude={"record"}).items()
-            for job in jobs
-            if (self.folder / f"{job}.tsv").exists()
+        jobs = [
+            (name, stage, job, self.folder / f"{job}.tsv")
+            for name, stages in self.jobs.items()
+            for stage, names in stages.items()
+            for job in names
         ]
+        lines = [[name, stage, job, _seconds(path)] for name, stage, job, path in jobs if path.exists()]
         frame: pd.DataFrame = pd.DataFrame(lines, columns=["name", "stage", "job", "seconds"])
         return frame
 
@@ -89,7 +67,6 @@ def provenance(config: Config, source: Path, times: Times, environments: Sequenc
         times: files that tell how long jobs took.
         environments: conda environment files whose pinned versions are recorded.
     """
-    installed = {name: _version(name) for name in PACKAGES}
     jobs = times.read()
     return {
         "name": config.name,
@@ -100,7 +77,7 @@ def provenance(config: Config, source: Path, times: Times, environments: Sequenc
             for name, row in config.rows.items()
         },
         "python": platform.python_version(),
-        "installed": {name: version for name, version in installed.items() if version},
+        "installed": _installed(),
         "pinned": sorted({pin for file in environments for pin in _pins(file)}),
         "hardware": _hardware(),
         "wall_seconds": dict(zip(jobs["job"], jobs["seconds"], strict=True)),
@@ -124,7 +101,7 @@ def row_times(config: Config, times: Times, jobs: pd.DataFrame) -> dict[str, dic
     found = {}
     for name, row in config.rows.items():
         seconds = {stage: float(sums.get((name, stage), 0.0)) for stage in STAGES}
-        record = times.jobs[name].record if name in times.jobs else None
+        record = times.records.get(name)
         if record is not None and record.exists() and row.recipe is not None:
             batch = config.recipes[row.recipe].batch
             attempts = (line["steps"] * batch / line["images_per_second"] for line in read_json_lines(record))
@@ -207,9 +184,8 @@ def _hardware() -> dict[str, Any]:
 
 def _cpu() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def _output(*command: str) -> str | None:
@@ -220,11 +196,9 @@ def _output(*command: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _installed() -> dict[str, str]:
+    versions = {found.name: found.version for found in metadata.distributions()}
+    return {name: versions[name] for name in PACKAGES if name in versions}
 
 
 def _seconds(benchmark: Path) -> float:

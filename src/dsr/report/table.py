@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from dsr.analysis.cost import denoiser_cost
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
 from dsr.config.load import Config
@@ -151,7 +152,7 @@ def _line(
     status = MEASURED if exists else given.absent(row) or NOT_RUN
     compared = any(published[name] is not None for name in METRICS)
     reference, samples = found.get("reference", {}), found.get("samples", {})
-    chosen = _existing(entry.chosen)
+    chosen = entry.chosen if entry.chosen and entry.chosen.exists() else None
     setting = Guidance.model_validate_json(chosen.read_text()) if chosen else given.guidance[guidance]
     low, high = setting.interval if setting else (None, None)
     measured = {name: found.get(name) for name in (*METRICS, *EXTRA)} | _counted(given, row)
@@ -186,12 +187,7 @@ def _columns() -> list[str]:
 
 def _counted(given: TableInput, row: str) -> dict[str, float]:
     """What is counted of a row's denoiser."""
-    cost = next((path for one in given.entries if one.row == row if (path := _existing(one.cost))), None)
-    if cost is None:
+    if row not in given.config.rows or row not in {one.row for one in given.entries}:
         return {}
-    counted = read_json(cost)
-    return {"params_millions": counted["trainable"] / 1e6, "gflops": counted["flops"] / 1e9}
-
-
-def _existing(path: Path | None) -> Path | None:
-    return path if path is not None and path.exists() else None
+    cost = denoiser_cost(given.config.model(row))
+    return {"params_millions": cost.trainable / 1e6, "gflops": cost.flops / 1e9}

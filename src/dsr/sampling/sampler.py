@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsr.accel.arithmetic import round_products, usable_precision
+from dsr.accel.arithmetic import round_matmul_weights, usable_precision
 from dsr.accel.compilation import compile_each
 from dsr.accel.denoiser import accelerate
 from dsr.accel.fetched import Fetched
@@ -60,8 +60,8 @@ class Sampler:
         precision = usable_precision(spec.precision, device)
         self._in_bf16 = precision == "bf16"
         if self._in_bf16:
-            round_products(model, torch.bfloat16)
-            round_products(self._autoencoder, torch.bfloat16)
+            round_matmul_weights(model, torch.bfloat16)
+            round_matmul_weights(self._autoencoder, torch.bfloat16)
         if compiled and self._autoencoder.decoder is not None:
             accelerate(model, device, precision)
             compile_each(self._autoencoder.decoder.decoder_layers)

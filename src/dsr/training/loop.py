@@ -141,7 +141,7 @@ def _learner(job: Job, world: World, resumed: int | None) -> Learner:
 def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     """Open the images and the frozen encoder, from step ``first`` on."""
     autoencoder = load_autoencoder(
-        job.spec.autoencoder, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
+        job.spec.encoding, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
     ).to(world.device)
     if job.spec.recipe.encoder_half and world.device.type == "cuda":
         autoencoder.use_half()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,7 +79,8 @@ class Metrics:
 
 
 def _tensorboard(run: Path, first: int) -> SummaryWriter:
-    # Imported where it is used: next to an installed TensorFlow it loads that, which takes seconds.
+    # Next to an installed TensorFlow it would load that, which takes seconds; this name in its place, it does not.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run / "tensorboard"), purge_step=first + 1)  # type: ignore[no-untyped-call]

@@ -102,7 +102,7 @@ def check(job: Job, world: World) -> None:
     for path in filter(None, (job.images, job.encoder, job.neurons, job.statistics)):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; run the rule that makes it first")
-    check_index(job.images, images=spec.images, classes=spec.model.classes, image_size=spec.autoencoder.image_size)
+    check_index(job.images, images=spec.images, classes=spec.model.classes, image_size=spec.encoding.image_size)
 
 
 def decide(job: Job) -> Start:

@@ -7,24 +7,24 @@ from pathlib import Path, PurePosixPath
 
 from dsr.artifacts import transfer
 from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, TransientError
-from dsr.artifacts.manifest import DriveSource
+from dsr.artifacts.manifest import Artifact, DriveSource
 
 _QUOTA = "too many users have viewed or downloaded"
 
 
-def fetch(source: DriveSource, target: Path) -> None:
+def fetch(artifact: Artifact, source: DriveSource, target: Path) -> None:
     """Download to ``target``, going on with what an earlier attempt received.
 
     Raises:
         ArtifactError: if it cannot be had.
     """
     what = f"Google Drive {source.path}"
-    denied = f"The file is no longer shared with everyone: see {source.page}, or {OWN_COPY}"
-    identifier = transfer.retrying(what, denied, lambda: _find(source))
+    denied = f"The file is no longer shared with everyone: see {artifact.page}, or {OWN_COPY}"
+    identifier = transfer.retrying(what, denied, lambda: _find(artifact.page, source))
     transfer.retrying(what, denied, lambda: _download(what, identifier, target))
 
 
-def _find(source: DriveSource) -> str:
+def _find(page: str, source: DriveSource) -> str:
     """Return the id of the file; Drive knows ids, people know paths."""
     import gdown
     from gdown.exceptions import DownloadError
@@ -33,13 +33,13 @@ def _find(source: DriveSource) -> str:
         found = gdown.download_folder(id=source.folder, quiet=True, skip_download=True, timeout=transfer.TIMEOUT)
     except DownloadError as error:
         raise ArtifactError(
-            f"{source.page}: cannot be listed ({_line(error)}). Open it in a browser; if it has moved, change "
+            f"{page}: cannot be listed ({_line(error)}). Open it in a browser; if it has moved, change "
             f"{MANIFEST}, or {OWN_COPY}"
         ) from error
     listing = {PurePosixPath(file.path): file.id for file in found}
     if PurePosixPath(source.path) not in listing:
         raise ArtifactError(
-            f"{source.page}: has no {source.path}, but {', '.join(map(str, listing)) or 'no file at all'}. Change the "
+            f"{page}: has no {source.path}, but {', '.join(map(str, listing)) or 'no file at all'}. Change the "
             f"path in {MANIFEST}, or {OWN_COPY}"
         )
     return str(listing[PurePosixPath(source.path)])

@@ -36,20 +36,19 @@ def fetch(artifact: Artifact, source: HubSource, folder: Path, pinned: str | Non
     Raises:
         ArtifactError: if they cannot be had.
     """
-    terms = artifact.licence.accept or source.page
     denied = (
-        f"The repository is private, gone or gated: see {terms}. If it asks for terms, accept them there; log in with "
-        "`hf auth login` (or set HF_TOKEN)"
+        f"The repository is private, gone or gated: see {artifact.terms}. If it asks for terms, accept them there; log "
+        "in with `hf auth login` (or set HF_TOKEN)"
     )
     what = f"hub {source.repository}"
-    commit = transfer.retrying(what, denied, lambda: _resolve(source, pinned or source.revision, terms))
+    commit = transfer.retrying(what, denied, lambda: _resolve(artifact, source, pinned or source.revision))
     for file in artifact.files:
-        download = partial(_download, source, file.name, commit, folder, terms)
+        download = partial(_download, artifact, source, file.name, commit, folder)
         transfer.retrying(f"{what}/{file.name}", denied, download)
     return commit
 
 
-def _resolve(source: HubSource, revision: str, terms: str) -> Commit:
+def _resolve(artifact: Artifact, source: HubSource, revision: str) -> Commit:
     """Find the commit that a branch stands for: every file comes from it, whatever happens to the branch meanwhile."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -66,11 +65,11 @@ def _resolve(source: HubSource, revision: str, terms: str) -> Commit:
             f"HF_ENDPOINT, or {OWN_COPY}"
         ) from None
     except HfHubHTTPError as error:
-        _explain(error, source, revision, terms)
+        _explain(error, artifact, revision)
     return Commit(str(info.sha), {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs})
 
 
-def _download(source: HubSource, name: str, commit: Commit, folder: Path, terms: str) -> None:
+def _download(artifact: Artifact, source: HubSource, name: str, commit: Commit, folder: Path) -> None:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -79,10 +78,10 @@ def _download(source: HubSource, name: str, commit: Commit, folder: Path, terms:
     except LocalEntryNotFoundError as error:
         # What the client makes of a hub that is busy: the reason is in the cause.
         if isinstance(error.__cause__, HfHubHTTPError):
-            _explain(error.__cause__, source, name, terms)
+            _explain(error.__cause__, artifact, name)
         raise TransientError("the hub does not answer") from error
     except HfHubHTTPError as error:
-        _explain(error, source, name, terms)
+        _explain(error, artifact, name)
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         # What hf_xet raises; those of requests have other types.
         raise TransientError(
@@ -96,17 +95,16 @@ def _download(source: HubSource, name: str, commit: Commit, folder: Path, terms:
         raise TransientError("the transfer ended early") from error
 
 
-def _explain(error: requests.HTTPError, source: HubSource, missing: str, terms: str) -> NoReturn:
+def _explain(error: requests.HTTPError, artifact: Artifact, missing: str) -> NoReturn:
     """Say what the hub's own codes mean; other statuses are left as they are."""
     code = error.response.headers.get("X-Error-Code", "")
     if code == "GatedRepo":
         raise ArtifactError(
-            f"hub {source.repository}: the licence has not been accepted with your account. Accept it at {terms}, log "
+            f"{artifact.page}: the licence has not been accepted with your account. Accept it at {artifact.terms}, log "
             "in with `hf auth login` (or set HF_TOKEN), and run the command again"
         ) from error
     if code in ("RevisionNotFound", "EntryNotFound"):
         raise ArtifactError(
-            f"hub {source.repository}: the repository has no '{missing}'. See {source.page} and change {MANIFEST}, or "
-            f"{OWN_COPY}"
+            f"{artifact.page}: the repository has no '{missing}'. Look there and change {MANIFEST}, or {OWN_COPY}"
         ) from error
     raise error

@@ -29,13 +29,12 @@ def fetch(artifact: Artifact, source: KaggleSource, target: Path) -> None:
         ArtifactError: if it cannot be had.
     """
     what = f"Kaggle {source.competition}"
-    terms = artifact.licence.accept or source.page
     denied = (
-        f"Accept the competition's rules at {terms} with the account that the token belongs to (and check the token at "
-        f"{_TOKENS}), then run the command again; or {_OWN_IMAGES}"
+        f"Accept the competition's rules at {artifact.terms} with the account that the token belongs to (and check the "
+        f"token at {_TOKENS}), then run the command again; or {_OWN_IMAGES}"
     )
-    client = transfer.retrying(what, denied, lambda: _client(what, terms))
-    log.info("Downloading %s to %s, whose size shows the progress", source.page, target)
+    client = transfer.retrying(what, denied, lambda: _client(what, artifact.terms))
+    log.info("Downloading %s to %s, whose size shows the progress", artifact.page, target)
     transfer.retrying(what, denied, lambda: _download(what, client, source.competition, target))
 
 

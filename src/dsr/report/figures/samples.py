@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -80,24 +81,18 @@ def choose_samples(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.
 
 def read_chosen(path: Path, chosen: npt.NDArray[np.int64]) -> Pictures:
     """Read images (n, H, W, 3) by position; reading stops after the last one."""
-    wanted, found, start = set(chosen.tolist()), {}, 0
-    for batch in read_images(path):
-        for position in range(start, start + len(batch)):
-            if position in wanted:
-                found[position] = batch[position - start]
-        start += len(batch)
-        if len(found) == len(wanted):
-            break
-    return np.stack([found[position] for position in chosen.tolist()])
+    batches = itertools.chain.from_iterable(read_images(path))
+    wanted, last = {*chosen.tolist()}, int(chosen.max()) + 1
+    found = {place: image for place, image in enumerate(itertools.islice(batches, last)) if place in wanted}
+    return np.stack([found[place] for place in chosen.tolist()])
 
 
 def tile(images: Pictures, side: int) -> Pictures:
-    """Tile images (side * side, H, W, 3) row by row, small ones enlarged and large ones reduced, white in between."""
-    size = _THUMBNAIL if images.shape[1] > _THUMBNAIL else images.shape[1]
+    """Tile images (side * side, H, W, 3) row by row, large ones reduced, white in between."""
+    size = min(_THUMBNAIL, images.shape[1])
+    lines = ((0, _BORDER), (0, _BORDER), (0, 0))
+    small = [Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS) for image in images]
+    framed = np.stack([np.pad(np.asarray(image), lines, constant_values=255) for image in small])
     pitch = size + _BORDER
-    canvas = np.full((side * pitch - _BORDER, side * pitch - _BORDER, 3), 255, np.uint8)
-    for number, image in enumerate(images):
-        row, column = divmod(number, side)
-        picture = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
-        canvas[row * pitch : row * pitch + size, column * pitch : column * pitch + size] = picture
-    return canvas
+    grid = framed.reshape(side, side, pitch, pitch, 3).swapaxes(1, 2).reshape(side * pitch, side * pitch, 3)
+    return np.asarray(grid[:-_BORDER, :-_BORDER], np.uint8)
