@@ -1,6 +1,6 @@
 """Whether the pins of envs/ can be installed: `make test-environments` asks the package index, and installs nothing.
 
-The jobs' environments are resolved for Python 3.11 on Linux x86-64 from wheels only, whatever runs this. The
+The jobs' environments are resolved for Python 3.10 on Linux x86-64 from wheels only, whatever runs this. The
 workflow's and the developers' are resolved for the Python that runs this, if it is theirs: pip resolves for another
 Python from wheels only, and one of Snakemake's dependencies has none.
 """
@@ -49,7 +49,7 @@ class Resolver:
 
 
 def python_of(name: str) -> str:
-    """Python version of an environment, as 3.11."""
+    """Python version of an environment, as 3.10."""
     found = re.search(r"- python=(\d+\.\d+)", (ROOT / f"envs/{name}.yaml").read_text(encoding="utf-8"))
     assert found is not None
     return found[1]
@@ -86,7 +86,7 @@ def test_wheels_for_the_jobs_python(resolver: Resolver, tmp_path: Path, name: st
     target += [word for tag in PLATFORMS for word in ("--platform", tag)]
     done = resolver.resolve(words, *target, "--target", str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert python_of(name) == "3.11"
+    assert python_of(name) == "3.10"
     found = done.stdout.splitlines()[-1].lower().replace("_", "-").split()
     for entry in entries:
         pinned, _, version = entry.partition("==")
