@@ -104,7 +104,7 @@ def test_cuda_builds_of_torch_are_in_their_index() -> None:
         if "+cu" in version:
             with urllib.request.urlopen(f"{CUDA_INDEX}/{name}/", timeout=60) as answer:
                 page = answer.read().decode("utf-8").replace("%2B", "+")
-            assert re.search(rf"{name}-{re.escape(version)}-cp311-cp311-\w*x86_64\.whl", page), entry
+            assert re.search(rf"{name}-{re.escape(version)}-cp310-cp310-\w*x86_64\.whl", page), entry
 
 
 @pytest.mark.parametrize("name", OWN)
