@@ -36,13 +36,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer; ``cut`` ends after so many bytes of the body, by hanging up or, with ``stall``, by falling silent."""
+    """An answer; ``cut`` hangs up after so many bytes of the body."""
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
-    stall: bool = False
 
 
 Route = Callable[[Seen], Reply]
@@ -73,6 +72,12 @@ def page(text: str, status: int = 200) -> Route:
     """Serve a web page."""
     body = f"<!DOCTYPE html>\n<html><head><title>{text}</title></head><body></body></html>".encode()
     return lambda seen: Reply(status, body, {"Content-Type": "text/html; charset=utf-8"})
+
+
+def status(code: int, **headers: str) -> Route:
+    """Answer with an error."""
+    named = {"Content-Type": "text/plain", **{key.replace("_", "-"): value for key, value in headers.items()}}
+    return lambda seen: Reply(code, b"{}", named)
 
 
 class Server(ThreadingHTTPServer):
@@ -140,8 +145,6 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         self.wfile.write(reply.body if reply.cut is None else reply.body[: reply.cut])
-        if reply.stall:
-            self.rfile.read(1)
         if reply.cut is not None:
             self.close_connection = True
 

@@ -25,7 +25,7 @@ from dsr.config.encoders import ENCODER_FILES, Encoder
 from dsr.config.specs import EncoderSpec
 
 from .artifact_manifest import GRAPH, be_quick, graph, write
-from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running
+from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running, status
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
 
@@ -145,7 +145,7 @@ def test_hub_keeps_to_the_recorded_commit(hub: Hub) -> None:
     shutil.rmtree(hub.output)
     hub.serve(LATER)
     hub.serve(COMMIT)
-    hub.answer("main", lambda seen: Reply(500))
+    hub.answer("main", status(500))
     hub.fetch()
     hub.lock.unlink()
     shutil.rmtree(hub.output)
@@ -186,19 +186,14 @@ def test_hub_damaged_transfer(hub: Hub) -> None:
     assert not hub.output.exists()
 
 
-def _error(status: int, **headers: str) -> Route:
-    named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return lambda seen: Reply(status, b"{}", {"Content-Type": "application/json", **named})
-
-
 @pytest.mark.parametrize(
     ("route", "message"),
     [
-        (_error(401, X_Error_Code="RepoNotFound"), r"access refused \(HTTP 401\).*set HF_TOKEN"),
-        (_error(401), r"access refused \(HTTP 401\).*private, gone or gated: see https://"),
-        (_error(404, X_Error_Code="RevisionNotFound"), r"the repository has no 'main'"),
-        (_error(429, Retry_After="900"), r"the server asks to wait 900 s"),
-        (_error(429), r"HTTP 429; gave up after 3 attempts"),
+        (status(401, X_Error_Code="RepoNotFound"), r"access refused \(HTTP 401\).*set HF_TOKEN"),
+        (status(401), r"access refused \(HTTP 401\).*private, gone or gated: see https://"),
+        (status(404, X_Error_Code="RevisionNotFound"), r"the repository has no 'main'"),
+        (status(429, Retry_After="900"), r"the server asks to wait 900 s"),
+        (status(429), r"HTTP 429; gave up after 3 attempts"),
         (page("Welcome to the hotel"), r"does not come from a Hugging Face hub.*proxy"),
     ],
 )
@@ -212,8 +207,8 @@ def test_hub_errors(hub: Hub, route: Route, message: str) -> None:
 @pytest.mark.parametrize(
     ("route", "message"),
     [
-        (_error(403, X_Error_Code="GatedRepo"), r"not been accepted.*Accept it at https://huggingface.co/"),
-        (_error(404, X_Error_Code="EntryNotFound"), r"the repository has no 'config.json'"),
+        (status(403, X_Error_Code="GatedRepo"), r"not been accepted.*Accept it at https://huggingface.co/"),
+        (status(404, X_Error_Code="EntryNotFound"), r"the repository has no 'config.json'"),
     ],
 )
 @pytest.mark.parametrize("at", ["look-up", "transfer"])
@@ -392,10 +387,10 @@ def test_drive_quota_keeps_what_was_received(drive: Drive) -> None:
     [
         (page("Sign in"), r"does not hand the file out .*Open https://drive.google.com/uc\?id=file"),
         (lambda seen: attachment(page("Quota")(seen).body)(seen), r"web page instead.*\"Quota\""),
-        (lambda seen: Reply(404, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}), "404"),
-        (lambda seen: Reply(403, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}), "403"),
+        (status(404, Content_Disposition="attachment"), "404"),
+        (status(403, Content_Disposition="attachment"), "403"),
         (
-            lambda seen: Reply(503, b"", {"Content-Disposition": "attachment", "Content-Type": "x"}),
+            status(503, Content_Disposition="attachment"),
             "503",
         ),
         (attachment(CONTENT, 10), r"Download is incomplete: .*gave up after 3 attempts"),
@@ -411,7 +406,7 @@ def test_drive_errors(drive: Drive, route: Route, message: str) -> None:
 @pytest.mark.parametrize(
     ("route", "message"),
     [
-        (lambda seen: Reply(404, b"", {}), r"cannot be listed .*Open it in a browser"),
+        (status(404), r"cannot be listed .*Open it in a browser"),
         (page("Empty"), r"has no decoders/graph.pb, but no file at all"),
     ],
 )
@@ -501,36 +496,22 @@ def test_kaggle_interrupted_transfer_continues(
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
+    ("place", "code", "message"),
     [
-        (401, r"access refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
-        (
-            403,
-            r"access refused \(HTTP 403\).*rules at https://rules.example with the account.*give an ImageFolder",
-        ),
-        (404, r"not there any more \(HTTP 404\)"),
-        (503, r"HTTP 503; gave up after 3 attempts"),
+        (API, 401, r"access refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
+        (API, 403, r"access refused \(HTTP 403\).*rules at https://rules.example with the .*give an ImageFolder"),
+        (API, 404, r"not there any more \(HTTP 404\)"),
+        (API, 503, r"HTTP 503; gave up after 3 attempts"),
+        (LOGIN, 401, r"access refused \(HTTP 401\)"),
+        (LOGIN, 403, r"no valid token. Make one at https://www.kaggle.com/settings"),
+        (LOGIN, 503, r"HTTP 503; gave up after 3 attempts"),
     ],
 )
-def test_kaggle_errors(kaggle: Kaggle, sites: Server, status: int, message: str) -> None:
-    sites.add(API, lambda seen: Reply(status, b"{}", {"Content-Type": "text/plain"}))
+def test_kaggle_errors(kaggle: Kaggle, sites: Server, place: str, code: int, message: str) -> None:
+    sites.add(place, status(code))
     with pytest.raises(ArtifactError, match=message) as caught:
         kaggle.fetch()
     assert TOKEN not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("status", "message"),
-    [
-        (401, r"access refused \(HTTP 401\)"),
-        (403, r"no valid token. Make one at https://www.kaggle.com/settings"),
-        (503, r"HTTP 503; gave up after 3 attempts"),
-    ],
-)
-def test_kaggle_token_that_is_refused(kaggle: Kaggle, sites: Server, status: int, message: str) -> None:
-    sites.add(LOGIN, lambda seen: Reply(status, b"{}", {"Content-Type": "text/plain"}))
-    with pytest.raises(ArtifactError, match=message):
-        kaggle.fetch()
 
 
 def test_kaggle_page_instead_of_archive(kaggle: Kaggle, sites: Server) -> None:
