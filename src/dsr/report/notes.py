@@ -55,8 +55,8 @@ def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
 def disclaimer(config: Config) -> str:
     """Say why measured numbers are not comparable with published ones."""
     demo = (
-        "This is a demo on handwritten digits, with small stand-ins for the SigLIP2 encoders, their decoder and the "
-        "Inception classifier. It shows that the workflow runs and says nothing about the paper's claims. "
+        "This is a demo on handwritten digits, with small models in place of the SigLIP2 encoders, their decoder and "
+        "the Inception classifier. It shows that the workflow runs and says nothing about the paper's claims. "
     )
     return f"{demo if config.data.source == 'digits' else ''}No number here is comparable with a published one."
 

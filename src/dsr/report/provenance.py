@@ -156,7 +156,7 @@ def _row_times(record: Mapping[str, Any]) -> list[str]:
         rows.append([row, *(_duration(times[stage]) for stage in STAGES), spent])
     note = (
         "Wall time (h:mm:ss) of all epochs that have run; sampling and evaluation count every seed, moving average, "
-        "guidance setting (tried ones included) and reference, of the last attempt. Latent statistics and maps are not "
+        "guidance (tried ones included) and reference, of the last attempt. Latent statistics and maps are not "
         f"part of it. GPUs held: {held['train']} in training, "
         f"{held['sample']} in sampling, {held['evaluate']} in evaluation. Training counts interrupted attempts too."
     )

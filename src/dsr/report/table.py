@@ -91,8 +91,8 @@ class TableInput:
         """Published values by quantity, if they are comparable."""
         if not self.config.published:
             return dict.fromkeys(QUANTITIES)
-        setting = self.guidance[guidance]
-        kind = GUIDED if setting is None or setting.scale > 1 else UNGUIDED
+        known = self.guidance[guidance]
+        kind = GUIDED if known is None or known.scale > 1 else UNGUIDED
         return self.published.values(self.published_table, self.published_row(row), epoch, kind)
 
     def absent(self, row: str) -> str:
@@ -154,8 +154,8 @@ def _line(
     compared = any(published[name] is not None for name in METRICS)
     reference, samples = found.get("reference", {}), found.get("samples", {})
     chosen = entry.chosen if entry.chosen and entry.chosen.exists() else None
-    setting = Guidance.model_validate_json(chosen.read_text()) if chosen else given.guidance[guidance]
-    low, high = setting.interval if setting else (None, None)
+    used = Guidance.model_validate_json(chosen.read_text()) if chosen else given.guidance[guidance]
+    low, high = used.interval if used else (None, None)
     measured = {name: found.get(name) for name in (*METRICS, *EXTRA)} | _counted(given, row)
     return {
         "row": row,
@@ -167,7 +167,7 @@ def _line(
         **{f"published_{name}": value for name, value in published.items()},
         **{f"measured_{name}": value for name, value in measured.items()},
         "ema_decay": given.config.averages(row)[0] if row in given.config.rows else None,
-        "guidance_scale": setting.scale if setting else None,
+        "guidance_scale": used.scale if used else None,
         "guidance_low": low,
         "guidance_high": high,
         "images": found.get("images"),
