@@ -172,8 +172,12 @@ def raw_folder(wildcards):
     return given or f"{CONFIG.results}/data/raw/{wildcards.split}"
 
 
-# Encoders as the rows use them, with and without TTR.
-ENCODINGS = sorted({(row.encoder, row.ttr) for row in CONFIG.rows.values()})
+def encodings(rows):
+    """Encoders as these rows use them, with and without TTR."""
+    return sorted({(CONFIG.rows[row].encoder, CONFIG.rows[row].ttr) for row in rows})
+
+
+ENCODINGS = encodings(CONFIG.rows)
 
 
 def discover_spec(wildcards):

@@ -9,15 +9,10 @@ IMAGES = {f"image-{index}/": index for index in CONFIG.figures.images}
 # Rows with several moving averages of the weights.
 AVERAGED = [row for row in DRAWN if len(CONFIG.averages(row)) > 1]
 # Encoders as the rows use them.
+MAPS = f"{CONFIG.results}/maps/encoders"
 ENCODER_ENTRIES = [
-    Entry(
-        encoder=encoder,
-        ttr=ttr,
-        maps=Path(CONFIG.results, f"maps/encoders/{encoder}-{ttr}.npz"),
-    )
-    for encoder, ttr in sorted(
-        {(CONFIG.rows[row].encoder, CONFIG.rows[row].ttr) for row in DRAWN}
-    )
+    Entry(encoder=encoder, ttr=ttr, maps=Path(f"{MAPS}/{encoder}-{ttr}.npz"))
+    for encoder, ttr in encodings(DRAWN)
 ]
 MAP_KINDS = "norms|components|attention|outliers"
 # The whole configuration, for whatever needs more of it than a specification holds.
@@ -56,21 +51,16 @@ def figures(wildcards):
 def table_entries(table):
     """Entries of one of the configuration's tables; those of its overlay are there to be asked for."""
     section = CONFIG.tables[table]
-    epochs = section.epochs or EPOCHS
-    entries = [
-        one
-        for one in reported(section.rows, guidance=UNGUIDED)
-        if section.epochs is None or one.epoch in section.epochs
-    ]
+    entries = reported(section.rows, guidance=UNGUIDED)
     # The demo has nothing to replace what an overlay adds.
     if section.overlay and CONFIG.data.source != "digits":
         entries += [
             entry(row, epoch, UNGUIDED, **FIRST, overlays=[section.overlay])
             for row in section.rows
-            for epoch in epochs
+            for epoch in section.epochs or EPOCHS
             if row not in CONFIG.rows and row in OVERLAY_ROWS[table]
         ]
-    return entries
+    return [one for one in entries if one.epoch in (section.epochs or [one.epoch])]
 
 
 def table_files(entries, *kinds):
@@ -80,16 +70,8 @@ def table_files(entries, *kinds):
 
 def table_json(entries, *fields):
     """Entries as a table needs them, and these fields of them, as JSON."""
-    known = (
-        "row",
-        "epoch",
-        "guidance",
-        "seed",
-        "reference",
-        "metrics",
-        "chosen",
-    )
-    return entries_json(entries, *known, *fields)
+    known = "row epoch guidance seed reference metrics chosen"
+    return entries_json(entries, *known.split(), *fields)
 
 
 def written(entries):
@@ -115,22 +97,13 @@ RERUN_TOKEN = rerun_token()
 
 def times(wildcards):
     """Snakemake's benchmarks and the trainer's records of every row and encoder, as JSON."""
-    jobs = {
-        f"{e}-{ttr}": {"statistics": [f"statistics/{e}-{ttr}"]} for e, ttr in ENCODINGS
-    }
+    jobs = {f"{e}-{t}": {"statistics": [f"statistics/{e}-{t}"]} for e, t in ENCODINGS}
     for row in CONFIG.rows:
-        drawn = dict.fromkeys(
-            f"{row}-{one.epoch}-{set_id(one.guidance, one.seed, one.decay)}"
-            for one in ENTRIES
-            if one.row == row
-        )
-        tried = CANDIDATES if row in SWEPT else ()
-        sets = [*drawn, *(f"{row}-{final_epoch(row)}-sweep/{name}" for name in tried)]
-        again = [
-            f"{images}-{reference}"
-            for images in drawn
-            for reference in OTHER_REFERENCES
-        ]
+        known = [(one.epoch, one.set_id) for one in ENTRIES if one.row == row]
+        if row in SWEPT:
+            known += [(final_epoch(row), f"sweep/{name}") for name in CANDIDATES]
+        sets = list(dict.fromkeys(f"{row}-{epoch}-{name}" for epoch, name in known))
+        again = [f"{name}-{other}" for name in sets for other in OTHER_REFERENCES]
         jobs[row] = {
             "train": [f"train/{row}-{epoch}" for epoch in CONFIG.epochs(row)],
             "sample": [f"sample/{images}" for images in sets],

@@ -29,8 +29,6 @@ rule sample:
 
 # With another moving average of the weights than the one that tables report.
 use rule sample as sample_average with:
-    input:
-        unpack(lambda wildcards: sample_inputs(wildcards, f"-{wildcards.decay}")),
     output:
         samples="<results>/rows/{row}/epoch-{epoch}/ema-{decay}/{guidance}-seed{seed}/samples.npz",
         about="<results>/rows/{row}/epoch-{epoch}/ema-{decay}/{guidance}-seed{seed}/samples.json",
@@ -79,14 +77,7 @@ rule choose_guidance:
 # and all images drawn with that.
 use rule sample as sample_chosen with:
     input:
-        unpack(
-            lambda wildcards: sample_inputs(
-                wildcards,
-                guidance=[
-                    f"<results>/rows/{wildcards.row}/epoch-{wildcards.epoch}/guidance.json"
-                ],
-            )
-        ),
+        unpack(lambda wildcards: sample_inputs(wildcards, ["guidance.json"])),
     output:
         samples="<results>/rows/{row}/epoch-{epoch}/chosen-seed{seed}/samples.npz",
         about="<results>/rows/{row}/epoch-{epoch}/chosen-seed{seed}/samples.json",
@@ -94,5 +85,3 @@ use rule sample as sample_chosen with:
         "<logs>/sample/{row}-{epoch}-chosen-seed{seed}.log",
     benchmark:
         "<benchmarks>/sample/{row}-{epoch}-chosen-seed{seed}.tsv"
-    params:
-        spec=guided_spec,

@@ -37,11 +37,6 @@ def reported_guidance(row, epoch):
     return [*CONFIG.sampling.guidance, *([CHOSEN] if swept else [])]
 
 
-def set_id(guidance, seed, decay=None):
-    """Name of a set of images."""
-    return f"{'' if decay is None else f'ema-{decay}/'}{guidance}-seed{seed}"
-
-
 def set_file(row, epoch, set_id, name):
     """A file about one set of images."""
     return Path(CONFIG.results, "rows", row, f"epoch-{epoch}", set_id, name)
@@ -57,7 +52,7 @@ def command_with(*overlays):
 
 def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):
     """A set of images and its scores against one reference, as tables and figures know it."""
-    images = set_id(guidance, seed, decay)
+    images = f"{'' if decay is None else f'ema-{decay}/'}{guidance}-seed{seed}"
     again = "" if reference == FIRST_REFERENCE else f"-{reference}"
     metrics = set_file(row, epoch, images, f"metrics{again}.json")
     # Lines of a table are those of the first seed and reference.
@@ -69,6 +64,7 @@ def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):
         seed=seed,
         reference=reference,
         decay=decay,
+        set_id=images,
         metrics=metrics,
         samples=set_file(row, epoch, images, "samples.npz"),
         maps=Path(CONFIG.results, f"maps/rows/{row}-{epoch}.npz"),
@@ -126,32 +122,24 @@ def in_results(path):
 
 
 def sample_spec(wildcards):
-    """Everything but the weights that determines the images of a reported set, as JSON."""
-    return spec_json(
-        CONFIG.sample(wildcards.row, wildcards.guidance, int(wildcards.seed))
-    )
+    """Everything but the weights that determines a reported set, as JSON; guidance that was chosen is in a file."""
+    guidance = wildcards.get("guidance", UNGUIDED)
+    return spec_json(CONFIG.sample(wildcards.row, guidance, int(wildcards.seed)))
 
 
 def candidate_spec(wildcards):
     """The same of a set with a guidance that the sweep tries."""
-    return spec_json(
-        CONFIG.sample(
-            wildcards.row, CANDIDATES[wildcards.candidate], SWEEP.seed, SWEEP.images
-        )
-    )
+    tried = CANDIDATES[wildcards.candidate]
+    return spec_json(CONFIG.sample(wildcards.row, tried, SWEEP.seed, SWEEP.images))
 
 
-def guided_spec(wildcards):
-    """The same of a set whose guidance is in a file."""
-    return spec_json(CONFIG.sample(wildcards.row, UNGUIDED, int(wildcards.seed)))
-
-
-def sample_inputs(wildcards, decay="", guidance=()):
-    """Files that a set of images is made from."""
-    row = f"<results>/rows/{wildcards.row}/epoch-{wildcards.epoch}"
+def sample_inputs(wildcards, guidance=()):
+    """Files that a set of images is made from; `guidance` names the file that has it, if one does."""
+    folder = f"<results>/rows/{wildcards.row}/epoch-{wildcards.epoch}"
+    decay = f"-{wildcards.decay}" if "decay" in wildcards.keys() else ""
     return {
-        "weights": f"{row}/ema{decay}.safetensors",
-        "guidance": list(guidance),
+        "weights": f"{folder}/ema{decay}.safetensors",
+        "guidance": [f"{folder}/{name}" for name in guidance],
         "statistics": row_inputs(wildcards)["statistics"],
         "decoder": f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
     }

@@ -31,6 +31,8 @@ class Entry(Section):
     """Name of the images that it is compared with."""
     decay: float | None = None
     """Decay of the moving average of the weights, where it is not the one that tables report."""
+    set_id: str = ""
+    """Name of the set, which is part of the names of its files."""
     encoder: str = ""
     """Id of the encoder."""
     ttr: Ttr = "none"

@@ -10,28 +10,12 @@ import pandas as pd
 from dsr.base.markup import pipe_table
 from dsr.config.sampling import CHOSEN, Guidance
 from dsr.report.notes import MARK, OFF_CHART, describe, disclaimer, footnotes
-from dsr.report.published import CHART, COUNTED, QUANTITIES
+from dsr.report.published import CHART, QUANTITIES
 from dsr.report.supplements import supplements
 from dsr.report.table import MEASURED, TableInput
 
-TITLES = {
-    "fid": "FID",
-    "inception_score": "IS",
-    "precision": "Precision",
-    "recall": "Recall",
-    "params_millions": "Parameters (M)",
-    "gflops": "GFLOPs",
-}
-_MEASURED = {"fid": ".2f", "inception_score": ".2f", "precision": ".3f", "recall": ".3f"} | {
-    "params_millions": ".2f",
-    "gflops": ".3f",
-}
-_PUBLISHED = _MEASURED | {name: f".{decimals}f" for name, decimals in COUNTED.items()}
-_FORMS = {
-    "measured": _MEASURED,
-    "published": _PUBLISHED,
-    "difference": {name: f"+{form}" for name, form in _PUBLISHED.items()},
-}
+_WORDS = {"Row", "Rows", "Epochs", "Guidance", "Value", "EMA decay", "Reference"}
+"""Columns that hold words; the others hold numbers."""
 _TTR = {"none": "no test-time register", "single": "test-time register", "recursive": "recursive test-time register"}
 
 Line = dict[str, str]
@@ -55,7 +39,7 @@ def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
             label = [f"{OFF_CHART}."] if given.published_table == CHART else []
             parts += ["## Published (ImageNet-256, not comparable)", *label, _pipe(_published(known))]
     for one in supplements(given.config, frame, fids):
-        parts += [f"## {one.title}", one.note, pipe_table(one.heading, one.lines, one.heading[one.words :])]
+        parts += [f"## {one.title}", one.note, pipe_table(one.heading, one.lines, {*one.heading} - _WORDS)]
     absent = frame[frame["run"] != ""]
     commands = [f"{one.row}, epoch {one.epoch}, {one.guidance}: `{one.run}`" for one in absent.itertuples()]
     if commands:
@@ -74,15 +58,15 @@ def latex(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
     notes = " ".join(f"{note}." for note in footnotes(given, frame))
     columns = _filled(lines)
     values = [[line[name] for name in columns] for line in lines]
-    tables = [_latex_table(f"{_title(given)}. {notes}", columns, values, list(TITLES.values()))]
+    tables = [_latex_table(f"{_title(given)}. {notes}", columns, values)]
     for one in supplements(given.config, frame, fids):
-        tables.append(_latex_table(f"{one.title}. {one.note}", one.heading, one.lines, one.heading[one.words :]))
+        tables.append(_latex_table(f"{one.title}. {one.note}", one.heading, one.lines))
     return "\n".join(tables)
 
 
-def _latex_table(caption: str, heading: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[str]) -> str:
+def _latex_table(caption: str, heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     values = pd.DataFrame(lines, columns=list(heading)).map(_escape).rename(columns=_escape)
-    alignment = "".join("r" if name in right else "l" for name in heading)
+    alignment = "".join("l" if name in _WORDS else "r" for name in heading)
     body: str = values.to_latex(index=False, column_format=alignment)
     return f"\\begin{{table}}\n\\caption{{{_escape(caption)}}}\n{body}\\end{{table}}\n"
 
@@ -120,8 +104,10 @@ def _label(entry: pd.Series) -> Line:
 
 
 def _cells(entry: pd.Series, kind: str) -> Line:
-    values = ((name, entry[f"{kind}_{name}"]) for name in QUANTITIES)
-    cells = {TITLES[name]: "" if pd.isna(value) else format(value, _FORMS[kind][name]) for name, value in values}
+    cells, sign = {}, "+" if kind == "difference" else ""
+    for name, quantity in QUANTITIES.items():
+        value, decimals = entry[f"{kind}_{name}"], quantity.measured if kind == "measured" else quantity.published
+        cells[quantity.title] = "" if pd.isna(value) else f"{value:{sign}.{decimals}f}"
     details = {"EMA decay": "", "Reference": ""}
     if kind == "measured":
         decay = "" if pd.isna(entry["ema_decay"]) else f"{entry['ema_decay']:g}"
@@ -137,7 +123,7 @@ def _pipe(lines: list[Line]) -> str:
     if not lines:
         return "Nothing has been measured yet."
     columns = _filled(lines)
-    return pipe_table(columns, [[line[column] for column in columns] for line in lines], list(TITLES.values()))
+    return pipe_table(columns, [[line[column] for column in columns] for line in lines], {*columns} - _WORDS)
 
 
 def _filled(lines: list[Line]) -> list[str]:

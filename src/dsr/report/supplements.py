@@ -23,8 +23,6 @@ class Supplement(NamedTuple):
     note: str
     heading: list[str]
     lines: list[list[str]]
-    words: int
-    """Columns at the left that hold words; the others hold numbers."""
 
 
 def read_fids(entries: Iterable[Entry]) -> pd.DataFrame:
@@ -60,7 +58,7 @@ def sampling_seeds(frame: pd.DataFrame, fids: pd.DataFrame) -> Supplement:
             lines.append([*map(str, key), str(reference), *_compared(group["fid"], known)])
     heading = ["Row", "Epochs", "Guidance", "Reference", "Seeds", "FID", "Published", "Difference"]
     note = f"{SPREAD} sampling seeds of one training run (training seeds move FID more). {STAR}"
-    return Supplement("Sampling seeds", note, heading, lines, 4)
+    return Supplement("Sampling seeds", note, heading, lines)
 
 
 def training_seeds(config: Config, frame: pd.DataFrame) -> Supplement:
@@ -75,7 +73,7 @@ def training_seeds(config: Config, frame: pd.DataFrame) -> Supplement:
             lines.append([", ".join(group["row"]), str(epoch), str(guidance), *numbers])
     heading = ["Rows", "Epochs", "Guidance", "Seeds", "FID", "Published", "Difference"]
     note = f"{SPREAD} rows that differ in the recipe's seed only. {STAR}"
-    return Supplement("Training seeds", note, heading, lines, 3)
+    return Supplement("Training seeds", note, heading, lines)
 
 
 def seed_group(config: Config, row: str) -> str:
@@ -97,7 +95,7 @@ def references(fids: pd.DataFrame) -> Supplement:
     ]
     note = "FID of the same images against each reference; published values are compared with the first one only."
     heading = ["Row", "Epochs", "Guidance", "Seed", *(f"FID, {name}" for name in names)]
-    return Supplement("References", note, heading, lines, 3)
+    return Supplement("References", note, heading, lines)
 
 
 def with_variants(config: Config, frame: pd.DataFrame, fids: pd.DataFrame) -> pd.DataFrame:

@@ -124,8 +124,9 @@ def collect(given: TableInput) -> pd.DataFrame:
     for name in QUANTITIES:
         published, measured = (pd.to_numeric(frame[f"{kind}_{name}"]) for kind in ("published", "measured"))
         difference = measured - published
-        if name in COUNTED:  # published rounded, hence compared so
-            difference = (measured.round(COUNTED[name]) - published).round(COUNTED[name])
+        if name in COUNTED:
+            decimals = COUNTED[name].published
+            difference = (measured.round(decimals) - published).round(decimals)
         frame[f"difference_{name}"] = difference
     return frame
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
 from dsr.report.figures.given import FigureInput
-from dsr.report.figures.style import BODY, plot_axes, series_colour
+from dsr.report.figures.style import BODY, plot_axes
 
 
 def averages(given: FigureInput) -> Figure:
@@ -30,9 +30,9 @@ def averages(given: FigureInput) -> Figure:
     subtitle = " · ".join([given.config.name, *rows, "unguided, one training run"])
     names = [f"epoch {epoch}" for epoch in sorted(lines)]
     figure, axes = plot_axes((3.9, 3.0), "FID against the decay of the moving average", subtitle, names, bottom=0.62)
-    for number, (epoch, line) in enumerate(sorted(lines.items())):
+    for epoch, line in sorted(lines.items()):
         reach, fids = zip(*((1 / (1 - decay), fid) for decay, fid in sorted(line)), strict=True)
-        axes.plot(reach, fids, "o-", color=series_colour(number), lw=1.8, ms=5.5, label=f"epoch {epoch}")
+        axes.plot(reach, fids, "o-", lw=1.8, ms=5.5, label=f"epoch {epoch}")
     decays = sorted({decay for line in lines.values() for decay, _ in line})
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -17,7 +16,7 @@ from dsr.base.files import read_json
 from dsr.config.load import Config
 from dsr.report.entries import Entry
 from dsr.report.figures.given import FigureInput
-from dsr.report.figures.style import BODY, INK, MUTED, SMALL, plot_axes, series_colour
+from dsr.report.figures.style import BODY, INK, MUTED, SMALL, plot_axes
 from dsr.report.published import Published
 
 Curve = Sequence[tuple[int, float]]
@@ -42,11 +41,17 @@ def fid(given: FigureInput) -> Figure:
     subtitle = " · ".join([config.name, "unguided", *off_chart])
     figure, axes = plot_axes((3.9, 3.6), "FID against training epochs", subtitle, [*measured, "published"])
     for number, name in enumerate(measured):
-        colour = series_colour(number)
-        axes.plot(*_columns(published.get(name, [])), "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
+        colour, known = f"C{number}", published.get(name, [])
+        axes.plot(*_columns(known), "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
         axes.plot(*_columns(measured[name]), "o-", color=colour, lw=1.8, ms=5.5)
+        if measured[name] or known:
+            axes.plot([], [], color=colour, lw=1.8, label=name)
+    if published and any(measured.values()):
+        axes.plot([], [], color=MUTED, lw=1.8, marker="o", ms=5, label="measured")
+    if published:
+        axes.plot([], [], color=MUTED, lw=1, ls="--", marker="o", mfc="white", ms=4.5, label="published")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), borderaxespad=0)
     _scales(axes, points)
-    _legend(axes, measured, published)
     baseline, faster = registers_alone(config)
     for found, kind in ((measured, "measured"), (published, "published")):
         if _arrow(axes, found.get(baseline, []), found.get(faster, []), kind):
@@ -146,20 +151,6 @@ def _apart(epochs: Sequence[int]) -> list[int]:
         if min(np.log(epoch / kept[-1]), np.log(epochs[-1] / epoch)) > 0.06 * span:
             kept.append(epoch)
     return [*kept, *epochs[1:][-1:]]
-
-
-def _legend(axes: Axes, measured: Mapping[str, Curve], published: Mapping[str, Curve]) -> None:
-    """Name the rows that have points and, where both are drawn, what is measured and what is published."""
-    lines = [
-        Line2D([], [], color=series_colour(number), lw=1.8, label=name)
-        for number, name in enumerate(measured)
-        if measured[name] or published.get(name)
-    ]
-    if published:
-        if any(measured.values()):
-            lines.append(Line2D([], [], color=MUTED, lw=1.8, marker="o", ms=5, label="measured"))
-        lines.append(Line2D([], [], color=MUTED, lw=1, ls="--", marker="o", mfc="white", ms=4.5, label="published"))
-    axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(1.02, 1.02), borderaxespad=0)
 
 
 def _columns(curve: Curve) -> tuple[list[int], list[float]]:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import matplotlib as mpl
+import matplotlib.style as mpl_style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dsr.base.files import atomic
 
 INK = "#1f2328"
-"""Text and axes."""
+"""Text and arrows."""
 MUTED = "#667079"
 """Secondary text."""
 FRAME = "#c9ced3"
 """Frames of panels and grid lines."""
 MAP = "magma"
 """Perceptual colour map of token maps and heat maps."""
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Colours of series (Okabe and Ito), told apart with any colour vision."""
-
 BODY, SMALL, NOTE, TITLE = 9.0, 8.0, 7.0, 12.0
 """Font sizes in points."""
 DPI = 200
@@ -32,35 +29,10 @@ EDGE = 0.15
 """Outer margin in inches."""
 
 
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Draw and save inside this: settings are put back afterwards. Equal figures give equal files."""
-    settings = {
-        "font.family": "DejaVu Sans",
-        "font.size": BODY,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": FRAME,
-        "axes.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "xtick.labelsize": SMALL,
-        "ytick.labelsize": SMALL,
-        "legend.frameon": False,
-        "legend.fontsize": SMALL,
-        "figure.facecolor": "white",
-        "savefig.facecolor": "white",
-        "svg.hashsalt": "dsr",
-    }
-    with mpl.rc_context(settings):
-        yield
-
-
-def series_colour(position: int) -> str:
-    """Colour of the series at ``position``; they repeat after the last."""
-    return SERIES[position % len(SERIES)]
+def style() -> AbstractContextManager[None]:
+    """Draw and save inside this: settings are put back afterwards."""
+    context: AbstractContextManager[None] = mpl_style.context(Path(__file__).with_name("dsr.mplstyle"))
+    return context
 
 
 def heading(figure: Figure, title: str, subtitle: str) -> None:
