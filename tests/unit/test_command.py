@@ -22,7 +22,7 @@ def run(monkeypatch: pytest.MonkeyPatch, program: Callable[[], None], *arguments
 
 def specification() -> dict[str, object]:
     encoder = tiny_encoder.spec().model_dump(mode="json", exclude={"decoder"})
-    return {"autoencoder": encoder, "images": 5, "flip": True}
+    return {"encoding": encoder, "images": 5, "flip": True}
 
 
 def test_arguments_are_what_their_types_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ def test_arguments_are_what_their_types_say(monkeypatch: pytest.MonkeyPatch) -> 
     ("text", "message"),
     [
         ("{", "not the JSON of StatisticsSpec: Invalid JSON: "),
-        ("{}", "not the JSON of StatisticsSpec: autoencoder: Field required; and 2 more. "),
+        ("{}", "not the JSON of StatisticsSpec: encoding: Field required; and 2 more. "),
         (json.dumps({**specification(), "images": -5}), "images: Input should be greater than 0 (given: -5)"),
         (json.dumps({**specification(), "imagez": 5}), "StatisticsSpec: imagez: unknown key"),
     ],
