@@ -226,7 +226,14 @@ def test_frozen_classifier_runs_in_the_evaluator(prepared: Path, tmp_path: Path)
     assert ((features.pooled @ weights).argmax(1) == stored.labels[:: chosen.step]).mean() > 0.5
 
 
-def test_commands_import_pytorch_only_where_they_need_it() -> None:
-    modules = "dsr.commands.demo, dsr.demo.graph, dsr.demo.digits, dsr.commands.prepare, dsr.commands.reference"
-    code = f"import sys, {modules}; print('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    ("package", "modules"),
+    [
+        ("torch", ["commands.demo", "demo.graph", "demo.digits", "commands.prepare", "commands.reference"]),
+        ("torch", ["commands.figure", "commands.table"]),
+        ("transformers", ["commands.train", "commands.sample", "commands.maps", "commands.statistics"]),
+    ],
+)
+def test_commands_import_large_packages_only_where_they_need_them(package: str, modules: list[str]) -> None:
+    code = f"import sys, {', '.join(f'dsr.{name}' for name in modules)}; print('{package}' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
