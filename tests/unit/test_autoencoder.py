@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsr.accel import encoder as accelerate
+from dsr.accel import models as accelerate
 from dsr.base.errors import UserError
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.encoder import neuron_lists
-from dsr.encoder.attention import Attention, attend
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder, load_encoder
+from dsr.encoder.blocks import Attention, attend
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.neuron_lists import NeuronList
 from tests.unit import tiny_encoder

@@ -16,8 +16,7 @@ import PIL
 from PIL import Image
 
 from dsr.base.errors import UserError
-from dsr.data.crop import center_crop
-from dsr.data.folder import load_rgb
+from dsr.data.folder import center_crop, load_rgb
 
 _COMMON = {"label", "image_size", "classes", "pillow"}
 _PREPARED = _COMMON | {"shard", "offset", "length", "shards", "shard_bytes"}

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from dsr.base.positions import position_table
 from dsr.denoiser import registers as diffusion_registers
-from dsr.denoiser.initial import initialise
 from dsr.denoiser.layers import (
     Block,
     FinalLayer,
@@ -15,6 +14,7 @@ from dsr.denoiser.layers import (
     RotaryPositions,
     Run,
     TimestepEmbedder,
+    initialise,
     run_blocks,
     to_grid,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ ROTARY_BASE = 10000.0
 
 TIME_FREQUENCIES = 256
 """Gaussian Fourier frequencies of the time embedding."""
+
+NARROW = 0.02
+"""Standard deviation of label vectors and time-MLP weights at the start."""
 
 
 class RMSNorm(nn.Module):
@@ -229,3 +232,36 @@ class LabelEmbedder(nn.Module):
         """(B,) int64 -> (B, D)."""
         embedded: Tensor = self.embedding_table(labels)
         return embedded
+
+
+def initialise(model: nn.Module, linear: Literal["xavier", "default"]) -> None:
+    """Set initial weights in place: every block is the identity and the output zero.
+
+    ``linear`` is what Linear layers start from: Xavier-uniform with zero bias (the release's LightningDiT), or
+    PyTorch's default (the release's DiT-DH, whose Xavier step is switched off).
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and linear == "xavier":
+            nn.init.xavier_uniform_(layer.weight)
+            _zero(layer.bias)
+    # Now the exceptions among the layers above.
+    for layer in model.modules():
+        if isinstance(layer, LatentEmbedder):
+            nn.init.xavier_uniform_(layer.proj.weight.flatten(1))
+            _zero(layer.proj.bias)
+        elif isinstance(layer, LabelEmbedder):
+            nn.init.normal_(layer.embedding_table.weight, std=NARROW)
+        elif isinstance(layer, TimestepEmbedder):
+            for part in layer.mlp:
+                if isinstance(part, nn.Linear):
+                    nn.init.normal_(part.weight, std=NARROW)
+        elif isinstance(layer, Block):
+            _zero(*layer.adaLN_modulation.parameters())
+        elif isinstance(layer, FinalLayer):
+            _zero(*layer.adaLN_modulation.parameters(), *layer.linear.parameters())
+
+
+def _zero(*tensors: Tensor | None) -> None:
+    for tensor in tensors:
+        if tensor is not None:
+            nn.init.zeros_(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,10 +13,14 @@ from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
-from dsr.encoder.families import FAMILIES
+from dsr.encoder.dinov2 import Dinov2Encoder
+from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import VitEncoder
+
+FAMILIES: Mapping[str, type[VitEncoder]] = {"siglip2": Siglip2Encoder, "dinov2": Dinov2Encoder}
+"""By `encoders.*.family`. To add one: a class here, and its name in `dsr.config.encoders.Encoder.family`."""
 
 
 def quantised(pixels: torch.Tensor) -> torch.Tensor:
@@ -51,9 +56,9 @@ class Autoencoder(nn.Module):
         self.normaliser = normaliser
         self.in_half = False
         # The decoder returns pixels in the scale that the encoder saw.
-        scale = FAMILIES[family]
-        mean = encoder.pixel_mean.clone() if encoder else torch.tensor(scale.pixel_mean).view(3, 1, 1)
-        std = encoder.pixel_std.clone() if encoder else torch.tensor(scale.pixel_std).view(3, 1, 1)
+        published = FAMILIES[family]
+        mean = encoder.pixel_mean.clone() if encoder else torch.tensor(published.PIXEL_MEAN).view(3, 1, 1)
+        std = encoder.pixel_std.clone() if encoder else torch.tensor(published.PIXEL_STD).view(3, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.requires_grad_(False).eval()
@@ -130,11 +135,9 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification.
     """
-    loaded = FAMILIES[spec.encoder.family].encoder.load(encoder, spec.encoder.input_size)
-    for key, found, expected in (
-        ("width", loaded.width, spec.encoder.width),
-        ("patch_size", loaded.patch_size, spec.encoder.patch_size),
-    ):
+    loaded = FAMILIES[spec.encoder.family].load(encoder, spec.encoder.input_size)
+    for key in ("width", "patch_size"):
+        found, expected = getattr(loaded, key), getattr(spec.encoder, key)
         if found != expected:
             raise UserError(
                 f"{encoder}: {key} is {found}, but the configuration's encoder says {expected}; correct one"

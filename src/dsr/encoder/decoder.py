@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -65,58 +67,32 @@ class ViTDecoder(nn.Module):
         return split.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, side, side)
 
 
-class _Dense(nn.Module):
-    """One linear layer under the name ``dense``."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(inputs, outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        projected: torch.Tensor = self.dense(x)
-        return projected
-
-
-class _SelfAttention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (self._split(part(x)) for part in (self.query, self.key, self.value))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.view(len(x), x.shape[1], self.heads, -1).transpose(1, 2)
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.attention = _SelfAttention(width, heads)
-        self.output = _Dense(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        projected: torch.Tensor = self.output(self.attention(x))
-        return projected
-
-
 class _Layer(nn.Module):
     def __init__(self, width: int, heads: int, intermediate: int) -> None:
         super().__init__()
+        self.heads = heads
         self.layernorm_before = nn.LayerNorm(width, eps=NORM_EPS)
-        self.attention = _Attention(width, heads)
+        projections = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
+        self.attention = nn.ModuleDict({"attention": projections, "output": _dense(width, width)})
         self.layernorm_after = nn.LayerNorm(width, eps=NORM_EPS)
-        self.intermediate = _Dense(width, intermediate)
-        self.output = _Dense(intermediate, width)
+        self.intermediate = _dense(width, intermediate)
+        self.output = _dense(intermediate, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.layernorm_before(x))
+        """(B, T, D) -> (B, T, D)."""
+        normed = self.layernorm_before(x)
+        q, k, v = (
+            part(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.attention["attention"].children()
+        )
+        x = x + self.attention["output"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         update: torch.Tensor = self.output(F.gelu(self.intermediate(self.layernorm_after(x))))
         return x + update
+
+
+def _dense(inputs: int, outputs: int) -> nn.Sequential:
+    """One linear layer under the name ``dense``."""
+    return nn.Sequential(OrderedDict(dense=nn.Linear(inputs, outputs)))
 
 
 def _positions(width: int, grid: int) -> torch.Tensor:
