@@ -166,7 +166,7 @@ def test_kernels_are_tried_with_fewer_images_where_memory_is_short(
         if images > room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(denoiser, "_pass", short)
+    monkeypatch.setattr(models, "_pass", short)
     use(error=RuntimeError())
     assert models._fuse(tiny_denoiser(), CPU, "tf32") == bool(room)
     assert tried == ([16, 8, 4, 2] if room else [16, 8, 4, 2, 1])
@@ -179,9 +179,9 @@ def test_blocks_are_compiled_where_fused_kernels_do_not_run(
     monkeypatch: pytest.MonkeyPatch, device: str, runs: bool, precision: str
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(denoiser, "_fuse", lambda *arguments: asked.append(arguments[2]) or runs)
+    monkeypatch.setattr(models, "_fuse", lambda *arguments: asked.append(arguments[2]) or runs)
     compiled: list[torch.nn.Module] = []
-    monkeypatch.setattr(denoiser, "compile_each", compiled.extend)
+    monkeypatch.setattr(models, "compile_each", compiled.extend)
     model = tiny_denoiser()
     models.accelerate(model, torch.device(device), precision)
     tried = device == "cuda" and precision == "tf32"

@@ -50,16 +50,11 @@ def runs_on(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _is_small(device: torch.device) -> bool:
-    """Whether a program has less memory than on Hopper GPUs."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0)
-
-
 def _plan(packed: Tensor) -> Plan:
     wide = packed.shape[-1] > 96
     if packed.element_size() == 2:
         return SHORT_WIDE if wide else SHORT
-    if _is_small(packed.device):
+    if packed.is_cuda and torch.cuda.get_device_capability(packed.device) < (9, 0):
         return LONG_SMALL
     return LONG_WIDE if wide else LONG
 
@@ -73,13 +68,7 @@ def _sizes(packed: Tensor) -> dict[str, int]:
 
 
 def _launch(tiles: Tiles) -> dict[str, int | None]:
-    return {
-        "QUERIES": tiles.queries,
-        "KEYS": tiles.keys,
-        "num_warps": tiles.warps,
-        "num_stages": tiles.stages,
-        "maxnreg": tiles.registers,
-    }
+    return dict(zip(("QUERIES", "KEYS", "num_warps", "num_stages", "maxnreg"), tiles, strict=True))
 
 
 def forward(packed: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,9 @@ that reads its result, because the same kernel's backward pass can then sum the 
 again. For the same reason a block leaves its last update to the kernel that begins the next block.
 """
 
+# PyTorch's `Function.apply` has no types.
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -63,9 +66,9 @@ class FusedBlocks:
         x, angles = x.contiguous(), Angles.of(rope)
         for block in blocks:
             shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
-            x, hidden = modulated(x, update, bias, gate, block.norm1.weight, scale1, shift1)
+            x, hidden = _Modulated.apply(x, update, bias, gate, block.norm1.weight, scale1, shift1)
             update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
-            x, hidden = modulated(x, update, bias, gate, block.norm2.weight, scale2, shift2)
+            x, hidden = _Modulated.apply(x, update, bias, gate, block.norm2.weight, scale2, shift2)
             update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
         if update is None or bias is None or gate is None:
             return x
@@ -74,13 +77,14 @@ class FusedBlocks:
     def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
         """Attention without the bias of its last matmul."""
         fuse_rope = self._fuse_rope and hidden.dtype != torch.float32
-        attended = self_attention(hidden, layer.qkv.weight, layer.qkv.bias, angles, layer.heads, fuse_rope=fuse_rope)
+        weight = layer.qkv.weight.to(hidden.dtype)
+        attended = _SelfAttention.apply(hidden, weight, layer.qkv.bias, *angles, layer.heads, fuse_rope)
         return linear(attended, layer.proj.weight)
 
     def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
         """Gated MLP without the bias of its last matmul."""
         w12, bias, w3 = padded(layer)
-        return linear(swiglu(linear(hidden, w12.flatten(0, 1)), bias.flatten()), w3)
+        return linear(_SwiGLU.apply(linear(hidden, w12.flatten(0, 1)), bias.flatten()), w3)
 
 
 def padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,41 +99,18 @@ def padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
     return w12, bias, w3
 
 
-def modulated(
-    x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor, scale: Tensor,
-    shift: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Add gate (update + bias) to the stream x, if there is an update, then normalise and modulate.
-
-    Returns the stream (B, N, D), and what the next matmul reads, in the dtype of the modulation.
-    """
-    stream, hidden = _Modulated.apply(x, update, bias, gate, weight, scale, shift)  # type: ignore[no-untyped-call]
-    return stream, hidden
-
-
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Tokens (B, N, D) times a weight (M, D), in the dtype of the tokens: (B, N, M)."""
-    result: Tensor = _Linear.apply(x, weight.to(x.dtype))  # type: ignore[no-untyped-call]
-    return result
-
-
-def self_attention(
-    hidden: Tensor, weight: Tensor, bias: Tensor, angles: Angles, heads: int, *, fuse_rope: bool
-) -> Tensor:  # fmt: skip
-    """Project tokens (B, N, D) to queries, keys and values, rotate the first two, and attend: (B, N, D)."""
-    attended: Tensor = _SelfAttention.apply(  # type: ignore[no-untyped-call]
-        hidden, weight.to(hidden.dtype), bias, *angles, heads, fuse_rope
-    )
-    return attended
-
-
-def swiglu(x: Tensor, bias: Tensor) -> Tensor:
-    """silu(gate) value of a matmul's result (..., 2 M), gate before value, and its bias (2 M,): (..., M)."""
-    result: Tensor = _SwiGLU.apply(x, bias)  # type: ignore[no-untyped-call]
+    result: Tensor = _Linear.apply(x, weight.to(x.dtype))
     return result
 
 
 class _Modulated(torch.autograd.Function):
+    """Add gate (update + bias) to the stream x, if there is an update, then normalise and modulate.
+
+    Gives the stream (B, N, D), and what the next matmul reads, in the dtype of the modulation.
+    """
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor,
@@ -226,6 +207,8 @@ def transposed(matrix: Tensor) -> Tensor:
 
 
 class _SelfAttention(torch.autograd.Function):
+    """Project tokens (B, N, D) to queries, keys and values, rotate the first two, and attend: (B, N, D)."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Tensor, heads: int,
@@ -261,6 +244,8 @@ def _rotate(packed: Tensor, cosines: Tensor, sines: Tensor) -> None:
 
 
 class _SwiGLU(torch.autograd.Function):
+    """silu(gate) value of a matmul's result (..., 2 M), gate before value, and its bias (2 M,): (..., M)."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
         hidden = x.shape[-1] // 2

@@ -1,4 +1,4 @@
-"""Folders of images, one sub-folder per class: listed as torchvision's `ImageFolder` does, and cropped, without PyTorch."""
+"""Folders of images, one sub-folder per class: listed as torchvision does, and cropped, without PyTorch."""
 
 from __future__ import annotations
 

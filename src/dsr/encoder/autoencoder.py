@@ -96,12 +96,7 @@ class Autoencoder(nn.Module):
 
 
 def load_autoencoder(
-    spec: EncoderSpec,
-    *,
-    encoder: Path | None,
-    neurons: Path | None,
-    statistics: Path | None,
-    decoder: Path | None,
+    spec: EncoderSpec, *, encoder: Path | None, neurons: Path | None, statistics: Path | None, decoder: Path | None
 ) -> Autoencoder:
     """Load an autoencoder in eval mode, frozen, on the CPU.
 
