@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dsr.accel import flash_attention, fused
 from dsr.accel.device import round_matmul_weights
-from dsr.accel.frozen import FrozenBlocks
+from dsr.accel.fused import FrozenBlocks
 from dsr.denoiser.layers import Block, RotaryPositions, Run, run_blocks
 from dsr.encoder.blocks import attend
 

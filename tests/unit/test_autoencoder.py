@@ -154,8 +154,6 @@ def test_files_must_fit_the_specification(files: dict[str, Path], tmp_path: Path
     wider = wider.model_copy(update={"encoder": wider.encoder.model_copy(update={"width": 64})})
     with pytest.raises(UserError, match="width is 32, but the configuration"):
         load_encoder(wider, encoder=files["encoder"], neurons=None)
-    with pytest.raises(UserError, match="image_size 66 is not a multiple of the 4 tokens"):
-        build_decoder(tiny_encoder.spec(image_size=66))
 
 
 @pytest.mark.parametrize("maximum", ["shared", "per-neuron"])

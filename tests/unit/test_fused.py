@@ -67,8 +67,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
             return FusedBlocks(error if name in failing else None)
 
         for name, contents in {
-            "fused": {"FusedBlocks": lambda *, fuse_rope: make(ROPE if fuse_rope else PLAIN)},
-            "frozen": {"FrozenBlocks": lambda _: make(FROZEN)},
+            "fused": {
+                "FusedBlocks": lambda *, fuse_rope: make(ROPE if fuse_rope else PLAIN),
+                "FrozenBlocks": lambda _: make(FROZEN),
+            },
             "matmul": {"runs_on": lambda _: capability >= 9},
             "flash_attention": {"runs_on": lambda _: capability >= 8},
         }.items():

@@ -50,11 +50,16 @@ def runs_on(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def _is_small(device: torch.device) -> bool:
+    """Whether a program has less memory than on Hopper GPUs."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0)
+
+
 def _plan(packed: Tensor) -> Plan:
     wide = packed.shape[-1] > 96
     if packed.element_size() == 2:
         return SHORT_WIDE if wide else SHORT
-    if packed.is_cuda and torch.cuda.get_device_capability(packed.device) < (9, 0):
+    if _is_small(packed.device):
         return LONG_SMALL
     return LONG_WIDE if wide else LONG
 

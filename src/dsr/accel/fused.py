@@ -12,7 +12,7 @@ again. For the same reason a block leaves its last update to the kernel that beg
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dsr.accel import flash_attention, layer_kernels
-from dsr.accel.matmul import matmul_rope
+from dsr.accel.matmul import matmul_rope, matmul_swiglu
 from dsr.denoiser.layers import EPS, Attention, Block, RotaryPositions, SwiGLU
 
 ROWS_A_PROGRAM, STAGES = 64, 2
@@ -36,16 +36,8 @@ SQUARE = 64
 """Rows and columns that a program transposes."""
 
 
-class Angles(NamedTuple):
-    """Cosines and sines by which RoPE rotates pairs of channels, (N, d / 2) fp32 each."""
-
-    cosines: Tensor
-    sines: Tensor
-
-    @classmethod
-    def of(cls, rope: RotaryPositions) -> Angles:
-        """Take them from tables that have every angle twice."""
-        return cls(*(table[:, ::2].contiguous() for table in (rope.freqs_cos, rope.freqs_sin)))
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines by which RoPE rotates pairs of channels, (N, d / 2) fp32 each."""
 
 
 class FusedBlocks:
@@ -60,19 +52,16 @@ class FusedBlocks:
 
     def __call__(self, blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Pass tokens (B, N, D) through ``blocks`` one after the other; condition (B, 1 or N, D)."""
-        update: Tensor | None = None
-        bias: Tensor | None = None
-        gate: Tensor | None = None
-        x, angles = x.contiguous(), Angles.of(rope)
+        update = bias = gate = None
+        # The tables have every angle twice.
+        x, angles = x.contiguous(), (rope.freqs_cos[:, ::2].contiguous(), rope.freqs_sin[:, ::2].contiguous())
         for block in blocks:
             shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
             x, hidden = _Modulated.apply(x, update, bias, gate, block.norm1.weight, scale1, shift1)
             update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
             x, hidden = _Modulated.apply(x, update, bias, gate, block.norm2.weight, scale2, shift2)
             update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
-        if update is None or bias is None or gate is None:
-            return x
-        return x + gate * (update + bias)
+        return x if update is None else x + gate * (update + bias)
 
     def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
         """Attention without the bias of its last matmul."""
@@ -97,6 +86,34 @@ def padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
     if missing:
         w12, bias, w3 = F.pad(w12, (0, 0, 0, missing)), F.pad(bias, (0, missing)), F.pad(w3, (0, missing))
     return w12, bias, w3
+
+
+class FrozenBlocks(FusedBlocks):
+    """Runs blocks whose weights are bf16 and stay what they are, with matmuls that do more (`dsr.accel.matmul`).
+
+    Args:
+        blocks: all that will be run.
+    """
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        super().__init__(fuse_rope=True)
+        blocks = list(blocks)
+        self._biases = {block.attn: block.attn.qkv.bias.float() for block in blocks}
+        self._mlps = {block.mlp: _interleaved(block.mlp) for block in blocks}
+
+    def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
+        packed = matmul_rope(hidden, layer.qkv.weight, self._biases[layer], *angles, layer.heads)
+        return F.linear(flash_attention.forward(packed, keep=False)[0].flatten(2), layer.proj.weight)
+
+    def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
+        first, bias, last = self._mlps[layer]
+        return F.linear(matmul_swiglu(hidden, first, bias), last)
+
+
+def _interleaved(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
+    """First weight (2 M, D) and bias (2 M,) with gate and value of a channel side by side, and last weight (D, M)."""
+    first, bias, last = padded(layer)
+    return first.transpose(0, 1).flatten(0, 1).contiguous(), bias.t().flatten().float(), last.contiguous()
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

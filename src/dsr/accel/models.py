@@ -67,7 +67,7 @@ def _ways(
     """Ways to run the blocks, the fastest first; ``failed`` gets what cannot be tried at all."""
     try:
         # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
-        from dsr.accel import flash_attention, frozen, fused, matmul
+        from dsr.accel import flash_attention, fused, matmul
     except Exception as error:
         failed.append(f"fused kernels ({type(error).__name__}: {error})")
         return []
@@ -80,7 +80,7 @@ def _ways(
     if any(parameter.requires_grad for parameter in model.parameters()):
         return [("bf16 matmuls fused with RoPE", lambda: fused.FusedBlocks(fuse_rope=True)), *ways]
     blocks = cast(Iterable[Block], model.blocks)
-    return [("bf16 matmuls fused with RoPE and SwiGLU", lambda: frozen.FrozenBlocks(blocks)), *ways]
+    return [("bf16 matmuls fused with RoPE and SwiGLU", lambda: fused.FrozenBlocks(blocks)), *ways]
 
 
 def _trial_pass(model: Denoiser, device: torch.device, precision: str) -> None:

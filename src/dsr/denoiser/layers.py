@@ -54,10 +54,7 @@ class RotaryPositions(nn.Module):
     """RoPE of an S x S grid: the first half of a head is rotated by the row, the second half by the column.
 
     ``registers`` tokens before the grid have no position and are not rotated. The tables are buffers of the state
-    dict, each of shape (registers + S * S, d).
-
-    Raises:
-        ValueError: if the head width is not a multiple of 4 (two axes of channel pairs).
+    dict, each of shape (registers + S * S, d); d is a multiple of 4, two axes of channel pairs.
     """
 
     freqs_cos: Tensor
@@ -65,8 +62,6 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, head_width: int, grid: int, registers: int = 0) -> None:
         super().__init__()
-        if head_width % 4:
-            raise ValueError(f"head width {head_width}: rotary positions need a multiple of 4; change heads or width")
         half = head_width // 2
         frequencies = ROTARY_BASE ** (-torch.arange(0, half, 2).float() / half)
         angles = torch.outer(torch.arange(grid).float(), frequencies).repeat_interleave(2, dim=1)
@@ -90,8 +85,6 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)

@@ -147,22 +147,10 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
 
 
 def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:
-    """Build the decoder of a specification, untrained; its patches fill ``spec.image_size`` exactly.
-
-    Raises:
-        UserError: if the image size is not a multiple of the number of tokens along a side.
-    """
+    """Build the decoder of a specification, untrained; its patches fill ``spec.image_size`` exactly."""
     grid = spec.encoder.grid
-    if spec.image_size % grid:
-        raise UserError(f"data.image_size {spec.image_size} is not a multiple of the {grid} tokens along a side")
     return ViTDecoder(
-        in_channels=spec.encoder.width,
-        hidden_size=spec.decoder.hidden_size,
-        depth=spec.decoder.depth,
-        num_heads=spec.decoder.num_heads,
-        intermediate_size=spec.decoder.intermediate_size,
-        patch_size=spec.image_size // grid,
-        grid=grid,
+        in_channels=spec.encoder.width, patch_size=spec.image_size // grid, grid=grid, **spec.decoder.model_dump()
     )
 
 

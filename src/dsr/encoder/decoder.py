@@ -39,13 +39,13 @@ class ViTDecoder(nn.Module):
         grid: int,
     ) -> None:
         super().__init__()
-        if hidden_size % num_heads or hidden_size % 4:
-            raise ValueError(f"hidden_size {hidden_size} must be a multiple of num_heads ({num_heads}) and of 4")
         self.patch_size = patch_size
         self.grid = grid
         self.decoder_embed = nn.Linear(in_channels, hidden_size)
         self.trainable_cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
-        self.decoder_pos_embed = nn.Parameter(_positions(hidden_size, grid), requires_grad=False)
+        # A zero row for CLS, then the patches' positions.
+        positions = F.pad(position_table(hidden_size, grid), (0, 0, 1, 0))
+        self.decoder_pos_embed = nn.Parameter(positions, requires_grad=False)
         self.decoder_layers = nn.ModuleList(_Layer(hidden_size, num_heads, intermediate_size) for _ in range(depth))
         self.decoder_norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
         self.decoder_pred = nn.Linear(hidden_size, patch_size**2 * 3)
@@ -58,13 +58,9 @@ class ViTDecoder(nn.Module):
         for layer in self.decoder_layers:
             x = layer(x)
         patches = self.decoder_pred(self.decoder_norm(x))[:, 1:]
-        return self._unpatchify(patches)
-
-    def _unpatchify(self, patches: torch.Tensor) -> torch.Tensor:
-        """Arrange (B, grid², rows * columns * channels of a patch) as an image."""
-        side = self.grid * self.patch_size
-        split = patches.reshape(len(patches), self.grid, self.grid, self.patch_size, self.patch_size, 3)
-        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, side, side)
+        # A token's channels are rows, columns and colours of its patch.
+        split = patches.reshape(len(x), self.grid, self.grid, self.patch_size, self.patch_size, 3)
+        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 3, *[self.grid * self.patch_size] * 2)
 
 
 class _Layer(nn.Module):
@@ -93,12 +89,6 @@ class _Layer(nn.Module):
 def _dense(inputs: int, outputs: int) -> nn.Sequential:
     """One linear layer under the name ``dense``."""
     return nn.Sequential(OrderedDict(dense=nn.Linear(inputs, outputs)))
-
-
-def _positions(width: int, grid: int) -> torch.Tensor:
-    """Fixed table (1, 1 + grid², width): a zero row for CLS, then the patches' positions."""
-    table = position_table(width, grid)
-    return torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
 
 
 def _initialise(module: nn.Module) -> None:
