@@ -71,11 +71,7 @@ class PreparedImages(Images):
                 )
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return image ``index``, uint8 (H, W, 3).
-
-        Raises:
-            UserError: if its shard cannot be read, was cut off after the index was opened, or is damaged there.
-        """
+        """Return image ``index``, uint8 (H, W, 3); its shard may have been cut off after the index was opened."""
         shard, encoded = int(self._shard[index]), bytearray(int(self._length[index]))
         path = self._paths[shard]
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -109,16 +110,10 @@ def load_autoencoder(
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification or the other files.
-        TypeError: if there is a decoder and ``spec`` says nothing about it.
     """
-    pixels = None
-    if decoder is not None:
-        if not isinstance(spec, AutoencoderSpec):
-            raise TypeError(f"{decoder}: an EncoderSpec does not describe a decoder; give an AutoencoderSpec")
-        pixels = load_decoder(spec, decoder)
     return Autoencoder(
         encoder=load_encoder(spec, encoder=encoder, neurons=neurons) if encoder else None,
-        decoder=pixels,
+        decoder=load_decoder(cast(AutoencoderSpec, spec), decoder) if decoder else None,
         normaliser=Normaliser.load(statistics, spec.latent_shape) if statistics else None,
         family=spec.encoder.family,
     )

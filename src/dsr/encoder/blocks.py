@@ -74,13 +74,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: x += scale1(attention(norm1(x))); x += scale2(mlp(norm2(x))).
 
-    Args:
-        norm1: normalisation before the attention.
-        attention: self-attention.
-        norm2: normalisation before the MLP.
-        mlp: the MLP, possibly one that intervenes.
-        scale1: what the attention writes passes through this (DINOv2's LayerScale); None leaves it as it is.
-        scale2: the same for the MLP.
+    ``mlp`` may intervene. ``scale1`` and ``scale2`` are DINOv2's LayerScale; None leaves things as they are.
     """
 
     def __init__(

@@ -195,8 +195,6 @@ def load_model(folder: Path, architecture: Any, config: Any, *, unused: Sequence
     Raises:
         UserError: if weights are missing, misshapen or unreadable.
     """
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder}: no *.safetensors weights; download the encoder again")
     try:
         model, report = architecture.from_pretrained(
             folder,
