@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from dsr.accel import flash_attention, fused
-from dsr.accel.arithmetic import round_matmul_weights
-from dsr.accel.frozen import FrozenBlocks
+from dsr.accel.device import round_matmul_weights
+from dsr.accel.fused import FrozenBlocks
 from dsr.denoiser.layers import Block, RotaryPositions, Run, run_blocks
-from dsr.encoder.attention import attend
+from dsr.encoder.blocks import attend
 
 
 class Case:

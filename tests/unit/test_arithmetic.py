@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dsr.accel.arithmetic import set_arithmetic, usable_precision
+from dsr.accel.device import set_arithmetic, usable_precision
 
 
 @pytest.mark.parametrize(
