@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import SiglipVisionModel
 
-from dsr.analysis.cost import denoiser_cost
 from dsr.analysis.denoiser_maps import map_denoiser, trace_denoiser
 from dsr.analysis.encoder_maps import map_encoder
 from dsr.analysis.maps import OUTPUT, TokenMaps, equal_shares
@@ -301,29 +300,3 @@ def test_mistakes_are_named(files: dict[str, Path], images: Path, tmp_path: Path
 )
 def test_equal_shares_of_the_depth_end_with_the_last_block(blocks: int, expected: list[str]) -> None:
     assert equal_shares([*map(str, range(1, blocks + 1))], len(expected)) == expected
-
-
-# Costs
-
-
-@pytest.mark.parametrize(
-    ("kind", "channels", "registers", "gflops", "trainable", "parameters"),
-    [
-        ("dit", 768, 0, 238.121, 676_953_216, 677_248_384),
-        ("dit", 768, 36, 262.872, 676_994_688, 677_331_328),
-        ("dit", 1152, 36, 263.325, 677_879_808, 678_216_448),
-        ("dit-dh", 768, 0, 323.157, 838_380_628, 838_675_796),
-        ("dit-dh", 768, 36, 359.272, 838_495_828, 838_906_196),
-    ],
-)
-def test_costs_at_full_size(
-    kind: str, channels: int, registers: int, gflops: float, trainable: int, parameters: int
-) -> None:
-    shapes: dict[str, Dit | DitDh] = {
-        "dit": Dit(kind="dit", hidden_size=1152, depth=28, num_heads=16, register_start=8),
-        "dit-dh": DitDh(kind="dit-dh", hidden_size=(1152, 2048), depth=(28, 2), num_heads=(16, 16), register_start=8),
-    }
-    spec = ModelSpec(denoiser=shapes[kind], registers=registers, channels=channels, grid=16, classes=1000)
-    cost = denoiser_cost(spec)
-    assert cost.flops / 1e9 == pytest.approx(gflops, abs=0.001)
-    assert (cost.trainable, cost.parameters) == (trainable, parameters)

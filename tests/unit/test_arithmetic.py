@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -34,18 +33,8 @@ def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(
     assert ("Old GPU has no bf16 arithmetic; computing in fp32 instead" in caplog.text) == (used != precision)
 
 
-@pytest.fixture
-def restored() -> Iterator[None]:
-    """Set the process-wide arithmetic back afterwards."""
-    matmuls, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmuls.allow_fp16_reduced_precision_reduction, matmuls.allow_tf32, convolutions.allow_tf32
-    yield
-    matmuls.allow_fp16_reduced_precision_reduction, matmuls.allow_tf32, convolutions.allow_tf32 = before
-
-
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.usefixtures("restored")
 def test_the_process_computes_as_it_is_told(
     monkeypatch: pytest.MonkeyPatch, precision: str, tf32: bool, deterministic: bool
 ) -> None:
@@ -55,7 +44,9 @@ def test_the_process_computes_as_it_is_told(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not tf32
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", True)
+    for place in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        monkeypatch.setattr(place, "allow_tf32", not tf32)
     threads = torch.get_num_threads()
     set_arithmetic(precision, deterministic=deterministic)
     assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == tf32

@@ -309,10 +309,3 @@ def test_command_line(case: Case, server: Server) -> None:
     server.add(PLACE, file(CONTENT))
     subprocess.run(case.command, check=True, capture_output=True)
     assert case.output.read_bytes() == CONTENT
-
-
-def test_command_imports_no_framework() -> None:
-    script = (
-        "import sys, dsr.commands.fetch; print(*{'torch', 'kaggle', 'gdown', 'huggingface_hub'} & set(sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "\n"

@@ -136,23 +136,6 @@ def test_registers_enter_before_their_block(denoiser: dict[str, Any]) -> None:
     assert not torch.allclose(model(*inputs()), output, atol=1e-3)
 
 
-def test_registers_have_no_rotary_position() -> None:
-    plain, with_registers = RotaryPositions(8, 4), RotaryPositions(8, 4, registers=9)
-    x = torch.randn(2, 25, 3, 8)
-    rotated = with_registers(x)
-    assert torch.equal(rotated[:, :9], x[:, :9])
-    assert torch.equal(rotated[:, 9:], plain(x[:, 9:]))
-
-
-def test_position_table_has_columns_first_and_rotary_tables_rows_first() -> None:
-    table = position_table(32, 4).view(4, 4, 32)
-    assert torch.equal(table[0, :, :16], table[3, :, :16])
-    assert torch.equal(table[:, 0, 16:], table[:, 3, 16:])
-    cos = RotaryPositions(8, 4).freqs_cos.view(4, 4, 8)
-    assert torch.equal(cos[:, 0, :4], cos[:, 3, :4])
-    assert torch.equal(cos[0, :, 4:], cos[3, :, 4:])
-
-
 def test_attention_weights_are_those_of_the_forward_pass() -> None:
     attention = trained(tiny(DIT)).blocks[1].attn
     x, rope = torch.randn(2, 16, 32), RotaryPositions(8, 4)

@@ -33,7 +33,6 @@ from dsr.report.figures.style import style
 from dsr.report.page import page
 from dsr.report.provenance import Times, provenance
 from dsr.report.provenance import markdown as provenance_markdown
-from dsr.report.published import Published
 from dsr.report.render import markdown
 from dsr.report.supplements import read_fids
 from dsr.report.table import TableInput, collect
@@ -307,14 +306,6 @@ def test_epoch_reaching_interpolates_in_the_logarithm() -> None:
     assert epoch_reaching(curve, 3.0) == (400.0, None)
     assert epoch_reaching(curve, 5.0) == (100.0, None)
     assert epoch_reaching(curve, 2.0) is None
-
-
-def test_published_curves_need_about_four_times_fewer_epochs() -> None:
-    published = Published()
-    epoch, value = published.chart("dit-siglip2b")[-1]
-    reached = epoch_reaching(published.chart("dit-siglip2b-dsr"), value)
-    assert reached is not None
-    assert 3.5 < epoch / reached.epoch < 4.5
 
 
 def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path) -> None:

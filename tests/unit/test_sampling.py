@@ -179,24 +179,6 @@ def test_the_interval_is_closed_and_judged_in_single_precision() -> None:
     assert prediction[:, 0, 0, 0].tolist() == [2.0, 3.5, 3.5, 3.5, 2.0]
 
 
-@pytest.mark.parametrize("kind", ["dit", "dit-dh"])
-def test_guidance_outside_of_its_interval_equals_none_for_both_denoisers(kind: str) -> None:
-    network: dict[str, Any] = {"kind": kind, "hidden_size": 16, "depth": 2, "num_heads": 2}
-    if kind == "dit-dh":
-        network = {"kind": kind, "hidden_size": [16, 24], "depth": [2, 1], "num_heads": [2, 2]}
-    spec = {**tiny_spec().model.model_dump(mode="json"), "denoiser": network}
-    torch.manual_seed(0)
-    model = build_denoiser(type(tiny_spec().model).model_validate_json(json.dumps(spec)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-        x, y, t = torch.randn(2, 8, 4, 4), torch.tensor([0, 1]), torch.tensor([0.2, 0.6])
-        mixed = guided(model, x, t, y, model.null_label, Guidance(scale=3.0, interval=(0.5, 1.0)))
-        conditional, unconditional = model(x, t, y), model(x, t, torch.tensor([3, 3]))
-    torch.testing.assert_close(mixed[0], conditional[0])
-    torch.testing.assert_close(mixed[1], (unconditional + 3 * (conditional - unconditional))[1], rtol=1e-4, atol=1e-5)
-
-
 # Labels and shards
 
 
