@@ -35,6 +35,7 @@ def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(
 
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])
 @pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.usefixtures("restored_arithmetic")
 def test_the_process_computes_as_it_is_told(
     monkeypatch: pytest.MonkeyPatch, precision: str, tf32: bool, deterministic: bool
 ) -> None:
@@ -44,9 +45,7 @@ def test_the_process_computes_as_it_is_told(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", True)
-    for place in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        monkeypatch.setattr(place, "allow_tf32", not tf32)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not tf32
     threads = torch.get_num_threads()
     set_arithmetic(precision, deterministic=deterministic)
     assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == tf32

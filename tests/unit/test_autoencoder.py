@@ -205,6 +205,7 @@ def test_an_attention_that_fails_or_does_not_run_leaves_pytorchs(
         ("cpu", True, False, []),
     ],
 )
+@pytest.mark.usefixtures("restored_arithmetic")
 def test_float32_matmuls_keep_pytorchs_attention(
     files: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -214,7 +215,7 @@ def test_float32_matmuls_keep_pytorchs_attention(
     dtypes: list[torch.dtype],
 ) -> None:
     asked: list[torch.dtype] = []
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", tf32)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     monkeypatch.setattr(accelerate, "_replace_attention", lambda _, dtype, __: asked.append(dtype))
     autoencoder = load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None})
     if half:

@@ -12,7 +12,6 @@ import docutils.core
 import jinja2
 import numpy as np
 import pytest
-import yaml
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -36,19 +35,7 @@ from dsr.report.provenance import markdown as provenance_markdown
 from dsr.report.render import markdown
 from dsr.report.supplements import read_fids
 from dsr.report.table import TableInput, collect
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def raw() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    return content
-
-
-@pytest.fixture
-def config(raw: dict[str, Any]) -> Config:
-    return load(raw)
+from tests.configuration import ROOT, configuration
 
 
 def write_metrics(path: Path, fid: float) -> Path:
@@ -263,10 +250,8 @@ def test_the_epoch_is_said_once_or_beside_every_row(config: Config) -> None:
 
 
 def test_the_epoch_to_draw_can_be_chosen(raw: dict[str, Any]) -> None:
-    overlay = yaml.safe_load((ROOT / "profiles/reference-weights/config-overlay.yaml").read_text(encoding="utf-8"))
-    raw["rows"] |= overlay["rows"]
-    late, early = overlay["rows"]
-    config = load(raw)
+    config = configuration("profiles/reference-weights/config-overlay.yaml")
+    late, early = (row for row in config.rows if row not in raw["rows"])
     assert [config.drawn_epoch(row) for row in (late, early, "dit-siglip2b")] == [800, 80, 800]
     assert load({**raw, "figures": {**raw["figures"], "epoch": 80}}).drawn_epoch("dit-siglip2b") == 80
 

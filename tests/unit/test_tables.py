@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from dsr.analysis.cost import Cost
 from dsr.base.errors import UserError
@@ -22,19 +21,7 @@ from dsr.report.render import latex, markdown
 from dsr.report.supplements import read_fids, references, sampling_seeds, training_seeds, with_variants
 from dsr.report.table import TableInput, collect
 
-ROOT = Path(__file__).resolve().parents[2]
 NONE = read_fids([])
-
-
-@pytest.fixture
-def raw() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    return content
-
-
-@pytest.fixture
-def config(raw: dict[str, Any]) -> Config:
-    return load(raw)
 
 
 def write_metrics(path: Path, fid: float, constant: int = 0) -> Path:

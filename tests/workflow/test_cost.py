@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 
-import yaml
-
-from dsr.config.load import load
 from dsr.plan.stages import sample_sets
+from tests.configuration import configuration
 
-from .conftest import ROOT, Checkout
+from .conftest import Checkout
 
 
 def test_the_paper_is_planned_and_shown(fresh: Checkout) -> None:
@@ -30,7 +28,7 @@ def test_another_configuration_gives_another_plan(fresh: Checkout) -> None:
 
 
 def test_as_many_sets_are_counted_as_are_sampled(fresh: Checkout) -> None:
-    config = load(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
+    config = configuration()
     counts, _ = fresh.plan("all")
     sampled = sum(count for rule, count in counts.items() if rule.startswith("sample"))
     assert sampled == sum(len(sample_sets(config, row)) for row in config.rows)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
-from dsr.config.load import load
 from dsr.data.images import check_index
+from tests.configuration import DEMO, configuration
 
 from . import local_copies
 from .conftest import Checkout, copy_checkout, job_counts
@@ -25,29 +26,12 @@ TARGETS = (
 PREPARE = ("fetch_encoder", "fetch_decoder", "fetch_statistics", "fetch_graph", "fetch_images")
 
 
-def configuration(checkout: Checkout, change: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration that Snakemake makes of the project's, the demo's and ``change``."""
-    merged: dict[str, Any] = {}
-    names = ("config.yaml", "profiles/demo/config-overlay.yaml")
-    for part in (*(yaml.safe_load((checkout.folder / name).read_text(encoding="utf-8")) for name in names), change):
-        merge(merged, part)
-    return merged
-
-
-def merge(into: dict[str, Any], part: dict[str, Any]) -> None:
-    for key, value in part.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            merge(into[key], value)
-        else:
-            into[key] = value
-
-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, dict[str, str], str]:
     """Return a checkout, the user's copies by id, and the overlay that gives them."""
     folder = tmp_path_factory.mktemp("local")
     checkout = copy_checkout(folder / "checkout")
-    spec = load(configuration(checkout, local_copies.OVERLAY)).autoencoder("siglip2-b", "none")
+    spec = configuration(DEMO, **local_copies.OVERLAY).autoencoder("siglip2-b", "none")
     copies = local_copies.write(folder, spec)
     overlay = folder / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({**local_copies.OVERLAY, "artifacts": copies}), encoding="utf-8")
@@ -55,8 +39,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, dict[str,
 
 
 def run(checkout: Checkout, overlay: str, *arguments: str) -> str:
-    demo = "profiles/demo/config-overlay.yaml"
-    done = checkout.snakemake(*arguments, "--cores", "2", "--configfile", demo, overlay)
+    done = checkout.snakemake(*arguments, "--cores", "2", "--configfile", DEMO, overlay)
     assert done.returncode == 0, done.stdout[-8000:]
     return done.stdout
 
@@ -88,7 +71,7 @@ def test_images_need_not_be_prepared(given: tuple[Checkout, dict[str, str], str]
     checkout, _, overlay = given
     direct = Path(overlay).with_name("direct.yaml")
     content = yaml.safe_load(Path(overlay).read_text(encoding="utf-8"))
-    merge(content, {"data": {"prepared": False}, "results": "results/direct"})
+    update_config(content, {"data": {"prepared": False}, "results": "results/direct"})
     direct.write_text(yaml.safe_dump(content), encoding="utf-8")
     index = "results/direct/data/prepared/validation/index.npz"
     assert set(job_counts(run(checkout, str(direct), "-n", index))) == {"fetch_images", "list_images"}
@@ -108,9 +91,7 @@ def test_a_copy_that_is_not_what_it_should_be_is_named(given: tuple[Checkout, di
     change["artifacts"] = {"decoder-siglip2-b": copies["inception-graph"], "inception-graph": "/nowhere/graph.pb"}
     wrong.write_text(yaml.safe_dump(change), encoding="utf-8")
     targets = ("results/wrong/decoders/siglip2-b.safetensors", "results/wrong/evaluator/graph.pb")
-    done = checkout.snakemake(
-        *targets, "--cores", "2", "--keep-going", "--configfile", "profiles/demo/config-overlay.yaml", str(wrong)
-    )
+    done = checkout.snakemake(*targets, "--cores", "2", "--keep-going", "--configfile", DEMO, str(wrong))
     assert done.returncode != 0
     assert f"{copies['inception-graph']}: not a PyTorch file of plain tensors" in done.stdout
     assert "/nowhere/graph.pb: no such file or folder. It is your own copy of 'inception-graph'" in done.stdout
