@@ -26,7 +26,6 @@ from dsr.analysis.outliers import (
 from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec, MapsFiles
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
-from dsr.commands import maps as maps_command
 from dsr.config.denoisers import Dit, DitDh
 from dsr.config.encoders import Decoder, Encoder
 from dsr.config.encoders import TestTimeRegisters as Registers
@@ -256,31 +255,6 @@ def test_denoiser_maps(
         assert torch.equal(prediction, model(x, t, y))
     assert np.allclose(layers[-1].norms.reshape(2, -1), prediction.flatten(2).norm(dim=1).numpy(), rtol=1e-5)
     assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_the_maps_command_writes_what_the_functions_return(
-    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index = tiny_encoder.write_images(tmp_path, 4)
-    random_model(model_spec(DIT, 4), tmp_path / "ema.safetensors")
-    autoencoder = WITH_TTR.model_copy(update={"image_size": tiny_encoder.SIZE})
-    save_file(build_decoder(autoencoder).state_dict(), tmp_path / "decoder.safetensors")
-    words = ["--images", index, "--encoder", files["encoder"], "--neurons", files["neurons"]]
-    words += ["--decoder", tmp_path / "decoder.safetensors", "--output", tmp_path / "maps.npz"]
-    encoder = EncoderMapsSpec(autoencoder=autoencoder, images=(3,))
-    denoiser = DenoiserMapsSpec(
-        autoencoder=autoencoder, model=model_spec(DIT, 4), flow=Flow(shift_dim=4096), images=(3,), times=(0.5,)
-    )
-    weights = ["--statistics", files["statistics"], "--weights", tmp_path / "ema.safetensors"]
-    for registers, arguments in (
-        (1, ["encoder", "--spec", encoder.model_dump_json()]),
-        (4, ["denoiser", "--spec", denoiser.model_dump_json(), *weights]),
-    ):
-        monkeypatch.setattr("sys.argv", ["maps", *map(str, arguments + words)])
-        maps_command.main()
-        maps = TokenMaps.load(tmp_path / "maps.npz")
-        assert maps.indices.tolist() == [3]
-        assert maps.register_norms.shape[-1] == registers
 
 
 def test_mistakes_are_named(files: dict[str, Path], images: Path, tmp_path: Path) -> None:

@@ -18,12 +18,10 @@ from PIL import Image
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.base.errors import UserError
-from dsr.base.files import read_json, write_json
-from dsr.commands import figure as figure_command
-from dsr.commands import provenance as provenance_command
+from dsr.base.files import write_json
 from dsr.config.load import Config, load
 from dsr.data.npz import write_images
-from dsr.report.entries import Entry, entries_json
+from dsr.report.entries import Entry
 from dsr.report.figures.fid import epoch_reaching, read_curves, registers_alone
 from dsr.report.figures.given import FigureInput, choose_columns
 from dsr.report.figures.kinds import KINDS, Kind, draw
@@ -73,21 +71,15 @@ def test_provenance_outside_git(config: Config, tmp_path: Path) -> None:
     assert "1:01:00" in text
 
 
-def test_provenance_command_in_git(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_in_git(config: Config, tmp_path: Path) -> None:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
     (tmp_path / "new.py").touch()
-    arguments = ["--config", config.model_dump_json(), "--times", times_of(tmp_path, {}).model_dump_json()]
-    arguments += ["--source", str(tmp_path), "--environments", str(ROOT / "envs/torch.yaml")]
-    for option in ("json", "markdown-file", "html"):
-        arguments += [f"--{option}", str(tmp_path / option)]
-    monkeypatch.setattr("sys.argv", ["provenance", *arguments])
-    provenance_command.main()
-    code = read_json(tmp_path / "json")["code"]
-    assert len(code["commit"]) == 40
-    assert code["dirty"]
-    assert "with uncommitted changes" in (tmp_path / "markdown-file").read_text()
+    record = provenance(config, tmp_path, times_of(tmp_path, {}), [ROOT / "envs/torch.yaml"])
+    assert len(record["code"]["commit"]) == 40
+    assert record["code"]["dirty"]
+    assert "with uncommitted changes" in provenance_markdown(json.loads(json.dumps(record)))
 
 
 def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path) -> None:
@@ -318,15 +310,6 @@ def test_samples_are_chosen_by_class_and_not_by_looks(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (200, 4, 4, 3), dtype=np.uint8)
     write_images(tmp_path / "samples.npz", [images], 200, (4, 4, 3))
     assert np.array_equal(read_chosen(tmp_path / "samples.npz", np.array([150, 3])), images[[150, 3]])
-
-
-def test_figure_command(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = entries_json(entries_of("outliers", tmp_path), "row", "epoch", "maps")
-    arguments = ["--kind", "outliers", "--config", config.model_dump_json(), "--entries", entries, "--image", "3"]
-    files = ["--png", str(tmp_path / "o.png"), "--svg", str(tmp_path / "o.svg")]
-    monkeypatch.setattr("sys.argv", ["figure", *arguments, *files])
-    figure_command.main()
-    assert (tmp_path / "o.png").exists()
 
 
 # Captions

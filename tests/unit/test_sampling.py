@@ -242,15 +242,6 @@ def test_the_file_beside_the_images_says_where_the_images_come_from(uninterrupte
     assert SampleSpec.model_validate_json(json.dumps(about["spec"])) == uninterrupted.spec
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_the_batch_does_not_change_the_images(
-    uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path, batch: int
-) -> None:
-    job = tiny_job(inputs, tmp_path, batch=batch)
-    generate(job, ONE)
-    assert same(images_of(job), images_of(uninterrupted))
-
-
 def test_a_killed_job_goes_on_with_another_number_of_processes(
     uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -13,7 +13,6 @@ from dsr.analysis.cost import Cost
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
 from dsr.base.markup import pipe_table
-from dsr.commands import table as table_command
 from dsr.config.load import Config, load
 from dsr.report.entries import Entries, Entry, entries_json
 from dsr.report.published import METRICS, Published
@@ -219,25 +218,6 @@ def test_entries_are_handed_on_with_the_fields_that_are_needed() -> None:
     handed_on = entries_json([entry], "row", "epoch", "seed", "metrics")
     assert handed_on == '[{"row": "a", "epoch": 80, "metrics": "m.json"}]'
     assert Entries.model_validate_json(handed_on).root == (Entry(row="a", epoch=80, metrics=Path("m.json")),)
-
-
-@pytest.mark.parametrize("entries", ["good", "bad"])
-def test_table_command(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, entries: str
-) -> None:
-    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.9))
-    given = entries_json([entry], "row", "epoch", "metrics") if entries == "good" else '[{"rows": "x"}]'
-    arguments = ["--config", config.model_dump_json(exclude_defaults=True), "--entries", given]
-    for option in ("markdown-file", "csv", "html", "latex-file"):
-        arguments += [f"--{option}", str(tmp_path / f"t.{option}")]
-    monkeypatch.setattr("sys.argv", ["table", *arguments])
-    if entries == "good":
-        table_command.main()
-        assert pd.read_csv(tmp_path / "t.csv").loc[0, "measured_fid"] == 5.9
-    else:
-        with pytest.raises(SystemExit):
-            table_command.main()
-        assert "not the JSON of Entries: 0.rows" in caplog.messages[-1]
 
 
 # Several seeds, several references

@@ -18,15 +18,6 @@ def test_the_paper_is_planned_and_shown(fresh: Checkout) -> None:
     assert re.search(r"\| dit-siglip2b-dsr +\| train +\| 1,024,819,200 \|", text)
 
 
-def test_another_configuration_gives_another_plan(fresh: Checkout) -> None:
-    run = fresh.changed({"execution": {"nodes": 2}, "results": "results/two"}, "--cores", "1", "plan")
-    assert run.returncode == 0, run.stdout
-    assert "training on 2 nodes x 8 GPUs" in (fresh.folder / "results/two/plan.md").read_text(encoding="utf-8")
-    demo = fresh.tiny("plan")
-    assert demo.returncode == 0, demo.stdout
-    assert "asks for no GPU" in (fresh.folder / "results/demo/plan.md").read_text(encoding="utf-8")
-
-
 def test_as_many_sets_are_counted_as_are_sampled(fresh: Checkout) -> None:
     config = configuration()
     counts, _ = fresh.plan("all")

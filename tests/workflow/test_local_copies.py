@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -82,34 +81,3 @@ def test_images_need_not_be_prepared(given: tuple[Checkout, dict[str, str], str]
         classes=local_copies.CLASSES,
         image_size=local_copies.SIDE,
     )
-
-
-def test_a_copy_that_is_not_what_it_should_be_is_named(given: tuple[Checkout, dict[str, str], str]) -> None:
-    checkout, copies, overlay = given
-    wrong = Path(overlay).with_name("wrong.yaml")
-    change = {**local_copies.OVERLAY, "results": "results/wrong"}
-    change["artifacts"] = {"decoder-siglip2-b": copies["inception-graph"], "inception-graph": "/nowhere/graph.pb"}
-    wrong.write_text(yaml.safe_dump(change), encoding="utf-8")
-    targets = ("results/wrong/decoders/siglip2-b.safetensors", "results/wrong/evaluator/graph.pb")
-    done = checkout.snakemake(*targets, "--cores", "2", "--keep-going", "--configfile", DEMO, str(wrong))
-    assert done.returncode != 0
-    assert f"{copies['inception-graph']}: not a PyTorch file of plain tensors" in done.stdout
-    assert "/nowhere/graph.pb: no such file or folder. It is your own copy of 'inception-graph'" in done.stdout
-    assert "Traceback" not in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"artifacts": {"siglip2": "/a"}}, "artifacts: siglip2 not in the manifest (misspelt?). It has: siglip2-b"),
-        (
-            {
-                "artifacts": {"imagenet-train": "/a"},
-                "data": {"source": "imagefolder", "train": "/a", "validation": "/b"},
-            },
-            "artifacts.imagenet-train: data.source is imagefolder, which takes data.train; leave one out",
-        ),
-    ],
-)
-def test_paths_that_would_do_nothing_are_refused(fresh: Checkout, change: dict[str, Any], message: str) -> None:
-    fresh.refused(change, message)
