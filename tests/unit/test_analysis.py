@@ -27,7 +27,7 @@ from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec, MapsFiles
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
 from dsr.config.denoisers import Dit, DitDh
-from dsr.config.encoders import Decoder, Encoder
+from dsr.config.encoders import Decoder
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, ModelSpec
 from dsr.config.training import Flow
@@ -43,15 +43,8 @@ from tests.unit import tiny_encoder
 
 CPU = torch.device("cpu")
 WIDTH, GRID, SIZE = 64, 8, 32
-STAND_IN = Encoder(
-    family="siglip2",
-    hub="stand-in/siglip2-base",
-    revision="0",
-    input_size=SIZE,
-    patch_size=SIZE // GRID,
-    width=WIDTH,
-    neurons="discovered",
-    statistics="computed",
+STAND_IN = tiny_encoder.entry(
+    hub="stand-in/siglip2-base", revision="0", input_size=SIZE, patch_size=SIZE // GRID, width=WIDTH
 )
 DECODER = Decoder(hidden_size=16, depth=1, num_heads=2, intermediate_size=16)
 PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr_options=None, decoder=DECODER, image_size=SIZE)

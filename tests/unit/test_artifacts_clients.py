@@ -22,9 +22,10 @@ from transformers import SiglipConfig, SiglipVisionConfig, SiglipVisionModel
 from dsr.artifacts import lock
 from dsr.artifacts.checks import ImageCount
 from dsr.artifacts.errors import ArtifactError, ContentError
-from dsr.config.encoders import ENCODER_FILES, Encoder
+from dsr.config.encoders import ENCODER_FILES
 from dsr.config.specs import EncoderSpec
 
+from . import tiny_encoder
 from .artifact_manifest import GRAPH, Thing, be_quick, graph, write
 from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running, status
 
@@ -60,16 +61,7 @@ def sites(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 COMMIT, LATER = "a" * 40, "b" * 40
 REPOSITORY = {"client": "hub", "repository": "someone/vit", "revision": "main"}
 TINY = {"kind": "encoder", "model_type": "siglip", "width": 8, "positions": 4, "depth": 1, "intermediate_size": 16}
-ENCODER = Encoder(
-    family="siglip2",
-    hub="someone/vit",
-    revision="main",
-    input_size=4,
-    patch_size=2,
-    width=8,
-    neurons="released",
-    statistics="released",
-)
+ENCODER = tiny_encoder.entry(hub="someone/vit", input_size=4, patch_size=2, width=8)
 SPEC = EncoderSpec(encoder=ENCODER, ttr_options=None, image_size=4)
 
 

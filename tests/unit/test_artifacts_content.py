@@ -22,28 +22,20 @@ from dsr.artifacts.errors import ArtifactError, ContentError
 from dsr.base.errors import UserError
 from dsr.base.tensors import read_about
 from dsr.config.denoisers import Dit
-from dsr.config.encoders import Decoder, Encoder
+from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.denoiser.build import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder, load_decoder
 from dsr.encoder.statistics import Normaliser
 from tests.configuration import configuration
 
+from . import tiny_encoder
 from .artifact_manifest import Thing, no_file_larger
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 SPEC = AutoencoderSpec(
-    encoder=Encoder(
-        family="siglip2",
-        hub="someone/vit",
-        revision="main",
-        input_size=8,
-        patch_size=4,
-        width=6,
-        neurons="released",
-        statistics="released",
-    ),
+    encoder=tiny_encoder.entry(input_size=8, patch_size=4, width=6),
     ttr_options=None,
     decoder=Decoder(hidden_size=8, depth=1, num_heads=2, intermediate_size=12),
     image_size=8,

@@ -24,6 +24,7 @@ from dsr.encoder.discovery import find_register_neurons
 from dsr.encoder.neuron_lists import NeuronList, merge
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
+from tests.unit import tiny_encoder
 
 SIZE = 32
 THRESHOLD = 30.0
@@ -35,10 +36,8 @@ Tower = tuple[Encoder, Siglip2Encoder]
 
 def specification(hub: str, **changes: int | str) -> Encoder:
     input_size, patch_size, width = SHAPES.get(hub, SHAPES[BASE])
-    fields = {"input_size": input_size, "patch_size": patch_size, "width": width, "revision": "0", **changes}
-    return Encoder.model_validate(
-        {"family": "siglip2", "hub": hub, "neurons": "discovered", "statistics": "computed", **fields}
-    )
+    sizes = {"input_size": input_size, "patch_size": patch_size, "width": width}
+    return tiny_encoder.entry(hub=hub, **{"revision": "0", **sizes, **changes})
 
 
 @pytest.fixture(scope="module")

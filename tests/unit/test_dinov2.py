@@ -196,22 +196,13 @@ def test_prefix_tokens_take_no_part_in_discovery() -> None:
     assert scores.largest_norm == 10
 
 
-def test_what_cannot_be_loaded_is_refused(copied: Path) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    for change, message in (
-        ({"use_swiglu_ffn": True}, "use_swiglu_ffn is True, only False"),
-        ({"model_type": "siglip"}, "model_type is 'siglip', expected 'dinov2' or 'dinov2_with_registers'"),
-    ):
-        (copied / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(UserError, match=message):
-            Dinov2Encoder.load(copied, SIZE)
-    (copied / "config.json").write_text(json.dumps(config))
+def test_weights_that_are_not_read_may_be_missing_and_another_mlp_is_refused(copied: Path) -> None:
     weights = copied / "model.safetensors"
     state = load_file(weights)
     unread = [key for key in state if key.startswith("layernorm.") or key.endswith("mask_token")]
     save_file({key: value for key, value in state.items() if key not in unread}, weights, {"format": "pt"})
     Dinov2Encoder.load(copied, SIZE)
-    del state["encoder.layer.0.layer_scale1.lambda1"]
-    save_file(state, weights, {"format": "pt"})
-    with pytest.raises(UserError, match=r"1 vision weights are missing .*layer_scale1"):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "use_swiglu_ffn": True}))
+    with pytest.raises(UserError, match="use_swiglu_ffn is True, only False"):
         Dinov2Encoder.load(copied, SIZE)

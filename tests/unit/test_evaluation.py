@@ -27,16 +27,6 @@ def test_equal_features_have_distance_zero(count: int, width: int) -> None:
     assert frechet.distance(features, features) == pytest.approx(0, abs=1e-12 * features.trace)
 
 
-def test_distance_of_known_gaussians() -> None:
-    basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))
-    first, second = np.array([9.0, 4, 1, 1, 0, 0]), np.array([1.0, 1, 4, 0, 2, 0])
-    one, two = (
-        frechet.from_moments(Moments(np.full(6, mean), basis * values @ basis.T, "test"))
-        for mean, values in ((0.0, first), (1.0, second))
-    )
-    assert frechet.distance(one, two) == pytest.approx(6 + np.square(np.sqrt(first) - np.sqrt(second)).sum(), rel=1e-13)
-
-
 def test_the_mean_is_float32_and_the_covariance_numpys() -> None:
     features = normal(20_000, 3) + np.float32(100)
     fitted = frechet.fit(features)

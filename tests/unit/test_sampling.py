@@ -22,7 +22,6 @@ from dsr.accel.arithmetic import round_matmul_weights
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.commands.sample import main as sample_command
 from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
@@ -282,18 +281,6 @@ def test_shards_of_other_weights_are_not_used(
 def test_guidance_without_a_null_label_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"guidance.scale 2.0: .* has no null label"):
         generate(tiny_job(inputs, tmp_path, spec=tiny_spec(class_dropout=0.0)), ONE)
-
-
-def test_weights_of_another_row_are_one_line(
-    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = tiny_spec().model.model_copy(update={"registers": 0})
-    save_file(build_denoiser(model).state_dict(), tmp_path / "ema.safetensors")
-    job = tiny_job(inputs | {"weights": tmp_path / "ema.safetensors"}, tmp_path)
-    monkeypatch.setattr(sys, "argv", command_line(job)[2:])
-    with pytest.raises(SystemExit, match="1"):
-        sample_command()
-    assert "ema.safetensors: 8 tensors are missing: enc_register_tokens, " in caplog.text
 
 
 def test_images_that_are_no_numbers_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -66,29 +66,6 @@ def test_published_values_agree_across_tables_and_rows_are_the_projects(config: 
     assert len(published.chart("dit-siglip2b-dsr")) == 8
 
 
-@pytest.mark.parametrize(
-    ("table", "row", "epoch", "guidance", "quantity", "expected"),
-    [
-        ("main", "dit-siglip2b-dsr", 800, "unguided", "fid", 3.26),
-        ("main", "dit-siglip2b", 800, "guided", "fid", 3.58),
-        ("main", "dit-siglip2b", 800, "guided", "recall", None),
-        ("main", "dit-so400m-dsr", 80, "unguided", "fid", None),
-        ("main", "dit-siglip2b", 40, "unguided", "fid", None),
-        ("chart", "dit-siglip2b", 40, "unguided", "fid", 7.97),
-        ("scaling", "dit-siglip2b-dsr", 80, "unguided", "gflops", 262.9),
-        ("main", "dit-siglip2b-dsr", 80, "unguided", "gflops", None),
-        ("main", "ditdh-siglip2b", 800, "guided", "params_millions", 839),
-        ("main", "ditdh-siglip2b", 80, "unguided", "params_millions", None),
-        ("main", "dit-so400m", 80, "unguided", "params_millions", None),
-        ("a table of mine", "dit-siglip2b", 80, "unguided", "params_millions", 676),
-    ],
-)
-def test_published_values(
-    table: str, row: str, epoch: int, guidance: str, quantity: str, expected: float | None
-) -> None:
-    assert Published().values(table, row, epoch, guidance)[quantity] == expected
-
-
 # The table
 
 
