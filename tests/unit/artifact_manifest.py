@@ -41,7 +41,7 @@ class Thing:
         self.downloads = self.output.parent / ".downloads"
         self.manifest = write(folder / f"{self.output.name}.yaml", source, check, *names, **known)
 
-    def fetch(self, local: Path | None = None, spec: BaseModel | str | None = None) -> Path:
+    def fetch(self, local: Path | None = None, spec: BaseModel | str = "{}") -> Path:
         """Fetch it, or link the user's copy; ``spec`` is what the configuration says about it."""
         text = spec.model_dump_json() if isinstance(spec, BaseModel) else spec
         fetch("thing", self.output, self.lock, local=local, spec=text, manifest=self.manifest)

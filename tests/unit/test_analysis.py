@@ -13,8 +13,8 @@ from transformers import SiglipVisionModel
 
 from dsr.analysis.denoiser_maps import map_denoiser, trace_denoiser
 from dsr.analysis.encoder_maps import map_encoder
-from dsr.analysis.maps import OUTPUT, TokenMaps, equal_shares
-from dsr.analysis.measure import measure_layer, stack_layers
+from dsr.analysis.maps import OUTPUT, TokenMaps
+from dsr.analysis.measure import measure_layer
 from dsr.analysis.outliers import (
     attention_received,
     first_component,
@@ -106,18 +106,6 @@ def test_attention_received_sums_to_one_with_registers() -> None:
     assert np.allclose(layer.attention[1].ravel(), expected[2:])
     assert layer.register_attention[1] == pytest.approx(expected[:2].sum().item())
     assert layer.register_norms.shape == (2, 2)
-
-
-def test_layers_without_registers_or_attention_are_nan_where_others_have_them() -> None:
-    plain, registered = (
-        measure_layer(torch.randn(1, 4, 8), slice(0, 4)),
-        measure_layer(torch.randn(1, 6, 8), slice(2, 6), torch.full((1, 1, 6, 6), 1 / 6)),
-    )
-    arrays = stack_layers([[plain, registered]])
-    assert arrays["norms"].shape == (1, 1, 2, 2, 2)
-    assert np.isnan(arrays["register_norms"][0, 0]).tolist() == [[True, True], [False, False]]
-    assert np.isnan(arrays["attention"][0, 0, 0]).all()
-    assert arrays["register_attention"][0, 0, 1] == pytest.approx(1 / 3)
 
 
 def test_encoder_attention_is_that_of_transformers(tmp_path: Path) -> None:
@@ -259,11 +247,3 @@ def test_mistakes_are_named(files: dict[str, Path], images: Path, tmp_path: Path
         TokenMaps.load(tmp_path / "other.npz")
     with pytest.raises(UserError, match="diverged"):
         measure_layer(torch.full((1, 4, 8), torch.nan), slice(0, 4))
-
-
-@pytest.mark.parametrize(
-    ("blocks", "expected"),
-    [(12, ["2", "4", "6", "8", "10", "12"]), (28, ["5", "10", "14", "19", "24", "28"]), (2, ["1", "2"])],
-)
-def test_equal_shares_of_the_depth_end_with_the_last_block(blocks: int, expected: list[str]) -> None:
-    assert equal_shares([*map(str, range(1, blocks + 1))], len(expected)) == expected

@@ -17,7 +17,6 @@ import gdown
 import hf_xet
 import pytest
 from pydantic import BaseModel
-from transformers import SiglipConfig, SiglipVisionConfig, SiglipVisionModel
 
 from dsr.artifacts import lock
 from dsr.artifacts.checks import ImageCount
@@ -28,6 +27,7 @@ from dsr.config.specs import EncoderSpec
 from . import tiny_encoder
 from .artifact_manifest import GRAPH, Thing, be_quick, graph, write
 from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running, status
+from .tiny_encoder import HIDDEN, LAYERS, WIDTH
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
 
@@ -60,22 +60,16 @@ def sites(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 COMMIT, LATER = "a" * 40, "b" * 40
 REPOSITORY = {"client": "hub", "repository": "someone/vit", "revision": "main"}
-TINY = {"kind": "encoder", "model_type": "siglip", "width": 8, "positions": 4, "depth": 1, "intermediate_size": 16}
-ENCODER = tiny_encoder.entry(hub="someone/vit", input_size=4, patch_size=2, width=8)
-SPEC = EncoderSpec(encoder=ENCODER, ttr_options=None, image_size=4)
+TINY = {"kind": "encoder", "model_type": "siglip", "width": WIDTH, "positions": 16, "depth": LAYERS}
+TINY |= {"intermediate_size": HIDDEN}
+ENCODER = tiny_encoder.entry(hub="someone/vit")
+SPEC = EncoderSpec(encoder=ENCODER, ttr_options=None, image_size=tiny_encoder.SIZE)
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest encoder, as the hub has them."""
-    folder = tmp_path_factory.mktemp("own")
-    vision = SiglipVisionConfig(
-        hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=4, patch_size=2
-    )
-    SiglipVisionModel(vision).save_pretrained(folder)
-    SiglipConfig(vision_config=vision.to_dict()).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
-    return folder
+    """An encoder as the hub has them."""
+    return tiny_encoder.write_folder(tmp_path_factory.mktemp("own"))
 
 
 class Hub(Thing):
@@ -108,7 +102,7 @@ class Hub(Thing):
         for revision in ("main", commit):
             self.answer(revision, lambda seen: Reply(200, body, {"Content-Type": "application/json"}))
 
-    def fetch(self, local: Path | None = None, spec: BaseModel | str | None = SPEC) -> Path:
+    def fetch(self, local: Path | None = None, spec: BaseModel | str = SPEC) -> Path:
         return super().fetch(local, spec)
 
 
@@ -262,8 +256,8 @@ def test_local_encoder_is_linked_file_by_file(hub: Hub, own: Path, sites: Server
         ({"config.json": b"<html>"}, r"config.json: not a JSON object"),
         ({"model.safetensors": b"cut off"}, r"the weights cannot be read"),
         ({"model.safetensors": None}, r"lacks model.safetensors; expected a folder with config.json"),
-        ({"depth": 2}, r"depth is 1, expected 2; it is another encoder"),
-        ({"positions": 16}, r"positions is 4, expected 16"),
+        ({"depth": 2}, r"depth is 4, expected 2; it is another encoder"),
+        ({"positions": 4}, r"positions is 16, expected 4"),
     ],
 )
 def test_wrong_encoder(hub: Hub, own: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
