@@ -85,42 +85,6 @@ PLAIN, ROPE, FROZEN = "fused kernels", "bf16 matmuls fused with RoPE", "bf16 mat
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        subprocess.CalledProcessError(1, "gcc"),
-        PermissionError("/home/nobody/.triton"),
-        AssertionError("no launcher"),
-        RuntimeError("no kernel image"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_whatever_triton_fails_with_is_one_warning(
-    use: Use, caplog: pytest.LogCaptureFixture, error: BaseException
-) -> None:
-    made, model = use(ROPE, PLAIN, error=error), tiny_denoiser()
-    assert not models._fuse(model, CPU, "bf16")
-    assert made == [ROPE, PLAIN]
-    (record,) = caplog.records
-    why = f"({type(error).__name__}: {error})"
-    assert record.getMessage() == (
-        f"Not available here: {ROPE} {why}; {PLAIN} {why}; the blocks are compiled by PyTorch instead"
-    )
-    assert model.run_blocks is layers.run_blocks
-
-
-def test_a_way_that_does_not_run_is_replaced_by_the_next_and_the_log_says_so(
-    use: Use, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = use(FROZEN, error=AssertionError("strides must be 16-byte aligned"))
-    assert models._fuse(tiny_denoiser().requires_grad_(False), CPU, "bf16")
-    assert made == [FROZEN, PLAIN]
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        f"Not available here: {FROZEN} (AssertionError: strides must be 16-byte aligned); {PLAIN} are used instead"
-    )
-
-
 @pytest.mark.parametrize("error", [ImportError("no triton"), AttributeError("another Triton")], ids=repr)
 def test_a_triton_that_cannot_be_imported_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
@@ -155,6 +119,32 @@ def test_the_fastest_way_that_a_model_and_its_gpu_allow_is_taken(
     assert made == expected
     assert isinstance(model.run_blocks, FusedBlocks) == bool(expected)
     assert ("they need an Ampere GPU" in caplog.text) == (not expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "trained", "failing", "instead"),
+    [
+        (subprocess.CalledProcessError(1, "gcc"), True, (ROPE, PLAIN), "the blocks are compiled by PyTorch instead"),
+        (PermissionError("/nowhere/.triton"), True, (ROPE, PLAIN), "the blocks are compiled by PyTorch instead"),
+        (AssertionError("strides must be 16-byte aligned"), False, (FROZEN,), f"{PLAIN} are used instead"),
+        (RuntimeError("no kernel image"), True, (ROPE,), f"{PLAIN} are used instead"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_way_that_does_not_run_is_replaced_by_the_next_and_one_warning_says_so(
+    use: Use,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    trained: bool,
+    failing: tuple[str, ...],
+    instead: str,
+) -> None:
+    made, model = use(*failing, error=error), tiny_denoiser().requires_grad_(trained)
+    assert models._fuse(model, CPU, "bf16") == (PLAIN not in failing)
+    assert made == [failing[0], PLAIN]
+    assert (model.run_blocks is layers.run_blocks) == (PLAIN in failing)
+    why = "; ".join(f"{name} ({type(error).__name__}: {error})" for name in failing)
+    assert caplog.messages == [f"Not available here: {why}; {instead}"]
 
 
 @pytest.mark.parametrize("room", [3, 0])

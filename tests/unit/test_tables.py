@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from dsr.analysis.cost import Cost
 from dsr.base.errors import UserError
@@ -23,19 +20,7 @@ from dsr.report.render import latex, markdown
 from dsr.report.supplements import read_fids, references, sampling_seeds, training_seeds, with_variants
 from dsr.report.table import TableInput, collect
 
-ROOT = Path(__file__).resolve().parents[2]
 NONE = read_fids([])
-
-
-@pytest.fixture
-def raw() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    return content
-
-
-@pytest.fixture
-def config(raw: dict[str, Any]) -> Config:
-    return load(raw)
 
 
 def write_metrics(path: Path, fid: float, constant: int = 0) -> Path:
@@ -79,29 +64,6 @@ def test_published_values_agree_across_tables_and_rows_are_the_projects(config: 
     assert chart[["inception_score", "precision", "recall", "gflops"]].isna().all(axis=None)
     assert published.chart("dit-siglip2b")[0] == (40, 7.97)
     assert len(published.chart("dit-siglip2b-dsr")) == 8
-
-
-@pytest.mark.parametrize(
-    ("table", "row", "epoch", "guidance", "quantity", "expected"),
-    [
-        ("main", "dit-siglip2b-dsr", 800, "unguided", "fid", 3.26),
-        ("main", "dit-siglip2b", 800, "guided", "fid", 3.58),
-        ("main", "dit-siglip2b", 800, "guided", "recall", None),
-        ("main", "dit-so400m-dsr", 80, "unguided", "fid", None),
-        ("main", "dit-siglip2b", 40, "unguided", "fid", None),
-        ("chart", "dit-siglip2b", 40, "unguided", "fid", 7.97),
-        ("scaling", "dit-siglip2b-dsr", 80, "unguided", "gflops", 262.9),
-        ("main", "dit-siglip2b-dsr", 80, "unguided", "gflops", None),
-        ("main", "ditdh-siglip2b", 800, "guided", "params_millions", 839),
-        ("main", "ditdh-siglip2b", 80, "unguided", "params_millions", None),
-        ("main", "dit-so400m", 80, "unguided", "params_millions", None),
-        ("a table of mine", "dit-siglip2b", 80, "unguided", "params_millions", 676),
-    ],
-)
-def test_published_values(
-    table: str, row: str, epoch: int, guidance: str, quantity: str, expected: float | None
-) -> None:
-    assert Published().values(table, row, epoch, guidance)[quantity] == expected
 
 
 # The table
@@ -233,27 +195,6 @@ def test_entries_are_handed_on_with_the_fields_that_are_needed() -> None:
     handed_on = entries_json([entry], "row", "epoch", "seed", "metrics")
     assert handed_on == '[{"row": "a", "epoch": 80, "metrics": "m.json"}]'
     assert Entries.model_validate_json(handed_on).root == (Entry(row="a", epoch=80, metrics=Path("m.json")),)
-
-
-@pytest.mark.parametrize("entries", ["good", "bad"])
-def test_table_command_needs_neither_torch_nor_tensorflow(config: Config, tmp_path: Path, entries: str) -> None:
-    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.9))
-    given = entries_json([entry], "row", "epoch", "metrics") if entries == "good" else '[{"rows": "x"}]'
-    arguments = ["--config", config.model_dump_json(exclude_defaults=True), "--entries", given]
-    for option in ("markdown-file", "csv", "html", "latex-file"):
-        arguments += [f"--{option}", str(tmp_path / f"t.{option}")]
-    code = (
-        "import sys; from dsr.commands import table; table.main();"
-        "print([name for name in ('torch', 'tensorflow') if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    if entries == "good":
-        assert result.stdout.strip() == "[]"
-        assert pd.read_csv(tmp_path / "t.csv").loc[0, "measured_fid"] == 5.9
-    else:
-        assert result.returncode == 1
-        assert result.stderr.count("not the JSON of Entries: 0.rows") == 1
-        assert "Traceback" not in result.stderr
 
 
 # Several seeds, several references
