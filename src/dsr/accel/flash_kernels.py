@@ -3,7 +3,8 @@
 Queries, keys and values come packed as a projection leaves them, (B, N, 3, h, d), and their gradients leave packed
 likewise. Matmuls are in the dtype of the tokens (float32: TF32), all other arithmetic is fp32. Every sum has a fixed
 order, so that the same inputs always give the same bits. A head of d channels is handled as two tiles, ``MAIN`` and
-``REST`` channels wide, because tiles are powers of two: 72 channels are 64 + 16 (half of it masked), not 128.
+``REST`` channels wide, because tiles are powers of two: 72 channels are 64 + 16 (half of it masked), not 128. One token
+that is left alone is the exception: its matmuls are fp32, of whole heads.
 
 The algorithm and its names are FlashAttention-2's (Dao 2023, Algorithms 1 and 2): ``lse`` is the logarithm of a row's
 sum of exponentials, here to base 2, and ``delta`` a row's dot product of its result and the result's gradient.
@@ -74,23 +75,12 @@ def _attend_to(
 
 
 @triton.jit
-def attend_forward(
-    packed, attended, lse, factor,
+def _attend_tile(
+    packed, attended, lse, rows, factor,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Attention of ``QUERIES`` tokens of one head, into (B, N, h, d); ``factor`` is d^-1/2 / ln 2.
-
-    ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. ``lse``, (B, h, N), is written if the
-    backward pass will need it.
-    """
-    TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
-    tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
-    image, head = pair.to(tl.int64) // HEADS, pair % HEADS
-    packed += image * TOKENS * 3 * HEADS * HEAD + head * HEAD
-    attended += image * TOKENS * HEADS * HEAD + head * HEAD
-    lse += pair * TOKENS
-    rows = tile * QUERIES + tl.arange(0, QUERIES)
+    """Attention of the tokens ``rows`` of one head, at which all pointers are already."""
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     keys, values = packed + HEADS * HEAD, packed + 2 * HEADS * HEAD
     query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
@@ -117,6 +107,65 @@ def attend_forward(
         _store(attended, rows, rest / row_sum[:, None], HEADS * HEAD, TOKENS, HEAD, MAIN, REST)
     if KEEP:
         tl.store(lse + rows, row_max + tl.log2(row_sum), rows < TOKENS)
+
+
+@triton.jit
+def _attend_one(
+    packed, attended, row, factor,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """Attention of one token of one head, without tensor cores: they would multiply a whole tile.
+
+    It has no ``lse`` for a backward pass, which forms the weights again from less exact scores.
+    """
+    OUTPUT: tl.constexpr = HEADS * HEAD
+    channels = tl.arange(0, WIDTH)
+    inside = channels < HEAD
+    query = tl.load(packed + row * 3 * OUTPUT + channels, inside, 0.0).to(tl.float32) * factor
+    row_max, row_sum, result = float("-inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
+    # Unrolled, so that no tile's loads have to wait for the sums of the one before.
+    for start in tl.static_range(0, TOKENS, KEYS):
+        rows = start + tl.arange(0, KEYS)
+        key = _load(packed + OUTPUT, rows, 3 * OUTPUT, TOKENS, HEAD, 0, WIDTH).to(tl.float32)
+        value = _load(packed + 2 * OUTPUT, rows, 3 * OUTPUT, TOKENS, HEAD, 0, WIDTH).to(tl.float32)
+        scores = tl.where(rows < TOKENS, tl.sum(query[None] * key, 1), float("-inf"))
+        new_max = tl.maximum(row_max, tl.max(scores, 0))
+        weights, shrink = tl.exp2(scores - new_max), tl.exp2(row_max - new_max)
+        row_sum = row_sum * shrink + tl.sum(weights, 0)
+        result = result * shrink + tl.sum(weights[:, None] * value, 0)
+        row_max = new_max
+    tl.store(attended + row * OUTPUT + channels, result / row_sum, inside)
+
+
+@triton.jit
+def attend_forward(
+    packed, attended, lse, factor,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, ALONE: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """Attention of ``QUERIES`` tokens of one head, into (B, N, h, d); ``factor`` is d^-1/2 / ln 2.
+
+    ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. If ``ALONE`` is not 0, the last token
+    is a tile of its own, takes ``ALONE`` keys at a time, and gets no ``lse``. ``lse``, (B, h, N), is written if the
+    backward pass will need it.
+    """
+    TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
+    tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
+    image, head = pair.to(tl.int64) // HEADS, pair % HEADS
+    packed += image * TOKENS * 3 * HEADS * HEAD + head * HEAD
+    attended += image * TOKENS * HEADS * HEAD + head * HEAD
+    lse += pair * TOKENS
+    # The outer condition is known to the compiler, which leaves the branch out; "and" would make it one of the GPU's.
+    if ALONE:  # noqa: SIM102
+        if tile == TILES - 1:
+            _attend_one(
+                packed, attended, tile * QUERIES, factor, TOKENS, HEADS, HEAD, 2 * MAIN if REST else MAIN, ALONE
+            )
+            return
+    _attend_tile(
+        packed, attended, lse, tile * QUERIES + tl.arange(0, QUERIES), factor,
+        TOKENS, HEADS, HEAD, MAIN, REST, QUERIES, KEYS, LAST, KEEP,
+    )  # fmt: skip
 
 
 @triton.jit
