@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dsr.accel.flash_kernels import _load, _store, _scores
+from dsr.accel.flash_kernels import _load, _scores, _store
 
 
 @triton.jit
