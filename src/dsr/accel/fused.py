@@ -52,20 +52,17 @@ class FusedBlocks:
 
     def __call__(self, blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Pass tokens (B, N, D) through ``blocks`` one after the other; condition (B, 1 or N, D)."""
-        update: Tensor | None = None
-        bias: Tensor | None = None
-        gate: Tensor | None = None
+        pending: tuple[Any, Any, Any] = (None, None, None)  # update, bias, gate
         # The tables have every angle twice.
         x, angles = x.contiguous(), (rope.freqs_cos[:, ::2].contiguous(), rope.freqs_sin[:, ::2].contiguous())
         for block in blocks:
             shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
-            x, hidden = _Modulated.apply(x, update, bias, gate, block.norm1.weight, scale1, shift1)
-            update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
-            x, hidden = _Modulated.apply(x, update, bias, gate, block.norm2.weight, scale2, shift2)
-            update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
-        if update is None or bias is None or gate is None:
-            return x
-        return x + gate * (update + bias)
+            x, hidden = _Modulated.apply(x, *pending, block.norm1.weight, scale1, shift1)
+            pending = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
+            x, hidden = _Modulated.apply(x, *pending, block.norm2.weight, scale2, shift2)
+            pending = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
+        update, bias, gate = pending
+        return x if update is None else x + gate * (update + bias)
 
     def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
         """Attention without the bias of its last matmul."""

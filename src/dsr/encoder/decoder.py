@@ -59,9 +59,8 @@ class ViTDecoder(nn.Module):
             x = layer(x)
         patches = self.decoder_pred(self.decoder_norm(x))[:, 1:]
         # A token's channels are rows, columns and colours of its patch.
-        split = patches.reshape(len(x), self.grid, self.grid, self.patch_size, self.patch_size, 3)
-        pixels: torch.Tensor = split.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 3, *[self.grid * self.patch_size] * 2)
-        return pixels
+        split: torch.Tensor = patches.reshape(len(x), self.grid, self.grid, self.patch_size, self.patch_size, 3)
+        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 3, *[self.grid * self.patch_size] * 2)
 
 
 class _Layer(nn.Module):
