@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dsr.accel import flash_attention, fused
-from dsr.accel.arithmetic import round_matmul_weights
-from dsr.accel.frozen import FrozenBlocks
+from dsr.accel.device import round_matmul_weights
+from dsr.accel.fused import FrozenBlocks
 from dsr.denoiser.layers import Block, RotaryPositions, Run, run_blocks
-from dsr.encoder.attention import attend
+from dsr.encoder.blocks import attend
 
 
 class Case:

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from dsr.accel.arithmetic import set_arithmetic, usable_precision
+from dsr.accel.device import set_arithmetic, usable_precision
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from dsr.base.errors import UserError
-from dsr.data.crop import center_crop
-from dsr.data.folder import UnreadableImageError, list_folder
+from dsr.data.folder import UnreadableImageError, center_crop, list_folder
 from dsr.data.images import ListedImages, PreparedImages, check_index, fingerprint, open_images
 from dsr.data.loading import Item, Loader
 from dsr.data.order import batch_indices, rank_slice

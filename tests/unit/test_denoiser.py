@@ -13,9 +13,8 @@ from dsr.base.errors import UserError
 from dsr.base.positions import position_table
 from dsr.base.tensors import WeightsError
 from dsr.config.specs import ModelSpec
+from dsr.denoiser import registers
 from dsr.denoiser.build import Denoiser, build_denoiser, load_denoiser
-from dsr.denoiser.dit import LightningDiT
-from dsr.denoiser.dit_dh import DiTDH
 from dsr.denoiser.layers import RotaryPositions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -146,24 +145,9 @@ def test_autocast_predicts_nearly_the_same(denoiser: dict[str, Any]) -> None:
     assert (rounded.float() - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"registers": 5}, "registers 5: give 0 or a perfect square"),
-        ({"registers": 4, "register_start": 4}, "register_start 4: registers enter before one of the blocks 0 to 3"),
-    ],
-)
-def test_impossible_registers_are_refused(settings: dict[str, int], message: str) -> None:
-    common = {"input_size": 4, "in_channels": 6, "num_classes": 10}
-    with pytest.raises(UserError, match=message):
-        LightningDiT(hidden_size=32, depth=4, num_heads=4, **common, **settings)
-    with pytest.raises(UserError, match=message):
-        DiTDH(hidden_size=(32, 40), depth=(4, 1), num_heads=(4, 5), **common, **settings)
-
-
-def test_impossible_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="head width 6"):
-        RotaryPositions(6, 4)
+def test_impossible_shapes_are_refused() -> None:
+    with pytest.raises(UserError, match="registers 5: give 0 or a perfect square"):
+        registers.create(5, 32)
     with pytest.raises(ValueError, match="width 30"):
         position_table(30, 4)
 

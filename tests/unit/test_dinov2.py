@@ -20,7 +20,7 @@ from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
 from dsr.encoder.blocks import Trace
-from dsr.encoder.dinov2 import PIXEL_MEAN, PIXEL_STD, Dinov2Encoder
+from dsr.encoder.dinov2 import Dinov2Encoder
 from dsr.encoder.discovery import NeuronScores, find_register_neurons
 from dsr.encoder.ttr import with_registers
 from tests.unit import tiny_encoder
@@ -52,7 +52,10 @@ def write_folder(folder: Path, kind: str) -> Path:
         layer.mlp.fc1.weight[PLANTED[1]] = 200 * direction / direction.norm()
         layer.mlp.fc1.bias[PLANTED[1]] = -200
     model.save_pretrained(folder)
-    write_json(folder / "preprocessor_config.json", {"image_mean": list(PIXEL_MEAN), "image_std": list(PIXEL_STD)})
+    write_json(
+        folder / "preprocessor_config.json",
+        {"image_mean": Dinov2Encoder.PIXEL_MEAN, "image_std": Dinov2Encoder.PIXEL_STD},
+    )
     return folder
 
 
@@ -141,9 +144,9 @@ def test_an_autoencoder_around_it(folder: Path, kind: str, tmp_path: Path) -> No
     images = pixels(2)
     latents = whole.encode(images)
     assert latents.shape == (2, WIDTH, 4, 4)
-    scaled = (F.interpolate(images, (SIZE, SIZE), mode="bicubic") - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / (
-        torch.tensor(PIXEL_STD).view(3, 1, 1)
-    )
+    scaled = (
+        F.interpolate(images, (SIZE, SIZE), mode="bicubic") - torch.tensor(Dinov2Encoder.PIXEL_MEAN).view(3, 1, 1)
+    ) / (torch.tensor(Dinov2Encoder.PIXEL_STD).view(3, 1, 1))
     want = forward(folder, kind, scaled.double()).transpose(1, 2).unflatten(2, (4, 4))
     torch.testing.assert_close(latents.double(), want, rtol=0, atol=1e-4)
     decode_only = load_autoencoder(spec(), encoder=None, **files)

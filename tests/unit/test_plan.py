@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dsr.analysis.cost import Cost, decoder_flops, denoiser_cost
 from dsr.artifacts import manifest
-from dsr.base.durations import duration
 from dsr.base.errors import UserError
+from dsr.base.text import duration
 from dsr.config.load import Config
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder

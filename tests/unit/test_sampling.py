@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsr.accel.arithmetic import round_matmul_weights
+from dsr.accel.device import round_matmul_weights
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError

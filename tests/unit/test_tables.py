@@ -12,7 +12,7 @@ import pytest
 from dsr.analysis.cost import Cost
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
-from dsr.base.markup import pipe_table
+from dsr.base.text import pipe_table
 from dsr.config.load import Config, load
 from dsr.report.entries import Entries, Entry, entries_json
 from dsr.report.published import METRICS, Published

@@ -73,13 +73,7 @@ def _sizes(packed: Tensor) -> dict[str, int]:
 
 
 def _launch(tiles: Tiles) -> dict[str, int | None]:
-    return {
-        "QUERIES": tiles.queries,
-        "KEYS": tiles.keys,
-        "num_warps": tiles.warps,
-        "num_stages": tiles.stages,
-        "maxnreg": tiles.registers,
-    }
+    return dict(zip(("QUERIES", "KEYS", "num_warps", "num_stages", "maxnreg"), tiles, strict=True))
 
 
 def forward(packed: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:

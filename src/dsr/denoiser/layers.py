@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ ROTARY_BASE = 10000.0
 
 TIME_FREQUENCIES = 256
 """Gaussian Fourier frequencies of the time embedding."""
+
+NARROW = 0.02
+"""Standard deviation of label vectors and time-MLP weights at the start."""
 
 
 class RMSNorm(nn.Module):
@@ -51,10 +54,7 @@ class RotaryPositions(nn.Module):
     """RoPE of an S x S grid: the first half of a head is rotated by the row, the second half by the column.
 
     ``registers`` tokens before the grid have no position and are not rotated. The tables are buffers of the state
-    dict, each of shape (registers + S * S, d).
-
-    Raises:
-        ValueError: if the head width is not a multiple of 4 (two axes of channel pairs).
+    dict, each of shape (registers + S * S, d); d is a multiple of 4, two axes of channel pairs.
     """
 
     freqs_cos: Tensor
@@ -62,8 +62,6 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, head_width: int, grid: int, registers: int = 0) -> None:
         super().__init__()
-        if head_width % 4:
-            raise ValueError(f"head width {head_width}: rotary positions need a multiple of 4; change heads or width")
         half = head_width // 2
         frequencies = ROTARY_BASE ** (-torch.arange(0, half, 2).float() / half)
         angles = torch.outer(torch.arange(grid).float(), frequencies).repeat_interleave(2, dim=1)
@@ -87,8 +85,6 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -229,3 +225,36 @@ class LabelEmbedder(nn.Module):
         """(B,) int64 -> (B, D)."""
         embedded: Tensor = self.embedding_table(labels)
         return embedded
+
+
+def initialise(model: nn.Module, linear: Literal["xavier", "default"]) -> None:
+    """Set initial weights in place: every block is the identity and the output zero.
+
+    ``linear`` is what Linear layers start from: Xavier-uniform with zero bias (the release's LightningDiT), or
+    PyTorch's default (the release's DiT-DH, whose Xavier step is switched off).
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and linear == "xavier":
+            nn.init.xavier_uniform_(layer.weight)
+            _zero(layer.bias)
+    # Now the exceptions among the layers above.
+    for layer in model.modules():
+        if isinstance(layer, LatentEmbedder):
+            nn.init.xavier_uniform_(layer.proj.weight.flatten(1))
+            _zero(layer.proj.bias)
+        elif isinstance(layer, LabelEmbedder):
+            nn.init.normal_(layer.embedding_table.weight, std=NARROW)
+        elif isinstance(layer, TimestepEmbedder):
+            for part in layer.mlp:
+                if isinstance(part, nn.Linear):
+                    nn.init.normal_(part.weight, std=NARROW)
+        elif isinstance(layer, Block):
+            _zero(*layer.adaLN_modulation.parameters())
+        elif isinstance(layer, FinalLayer):
+            _zero(*layer.adaLN_modulation.parameters(), *layer.linear.parameters())
+
+
+def _zero(*tensors: Tensor | None) -> None:
+    for tensor in tensors:
+        if tensor is not None:
+            nn.init.zeros_(tensor)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,8 +77,7 @@ class Metrics:
 
 
 def _tensorboard(run: Path, first: int) -> SummaryWriter:
-    # Next to an installed TensorFlow it would load that, which takes seconds; this name in its place, it does not.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("notf"))
+    # Imported where it is used: next to an installed TensorFlow it loads that, which takes seconds.
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run / "tensorboard"), purge_step=first + 1)  # type: ignore[no-untyped-call]
