@@ -52,7 +52,9 @@ class FusedBlocks:
 
     def __call__(self, blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Pass tokens (B, N, D) through ``blocks`` one after the other; condition (B, 1 or N, D)."""
-        update = bias = gate = None
+        update: Tensor | None = None
+        bias: Tensor | None = None
+        gate: Tensor | None = None
         # The tables have every angle twice.
         x, angles = x.contiguous(), (rope.freqs_cos[:, ::2].contiguous(), rope.freqs_sin[:, ::2].contiguous())
         for block in blocks:
@@ -61,7 +63,9 @@ class FusedBlocks:
             update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
             x, hidden = _Modulated.apply(x, update, bias, gate, block.norm2.weight, scale2, shift2)
             update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
-        return x if update is None else x + gate * (update + bias)
+        if update is None or bias is None or gate is None:
+            return x
+        return x + gate * (update + bias)
 
     def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
         """Attention without the bias of its last matmul."""

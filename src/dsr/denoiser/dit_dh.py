@@ -48,7 +48,7 @@ class DiTDH(nn.Module):
         super().__init__()
         (width, head_width), (encoder_heads, head_heads) = hidden_size, num_heads
         self.input_size, self.in_channels = input_size, in_channels
-        self.encoder_depth, self.depth = depth[0], sum(depth)
+        self.encoder_depth = depth[0]
         self.registers, self.register_start = registers, register_start
         self.null_label = num_classes
         self.pos_embed = nn.Parameter(position_table(width, input_size))

@@ -28,26 +28,20 @@ NARROW = 0.02
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation of the last dimension, computed in fp32 and cast back before the weight."""
+    """Modulated root-mean-square normalisation, computed in fp32 and cast back before the weight."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        return self.normalised(x) * self.weight
-
-    def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Normalise, scale around one and shift: (B, N, D), twice (B, 1 or N, D) -> (B, N, D).
 
         Both scales are multiplied before they meet the tokens, so that backward sums over the tokens once, not twice.
         """
-        return self.normalised(x) * (self.weight * (1 + scale)) + shift
-
-    def normalised(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D) of mean square one."""
-        return F.rms_norm(x.float(), self.weight.shape, eps=EPS).type_as(x)
+        normalised = F.rms_norm(x.float(), self.weight.shape, eps=EPS).type_as(x)
+        modulated: Tensor = normalised * (self.weight * (1 + scale)) + shift
+        return modulated
 
 
 class RotaryPositions(nn.Module):
@@ -144,14 +138,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
-        x = x + gate1 * self.attn(self.norm1.modulated(x, shift1, scale1), rope)
-        result: Tensor = x + gate2 * self.mlp(self.norm2.modulated(x, shift2, scale2))
+        x = x + gate1 * self.attn(self.norm1(x, shift1, scale1), rope)
+        result: Tensor = x + gate2 * self.mlp(self.norm2(x, shift2, scale2))
         return result
 
     def attention_weights(self, x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Attention weights (B, h, N, N) of :meth:`forward` with the same arguments."""
         shift, scale = self.adaLN_modulation(condition).chunk(6, dim=-1)[:2]
-        return self.attn.weights(self.norm1.modulated(x, shift, scale), rope)
+        return self.attn.weights(self.norm1(x, shift, scale), rope)
 
 
 def run_blocks(blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
@@ -177,7 +171,7 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, C)."""
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
-        projected: Tensor = self.linear(self.norm_final.modulated(x, shift, scale))
+        projected: Tensor = self.linear(self.norm_final(x, shift, scale))
         return projected
 
 

@@ -60,7 +60,8 @@ class ViTDecoder(nn.Module):
         patches = self.decoder_pred(self.decoder_norm(x))[:, 1:]
         # A token's channels are rows, columns and colours of its patch.
         split = patches.reshape(len(x), self.grid, self.grid, self.patch_size, self.patch_size, 3)
-        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 3, *[self.grid * self.patch_size] * 2)
+        pixels: torch.Tensor = split.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 3, *[self.grid * self.patch_size] * 2)
+        return pixels
 
 
 class _Layer(nn.Module):

@@ -35,7 +35,7 @@ class Siglip2Encoder(VitEncoder):
         return cls(tower.embeddings, [_block(layer) for layer in tower.encoder.layers], **options)
 
     def tokenise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Standardised pixels (B, 3, H, W) -> image tokens with positions (B, N, D); the table is resized bicubicly."""
+        """Standardised pixels (B, 3, H, W) -> image tokens with positions (B, N, D); the table is resized, bicubic."""
         # The convolution as a matmul over patches, several times faster on GPUs.
         projection = self.embeddings.patch_embedding
         tokens = F.linear(_patches(pixels, self.patch_size), projection.weight.flatten(1), projection.bias)
