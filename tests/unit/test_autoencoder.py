@@ -18,7 +18,6 @@ from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder, load_encoder
 from dsr.encoder.blocks import Attention, attend
-from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.neuron_lists import NeuronList
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import SIZE, WIDTH, pixels
@@ -40,11 +39,6 @@ def test_decoder_positions_do_not_depend_on_the_seed_and_cls_has_none() -> None:
     grid = table[0, 1:, :8].reshape(4, 4, 8)
     assert torch.equal(grid[0], grid[3])
     assert not torch.equal(grid[:, 0], grid[:, 3])
-
-
-def test_decoder_refuses_heads_that_do_not_divide_its_width() -> None:
-    with pytest.raises(ValueError, match="multiple of num_heads"):
-        ViTDecoder(in_channels=4, hidden_size=16, depth=1, num_heads=3, intermediate_size=8, patch_size=2, grid=2)
 
 
 @pytest.fixture(scope="module")
