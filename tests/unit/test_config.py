@@ -41,7 +41,6 @@ def test_every_key_is_described() -> None:
     ("path", "value", "message"),
     [
         (("seed",), 1, "seed: unknown key"),
-        (("decoder", "num_heads"), 7, "must be a multiple of num_heads (7)"),
         (("encoders", "siglip2-b", "patch_size"), 15, "not a multiple of patch_size 15"),
         (("recipes", "dit", "final_lr"), 1e-5, "final_lr and decay_epochs go together"),
         (("evaluation", "epochs"), [80, 40], "evaluation.epochs: must be ascending (given: [80, 40])"),
