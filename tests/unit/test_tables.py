@@ -151,17 +151,6 @@ def test_the_table_lists_published_values_that_nobody_asked_to_measure(config: C
     assert (frame["run"] == "").all()
 
 
-def test_guidance_meets_the_published_guided_fid(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["sampling"]["guidance"]["w15"] = {"scale": 1.5, "interval": [0.1, 0.9]}
-    metrics = write_metrics(tmp_path / "metrics.json", 3.5)
-    given = table_of(load(raw), Entry(row="dit-siglip2b", epoch=800, guidance="w15", metrics=metrics))
-    frame = collect(given)
-    line = frame[frame["status"] == "measured"].iloc[0]
-    assert line["difference_fid"] == pytest.approx(-0.08)
-    assert pd.isna(line["published_recall"])
-    assert "w15 has scale 1.5 for t in [0.1, 0.9]" in markdown(given, frame, NONE)
-
-
 def test_at_demo_scale_published_values_stand_apart(config: Config, tmp_path: Path) -> None:
     metrics = write_metrics(tmp_path / "metrics.json", 33.25)
     given = table_of(demo_of(config), Entry(row="dit-siglip2b", epoch=80, metrics=metrics))
@@ -259,15 +248,20 @@ def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any
 # Guidance that a sweep chose
 
 
-def test_the_chosen_guidance_is_printed_beside_the_published_guided_fid(config: Config, tmp_path: Path) -> None:
-    metrics, chosen = write_metrics(tmp_path / "metrics.json", 3.5), tmp_path / "guidance.json"
+def test_guidance_is_printed_beside_the_published_guided_fid(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["sampling"]["guidance"]["w15"] = {"scale": 1.5, "interval": [0.1, 0.9]}
+    config, metrics, chosen = load(raw), write_metrics(tmp_path / "metrics.json", 3.5), tmp_path / "guidance.json"
     write_json(chosen, {"scale": 1.25, "interval": [0.0, 0.9]})
-    given = table_of(config, Entry(row="dit-siglip2b", epoch=800, guidance="chosen", metrics=metrics, chosen=chosen))
+    entry = Entry(row="dit-siglip2b", epoch=800, guidance="chosen", metrics=metrics, chosen=chosen)
+    given = table_of(config, entry, entry.model_copy(update={"guidance": "w15", "chosen": None}))
     frame = collect(given)
-    line = frame[frame["status"] == "measured"].iloc[0]
+    lines = frame[frame["status"] == "measured"].set_index("guidance")
+    line = lines.loc["chosen"]
     assert (line["guidance_scale"], line["guidance_low"], line["guidance_high"]) == (1.25, 0.0, 0.9)
-    assert line["difference_fid"] == pytest.approx(-0.08)
+    assert lines["difference_fid"].to_dict() == pytest.approx({"chosen": -0.08, "w15": -0.08})
+    assert lines["published_recall"].isna().all()
     text = markdown(given, frame, NONE)
+    assert "w15 has scale 1.5 for t in [0.1, 0.9]" in text
     assert "| chosen: scale 1.25 for t in [0, 0.9] | published | 3.58 |" in re.sub(" +", " ", text)
     assert "the one of 8 settings" in text
     assert "Choosing on FID is what everybody does" in text
