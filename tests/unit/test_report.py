@@ -19,7 +19,7 @@ from PIL import Image
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.base.errors import UserError
-from dsr.base.files import read_json, write_json
+from dsr.base.files import read_json
 from dsr.commands import figure as figure_command
 from dsr.commands import provenance as provenance_command
 from dsr.config.load import Config, load
@@ -38,27 +38,7 @@ from dsr.report.render import markdown
 from dsr.report.supplements import read_fids
 from dsr.report.table import TableInput, collect
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def raw() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    return content
-
-
-@pytest.fixture
-def config(raw: dict[str, Any]) -> Config:
-    return load(raw)
-
-
-def write_metrics(path: Path, fid: float) -> Path:
-    values = {"fid": fid, "sfid": 6.0, "inception_score": 155.0, "precision": 0.69, "recall": 0.561}
-    values |= {"precision_f32": 0.691, "recall_f32": 0.5615}
-    reference = {"name": "validation", "images": 50000, "sha256": "0"}
-    write_json(path, {**values, "images": 50000, "reference": reference, "samples": {"sha256": "1"}})
-    return path
-
+from .conftest import ROOT, write_metrics
 
 # Provenance
 
