@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inputs, machine
-from dsr.accel.arithmetic import set_arithmetic
-from dsr.accel.encoder import accelerated_encode
+from dsr.accel.device import set_arithmetic
+from dsr.accel.models import accelerated_encode
 from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.encoder import neuron_lists

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from benchmarks import inputs
 from benchmarks.encode import autoencoder
-from dsr.accel.arithmetic import round_matmul_weights, set_arithmetic
-from dsr.accel.denoiser import accelerate
-from dsr.accel.encoder import accelerated_encode
+from dsr.accel.device import round_matmul_weights, set_arithmetic
+from dsr.accel.models import accelerate, accelerated_encode
 from dsr.config.load import Config
 from dsr.config.sampling import Guidance
 from dsr.encoder.autoencoder import build_decoder

@@ -41,18 +41,18 @@ def tiles(left: Points, right: Points, sums: torch.dtype) -> Iterator[tuple]:
                 yield half, rows, columns, norms, others, (u @ v.T).float().to(norms.dtype)
 
 
-def squared(norms: torch.Tensor, products: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def squared(norms: torch.Tensor, dots: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Squared distances, float32 (m, c)."""
-    return (norms[:, None] - 2 * products + others).clamp(min=0).float()
+    return (norms[:, None] - 2 * dots + others).clamp(min=0).float()
 
 
 def radii(points: Points, sums: torch.dtype) -> np.ndarray:
     """Squared distance to the k-th neighbour in float32 and in float16, (2, n)."""
     smallest = np.full((2, len(points[0]), K + 1), np.inf, np.float32)
-    for half, rows, columns, norms, others, products in tiles(points, points, sums):
-        found = [(rows, squared(norms, products, others))]
+    for half, rows, columns, norms, others, dots in tiles(points, points, sums):
+        found = [(rows, squared(norms, dots, others))]
         if rows != columns:
-            found.append((columns, squared(others, products.T.contiguous(), norms)))
+            found.append((columns, squared(others, dots.T.contiguous(), norms)))
         for part, distances in found:
             new = distances.topk(K + 1, largest=False).values.cpu().numpy()
             smallest[half, part] = np.sort(np.concatenate([smallest[half, part], new], 1), 1)[:, : K + 1]
@@ -64,8 +64,8 @@ def scores(reference: np.ndarray, samples: np.ndarray, sums: torch.dtype) -> lis
     left, right = prepared(reference), prepared(samples)
     own, other = radii(left, sums), radii(right, sums)
     references, members = np.zeros(own.shape, bool), np.zeros(other.shape, bool)
-    for half, rows, columns, norms, others, products in tiles(left, right, sums):
-        distances = squared(norms, products, others)
+    for half, rows, columns, norms, others, dots in tiles(left, right, sums):
+        distances = squared(norms, dots, others)
         near, far = (torch.from_numpy(of).to(DEVICE) for of in (own[half, rows], other[half, columns]))
         members[half, columns] |= (distances <= near[:, None]).any(0).cpu().numpy()
         references[half, rows] |= (distances <= far).any(1).cpu().numpy()

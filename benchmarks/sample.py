@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import inputs, machine
-from dsr.accel.arithmetic import set_arithmetic
+from dsr.accel.device import set_arithmetic
 from dsr.analysis.cost import denoiser_cost
 from dsr.config.execution import Execution
 from dsr.config.load import Config

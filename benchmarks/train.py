@@ -17,9 +17,8 @@ import torch
 
 from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
-from dsr.accel.arithmetic import set_arithmetic
-from dsr.accel.denoiser import accelerate
-from dsr.accel.encoder import accelerated_encode
+from dsr.accel.device import set_arithmetic
+from dsr.accel.models import accelerate, accelerated_encode
 from dsr.analysis.cost import denoiser_cost
 from dsr.config.load import Config
 from dsr.config.specs import TrainSpec

@@ -16,7 +16,7 @@ from dsr.config.encoders import Discovery, TestTimeRegisters
 from dsr.encoder.blocks import Mlp, Trace
 from dsr.encoder.discovery import NeuronScores, rank
 from dsr.encoder.neuron_lists import by_layer
-from dsr.encoder.ttr import AppendRegisters, DropRegisters, InterventionMlp
+from dsr.encoder.ttr import InterventionMlp
 
 PLANTED = (2, 11)
 """(layer, neuron) that makes outliers in the demonstration."""
@@ -47,11 +47,11 @@ def discover(vit: VisionTransformer, images: Tensor, *, norm_threshold: float, t
 
 def add_test_time_registers(vit: VisionTransformer, neurons: dict[int, list[int]], options: TestTimeRegisters) -> None:
     """Append registers after the embeddings, let the neurons write to them, drop them before the final norm."""
-    vit.norm_pre = nn.Sequential(vit.norm_pre, AppendRegisters(options.registers))
+    vit.norm_pre = nn.Sequential(vit.norm_pre, nn.ZeroPad2d((0, 0, 0, options.registers)))
     for layer, indices in neurons.items():
         mlp = vit.blocks[layer].mlp
         vit.blocks[layer].mlp = InterventionMlp(Mlp(mlp.fc1, mlp.act, mlp.fc2), indices, options)
-    vit.norm = nn.Sequential(DropRegisters(options.registers), vit.norm)
+    vit.norm = nn.Sequential(nn.ZeroPad2d((0, 0, 0, -options.registers)), vit.norm)
 
 
 def token_norms(vit: VisionTransformer, images: Tensor) -> Tensor:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from dsr.artifacts import transfer
+from dsr.artifacts.fetch import fetch
 
 GRAPH = {"kind": "graph", "names": ["input", "pool_3"]}
 
@@ -24,6 +29,34 @@ def write(path: Path, source: dict[str, Any], check: dict[str, Any], *names: str
     }
     path.write_text(yaml.safe_dump({"artifacts": {"thing": entry}}))
     return path
+
+
+class Thing:
+    """The artifact `thing`, alone in its manifest, and where a test fetches it to."""
+
+    def __init__(
+        self, folder: Path, output: str, source: dict[str, Any], check: dict[str, Any], *names: str, **known: Any
+    ) -> None:
+        self.output, self.lock = folder / output, folder / "artifacts.lock"
+        self.downloads = self.output.parent / ".downloads"
+        self.manifest = write(folder / f"{self.output.name}.yaml", source, check, *names, **known)
+
+    def fetch(self, local: Path | None = None, spec: BaseModel | str = "{}") -> Path:
+        """Fetch it, or link the user's copy; ``spec`` is what the configuration says about it."""
+        text = spec.model_dump_json() if isinstance(spec, BaseModel) else spec
+        fetch("thing", self.output, self.lock, local=local, spec=text, manifest=self.manifest)
+        return self.output
+
+
+@contextlib.contextmanager
+def no_file_larger(size: int) -> Iterator[None]:
+    """Let every write beyond so many bytes fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def graph(*names: str, padding: int = 0) -> bytes:

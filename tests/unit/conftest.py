@@ -1,34 +1,33 @@
-"""The project's own configuration, and scores as the evaluator writes them."""
+"""What tests of several rooms start from."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
+import torch
 
-from dsr.base.files import write_json
 from dsr.config.load import Config, load
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.configuration import merged
 
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    return content
+    """Content of config.yaml."""
+    return merged()
 
 
 @pytest.fixture
 def config(raw: dict[str, Any]) -> Config:
+    """Return the project's configuration."""
     return load(raw)
 
 
-def write_metrics(path: Path, fid: float, constant: int = 0) -> Path:
-    values: dict[str, Any] = {"fid": fid, "sfid": 6.0, "inception_score": 155.0, "precision": 0.69, "recall": 0.561}
-    values |= {"precision_f32": 0.691, "recall_f32": 0.5615, "images": 50000}
-    values["reference"] = {"name": "reference-validation", "images": 50000, "sha256": "0"}
-    values["samples"] = {"sha256": "1", "constant_images": constant}
-    write_json(path, values)
-    return path
+@pytest.fixture
+def restored_arithmetic() -> Iterator[None]:
+    """Set PyTorch's process-wide arithmetic back afterwards."""
+    matmuls, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmuls.allow_fp16_reduced_precision_reduction, matmuls.allow_tf32, convolutions.allow_tf32
+    yield
+    matmuls.allow_fp16_reduced_precision_reduction, matmuls.allow_tf32, convolutions.allow_tf32 = before

@@ -11,11 +11,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import SiglipVisionModel
 
-from dsr.analysis.cost import denoiser_cost
 from dsr.analysis.denoiser_maps import map_denoiser, trace_denoiser
 from dsr.analysis.encoder_maps import map_encoder
-from dsr.analysis.maps import OUTPUT, TokenMaps, equal_shares
-from dsr.analysis.measure import measure_layer, stack_layers
+from dsr.analysis.maps import OUTPUT, TokenMaps
+from dsr.analysis.measure import measure_layer
 from dsr.analysis.outliers import (
     attention_received,
     first_component,
@@ -27,9 +26,8 @@ from dsr.analysis.outliers import (
 from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec, MapsFiles
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
-from dsr.commands import maps as maps_command
 from dsr.config.denoisers import Dit, DitDh
-from dsr.config.encoders import Decoder, Encoder
+from dsr.config.encoders import Decoder
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, ModelSpec
 from dsr.config.training import Flow
@@ -45,15 +43,8 @@ from tests.unit import tiny_encoder
 
 CPU = torch.device("cpu")
 WIDTH, GRID, SIZE = 64, 8, 32
-STAND_IN = Encoder(
-    family="siglip2",
-    hub="stand-in/siglip2-base",
-    revision="0",
-    input_size=SIZE,
-    patch_size=SIZE // GRID,
-    width=WIDTH,
-    neurons="discovered",
-    statistics="computed",
+STAND_IN = tiny_encoder.entry(
+    hub="stand-in/siglip2-base", revision="0", input_size=SIZE, patch_size=SIZE // GRID, width=WIDTH
 )
 DECODER = Decoder(hidden_size=16, depth=1, num_heads=2, intermediate_size=16)
 PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr_options=None, decoder=DECODER, image_size=SIZE)
@@ -115,18 +106,6 @@ def test_attention_received_sums_to_one_with_registers() -> None:
     assert np.allclose(layer.attention[1].ravel(), expected[2:])
     assert layer.register_attention[1] == pytest.approx(expected[:2].sum().item())
     assert layer.register_norms.shape == (2, 2)
-
-
-def test_layers_without_registers_or_attention_are_nan_where_others_have_them() -> None:
-    plain, registered = (
-        measure_layer(torch.randn(1, 4, 8), slice(0, 4)),
-        measure_layer(torch.randn(1, 6, 8), slice(2, 6), torch.full((1, 1, 6, 6), 1 / 6)),
-    )
-    arrays = stack_layers([[plain, registered]])
-    assert arrays["norms"].shape == (1, 1, 2, 2, 2)
-    assert np.isnan(arrays["register_norms"][0, 0]).tolist() == [[True, True], [False, False]]
-    assert np.isnan(arrays["attention"][0, 0, 0]).all()
-    assert arrays["register_attention"][0, 0, 1] == pytest.approx(1 / 3)
 
 
 def test_encoder_attention_is_that_of_transformers(tmp_path: Path) -> None:
@@ -259,31 +238,6 @@ def test_denoiser_maps(
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_the_maps_command_writes_what_the_functions_return(
-    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index = tiny_encoder.write_images(tmp_path, 4)
-    random_model(model_spec(DIT, 4), tmp_path / "ema.safetensors")
-    autoencoder = WITH_TTR.model_copy(update={"image_size": tiny_encoder.SIZE})
-    save_file(build_decoder(autoencoder).state_dict(), tmp_path / "decoder.safetensors")
-    words = ["--images", index, "--encoder", files["encoder"], "--neurons", files["neurons"]]
-    words += ["--decoder", tmp_path / "decoder.safetensors", "--output", tmp_path / "maps.npz"]
-    encoder = EncoderMapsSpec(autoencoder=autoencoder, images=(3,))
-    denoiser = DenoiserMapsSpec(
-        autoencoder=autoencoder, model=model_spec(DIT, 4), flow=Flow(shift_dim=4096), images=(3,), times=(0.5,)
-    )
-    weights = ["--statistics", files["statistics"], "--weights", tmp_path / "ema.safetensors"]
-    for registers, arguments in (
-        (1, ["encoder", "--spec", encoder.model_dump_json()]),
-        (4, ["denoiser", "--spec", denoiser.model_dump_json(), *weights]),
-    ):
-        monkeypatch.setattr("sys.argv", ["maps", *map(str, arguments + words)])
-        maps_command.main()
-        maps = TokenMaps.load(tmp_path / "maps.npz")
-        assert maps.indices.tolist() == [3]
-        assert maps.register_norms.shape[-1] == registers
-
-
 def test_mistakes_are_named(files: dict[str, Path], images: Path, tmp_path: Path) -> None:
     spec = EncoderMapsSpec(autoencoder=PLAIN, images=(3,))
     with pytest.raises(UserError, match="below 3"):
@@ -293,37 +247,3 @@ def test_mistakes_are_named(files: dict[str, Path], images: Path, tmp_path: Path
         TokenMaps.load(tmp_path / "other.npz")
     with pytest.raises(UserError, match="diverged"):
         measure_layer(torch.full((1, 4, 8), torch.nan), slice(0, 4))
-
-
-@pytest.mark.parametrize(
-    ("blocks", "expected"),
-    [(12, ["2", "4", "6", "8", "10", "12"]), (28, ["5", "10", "14", "19", "24", "28"]), (2, ["1", "2"])],
-)
-def test_equal_shares_of_the_depth_end_with_the_last_block(blocks: int, expected: list[str]) -> None:
-    assert equal_shares([*map(str, range(1, blocks + 1))], len(expected)) == expected
-
-
-# Costs
-
-
-@pytest.mark.parametrize(
-    ("kind", "channels", "registers", "gflops", "trainable", "parameters"),
-    [
-        ("dit", 768, 0, 238.121, 676_953_216, 677_248_384),
-        ("dit", 768, 36, 262.872, 676_994_688, 677_331_328),
-        ("dit", 1152, 36, 263.325, 677_879_808, 678_216_448),
-        ("dit-dh", 768, 0, 323.157, 838_380_628, 838_675_796),
-        ("dit-dh", 768, 36, 359.272, 838_495_828, 838_906_196),
-    ],
-)
-def test_costs_at_full_size(
-    kind: str, channels: int, registers: int, gflops: float, trainable: int, parameters: int
-) -> None:
-    shapes: dict[str, Dit | DitDh] = {
-        "dit": Dit(kind="dit", hidden_size=1152, depth=28, num_heads=16, register_start=8),
-        "dit-dh": DitDh(kind="dit-dh", hidden_size=(1152, 2048), depth=(28, 2), num_heads=(16, 16), register_start=8),
-    }
-    spec = ModelSpec(denoiser=shapes[kind], registers=registers, channels=channels, grid=16, classes=1000)
-    cost = denoiser_cost(spec)
-    assert cost.flops / 1e9 == pytest.approx(gflops, abs=0.001)
-    assert (cost.trainable, cost.parameters) == (trainable, parameters)

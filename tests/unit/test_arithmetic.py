@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-from dsr.accel.arithmetic import set_arithmetic, usable_precision
+from dsr.accel.device import set_arithmetic, usable_precision
 
 
 @pytest.mark.parametrize(
@@ -34,18 +33,9 @@ def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(
     assert ("Old GPU has no bf16 arithmetic; computing in fp32 instead" in caplog.text) == (used != precision)
 
 
-@pytest.fixture
-def restored() -> Iterator[None]:
-    """Set the process-wide arithmetic back afterwards."""
-    matmuls, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmuls.allow_fp16_reduced_precision_reduction, matmuls.allow_tf32, convolutions.allow_tf32
-    yield
-    matmuls.allow_fp16_reduced_precision_reduction, matmuls.allow_tf32, convolutions.allow_tf32 = before
-
-
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("restored_arithmetic")
 def test_the_process_computes_as_it_is_told(
     monkeypatch: pytest.MonkeyPatch, precision: str, tf32: bool, deterministic: bool
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -17,9 +16,8 @@ import pytest
 
 from dsr.artifacts import lock, manifest
 from dsr.artifacts.errors import ArtifactError, ContentError
-from dsr.artifacts.fetch import fetch
 
-from .artifact_manifest import GRAPH, be_quick, graph, write
+from .artifact_manifest import GRAPH, Thing, be_quick, graph, no_file_larger, write
 from .misbehaving_server import Reply, Route, Seen, Server, file, page, running, status
 
 CONTENT = graph("input", "pool_3", padding=3_000_000)
@@ -34,20 +32,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-class Case:
-    """One artifact `thing` that the server has at /graph.pb."""
+class Case(Thing):
+    """One artifact that the server has at /graph.pb."""
 
     def __init__(self, folder: Path, server: Server, query: str = "", **known: object) -> None:
         source = {"client": "http", "url": f"{server.url}/graph.pb{query}"}
-        self.manifest = write(folder / "manifest.yaml", source, GRAPH, "graph.pb", **known)
-        self.output = folder / "results" / "graph.pb"
-        self.lock = folder / "artifacts.lock"
-        self.downloads = folder / "results/.downloads"
-        self.command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing"]
-        self.command += ["--output", str(self.output), "--lock", str(self.lock), "--manifest", str(self.manifest)]
-
-    def fetch(self, local: Path | None = None) -> None:
-        fetch("thing", self.output, self.lock, local=local, manifest=self.manifest)
+        super().__init__(folder, "results/graph.pb", source, GRAPH, "graph.pb", **known)
 
     @property
     def received(self) -> int:
@@ -242,13 +232,9 @@ def test_existing_output_is_checked(case: Case, server: Server) -> None:
 
 def test_file_size_limit_keeps_what_was_written(case: Case, server: Server) -> None:
     server.add(PLACE, file(CONTENT))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
-    try:
-        with pytest.raises(ArtifactError, match=r"File too large under .*Make room and run the command again"):
-            case.fetch()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = r"File too large under .*Make room and run the command again"
+    with no_file_larger(2_000_000), pytest.raises(ArtifactError, match=message):
+        case.fetch()
     assert case.received == 2_000_000
     case.fetch()
     assert case.output.read_bytes() == CONTENT
@@ -302,17 +288,12 @@ def test_lock_keeps_entries_of_parallel_processes(tmp_path: Path) -> None:
 
 def test_command_line(case: Case, server: Server) -> None:
     server.add(PLACE, status(403))
-    failed = subprocess.run(case.command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing"]
+    command += ["--output", str(case.output), "--lock", str(case.lock), "--manifest", str(case.manifest)]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 2, failed.stderr
     assert "access refused (HTTP 403)" in failed.stderr.splitlines()[-1]
     server.add(PLACE, file(CONTENT))
-    subprocess.run(case.command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True)
     assert case.output.read_bytes() == CONTENT
-
-
-def test_command_imports_no_framework() -> None:
-    script = (
-        "import sys, dsr.commands.fetch; print(*{'torch', 'kaggle', 'gdown', 'huggingface_hub'} & set(sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "\n"

@@ -16,16 +16,18 @@ from typing import Any
 import gdown
 import hf_xet
 import pytest
-from transformers import SiglipConfig, SiglipVisionConfig, SiglipVisionModel
+from pydantic import BaseModel
 
 from dsr.artifacts import lock
+from dsr.artifacts.checks import ImageCount
 from dsr.artifacts.errors import ArtifactError, ContentError
-from dsr.artifacts.fetch import fetch
-from dsr.config.encoders import ENCODER_FILES, Encoder
+from dsr.config.encoders import ENCODER_FILES
 from dsr.config.specs import EncoderSpec
 
-from .artifact_manifest import GRAPH, be_quick, graph, write
+from . import tiny_encoder
+from .artifact_manifest import GRAPH, Thing, be_quick, graph, write
 from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running, status
+from .tiny_encoder import HIDDEN, LAYERS, WIDTH
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
 
@@ -58,42 +60,25 @@ def sites(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 COMMIT, LATER = "a" * 40, "b" * 40
 REPOSITORY = {"client": "hub", "repository": "someone/vit", "revision": "main"}
-TINY = {"kind": "encoder", "model_type": "siglip", "width": 8, "positions": 4, "depth": 1, "intermediate_size": 16}
-ENCODER = Encoder(
-    family="siglip2",
-    hub="someone/vit",
-    revision="main",
-    input_size=4,
-    patch_size=2,
-    width=8,
-    neurons="released",
-    statistics="released",
-)
-SPEC = EncoderSpec(encoder=ENCODER, ttr_options=None, image_size=4)
+TINY = {"kind": "encoder", "model_type": "siglip", "width": WIDTH, "positions": 16, "depth": LAYERS}
+TINY |= {"intermediate_size": HIDDEN}
+ENCODER = tiny_encoder.entry(hub="someone/vit")
+SPEC = EncoderSpec(encoder=ENCODER, ttr_options=None, image_size=tiny_encoder.SIZE)
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest encoder, as the hub has them."""
-    folder = tmp_path_factory.mktemp("own")
-    vision = SiglipVisionConfig(
-        hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=4, patch_size=2
-    )
-    SiglipVisionModel(vision).save_pretrained(folder)
-    SiglipConfig(vision_config=vision.to_dict()).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
-    return folder
+    """An encoder as the hub has them."""
+    return tiny_encoder.write_folder(tmp_path_factory.mktemp("own"))
 
 
-class Hub:
+class Hub(Thing):
     """A repository of three files on the hub."""
 
     def __init__(self, folder: Path, server: Server, own: Path) -> None:
+        super().__init__(folder, "encoders/vit", REPOSITORY, TINY, *ENCODER_FILES)
         self.server = server
         self.files = {name: (own / name).read_bytes() for name in ENCODER_FILES}
-        self.manifest = write(folder / "manifest.yaml", REPOSITORY, TINY, *ENCODER_FILES)
-        self.output = folder / "encoders" / "vit"
-        self.lock = folder / "artifacts.lock"
 
     def answer(self, revision: str, *routes: Route) -> None:
         """Say what the hub answers to the question what a revision is."""
@@ -117,8 +102,8 @@ class Hub:
         for revision in ("main", commit):
             self.answer(revision, lambda seen: Reply(200, body, {"Content-Type": "application/json"}))
 
-    def fetch(self, local: Path | None = None, spec: EncoderSpec = SPEC) -> None:
-        fetch("thing", self.output, self.lock, local=local, spec=spec.model_dump_json(), manifest=self.manifest)
+    def fetch(self, local: Path | None = None, spec: BaseModel | str = SPEC) -> Path:
+        return super().fetch(local, spec)
 
 
 @pytest.fixture
@@ -136,7 +121,7 @@ def test_hub_publishes_all_files_of_one_commit(hub: Hub, sites: Server, caplog: 
     assert len(paths) == 1, "only the first look-up may depend on the branch"
     assert any(seen.headers.get("authorization") == f"Bearer {TOKEN}" for seen in sites.seen)
     assert TOKEN not in caplog.text
-    assert [path.suffix for path in (hub.output.parent / ".downloads").iterdir()] == [".guard"]
+    assert [path.suffix for path in hub.downloads.iterdir()] == [".guard"]
 
 
 def test_hub_keeps_to_the_recorded_commit(hub: Hub) -> None:
@@ -271,8 +256,8 @@ def test_local_encoder_is_linked_file_by_file(hub: Hub, own: Path, sites: Server
         ({"config.json": b"<html>"}, r"config.json: not a JSON object"),
         ({"model.safetensors": b"cut off"}, r"the weights cannot be read"),
         ({"model.safetensors": None}, r"lacks model.safetensors; expected a folder with config.json"),
-        ({"depth": 2}, r"depth is 1, expected 2; it is another encoder"),
-        ({"positions": 16}, r"positions is 4, expected 16"),
+        ({"depth": 2}, r"depth is 4, expected 2; it is another encoder"),
+        ({"positions": 4}, r"positions is 16, expected 4"),
     ],
 )
 def test_wrong_encoder(hub: Hub, own: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -295,15 +280,12 @@ DRIVE = {"client": "drive", "folder": ROOT, "path": "decoders/graph.pb"}
 CONTENT = graph("input", "pool_3", padding=3_000_000)
 
 
-class Drive:
+class Drive(Thing):
     """A public folder with `decoders/graph.pb` in it."""
 
     def __init__(self, folder: Path, server: Server) -> None:
+        super().__init__(folder, "results/graph.pb", DRIVE, GRAPH, "graph.pb")
         self.server = server
-        self.manifest = write(folder / "manifest.yaml", DRIVE, GRAPH, "graph.pb")
-        self.output = folder / "results" / "graph.pb"
-        self.lock = folder / "artifacts.lock"
-        self.downloads = folder / "results/.downloads"
         server.add("drive.google.com/embeddedfolderview", self.listing)
 
     def listing(self, seen: Seen) -> Reply:
@@ -316,9 +298,6 @@ class Drive:
 
     def add(self, *routes: Route) -> None:
         self.server.add("drive.google.com/uc", *routes)
-
-    def fetch(self) -> None:
-        fetch("thing", self.output, self.lock, manifest=self.manifest)
 
 
 @pytest.fixture
@@ -440,12 +419,17 @@ def archive(images: int = 3) -> bytes:
     return stream.getvalue()
 
 
+def competition(folder: Path, split: str = "train") -> Thing:
+    source = {"client": "kaggle", "competition": "imagenet", "split": split}
+    check = {"kind": "images"}
+    return Thing(folder, f"raw/{split}", source, check, "imagenet.zip", accept="https://rules.example")
+
+
 class Kaggle:
     """A competition whose archive lies in a store that the site redirects to."""
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.server, self.folder = server, folder
-        self.lock = folder / "artifacts.lock"
         location = f"https://{STORE}?Signature=secret"
         server.add(LOGIN, lambda seen: Reply(200, b'{"active": true, "username": "someone"}', JSON))
         server.add(API, lambda seen: Reply(302, b"", {"Location": location}))
@@ -454,11 +438,7 @@ class Kaggle:
         self.server.add(STORE, *routes)
 
     def fetch(self, split: str = "train") -> Path:
-        source = {"client": "kaggle", "competition": "imagenet", "split": split}
-        check, spec = {"kind": "images"}, {"images": 3 if split == "train" else 2, "classes": 2}
-        listed = write(self.folder / f"{split}.yaml", source, check, "imagenet.zip", accept="https://rules.example")
-        fetch("thing", self.folder / "raw" / split, self.lock, spec=json.dumps(spec), manifest=listed)
-        return self.folder / "raw" / split
+        return competition(self.folder, split).fetch(spec=ImageCount(images=3 if split == "train" else 2, classes=2))
 
 
 @pytest.fixture
@@ -533,18 +513,15 @@ def test_kaggle_file_that_is_no_zip(kaggle: Kaggle) -> None:
 
 
 def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
-    source = {"client": "kaggle", "competition": "imagenet", "split": "train"}
-    listed = write(
-        tmp_path / "manifest.yaml", source, {"kind": "images"}, "imagenet.zip", accept="https://rules.example"
-    )
+    thing = competition(tmp_path)
     environment = {
         "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
         "HOME": str(tmp_path),
         "PATH": "/usr/bin:/bin",
         "HTTPS_PROXY": sites.url,
     }
-    command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing", "--output", str(tmp_path / "train")]
-    command += ["--lock", str(tmp_path / "lock"), "--manifest", str(listed), "--spec", '{"images": 3, "classes": 2}']
+    command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing", "--output", str(thing.output)]
+    command += ["--lock", str(thing.lock), "--manifest", str(thing.manifest), "--spec", '{"images": 3, "classes": 2}']
     failed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stdout == ""

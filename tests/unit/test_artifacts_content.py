@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,39 +14,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from dsr.artifacts import imagenet, manifest, weights
 from dsr.artifacts.checks import DecoderCheck, DenoiserCheck, FileCheck, ImageCount, StatisticsCheck
 from dsr.artifacts.content import look_for_names
 from dsr.artifacts.errors import ArtifactError, ContentError
-from dsr.artifacts.fetch import fetch
 from dsr.base.errors import UserError
 from dsr.base.tensors import read_about
 from dsr.config.denoisers import Dit
-from dsr.config.encoders import Decoder, Encoder
-from dsr.config.load import load
+from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.denoiser.build import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder, load_decoder
 from dsr.encoder.statistics import Normaliser
+from tests.configuration import configuration
 
-from .artifact_manifest import write
+from . import tiny_encoder
+from .artifact_manifest import Thing, no_file_larger
 
-ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests" / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 SPEC = AutoencoderSpec(
-    encoder=Encoder(
-        family="siglip2",
-        hub="someone/vit",
-        revision="main",
-        input_size=8,
-        patch_size=4,
-        width=6,
-        neurons="released",
-        statistics="released",
-    ),
+    encoder=tiny_encoder.entry(input_size=8, patch_size=4, width=6),
     ttr_options=None,
     decoder=Decoder(hidden_size=8, depth=1, num_heads=2, intermediate_size=12),
     image_size=8,
@@ -164,7 +152,7 @@ def test_denoiser_is_converted(tmp_path: Path, wrapped: bool) -> None:
 
 def test_models_of_the_configuration_are_those_of_the_release() -> None:
     golden = json.loads((GOLDEN / "full_size_keys.json").read_text())
-    config = load(yaml.safe_load((ROOT / "config.yaml").read_text()))
+    config = configuration()
     with torch.device("meta"):
         models = {
             "decoder/ViTXL_hidden768": build_decoder(config.autoencoder("siglip2-b", "none")),
@@ -179,52 +167,42 @@ def test_models_of_the_configuration_are_those_of_the_release() -> None:
         assert {key: list(value.shape) for key, value in model.state_dict().items()} == released
 
 
-class LocalWeights:
-    """The artifact `thing`: a decoder on an unreachable Drive, and a local copy of it."""
-
-    def __init__(self, folder: Path) -> None:
-        source = {"client": "none"}
-        self.manifest = write(folder / "manifest.yaml", source, DECODER.model_dump(mode="json"), "model.pt")
-        self.lock, self.output = folder / "artifacts.lock", folder / "decoders" / "vit.safetensors"
-
-    def fetch(self, local: Path | None, spec: str | None = None) -> None:
-        fetch("thing", self.output, self.lock, local=local, spec=spec or SPEC.model_dump_json(), manifest=self.manifest)
+def decoder_of_nobody(folder: Path) -> Thing:
+    """A decoder that nobody publishes."""
+    check = DECODER.model_dump(mode="json")
+    return Thing(folder, "decoders/vit.safetensors", {"client": "none"}, check, "model.pt")
 
 
 def test_local_weights_are_converted_or_linked(tmp_path: Path) -> None:
-    case = LocalWeights(tmp_path)
+    case = decoder_of_nobody(tmp_path)
     with pytest.raises(ArtifactError, match="thing: nobody publishes it; give a copy of your own"):
-        case.fetch(None)
+        case.fetch(spec=SPEC)
     torch.save(decoder_weights(), tmp_path / "own.pt")
-    case.fetch(tmp_path / "own.pt")
+    case.fetch(tmp_path / "own.pt", SPEC)
     assert not case.output.is_symlink()
     assert read_about(case.output)["artifact"] == "thing"
-    case.fetch(None)
+    case.fetch(spec=SPEC)
     case.output.rename(tmp_path / "own.safetensors")
-    case.fetch(tmp_path / "own.safetensors")
+    case.fetch(tmp_path / "own.safetensors", SPEC)
     assert case.output.resolve() == tmp_path / "own.safetensors"
     (tmp_path / "own.safetensors").write_bytes(b"cut off")
     with pytest.raises(ContentError, match=r"own.safetensors: not a safetensors file, or cut off .*give another one"):
-        case.fetch(tmp_path / "own.safetensors")
+        case.fetch(tmp_path / "own.safetensors", SPEC)
 
 
 @pytest.mark.parametrize("spec", ["{}", "nonsense", ENCODING.model_dump_json()])
 def test_specification_of_another_kind(tmp_path: Path, spec: str) -> None:
     with pytest.raises(ArtifactError, match=r"--spec: content of kind 'decoder' needs the JSON of AutoencoderSpec \("):
-        LocalWeights(tmp_path).fetch(None, spec)
+        decoder_of_nobody(tmp_path).fetch(spec=spec)
 
 
 def test_no_room_for_converted_weights(tmp_path: Path) -> None:
-    case = LocalWeights(tmp_path)
+    case = decoder_of_nobody(tmp_path)
     large = SPEC.model_copy(update={"decoder": SPEC.decoder.model_copy(update={"hidden_size": 512})})
     torch.save(build_decoder(large).state_dict(), tmp_path / "own.pt")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
-    try:
-        with pytest.raises(ArtifactError, match=r"thing: File too large under .*decoders .* run the command again"):
-            case.fetch(tmp_path / "own.pt", large.model_dump_json())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = r"thing: File too large under .*decoders .* run the command again"
+    with no_file_larger(1_000_000), pytest.raises(ArtifactError, match=message):
+        case.fetch(tmp_path / "own.pt", large)
     assert list(case.output.parent.iterdir()) == []
 
 
@@ -233,7 +211,7 @@ def test_local_copy_of_the_wrong_form(tmp_path: Path) -> None:
     with pytest.raises(
         ContentError, match=r"own: is a folder, expected the file itself.*your own copy of 'thing'.*give another one"
     ):
-        LocalWeights(tmp_path).fetch(tmp_path / "own")
+        decoder_of_nobody(tmp_path).fetch(tmp_path / "own", SPEC)
 
 
 # Graph and arrays -----------------------------------------------------------------------------------------------------
@@ -430,35 +408,29 @@ def own_images(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-class LocalImages:
-    """The artifact `thing`: one split of the images."""
-
-    def __init__(self, folder: Path, split: str) -> None:
-        source = {"client": "kaggle", "competition": "imagenet", "split": split}
-        self.manifest = write(folder / f"{split}.yaml", source, {"kind": "images"}, "imagenet.zip")
-        self.output, self.lock = folder / "raw" / split, folder / "artifacts.lock"
-
-    def fetch(self, local: Path, spec: str = COUNT.model_dump_json()) -> Path:
-        fetch("thing", self.output, self.lock, local=local, spec=spec, manifest=self.manifest)
-        return self.output
+def images_of(folder: Path, split: str) -> Thing:
+    """One split of the competition's images."""
+    source = {"client": "kaggle", "competition": "imagenet", "split": split}
+    return Thing(folder, f"raw/{split}", source, {"kind": "images"}, "imagenet.zip")
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_extracted_archive_is_linked(tmp_path: Path, own_images: Path, split: str) -> None:
-    output = LocalImages(tmp_path, split).fetch(own_images)
+    output = images_of(tmp_path, split).fetch(own_images, COUNT)
     assert tree(output.resolve()) == ARRANGED[split]
     images_there = [path for path in output.resolve().rglob("*") if path.suffix == ".JPEG"]
     assert all(own_images in path.resolve().parents for path in images_there), "nothing is copied"
 
 
 def test_archive_of_the_user_is_extracted(tmp_path: Path) -> None:
-    assert tree(LocalImages(tmp_path, "validation").fetch(zipped(tmp_path / "mine.zip"))) == ARRANGED["validation"]
+    made = images_of(tmp_path, "validation").fetch(zipped(tmp_path / "mine.zip"), COUNT)
+    assert tree(made) == ARRANGED["validation"]
 
 
 def test_image_folder_is_linked(tmp_path: Path, own_images: Path) -> None:
-    case = LocalImages(tmp_path, "train")
+    case = images_of(tmp_path, "train")
     case.output.mkdir(parents=True)
-    assert case.fetch(own_images / TRAIN).resolve() == own_images / TRAIN
+    assert case.fetch(own_images / TRAIN, COUNT).resolve() == own_images / TRAIN
     with pytest.raises(ContentError, match=r"2 class folders instead of 3; 4 images instead of 6\."):
         case.fetch(own_images / TRAIN, '{"images": 6, "classes": 3}')
 
@@ -466,10 +438,10 @@ def test_image_folder_is_linked(tmp_path: Path, own_images: Path) -> None:
 def test_validation_image_that_is_missing(tmp_path: Path, own_images: Path) -> None:
     (own_images / VALIDATION / "v_2.JPEG").unlink()
     with pytest.raises(ContentError, match=r"own: 3 images instead of 4"):
-        LocalImages(tmp_path, "validation").fetch(own_images)
+        images_of(tmp_path, "validation").fetch(own_images, COUNT)
     (own_images / "LOC_val_solution.csv").unlink()
     with pytest.raises(ContentError, match=r"LOC_val_solution.csv: expected the columns"):
-        LocalImages(tmp_path, "validation").fetch(own_images)
+        images_of(tmp_path, "validation").fetch(own_images, COUNT)
 
 
 def test_wrong_image_folders(tmp_path: Path) -> None:

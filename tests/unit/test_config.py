@@ -7,20 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from dsr.config.base import ConfigurationError
 from dsr.config.load import Config, load
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash, spec_json
 from dsr.config.tables import overlay_rows
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def raw() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    return content
+from tests.configuration import ROOT
 
 
 def test_paper_has_the_six_rows_of_the_release(raw: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import pickle
 import re
-import sys
 import zipfile
 from pathlib import Path
 
@@ -17,15 +16,11 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from dsr.base.errors import UserError
-from dsr.commands.prepare import main as prepare_command
-from dsr.data.crop import center_crop
-from dsr.data.folder import UnreadableImageError, list_folder
+from dsr.data.folder import UnreadableImageError, center_crop, list_folder
 from dsr.data.images import ListedImages, PreparedImages, check_index, fingerprint, open_images
 from dsr.data.loading import Item, Loader
 from dsr.data.order import batch_indices, rank_slice
 from dsr.data.prepare import index_folder, write_index, write_shard
-from dsr.training.loop import train
-from tests.unit import training_row
 
 SIZE, SHARDS, IMAGES = 16, 3, 8
 
@@ -64,11 +59,6 @@ def prepare(folder: Path, output: Path) -> Path:
 def listed(folder: Path, output: Path) -> Path:
     index_folder(folder, SIZE, output / "listed.npz", images=IMAGES, classes=2)
     return output / "listed.npz"
-
-
-@pytest.mark.parametrize(("width", "height"), [(16, 16), (15, 40), (64, 31), (32, 32), (100, 3), (1, 1)])
-def test_crop_gives_the_asked_size(width: int, height: int) -> None:
-    assert center_crop(Image.new("RGB", (width, height)), SIZE).size == (SIZE, SIZE)
 
 
 def test_folders_are_listed_as_torchvision_does(folder: Path) -> None:
@@ -260,41 +250,6 @@ def test_an_incomplete_folder_is_refused_before_it_is_cropped(
     with pytest.raises(UserError, match=message):
         index_folder(folder, SIZE, output, images=images, classes=classes)
     assert not output.parent.exists()
-
-
-def test_the_commands_do_what_the_functions_do(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def run(*words: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["prepare", *map(str, words)])
-        prepare_command()
-
-    raw = ["--source", folder, "--size", SIZE, "--images", IMAGES, "--classes", 2]
-    shards = [tmp_path / "prepared" / f"shard-0000{shard}.zip" for shard in range(SHARDS)]
-    for shard, path in enumerate(shards):
-        run("shard", *raw, "--shard", shard, "--shards", SHARDS, "--output", path)
-    run("index", "--inputs", *shards, "--output", tmp_path / "prepared" / "index.npz")
-    run("folder", *raw, "--output", tmp_path / "listed.npz")
-    assert (tmp_path / "prepared" / "index.npz").read_bytes() == prepare(folder, tmp_path / "again").read_bytes()
-    assert fingerprint(tmp_path / "listed.npz") == fingerprint(listed(folder, tmp_path / "again"))
-    with pytest.raises(SystemExit, match="1"):
-        run("shard", *raw, "--shard", SHARDS, "--shards", SHARDS, "--output", path)
-    assert caplog.messages[-1] == "--shard 3: expected a number from 0 to 2"
-
-
-def test_training_gives_the_same_bits_from_a_folder(tmp_path: Path) -> None:
-    row = training_row.make_files(tmp_path / "row")
-    index_folder(row / "raw", training_row.SIZE, tmp_path / "listed.npz")
-    jobs = [
-        training_row.tiny_job(row, tmp_path / "prepared", epoch=1),
-        training_row.tiny_job(row, tmp_path / "direct", epoch=1, images=tmp_path / "listed.npz", workers=1),
-    ]
-    for job in jobs:
-        assert train(job, training_row.ONE)
-    first, second = (training_row.final_state(job.run_dir) for job in jobs)
-    inputs = [state["recipe"]["inputs"].pop("images") for state in (first, second)]
-    assert inputs[0] != inputs[1]
-    assert not training_row.differences(first, second)
 
 
 def test_an_epoch_shows_every_image_once() -> None:

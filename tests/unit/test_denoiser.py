@@ -13,9 +13,8 @@ from dsr.base.errors import UserError
 from dsr.base.positions import position_table
 from dsr.base.tensors import WeightsError
 from dsr.config.specs import ModelSpec
+from dsr.denoiser import registers
 from dsr.denoiser.build import Denoiser, build_denoiser, load_denoiser
-from dsr.denoiser.dit import LightningDiT
-from dsr.denoiser.dit_dh import DiTDH
 from dsr.denoiser.layers import RotaryPositions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -68,18 +67,6 @@ def write_golden_weights(name: str, path: Path) -> dict[str, np.ndarray]:
 
 
 @BOTH_WITH_AND_WITHOUT
-def test_released_weights_load_and_give_the_released_output(
-    denoiser: dict[str, Any], registers: int, golden: str, tmp_path: Path
-) -> None:
-    content = write_golden_weights(golden, tmp_path / "ema.safetensors")
-    model = load_denoiser(tiny(denoiser, registers), tmp_path / "ema.safetensors", CPU)
-    assert not model.training
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-    output = model(*(torch.from_numpy(content[f"in/{name}"]) for name in "xty"))
-    torch.testing.assert_close(output, torch.from_numpy(content["out/out"]), rtol=1e-4, atol=5e-6)
-
-
-@BOTH_WITH_AND_WITHOUT
 def test_tables_are_constructed_as_released(denoiser: dict[str, Any], registers: int, golden: str) -> None:
     state = build_denoiser(tiny(denoiser, registers)).state_dict()
     tables = [name for name in state if "pos_embed" in name or "rope" in name]
@@ -120,39 +107,6 @@ def test_without_registers_the_start_plays_no_part(denoiser: dict[str, Any]) -> 
     assert torch.equal(plain(*inputs()), other(*inputs()))
 
 
-@BOTH
-def test_registers_enter_before_their_block(denoiser: dict[str, Any]) -> None:
-    model = trained(tiny(denoiser, 4))
-    lengths: list[int] = []
-    for block in model.blocks:
-        block.register_forward_hook(lambda _, arguments, __: lengths.append(arguments[0].shape[1]))
-    output = model(*inputs())
-    assert output.shape == (3, 6, 4, 4)
-    assert lengths == [16, 20, 20, 20]
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("register_tokens"):
-                parameter += 1.0
-    assert not torch.allclose(model(*inputs()), output, atol=1e-3)
-
-
-def test_registers_have_no_rotary_position() -> None:
-    plain, with_registers = RotaryPositions(8, 4), RotaryPositions(8, 4, registers=9)
-    x = torch.randn(2, 25, 3, 8)
-    rotated = with_registers(x)
-    assert torch.equal(rotated[:, :9], x[:, :9])
-    assert torch.equal(rotated[:, 9:], plain(x[:, 9:]))
-
-
-def test_position_table_has_columns_first_and_rotary_tables_rows_first() -> None:
-    table = position_table(32, 4).view(4, 4, 32)
-    assert torch.equal(table[0, :, :16], table[3, :, :16])
-    assert torch.equal(table[:, 0, 16:], table[:, 3, 16:])
-    cos = RotaryPositions(8, 4).freqs_cos.view(4, 4, 8)
-    assert torch.equal(cos[:, 0, :4], cos[:, 3, :4])
-    assert torch.equal(cos[0, :, 4:], cos[3, :, 4:])
-
-
 def test_attention_weights_are_those_of_the_forward_pass() -> None:
     attention = trained(tiny(DIT)).blocks[1].attn
     x, rope = torch.randn(2, 16, 32), RotaryPositions(8, 4)
@@ -191,24 +145,9 @@ def test_autocast_predicts_nearly_the_same(denoiser: dict[str, Any]) -> None:
     assert (rounded.float() - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"registers": 5}, "registers 5: give 0 or a perfect square"),
-        ({"registers": 4, "register_start": 4}, "register_start 4: registers enter before one of the blocks 0 to 3"),
-    ],
-)
-def test_impossible_registers_are_refused(settings: dict[str, int], message: str) -> None:
-    common = {"input_size": 4, "in_channels": 6, "num_classes": 10}
-    with pytest.raises(UserError, match=message):
-        LightningDiT(hidden_size=32, depth=4, num_heads=4, **common, **settings)
-    with pytest.raises(UserError, match=message):
-        DiTDH(hidden_size=(32, 40), depth=(4, 1), num_heads=(4, 5), **common, **settings)
-
-
-def test_impossible_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="head width 6"):
-        RotaryPositions(6, 4)
+def test_impossible_shapes_are_refused() -> None:
+    with pytest.raises(UserError, match="registers 5: give 0 or a perfect square"):
+        registers.create(5, 32)
     with pytest.raises(ValueError, match="width 30"):
         position_table(30, 4)
 

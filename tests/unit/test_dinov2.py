@@ -18,9 +18,9 @@ from dsr.config.encoders import Discovery
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import open_images
-from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder
+from dsr.encoder.autoencoder import build_decoder, load_autoencoder
 from dsr.encoder.blocks import Trace
-from dsr.encoder.dinov2 import PIXEL_MEAN, PIXEL_STD, Dinov2Encoder
+from dsr.encoder.dinov2 import Dinov2Encoder
 from dsr.encoder.discovery import NeuronScores, find_register_neurons
 from dsr.encoder.ttr import with_registers
 from tests.unit import tiny_encoder
@@ -52,7 +52,10 @@ def write_folder(folder: Path, kind: str) -> Path:
         layer.mlp.fc1.weight[PLANTED[1]] = 200 * direction / direction.norm()
         layer.mlp.fc1.bias[PLANTED[1]] = -200
     model.save_pretrained(folder)
-    write_json(folder / "preprocessor_config.json", {"image_mean": list(PIXEL_MEAN), "image_std": list(PIXEL_STD)})
+    write_json(
+        folder / "preprocessor_config.json",
+        {"image_mean": Dinov2Encoder.PIXEL_MEAN, "image_std": Dinov2Encoder.PIXEL_STD},
+    )
     return folder
 
 
@@ -141,9 +144,9 @@ def test_an_autoencoder_around_it(folder: Path, kind: str, tmp_path: Path) -> No
     images = pixels(2)
     latents = whole.encode(images)
     assert latents.shape == (2, WIDTH, 4, 4)
-    scaled = (F.interpolate(images, (SIZE, SIZE), mode="bicubic") - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / (
-        torch.tensor(PIXEL_STD).view(3, 1, 1)
-    )
+    scaled = (
+        F.interpolate(images, (SIZE, SIZE), mode="bicubic") - torch.tensor(Dinov2Encoder.PIXEL_MEAN).view(3, 1, 1)
+    ) / (torch.tensor(Dinov2Encoder.PIXEL_STD).view(3, 1, 1))
     want = forward(folder, kind, scaled.double()).transpose(1, 2).unflatten(2, (4, 4))
     torch.testing.assert_close(latents.double(), want, rtol=0, atol=1e-4)
     decode_only = load_autoencoder(spec(), encoder=None, **files)
@@ -151,16 +154,6 @@ def test_an_autoencoder_around_it(folder: Path, kind: str, tmp_path: Path) -> No
     torch._dynamo.reset()
     compiled = torch.compile(whole.encode, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(images), latents, rtol=1e-5, atol=1e-5)
-
-
-def test_float16_matmuls_change_latents_by_rounding_only(folder: Path) -> None:
-    encoder = with_registers(Dinov2Encoder.load(folder, SIZE), {PLANTED[0]: (PLANTED[1],)}, Registers())
-    autoencoder = Autoencoder(encoder=encoder, decoder=None, normaliser=None)
-    exact = autoencoder.encode(pixels(2))
-    autoencoder.use_half()
-    rounded = autoencoder.encode(pixels(2))
-    assert rounded.dtype == torch.float32
-    assert 0 < (rounded - exact).norm() < 2e-3 * exact.norm()
 
 
 def test_maps_leave_out_what_is_no_image_token(folder: Path, kind: str) -> None:
@@ -206,22 +199,13 @@ def test_prefix_tokens_take_no_part_in_discovery() -> None:
     assert scores.largest_norm == 10
 
 
-def test_what_cannot_be_loaded_is_refused(copied: Path) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    for change, message in (
-        ({"use_swiglu_ffn": True}, "use_swiglu_ffn is True, only False"),
-        ({"model_type": "siglip"}, "model_type is 'siglip', expected 'dinov2' or 'dinov2_with_registers'"),
-    ):
-        (copied / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(UserError, match=message):
-            Dinov2Encoder.load(copied, SIZE)
-    (copied / "config.json").write_text(json.dumps(config))
+def test_weights_that_are_not_read_may_be_missing_and_another_mlp_is_refused(copied: Path) -> None:
     weights = copied / "model.safetensors"
     state = load_file(weights)
     unread = [key for key in state if key.startswith("layernorm.") or key.endswith("mask_token")]
     save_file({key: value for key, value in state.items() if key not in unread}, weights, {"format": "pt"})
     Dinov2Encoder.load(copied, SIZE)
-    del state["encoder.layer.0.layer_scale1.lambda1"]
-    save_file(state, weights, {"format": "pt"})
-    with pytest.raises(UserError, match=r"1 vision weights are missing .*layer_scale1"):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "use_swiglu_ffn": True}))
+    with pytest.raises(UserError, match="use_swiglu_ffn is True, only False"):
         Dinov2Encoder.load(copied, SIZE)

@@ -90,11 +90,8 @@ OUTPUT = torch.tensor([[[1.0], [1.0], [10.0]], [[1.0], [1.0], [1.0]]])
 ACTIVATIONS = torch.tensor([[[0.0, 4.0], [0.0, 4.0], [-3.0, 1.0]], [[9.0, 9.0], [9.0, 9.0], [9.0, 9.0]]])
 
 
-def scores(
-    threshold: float = 5.0, *, layer: int = -1, registers: int = 0, mean_token: bool = False, sparse: bool = False
-) -> torch.Tensor:
-    chosen = options(norm_threshold=threshold, layer=layer)
-    accumulated = NeuronScores(chosen, mean_token=mean_token, sparsity_filter=sparse)
+def scores(threshold: float = 5.0, *, layer: int = -1, registers: int = 0) -> torch.Tensor:
+    accumulated = NeuronScores(options(norm_threshold=threshold, layer=layer))
     accumulated.add(Trace([OUTPUT, OUTPUT], [ACTIVATIONS]), registers)
     return accumulated.mean()
 
@@ -110,15 +107,6 @@ def test_images_do_not_have_to_come_in_one_trace() -> None:
         part = OUTPUT[number : number + 1]
         accumulated.add(Trace([part, part], [ACTIVATIONS[number : number + 1]]))
     assert torch.equal(accumulated.mean(), scores(threshold=0.5))
-
-
-def test_the_sparsity_filter_silences_neurons_that_are_active_on_most_tokens() -> None:
-    assert scores(sparse=True).tolist() == [[3.0, 0.0]]
-
-
-def test_the_mean_token_counts_like_any_other() -> None:
-    # Norms 4, 1, 1, 10 and 1, 1, 1, 1: above 3.5 the mean token of the first image is an outlier too.
-    assert scores(threshold=3.5, mean_token=True).tolist() == [[(1.0 + 3.0) / 2, (3.0 + 1.0) / 2]]
 
 
 def test_registers_take_no_part() -> None:

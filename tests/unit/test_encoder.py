@@ -95,7 +95,7 @@ def test_weights_of_another_model_are_refused(
     [
         ("config.json", None, "config.json: no such file"),
         ("preprocessor_config.json", None, "preprocessor_config.json: no such file"),
-        ("model.safetensors", None, r"no \*\.safetensors"),
+        ("model.safetensors", None, "cannot be read"),
         ("model.safetensors", "cut off", "cannot be read"),
         ("config.json", '{"model_type": "vit"}', "model_type is 'vit'"),
     ],
@@ -160,19 +160,6 @@ def test_listed_neurons_move_to_the_registers(
 def test_a_tie_gives_the_negative_value() -> None:
     activations = torch.tensor([[[2.0], [-2.0], [0.0]]])
     assert intervene(activations, [0])[0, 2].tolist() == [-2]
-
-
-@pytest.mark.parametrize("registers", [1, 3])
-def test_registers_are_appended_as_zeros_and_removed(encoder: Siglip2Encoder, registers: int) -> None:
-    intervened = with_registers(encoder, NEURONS, Registers(registers=registers))
-    images = pixels(2)
-    states = intervened.trace(images).hidden_states
-    assert torch.equal(states[0][:, :16], encoder.embed(images))
-    assert states[0][:, 16:].tolist() == torch.zeros(2, registers, WIDTH).tolist()
-    assert all(state.shape == (2, 16 + registers, WIDTH) for state in states)
-    assert torch.equal(intervened.pre_norm(images), states[-1][:, :16])
-    assert intervened(images).shape == encoder(images).shape
-    assert not torch.equal(intervened(images), encoder(images))
 
 
 def test_intervening_leaves_the_plain_encoder_alone(folder: Path) -> None:

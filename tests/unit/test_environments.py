@@ -90,14 +90,11 @@ def test_commands_import_nothing_that_their_environment_lacks(name: str) -> None
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_disagreeing_pins_are_refused(tmp_path: Path) -> None:
-    for name, pin in (("a", "numpy==2.1.3"), ("b", "numpy==2.2.0")):
-        (tmp_path / f"{name}.yaml").write_text(f"dependencies:\n  - pip:\n      - {pin}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="they must agree"):
-        requirements([tmp_path / "a.yaml", tmp_path / "b.yaml"])
-
-
-def test_loose_pins_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("dependencies:\n  - pip:\n      - numpy>=2\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="not an exact pin"):
-        requirements([tmp_path / "a.yaml"])
+@pytest.mark.parametrize(
+    ("pins", "message"), [(["numpy==2.1.3", "numpy==2.2.0"], "they must agree"), (["numpy>=2"], "not an exact pin")]
+)
+def test_disagreeing_and_loose_pins_are_refused(tmp_path: Path, pins: list[str], message: str) -> None:
+    for pin in pins:
+        (tmp_path / f"{pin}.yaml").write_text(f"dependencies:\n  - pip:\n      - {pin}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        requirements(sorted(tmp_path.iterdir()))

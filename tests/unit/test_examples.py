@@ -14,7 +14,6 @@ from torch import nn
 
 from dsr.base.errors import UserError
 from dsr.denoiser import registers
-from dsr.encoder.ttr import AppendRegisters, DropRegisters
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -62,11 +61,3 @@ def test_entry_and_exit_around_layers_of_another_model() -> None:
     assert entry.tokens.grad.abs().sum() > 0
     with pytest.raises(UserError, match="perfect square"):
         registers.Entry(layer, count=5, width=8)
-
-
-def test_appended_tokens_are_zeros_and_go_again() -> None:
-    x = torch.randn(2, 5, 8)
-    longer = AppendRegisters(3)(x)
-    assert longer.shape == (2, 8, 8)
-    assert not longer[:, 5:].any()
-    assert torch.equal(DropRegisters(3)(longer), x)

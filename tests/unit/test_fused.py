@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import dsr.accel
-from dsr.accel import denoiser
-from dsr.accel.compilation import compile_each
+from dsr.accel import models
+from dsr.accel.models import compile_each
 from dsr.denoiser import layers
 from dsr.denoiser.dit import LightningDiT
 
@@ -67,8 +67,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
             return FusedBlocks(error if name in failing else None)
 
         for name, contents in {
-            "fused": {"FusedBlocks": lambda *, fuse_rope: make(ROPE if fuse_rope else PLAIN)},
-            "frozen": {"FrozenBlocks": lambda _: make(FROZEN)},
+            "fused": {
+                "FusedBlocks": lambda *, fuse_rope: make(ROPE if fuse_rope else PLAIN),
+                "FrozenBlocks": lambda _: make(FROZEN),
+            },
             "matmul": {"runs_on": lambda _: capability >= 9},
             "flash_attention": {"runs_on": lambda _: capability >= 8},
         }.items():
@@ -83,42 +85,6 @@ PLAIN, ROPE, FROZEN = "fused kernels", "bf16 matmuls fused with RoPE", "bf16 mat
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        subprocess.CalledProcessError(1, "gcc"),
-        PermissionError("/home/nobody/.triton"),
-        AssertionError("no launcher"),
-        RuntimeError("no kernel image"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_whatever_triton_fails_with_is_one_warning(
-    use: Use, caplog: pytest.LogCaptureFixture, error: BaseException
-) -> None:
-    made, model = use(ROPE, PLAIN, error=error), tiny_denoiser()
-    assert not denoiser._fuse(model, CPU, "bf16")
-    assert made == [ROPE, PLAIN]
-    (record,) = caplog.records
-    why = f"({type(error).__name__}: {error})"
-    assert record.getMessage() == (
-        f"Not available here: {ROPE} {why}; {PLAIN} {why}; the blocks are compiled by PyTorch instead"
-    )
-    assert model.run_blocks is layers.run_blocks
-
-
-def test_a_way_that_does_not_run_is_replaced_by_the_next_and_the_log_says_so(
-    use: Use, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = use(FROZEN, error=AssertionError("strides must be 16-byte aligned"))
-    assert denoiser._fuse(tiny_denoiser().requires_grad_(False), CPU, "bf16")
-    assert made == [FROZEN, PLAIN]
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        f"Not available here: {FROZEN} (AssertionError: strides must be 16-byte aligned); {PLAIN} are used instead"
-    )
-
-
 @pytest.mark.parametrize("error", [ImportError("no triton"), AttributeError("another Triton")], ids=repr)
 def test_a_triton_that_cannot_be_imported_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
@@ -128,7 +94,7 @@ def test_a_triton_that_cannot_be_imported_is_a_warning(
             raise error
 
     monkeypatch.setitem(sys.modules, "dsr.accel", Broken())
-    assert not denoiser._fuse(tiny_denoiser(), CPU, "tf32")
+    assert not models._fuse(tiny_denoiser(), CPU, "tf32")
     assert "Not available here: fused kernels (" in caplog.text
     assert "the blocks are compiled by PyTorch instead" in caplog.text
 
@@ -149,10 +115,36 @@ def test_the_fastest_way_that_a_model_and_its_gpu_allow_is_taken(
     use: Use, caplog: pytest.LogCaptureFixture, precision: str, trained: bool, capability: int, expected: Made
 ) -> None:
     made, model = use(error=RuntimeError(), capability=capability), tiny_denoiser().requires_grad_(trained)
-    assert denoiser._fuse(model, CPU, precision) == bool(expected)
+    assert models._fuse(model, CPU, precision) == bool(expected)
     assert made == expected
     assert isinstance(model.run_blocks, FusedBlocks) == bool(expected)
     assert ("they need an Ampere GPU" in caplog.text) == (not expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "trained", "failing", "instead"),
+    [
+        (subprocess.CalledProcessError(1, "gcc"), True, (ROPE, PLAIN), "the blocks are compiled by PyTorch instead"),
+        (PermissionError("/nowhere/.triton"), True, (ROPE, PLAIN), "the blocks are compiled by PyTorch instead"),
+        (AssertionError("strides must be 16-byte aligned"), False, (FROZEN,), f"{PLAIN} are used instead"),
+        (RuntimeError("no kernel image"), True, (ROPE,), f"{PLAIN} are used instead"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_way_that_does_not_run_is_replaced_by_the_next_and_one_warning_says_so(
+    use: Use,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    trained: bool,
+    failing: tuple[str, ...],
+    instead: str,
+) -> None:
+    made, model = use(*failing, error=error), tiny_denoiser().requires_grad_(trained)
+    assert models._fuse(model, CPU, "bf16") == (PLAIN not in failing)
+    assert made == [failing[0], PLAIN]
+    assert (model.run_blocks is layers.run_blocks) == (PLAIN in failing)
+    why = "; ".join(f"{name} ({type(error).__name__}: {error})" for name in failing)
+    assert caplog.messages == [f"Not available here: {why}; {instead}"]
 
 
 @pytest.mark.parametrize("room", [3, 0])
@@ -166,9 +158,9 @@ def test_kernels_are_tried_with_fewer_images_where_memory_is_short(
         if images > room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(denoiser, "_pass", short)
+    monkeypatch.setattr(models, "_pass", short)
     use(error=RuntimeError())
-    assert denoiser._fuse(tiny_denoiser(), CPU, "tf32") == bool(room)
+    assert models._fuse(tiny_denoiser(), CPU, "tf32") == bool(room)
     assert tried == ([16, 8, 4, 2] if room else [16, 8, 4, 2, 1])
 
 
@@ -179,11 +171,11 @@ def test_blocks_are_compiled_where_fused_kernels_do_not_run(
     monkeypatch: pytest.MonkeyPatch, device: str, runs: bool, precision: str
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(denoiser, "_fuse", lambda *arguments: asked.append(arguments[2]) or runs)
+    monkeypatch.setattr(models, "_fuse", lambda *arguments: asked.append(arguments[2]) or runs)
     compiled: list[torch.nn.Module] = []
-    monkeypatch.setattr(denoiser, "compile_each", compiled.extend)
+    monkeypatch.setattr(models, "compile_each", compiled.extend)
     model = tiny_denoiser()
-    denoiser.accelerate(model, torch.device(device), precision)
+    models.accelerate(model, torch.device(device), precision)
     tried = device == "cuda" and precision == "tf32"
     assert asked == [precision] * tried
     assert compiled == [model.final_layer, *([] if tried and runs else model.blocks)]

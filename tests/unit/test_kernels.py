@@ -25,8 +25,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from dsr.accel import flash_attention
-from dsr.accel.frozen import FrozenBlocks
-from dsr.accel.fused import FusedBlocks
+from dsr.accel.fused import FrozenBlocks, FusedBlocks
 
 Compiled = dict[str, list[Any]]
 

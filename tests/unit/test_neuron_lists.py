@@ -9,7 +9,6 @@ import pytest
 import dsr.encoder
 from dsr.base.errors import UserError
 from dsr.encoder import neuron_lists
-from dsr.encoder.neuron_lists import NeuronList
 
 RELEASED = Path(dsr.encoder.__path__[0]) / "neurons"
 
@@ -24,12 +23,6 @@ def test_released_lists(name: str, count: int, widths: list[int]) -> None:
         neurons.count == count == len({(layer, index) for layer in neurons.layers for index in neurons.layers[layer]})
     )
     neuron_lists.check_ranges(neurons.layers, widths)
-
-
-def test_a_list_survives_a_round_trip(tmp_path: Path) -> None:
-    neurons = NeuronList(encoder="x", layers={3: (2, 1)}, ranked=((3, 2, 1.5), (3, 1, 0.5)), source="test")
-    neuron_lists.write(tmp_path / "neurons.json", neurons)
-    assert neuron_lists.read(tmp_path / "neurons.json") == neurons
 
 
 @pytest.mark.parametrize(

@@ -4,47 +4,29 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsr.analysis.cost import Cost, decoder_flops, denoiser_cost
 from dsr.artifacts import manifest
-from dsr.base.durations import duration
 from dsr.base.errors import UserError
-from dsr.config.load import Config, load
+from dsr.base.text import duration
+from dsr.config.load import Config
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.plan import stages, storage, throughput
 from dsr.plan.render import markdown
 from dsr.plan.stages import Work
+from tests.configuration import DEMO, configuration
 
-ROOT = Path(__file__).resolve().parents[2]
 ROWS = ["dit-siglip2b", "dit-siglip2b-dsr", "dit-so400m", "dit-so400m-dsr", "ditdh-siglip2b", "ditdh-siglip2b-dsr"]
 HEADER = "gpu,stage,denoiser,registers,encoder,ttr,precision,batch,images_per_second,memory_gb,gflops,code,source\n"
 GPU = "H100 80GB"
 MANIFEST = manifest.load()
 RELEASE = [entry for entry in throughput.read() if entry.code == "release"]
 """What does not change when this project's own code is measured anew."""
-
-
-def configuration(*overlays: str, **changes: dict[str, Any]) -> Config:
-    merged: dict[str, Any] = {}
-    parts = [yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in ("config.yaml", *overlays)]
-    for part in (*parts, changes):
-        merge(merged, part)
-    return load(merged)
-
-
-def merge(into: dict[str, Any], part: dict[str, Any]) -> None:
-    for key, value in part.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            merge(into[key], value)
-        else:
-            into[key] = value
 
 
 def planned(config: Config) -> dict[tuple[str, str], Work]:
@@ -59,7 +41,7 @@ def flops(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize("overlays", [(), ("profiles/demo/config-overlay.yaml",)])
+@pytest.mark.parametrize("overlays", [(), (DEMO,)])
 def test_formulas_count_as_the_real_modules(overlays: tuple[str, ...]) -> None:
     config = configuration(*overlays)
     for row in ROWS:
@@ -168,7 +150,7 @@ def test_what_is_given_or_computed_is_not_downloaded() -> None:
 
 
 def test_the_demo_has_a_plan_too() -> None:
-    config = configuration("profiles/demo/config-overlay.yaml")
+    config = configuration(DEMO)
     text = markdown(config, MANIFEST, RELEASE)
     assert "asks for no GPU" in text
     assert re.search(r"## Downloads\s+None", text)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dsr.base.randomness import derive, noise, permutation, uniforms
+from dsr.base.randomness import derive, noise, uniforms
 
 
 def test_noise_depends_on_the_index_only() -> None:
@@ -24,7 +24,3 @@ def test_purposes_and_steps_are_independent() -> None:
     assert len(keys) == 600
     assert np.array_equal(uniforms(0, "time", 5, 8), uniforms(0, "time", 5, 8))
     assert not np.array_equal(uniforms(0, "time", 5, 8), uniforms(0, "time", 6, 8))
-
-
-def test_permutation_holds_every_item_once() -> None:
-    assert sorted(permutation(1, "order", 2, 50).tolist()) == list(range(50))

@@ -12,19 +12,16 @@ import docutils.core
 import jinja2
 import numpy as np
 import pytest
-import yaml
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.base.errors import UserError
-from dsr.base.files import read_json
-from dsr.commands import figure as figure_command
-from dsr.commands import provenance as provenance_command
+from dsr.base.files import write_json
 from dsr.config.load import Config, load
 from dsr.data.npz import write_images
-from dsr.report.entries import Entry, entries_json
+from dsr.report.entries import Entry
 from dsr.report.figures.fid import epoch_reaching, read_curves, registers_alone
 from dsr.report.figures.given import FigureInput, choose_columns
 from dsr.report.figures.kinds import KINDS, Kind, draw
@@ -33,12 +30,19 @@ from dsr.report.figures.style import style
 from dsr.report.page import page
 from dsr.report.provenance import Times, provenance
 from dsr.report.provenance import markdown as provenance_markdown
-from dsr.report.published import Published
 from dsr.report.render import markdown
 from dsr.report.supplements import read_fids
 from dsr.report.table import TableInput, collect
+from tests.configuration import ROOT, configuration
 
-from .conftest import ROOT, write_metrics
+
+def write_metrics(path: Path, fid: float) -> Path:
+    values = {"fid": fid, "sfid": 6.0, "inception_score": 155.0, "precision": 0.69, "recall": 0.561}
+    values |= {"precision_f32": 0.691, "recall_f32": 0.5615}
+    reference = {"name": "validation", "images": 50000, "sha256": "0"}
+    write_json(path, {**values, "images": 50000, "reference": reference, "samples": {"sha256": "1"}})
+    return path
+
 
 # Provenance
 
@@ -67,21 +71,15 @@ def test_provenance_outside_git(config: Config, tmp_path: Path) -> None:
     assert "1:01:00" in text
 
 
-def test_provenance_command_in_git(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_in_git(config: Config, tmp_path: Path) -> None:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
     (tmp_path / "new.py").touch()
-    arguments = ["--config", config.model_dump_json(), "--times", times_of(tmp_path, {}).model_dump_json()]
-    arguments += ["--source", str(tmp_path), "--environments", str(ROOT / "envs/torch.yaml")]
-    for option in ("json", "markdown-file", "html"):
-        arguments += [f"--{option}", str(tmp_path / option)]
-    monkeypatch.setattr("sys.argv", ["provenance", *arguments])
-    provenance_command.main()
-    code = read_json(tmp_path / "json")["code"]
-    assert len(code["commit"]) == 40
-    assert code["dirty"]
-    assert "with uncommitted changes" in (tmp_path / "markdown-file").read_text()
+    record = provenance(config, tmp_path, times_of(tmp_path, {}), [ROOT / "envs/torch.yaml"])
+    assert len(record["code"]["commit"]) == 40
+    assert record["code"]["dirty"]
+    assert "with uncommitted changes" in provenance_markdown(json.loads(json.dumps(record)))
 
 
 def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path) -> None:
@@ -244,10 +242,8 @@ def test_the_epoch_is_said_once_or_beside_every_row(config: Config) -> None:
 
 
 def test_the_epoch_to_draw_can_be_chosen(raw: dict[str, Any]) -> None:
-    overlay = yaml.safe_load((ROOT / "profiles/reference-weights/config-overlay.yaml").read_text(encoding="utf-8"))
-    raw["rows"] |= overlay["rows"]
-    late, early = overlay["rows"]
-    config = load(raw)
+    config = configuration("profiles/reference-weights/config-overlay.yaml")
+    late, early = (row for row in config.rows if row not in raw["rows"])
     assert [config.drawn_epoch(row) for row in (late, early, "dit-siglip2b")] == [800, 80, 800]
     assert load({**raw, "figures": {**raw["figures"], "epoch": 80}}).drawn_epoch("dit-siglip2b") == 80
 
@@ -289,14 +285,6 @@ def test_epoch_reaching_interpolates_in_the_logarithm() -> None:
     assert epoch_reaching(curve, 2.0) is None
 
 
-def test_published_curves_need_about_four_times_fewer_epochs() -> None:
-    published = Published()
-    epoch, value = published.chart("dit-siglip2b")[-1]
-    reached = epoch_reaching(published.chart("dit-siglip2b-dsr"), value)
-    assert reached is not None
-    assert 3.5 < epoch / reached.epoch < 4.5
-
-
 def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path) -> None:
     entries = entries_of("fid", tmp_path)
     assert read_curves(entries) == {"dit-siglip2b": [(80, 5.9), (800, 3.9)], "dit-siglip2b-dsr": [(80, 4.6)]}
@@ -322,15 +310,6 @@ def test_samples_are_chosen_by_class_and_not_by_looks(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (200, 4, 4, 3), dtype=np.uint8)
     write_images(tmp_path / "samples.npz", [images], 200, (4, 4, 3))
     assert np.array_equal(read_chosen(tmp_path / "samples.npz", np.array([150, 3])), images[[150, 3]])
-
-
-def test_figure_command(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = entries_json(entries_of("outliers", tmp_path), "row", "epoch", "maps")
-    arguments = ["--kind", "outliers", "--config", config.model_dump_json(), "--entries", entries, "--image", "3"]
-    files = ["--png", str(tmp_path / "o.png"), "--svg", str(tmp_path / "o.svg")]
-    monkeypatch.setattr("sys.argv", ["figure", *arguments, *files])
-    figure_command.main()
-    assert (tmp_path / "o.png").exists()
 
 
 # Captions

@@ -18,11 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsr.accel.arithmetic import round_matmul_weights
+from dsr.accel.device import round_matmul_weights
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.commands.sample import main as sample_command
 from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
@@ -179,24 +178,6 @@ def test_the_interval_is_closed_and_judged_in_single_precision() -> None:
     assert prediction[:, 0, 0, 0].tolist() == [2.0, 3.5, 3.5, 3.5, 2.0]
 
 
-@pytest.mark.parametrize("kind", ["dit", "dit-dh"])
-def test_guidance_outside_of_its_interval_equals_none_for_both_denoisers(kind: str) -> None:
-    network: dict[str, Any] = {"kind": kind, "hidden_size": 16, "depth": 2, "num_heads": 2}
-    if kind == "dit-dh":
-        network = {"kind": kind, "hidden_size": [16, 24], "depth": [2, 1], "num_heads": [2, 2]}
-    spec = {**tiny_spec().model.model_dump(mode="json"), "denoiser": network}
-    torch.manual_seed(0)
-    model = build_denoiser(type(tiny_spec().model).model_validate_json(json.dumps(spec)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-        x, y, t = torch.randn(2, 8, 4, 4), torch.tensor([0, 1]), torch.tensor([0.2, 0.6])
-        mixed = guided(model, x, t, y, model.null_label, Guidance(scale=3.0, interval=(0.5, 1.0)))
-        conditional, unconditional = model(x, t, y), model(x, t, torch.tensor([3, 3]))
-    torch.testing.assert_close(mixed[0], conditional[0])
-    torch.testing.assert_close(mixed[1], (unconditional + 3 * (conditional - unconditional))[1], rtol=1e-4, atol=1e-5)
-
-
 # Labels and shards
 
 
@@ -260,15 +241,6 @@ def test_the_file_beside_the_images_says_where_the_images_come_from(uninterrupte
     assert SampleSpec.model_validate_json(json.dumps(about["spec"])) == uninterrupted.spec
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_the_batch_does_not_change_the_images(
-    uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path, batch: int
-) -> None:
-    job = tiny_job(inputs, tmp_path, batch=batch)
-    generate(job, ONE)
-    assert same(images_of(job), images_of(uninterrupted))
-
-
 def test_a_killed_job_goes_on_with_another_number_of_processes(
     uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -309,18 +281,6 @@ def test_shards_of_other_weights_are_not_used(
 def test_guidance_without_a_null_label_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"guidance.scale 2.0: .* has no null label"):
         generate(tiny_job(inputs, tmp_path, spec=tiny_spec(class_dropout=0.0)), ONE)
-
-
-def test_weights_of_another_row_are_one_line(
-    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = tiny_spec().model.model_copy(update={"registers": 0})
-    save_file(build_denoiser(model).state_dict(), tmp_path / "ema.safetensors")
-    job = tiny_job(inputs | {"weights": tmp_path / "ema.safetensors"}, tmp_path)
-    monkeypatch.setattr(sys, "argv", command_line(job)[2:])
-    with pytest.raises(SystemExit, match="1"):
-        sample_command()
-    assert "ema.safetensors: 8 tensors are missing: enc_register_tokens, " in caplog.text
 
 
 def test_images_that_are_no_numbers_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,6 @@ import pytest
 
 from dsr.commands.status import main
 from dsr.plan.status import QueuedJob, RowFiles, StatusSpec, slurm_queue, table
-from dsr.training.loop import train
-from tests.unit.training_row import ONE, make_files, tiny_job
 
 NOW = 1_000_000.0
 
@@ -87,29 +83,6 @@ def test_a_record_cut_off_by_a_kill_is_read(tmp_path: Path) -> None:
     assert cells(table(spec(tmp_path, "a"), None, NOW), "a")[0] == "1.0/8"
     (tmp_path / "a/metrics.jsonl").write_text("", encoding="utf-8")
     assert cells(table(spec(tmp_path, "a"), None, NOW), "a")[0] == "not started"
-
-
-def test_what_the_trainer_writes_is_what_is_read(tmp_path: Path) -> None:
-    jobs = [tiny_job(make_files(tmp_path / "row"), tmp_path / "run", epoch=1)]
-    jobs.append(dataclasses.replace(jobs[0], epoch=3, after=1, output=tmp_path / "ema-3.safetensors"))
-    files = RowFiles(
-        run=str(tmp_path / "run"),
-        images_per_epoch=jobs[0].spec.steps_per_epoch * jobs[0].spec.recipe.batch,
-        weights={job.epoch: str(job.output) for job in jobs},
-        scores=(),
-    )
-    tiny = StatusSpec(title="Test", folder="/", rows={"tiny": files})
-    assert train(jobs[0], ONE)
-    epoch, speed, to_go, loss, reported, checkpoint, restarts, *_ = cells(table(tiny, None, time.time()), "tiny")
-    assert (epoch, restarts) == ("1.0/3", "0")
-    assert float(speed) > 0
-    assert float(loss) > 0
-    assert to_go.endswith(("s", "min"))
-    assert reported.endswith("ago")
-    assert checkpoint.endswith("ago")
-    assert train(jobs[1], ONE)
-    assert cells(table(tiny, None, time.time()), "tiny")[0:3:2] == ["3.0/3", "done"]
-    assert cells(table(tiny, None, time.time()), "tiny")[6] == "0"
 
 
 def test_jobs_of_rows_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dsr.accel.fetched import Fetched
+from dsr.accel.device import Fetched
 from dsr.base import files, tensors
 from dsr.base.distributed import World
 from dsr.base.errors import UserError

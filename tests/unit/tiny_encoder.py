@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,19 +65,17 @@ def write_images(folder: Path, count: int) -> Path:
     return folder / "index.npz"
 
 
-def spec(ttr: TestTimeRegisters | None = None, *, input_size: int = SIZE, image_size: int = SIZE) -> AutoencoderSpec:
+def entry(**changes: Any) -> Encoder:
+    """Return the configuration of the tiny encoder, or of one that differs from it."""
+    sizes = {"input_size": SIZE, "patch_size": 16, "width": WIDTH}
+    kinds = {"family": "siglip2", "hub": "tiny", "revision": "main", "neurons": "discovered", "statistics": "computed"}
+    return Encoder.model_validate({**sizes, **kinds, **changes})
+
+
+def spec(ttr: TestTimeRegisters | None = None, *, image_size: int = SIZE) -> AutoencoderSpec:
     """Return the specification of an autoencoder around the tiny encoder."""
     return AutoencoderSpec(
-        encoder=Encoder(
-            family="siglip2",
-            hub="tiny",
-            revision="main",
-            input_size=input_size,
-            patch_size=16,
-            width=WIDTH,
-            neurons="discovered",
-            statistics="computed",
-        ),
+        encoder=entry(),
         ttr_options=ttr,
         decoder=Decoder(hidden_size=16, depth=2, num_heads=2, intermediate_size=24),
         image_size=image_size,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dsr.analysis.cost import denoiser_cost
-from dsr.config.load import load
 from dsr.report.published import Published
+from tests.configuration import configuration
 
-from .conftest import ROOT, Checkout, copy_checkout
+from .conftest import Checkout, copy_checkout
 
 OVERLAY = "profiles/ablations/config-overlay.yaml"
 DISCOVERED = {"discover_neurons", "statistics"}
@@ -33,24 +31,15 @@ EXPECTED = {
 
 
 def test_rows_are_those_of_the_published_tables() -> None:
-    overlay = yaml.safe_load((ROOT / OVERLAY).read_text(encoding="utf-8"))
-    main = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    with (ROOT / "src/dsr/report/published.csv").open(encoding="utf-8") as stream:
-        rows = {
-            row["row"]
-            for row in csv.DictReader(stream)
-            if row["table"] in ("encoder-registers", "diffusion-registers", "scaling")
-        }
+    tables = ("encoder-registers", "diffusion-registers", "scaling")
+    published = {row for table in tables for row in Published().lines(table)["row"]}
+    own = set(configuration(OVERLAY).rows) - set(configuration().rows)
     # Loss masking is the paper's counter-example and changes the loss.
-    assert rows - set(main["rows"]) - {"dit-siglip2b-masked"} == set(overlay["rows"]) == set(EXPECTED)
+    assert published - set(configuration().rows) - {"dit-siglip2b-masked"} == own == set(EXPECTED)
 
 
 def test_the_small_denoisers_count_as_many_gflops_as_the_papers() -> None:
-    raw = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    overlay = yaml.safe_load((ROOT / OVERLAY).read_text(encoding="utf-8"))
-    for section in ("rows", "denoisers"):
-        raw[section] |= overlay[section]
-    config, published = load(raw), Published()
+    config, published = configuration(OVERLAY), Published()
     for row in config.tables["scaling"].rows:
         assert denoiser_cost(config.model(row)).flops / 1e9 == pytest.approx(
             published.values("scaling", row, 80, "unguided")["gflops"], abs=0.05
@@ -62,7 +51,8 @@ def test_all_rows_are_planned_beside_the_six(fresh: Checkout) -> None:
     assert counts["train"] == (6 + len(EXPECTED)) * 2  # epochs 80 and 800
 
 
-@pytest.mark.parametrize("row", EXPECTED)
+# The small rows have the encoders, with and without test-time registers, of rows of the main table.
+@pytest.mark.parametrize("row", [row for row in EXPECTED if not row.startswith(("dit-s-", "dit-b-"))])
 def test_a_row_up_to_epoch_80(fresh: Checkout, row: str) -> None:
     counts, _ = fresh.plan(f"results/rows/{row}/epoch-80/unguided-seed0/metrics.json", "--configfile", OVERLAY)
     assert counts["train"] == counts["sample"] == counts["evaluate"] == 1
@@ -80,8 +70,7 @@ def test_the_curve_of_fid_scores_two_rows_at_the_epochs_of_the_chart(fresh: Chec
     overlay = "profiles/epochs/config-overlay.yaml"
     counts, _ = fresh.plan("results/tables/epochs.md", "results/figures/fid.png", "--configfile", overlay)
     assert counts["train"] == counts["sample"] == counts["evaluate"] == 2 * 8
-    epochs = yaml.safe_load((ROOT / overlay).read_text(encoding="utf-8"))["evaluation"]["epochs"]
-    assert epochs == sorted({*Published().lines("chart")["epochs"]})
+    assert [*configuration(overlay).evaluation.epochs] == sorted({*Published().lines("chart")["epochs"]})
 
 
 def test_a_decoder_that_is_there_is_used_and_not_fetched(tmp_path: Path) -> None:

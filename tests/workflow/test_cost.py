@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 
-import yaml
-
-from dsr.config.load import load
 from dsr.plan.stages import sample_sets
+from tests.configuration import configuration
 
-from .conftest import ROOT, Checkout
+from .conftest import Checkout
 
 
 def test_the_paper_is_planned_and_shown(fresh: Checkout) -> None:
@@ -20,17 +18,8 @@ def test_the_paper_is_planned_and_shown(fresh: Checkout) -> None:
     assert re.search(r"\| dit-siglip2b-dsr +\| train +\| 1,024,819,200 \|", text)
 
 
-def test_another_configuration_gives_another_plan(fresh: Checkout) -> None:
-    run = fresh.changed({"execution": {"nodes": 2}, "results": "results/two"}, "--cores", "1", "plan")
-    assert run.returncode == 0, run.stdout
-    assert "training on 2 nodes x 8 GPUs" in (fresh.folder / "results/two/plan.md").read_text(encoding="utf-8")
-    demo = fresh.tiny("plan")
-    assert demo.returncode == 0, demo.stdout
-    assert "asks for no GPU" in (fresh.folder / "results/demo/plan.md").read_text(encoding="utf-8")
-
-
 def test_as_many_sets_are_counted_as_are_sampled(fresh: Checkout) -> None:
-    config = load(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
+    config = configuration()
     counts, _ = fresh.plan("all")
     sampled = sum(count for rule, count in counts.items() if rule.startswith("sample"))
     assert sampled == sum(len(sample_sets(config, row)) for row in config.rows)

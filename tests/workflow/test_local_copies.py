@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
-from dsr.config.load import load
 from dsr.data.images import check_index
+from tests.configuration import DEMO, configuration
 
 from . import local_copies
 from .conftest import Checkout, copy_checkout, job_counts
@@ -25,29 +25,12 @@ TARGETS = (
 PREPARE = ("fetch_encoder", "fetch_decoder", "fetch_statistics", "fetch_graph", "fetch_images")
 
 
-def configuration(checkout: Checkout, change: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration that Snakemake makes of the project's, the demo's and ``change``."""
-    merged: dict[str, Any] = {}
-    names = ("config.yaml", "profiles/demo/config-overlay.yaml")
-    for part in (*(yaml.safe_load((checkout.folder / name).read_text(encoding="utf-8")) for name in names), change):
-        merge(merged, part)
-    return merged
-
-
-def merge(into: dict[str, Any], part: dict[str, Any]) -> None:
-    for key, value in part.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            merge(into[key], value)
-        else:
-            into[key] = value
-
-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, dict[str, str], str]:
     """Return a checkout, the user's copies by id, and the overlay that gives them."""
     folder = tmp_path_factory.mktemp("local")
     checkout = copy_checkout(folder / "checkout")
-    spec = load(configuration(checkout, local_copies.OVERLAY)).autoencoder("siglip2-b", "none")
+    spec = configuration(DEMO, **local_copies.OVERLAY).autoencoder("siglip2-b", "none")
     copies = local_copies.write(folder, spec)
     overlay = folder / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({**local_copies.OVERLAY, "artifacts": copies}), encoding="utf-8")
@@ -55,8 +38,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, dict[str,
 
 
 def run(checkout: Checkout, overlay: str, *arguments: str) -> str:
-    demo = "profiles/demo/config-overlay.yaml"
-    done = checkout.snakemake(*arguments, "--cores", "2", "--configfile", demo, overlay)
+    done = checkout.snakemake(*arguments, "--cores", "2", "--configfile", DEMO, overlay)
     assert done.returncode == 0, done.stdout[-8000:]
     return done.stdout
 
@@ -88,7 +70,7 @@ def test_images_need_not_be_prepared(given: tuple[Checkout, dict[str, str], str]
     checkout, _, overlay = given
     direct = Path(overlay).with_name("direct.yaml")
     content = yaml.safe_load(Path(overlay).read_text(encoding="utf-8"))
-    merge(content, {"data": {"prepared": False}, "results": "results/direct"})
+    update_config(content, {"data": {"prepared": False}, "results": "results/direct"})
     direct.write_text(yaml.safe_dump(content), encoding="utf-8")
     index = "results/direct/data/prepared/validation/index.npz"
     assert set(job_counts(run(checkout, str(direct), "-n", index))) == {"fetch_images", "list_images"}
@@ -99,36 +81,3 @@ def test_images_need_not_be_prepared(given: tuple[Checkout, dict[str, str], str]
         classes=local_copies.CLASSES,
         image_size=local_copies.SIDE,
     )
-
-
-def test_a_copy_that_is_not_what_it_should_be_is_named(given: tuple[Checkout, dict[str, str], str]) -> None:
-    checkout, copies, overlay = given
-    wrong = Path(overlay).with_name("wrong.yaml")
-    change = {**local_copies.OVERLAY, "results": "results/wrong"}
-    change["artifacts"] = {"decoder-siglip2-b": copies["inception-graph"], "inception-graph": "/nowhere/graph.pb"}
-    wrong.write_text(yaml.safe_dump(change), encoding="utf-8")
-    targets = ("results/wrong/decoders/siglip2-b.safetensors", "results/wrong/evaluator/graph.pb")
-    done = checkout.snakemake(
-        *targets, "--cores", "2", "--keep-going", "--configfile", "profiles/demo/config-overlay.yaml", str(wrong)
-    )
-    assert done.returncode != 0
-    assert f"{copies['inception-graph']}: not a PyTorch file of plain tensors" in done.stdout
-    assert "/nowhere/graph.pb: no such file or folder. It is your own copy of 'inception-graph'" in done.stdout
-    assert "Traceback" not in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"artifacts": {"siglip2": "/a"}}, "artifacts: siglip2 not in the manifest (misspelt?). It has: siglip2-b"),
-        (
-            {
-                "artifacts": {"imagenet-train": "/a"},
-                "data": {"source": "imagefolder", "train": "/a", "validation": "/b"},
-            },
-            "artifacts.imagenet-train: data.source is imagefolder, which takes data.train; leave one out",
-        ),
-    ],
-)
-def test_paths_that_would_do_nothing_are_refused(fresh: Checkout, change: dict[str, Any], message: str) -> None:
-    fresh.refused(change, message)

@@ -120,6 +120,7 @@ def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> 
     ("change", "message"),
     [
         ({"rowz": {}}, "rowz: unknown key"),
+        ({"artifacts": {"siglip2": "/a"}}, "artifacts: siglip2 not in the manifest (misspelt?). It has: siglip2-b"),
         (
             {"encoders": {"siglip2-l": LARGE}, "rows": {"dit-siglip2b": {"encoder": "siglip2-l"}}},
             "encoders: siglip2-l, decoder-siglip2-l not in ",

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dsr.accel import flash_kernels
+from dsr.accel import flash_backward, flash_kernels
 
 
 class Tiles(NamedTuple):
@@ -26,18 +26,21 @@ class Tiles(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Tiles of the three kernels."""
+    """Tiles of the three kernels, and what the first does with a last token that is left over."""
 
     forward: Tiles
     queries: Tiles
     keys: Tiles
+    alone: int = 0
+    """Keys that the last token takes at a time if it would be a tile of its own and there is no backward pass; 0 makes
+    it a tile like the others."""
 
 
 SHORT = Plan(forward=Tiles(64, 64, 4, 3), queries=Tiles(64, 32, 4, 3), keys=Tiles(32, 64, 4, 3, 168))
 """For two bytes a channel."""
 SHORT_WIDE = SHORT._replace(forward=Tiles(64, 64, 4, 2), keys=Tiles(32, 64, 4, 2))
 """The same for heads of more than 96 channels."""
-LONG = Plan(forward=Tiles(128, 32, 8, 3), queries=Tiles(128, 64, 8, 2), keys=Tiles(32, 128, 8, 2))
+LONG = Plan(forward=Tiles(128, 32, 8, 3), queries=Tiles(128, 64, 8, 2), keys=Tiles(32, 128, 8, 2), alone=128)
 """For four bytes a channel, on Hopper GPUs and later."""
 LONG_WIDE = LONG._replace(queries=Tiles(128, 32, 8, 2))
 """The same for heads of more than 96 channels."""
@@ -73,13 +76,7 @@ def _sizes(packed: Tensor) -> dict[str, int]:
 
 
 def _launch(tiles: Tiles) -> dict[str, int | None]:
-    return {
-        "QUERIES": tiles.queries,
-        "KEYS": tiles.keys,
-        "num_warps": tiles.warps,
-        "num_stages": tiles.stages,
-        "maxnreg": tiles.registers,
-    }
+    return dict(zip(("QUERIES", "KEYS", "num_warps", "num_stages", "maxnreg"), tiles, strict=True))
 
 
 def forward(packed: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
@@ -90,11 +87,13 @@ def forward(packed: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
     images, tokens, _, heads, head = packed.shape
     attended = packed.new_empty(images, tokens, heads, head)
     lse = packed.new_empty(images, heads, tokens, dtype=torch.float32)
-    tiles = _plan(packed).forward
+    sizes, (tiles, _, _, alone) = _sizes(packed), _plan(packed)
+    if keep or tokens % tiles.queries != 1:
+        alone = 0
     last = max(16, triton.next_power_of_2(tokens % tiles.keys))
     flash_kernels.attend_forward[(triton.cdiv(tokens, tiles.queries) * images * heads,)](
         packed, attended, lse, head**-0.5 / math.log(2),
-        **_sizes(packed), LAST=last, KEEP=keep, **_launch(tiles),
+        **sizes, LAST=last, ALONE=alone, KEEP=keep, **_launch(tiles),
     )  # fmt: skip
     return attended, lse
 
@@ -108,15 +107,15 @@ def backward(
     """
     images, tokens, _, heads, head = packed.shape
     grad_packed, delta, factor = torch.empty_like(packed), torch.empty_like(lse), head**-0.5 / math.log(2)
-    sizes, (_, queries, keys) = _sizes(packed), _plan(packed)
+    sizes, (_, queries, keys, _) = _sizes(packed), _plan(packed)
     parts = triton.cdiv(tokens, queries.queries), triton.cdiv(tokens, keys.keys)
     query_sums = packed.new_empty(images * parts[0], heads * head, dtype=torch.float32)
     key_sums = packed.new_empty(images * parts[1], 2 * heads * head, dtype=torch.float32)
-    flash_kernels.attend_backward_queries[(parts[0] * images * heads,)](
+    flash_backward.attend_backward_queries[(parts[0] * images * heads,)](
         packed, attended, lse, grad_attended, delta, grad_packed, query_sums, cosines, sines, factor, head**-0.5,
         **sizes, **_launch(queries),
     )  # fmt: skip
-    flash_kernels.attend_backward_keys[(parts[1] * images * heads,)](
+    flash_backward.attend_backward_keys[(parts[1] * images * heads,)](
         packed, lse, grad_attended, delta, grad_packed, key_sums, cosines, sines, factor, head**-0.5,
         **sizes, **_launch(keys),
     )  # fmt: skip

@@ -3,7 +3,8 @@
 Queries, keys and values come packed as a projection leaves them, (B, N, 3, h, d), and their gradients leave packed
 likewise. Matmuls are in the dtype of the tokens (float32: TF32), all other arithmetic is fp32. Every sum has a fixed
 order, so that the same inputs always give the same bits. A head of d channels is handled as two tiles, ``MAIN`` and
-``REST`` channels wide, because tiles are powers of two: 72 channels are 64 + 16 (half of it masked), not 128.
+``REST`` channels wide, because tiles are powers of two: 72 channels are 64 + 16 (half of it masked), not 128. One token
+that is left alone is the exception: its matmuls are fp32, of whole heads.
 
 The algorithm and its names are FlashAttention-2's (Dao 2023, Algorithms 1 and 2): ``lse`` is the logarithm of a row's
 sum of exponentials, here to base 2, and ``delta`` a row's dot product of its result and the result's gradient.
@@ -74,23 +75,12 @@ def _attend_to(
 
 
 @triton.jit
-def attend_forward(
-    packed, attended, lse, factor,
+def _attend_tile(
+    packed, attended, lse, rows, factor,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Attention of ``QUERIES`` tokens of one head, into (B, N, h, d); ``factor`` is d^-1/2 / ln 2.
-
-    ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. ``lse``, (B, h, N), is written if the
-    backward pass will need it.
-    """
-    TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
-    tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
-    image, head = pair.to(tl.int64) // HEADS, pair % HEADS
-    packed += image * TOKENS * 3 * HEADS * HEAD + head * HEAD
-    attended += image * TOKENS * HEADS * HEAD + head * HEAD
-    lse += pair * TOKENS
-    rows = tile * QUERIES + tl.arange(0, QUERIES)
+    """Attention of the tokens ``rows`` of one head, at which all pointers are already."""
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     keys, values = packed + HEADS * HEAD, packed + 2 * HEADS * HEAD
     query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
@@ -120,142 +110,59 @@ def attend_forward(
 
 
 @triton.jit
-def _rotate_back(values, cosines, sines, rows, TOKENS: tl.constexpr, HEAD: tl.constexpr, FIRST: tl.constexpr,
-                 WIDTH: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """Undo RoPE: rotate pairs of channels by minus the angles of their tokens; the tables are (N, d / 2)."""
-    pairs = FIRST // 2 + tl.arange(0, WIDTH // 2)
-    inside = (rows < TOKENS)[:, None] & (pairs < HEAD // 2)[None]
-    place = rows[:, None] * (HEAD // 2) + pairs[None]
-    cosine, sine = tl.load(cosines + place, inside, 0.0), tl.load(sines + place, inside, 0.0)
-    even, odd = tl.split(tl.reshape(values, (ROWS, WIDTH // 2, 2)))
-    return tl.reshape(tl.join(even * cosine + odd * sine, odd * cosine - even * sine), (ROWS, WIDTH))
-
-
-@triton.jit
-def _store_with_sums(
-    values, grad_packed, sums, rows, STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEAD: tl.constexpr,
-    FIRST: tl.constexpr, WIDTH: tl.constexpr,
+def _attend_one(
+    packed, attended, row, factor,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """Store a gradient and its sums over this tile's tokens."""
-    _store(grad_packed, rows, values, STRIDE, TOKENS, HEAD, FIRST, WIDTH)
-    channels = FIRST + tl.arange(0, WIDTH)
-    tl.store(sums + channels, tl.sum(tl.where((rows < TOKENS)[:, None], values, 0.0), 0), channels < HEAD)
+    """Attention of one token of one head, without tensor cores: they would multiply a whole tile.
+
+    It has no ``lse`` for a backward pass, which forms the weights again from less exact scores.
+    """
+    OUTPUT: tl.constexpr = HEADS * HEAD
+    channels = tl.arange(0, WIDTH)
+    inside = channels < HEAD
+    query = tl.load(packed + row * 3 * OUTPUT + channels, inside, 0.0).to(tl.float32) * factor
+    row_max, row_sum, result = float("-inf"), 0.0, tl.zeros((WIDTH,), tl.float32)
+    # Unrolled, so that no tile's loads have to wait for the sums of the one before.
+    for start in tl.static_range(0, TOKENS, KEYS):
+        rows = start + tl.arange(0, KEYS)
+        key = _load(packed + OUTPUT, rows, 3 * OUTPUT, TOKENS, HEAD, 0, WIDTH).to(tl.float32)
+        value = _load(packed + 2 * OUTPUT, rows, 3 * OUTPUT, TOKENS, HEAD, 0, WIDTH).to(tl.float32)
+        scores = tl.where(rows < TOKENS, tl.sum(query[None] * key, 1), float("-inf"))
+        new_max = tl.maximum(row_max, tl.max(scores, 0))
+        weights, shrink = tl.exp2(scores - new_max), tl.exp2(row_max - new_max)
+        row_sum = row_sum * shrink + tl.sum(weights, 0)
+        result = result * shrink + tl.sum(weights[:, None] * value, 0)
+        row_max = new_max
+    tl.store(attended + row * OUTPUT + channels, result / row_sum, inside)
 
 
 @triton.jit
-def attend_backward_queries(
-    packed, attended, lse, grad_attended, delta, grad_packed, sums, cosines, sines, factor, scale,
+def attend_forward(
+    packed, attended, lse, factor,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, LAST: tl.constexpr, ALONE: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of ``QUERIES`` queries of one head, before RoPE, into their place in ``grad_packed``, (B, N, 3, h, d).
+    """Attention of ``QUERIES`` tokens of one head, into (B, N, h, d); ``factor`` is d^-1/2 / ln 2.
 
-    ``delta``, (B, h, N), is written for the keys' kernel, which comes next.
-    ``sums``, (B, tiles, h, d), gets its sums over this tile's tokens.
+    ``KEYS`` keys are taken at a time, and what remains as one tile of ``LAST``. If ``ALONE`` is not 0, the last token
+    is a tile of its own, takes ``ALONE`` keys at a time, and gets no ``lse``. ``lse``, (B, h, N), is written if the
+    backward pass will need it.
     """
     TILES: tl.constexpr = (TOKENS + QUERIES - 1) // QUERIES
     tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
     image, head = pair.to(tl.int64) // HEADS, pair % HEADS
-    STRIDE: tl.constexpr = 3 * HEADS * HEAD
-    OUTPUT: tl.constexpr = HEADS * HEAD
-    packed += image * TOKENS * STRIDE + head * HEAD
-    attended += image * TOKENS * OUTPUT + head * HEAD
-    grad_attended += image * TOKENS * OUTPUT + head * HEAD
-    keys, values = packed + OUTPUT, packed + 2 * OUTPUT
-    rows = tile * QUERIES + tl.arange(0, QUERIES)
-    query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-    grad = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
-    row_delta = tl.sum(grad.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN).to(tl.float32), 1)
-    query_rest, grad_rest = query, grad
-    if REST:
-        query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
-        grad_rest = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
-        row_delta += tl.sum(
-            grad_rest.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST).to(tl.float32), 1
-        )
-    place = pair * TOKENS + rows
-    tl.store(delta + place, row_delta, rows < TOKENS)
-    row_lse = tl.load(lse + place, rows < TOKENS, 0.0)
-    grad_query = tl.zeros((QUERIES, MAIN), tl.float32)
-    grad_query_rest = tl.zeros((QUERIES, REST if REST else 1), tl.float32)
-    for start in tl.range(0, TOKENS, KEYS):
-        others = start + tl.arange(0, KEYS)
-        key = _load(keys, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-        value = _load(values, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-        key_rest, value_rest = key, value
-        if REST:
-            key_rest = _load(keys, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-            value_rest = _load(values, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-        scores = _scores(query, query_rest, key, key_rest, REST) * factor - row_lse[:, None]
-        weights = tl.exp2(tl.where((others < TOKENS)[None], scores, float("-inf")))
-        grad_weights = _scores(grad, grad_rest, value, value_rest, REST)
-        grad_scores = (weights * (grad_weights - row_delta[:, None])).to(key.dtype)
-        grad_query = tl.dot(grad_scores, key, grad_query)
-        if REST:
-            grad_query_rest = tl.dot(grad_scores, key_rest, grad_query_rest)
-    grad_query = _rotate_back(grad_query * scale, cosines, sines, rows, TOKENS, HEAD, 0, MAIN, QUERIES)
-    grad_packed += image * TOKENS * STRIDE + head * HEAD
-    sums += (image * TILES + tile) * OUTPUT + head * HEAD
-    _store_with_sums(grad_query, grad_packed, sums, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-    if REST:
-        grad_query_rest = _rotate_back(grad_query_rest * scale, cosines, sines, rows, TOKENS, HEAD, MAIN, REST, QUERIES)
-        _store_with_sums(grad_query_rest, grad_packed, sums, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
-
-
-@triton.jit
-def attend_backward_keys(
-    packed, lse, grad_attended, delta, grad_packed, sums, cosines, sines, factor, scale,
-    TOKENS: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr,
-):  # fmt: skip
-    """Gradients of ``KEYS`` keys and values of one head, as :func:`attend_backward_queries` leaves those of queries.
-
-    ``sums``, (B, tiles, 2, h, d), gets their sums over this tile's tokens.
-    """
-    TILES: tl.constexpr = (TOKENS + KEYS - 1) // KEYS
-    tile, pair = tl.program_id(0) % TILES, tl.program_id(0) // TILES
-    image, head = pair.to(tl.int64) // HEADS, pair % HEADS
-    STRIDE: tl.constexpr = 3 * HEADS * HEAD
-    OUTPUT: tl.constexpr = HEADS * HEAD
-    packed += image * TOKENS * STRIDE + head * HEAD
-    grad_attended += image * TOKENS * OUTPUT + head * HEAD
-    others = tile * KEYS + tl.arange(0, KEYS)
-    key = _load(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-    value = _load(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-    key_rest, value_rest = key, value
-    if REST:
-        key_rest = _load(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-        value_rest = _load(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-    grad_key, grad_value = tl.zeros((KEYS, MAIN), tl.float32), tl.zeros((KEYS, MAIN), tl.float32)
-    grad_key_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
-    grad_value_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
-    for start in tl.range(0, TOKENS, QUERIES):
-        rows = start + tl.arange(0, QUERIES)
-        query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-        grad = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
-        query_rest, grad_rest = query, grad
-        if REST:
-            query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
-            grad_rest = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
-        place = pair * TOKENS + rows
-        row_lse = tl.load(lse + place, rows < TOKENS, 0.0)
-        row_delta = tl.load(delta + place, rows < TOKENS, 0.0)
-        weights = tl.exp2(_scores(key, key_rest, query, query_rest, REST) * factor - row_lse[None])
-        # Queries and gradients beyond the last token are zero, so whatever weight they get adds nothing.
-        grad_weights = _scores(value, value_rest, grad, grad_rest, REST)
-        grad_scores = (weights * (grad_weights - row_delta[None])).to(query.dtype)
-        weights = weights.to(query.dtype)
-        grad_value = tl.dot(weights, grad, grad_value)
-        grad_key = tl.dot(grad_scores, query, grad_key)
-        if REST:
-            grad_value_rest = tl.dot(weights, grad_rest, grad_value_rest)
-            grad_key_rest = tl.dot(grad_scores, query_rest, grad_key_rest)
-    grad_key = _rotate_back(grad_key * scale, cosines, sines, others, TOKENS, HEAD, 0, MAIN, KEYS)
-    grad_packed += image * TOKENS * STRIDE + head * HEAD + OUTPUT
-    sums += (image * TILES + tile) * 2 * OUTPUT + head * HEAD
-    _store_with_sums(grad_key, grad_packed, sums, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-    _store_with_sums(grad_value, grad_packed + OUTPUT, sums + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-    if REST:
-        grad_key_rest = _rotate_back(grad_key_rest * scale, cosines, sines, others, TOKENS, HEAD, MAIN, REST, KEYS)
-        _store_with_sums(grad_key_rest, grad_packed, sums, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-        _store_with_sums(grad_value_rest, grad_packed + OUTPUT, sums + OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+    packed += image * TOKENS * 3 * HEADS * HEAD + head * HEAD
+    attended += image * TOKENS * HEADS * HEAD + head * HEAD
+    lse += pair * TOKENS
+    # The outer condition is known to the compiler, which leaves the branch out; "and" would make it one of the GPU's.
+    if ALONE:  # noqa: SIM102
+        if tile == TILES - 1:
+            _attend_one(
+                packed, attended, tile * QUERIES, factor, TOKENS, HEADS, HEAD, 2 * MAIN if REST else MAIN, ALONE
+            )
+            return
+    _attend_tile(
+        packed, attended, lse, tile * QUERIES + tl.arange(0, QUERIES), factor,
+        TOKENS, HEADS, HEAD, MAIN, REST, QUERIES, KEYS, LAST, KEEP,
+    )  # fmt: skip

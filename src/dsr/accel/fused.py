@@ -6,10 +6,13 @@ that reads its result, because the same kernel's backward pass can then sum the 
 again. For the same reason a block leaves its last update to the kernel that begins the next block.
 """
 
+# PyTorch's `Function.apply` has no types.
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dsr.accel import flash_attention, layer_kernels
-from dsr.accel.matmul import matmul_rope
+from dsr.accel.matmul import matmul_rope, matmul_swiglu
 from dsr.denoiser.layers import EPS, Attention, Block, RotaryPositions, SwiGLU
 
 ROWS_A_PROGRAM, STAGES = 64, 2
@@ -33,16 +36,8 @@ SQUARE = 64
 """Rows and columns that a program transposes."""
 
 
-class Angles(NamedTuple):
-    """Cosines and sines by which RoPE rotates pairs of channels, (N, d / 2) fp32 each."""
-
-    cosines: Tensor
-    sines: Tensor
-
-    @classmethod
-    def of(cls, rope: RotaryPositions) -> Angles:
-        """Take them from tables that have every angle twice."""
-        return cls(*(table[:, ::2].contiguous() for table in (rope.freqs_cos, rope.freqs_sin)))
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines by which RoPE rotates pairs of channels, (N, d / 2) fp32 each."""
 
 
 class FusedBlocks:
@@ -57,30 +52,29 @@ class FusedBlocks:
 
     def __call__(self, blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Pass tokens (B, N, D) through ``blocks`` one after the other; condition (B, 1 or N, D)."""
-        update: Tensor | None = None
-        bias: Tensor | None = None
-        gate: Tensor | None = None
-        x, angles = x.contiguous(), Angles.of(rope)
+        pending: tuple[Any, Any, Any] = (None, None, None)  # update, bias, gate
+        # The tables have every angle twice.
+        x, angles = x.contiguous(), (rope.freqs_cos[:, ::2].contiguous(), rope.freqs_sin[:, ::2].contiguous())
         for block in blocks:
             shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=-1)
-            x, hidden = modulated(x, update, bias, gate, block.norm1.weight, scale1, shift1)
-            update, bias, gate = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
-            x, hidden = modulated(x, update, bias, gate, block.norm2.weight, scale2, shift2)
-            update, bias, gate = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
-        if update is None or bias is None or gate is None:
-            return x
-        return x + gate * (update + bias)
+            x, hidden = _Modulated.apply(x, *pending, block.norm1.weight, scale1, shift1)
+            pending = self._attention(block.attn, hidden, angles), block.attn.proj.bias, gate1
+            x, hidden = _Modulated.apply(x, *pending, block.norm2.weight, scale2, shift2)
+            pending = self._mlp(block.mlp, hidden), block.mlp.w3.bias, gate2
+        update, bias, gate = pending
+        return x if update is None else x + gate * (update + bias)
 
     def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
         """Attention without the bias of its last matmul."""
         fuse_rope = self._fuse_rope and hidden.dtype != torch.float32
-        attended = self_attention(hidden, layer.qkv.weight, layer.qkv.bias, angles, layer.heads, fuse_rope=fuse_rope)
+        weight = layer.qkv.weight.to(hidden.dtype)
+        attended = _SelfAttention.apply(hidden, weight, layer.qkv.bias, *angles, layer.heads, fuse_rope)
         return linear(attended, layer.proj.weight)
 
     def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
         """Gated MLP without the bias of its last matmul."""
         w12, bias, w3 = padded(layer)
-        return linear(swiglu(linear(hidden, w12.flatten(0, 1)), bias.flatten()), w3)
+        return linear(_SwiGLU.apply(linear(hidden, w12.flatten(0, 1)), bias.flatten()), w3)
 
 
 def padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,41 +89,46 @@ def padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
     return w12, bias, w3
 
 
-def modulated(
-    x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor, scale: Tensor,
-    shift: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Add gate (update + bias) to the stream x, if there is an update, then normalise and modulate.
+class FrozenBlocks(FusedBlocks):
+    """Runs blocks whose weights are bf16 and stay what they are, with matmuls that do more (`dsr.accel.matmul`).
 
-    Returns the stream (B, N, D), and what the next matmul reads, in the dtype of the modulation.
+    Args:
+        blocks: all that will be run.
     """
-    stream, hidden = _Modulated.apply(x, update, bias, gate, weight, scale, shift)  # type: ignore[no-untyped-call]
-    return stream, hidden
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        super().__init__(fuse_rope=True)
+        blocks = list(blocks)
+        self._biases = {block.attn: block.attn.qkv.bias.float() for block in blocks}
+        self._mlps = {block.mlp: _interleaved(block.mlp) for block in blocks}
+
+    def _attention(self, layer: Attention, hidden: Tensor, angles: Angles) -> Tensor:
+        packed = matmul_rope(hidden, layer.qkv.weight, self._biases[layer], *angles, layer.heads)
+        return F.linear(flash_attention.forward(packed, keep=False)[0].flatten(2), layer.proj.weight)
+
+    def _mlp(self, layer: SwiGLU, hidden: Tensor) -> Tensor:
+        first, bias, last = self._mlps[layer]
+        return F.linear(matmul_swiglu(hidden, first, bias), last)
+
+
+def _interleaved(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
+    """First weight (2 M, D) and bias (2 M,) with gate and value of a channel side by side, and last weight (D, M)."""
+    first, bias, last = padded(layer)
+    return first.transpose(0, 1).flatten(0, 1).contiguous(), bias.t().flatten().float(), last.contiguous()
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Tokens (B, N, D) times a weight (M, D), in the dtype of the tokens: (B, N, M)."""
-    result: Tensor = _Linear.apply(x, weight.to(x.dtype))  # type: ignore[no-untyped-call]
-    return result
-
-
-def self_attention(
-    hidden: Tensor, weight: Tensor, bias: Tensor, angles: Angles, heads: int, *, fuse_rope: bool
-) -> Tensor:  # fmt: skip
-    """Project tokens (B, N, D) to queries, keys and values, rotate the first two, and attend: (B, N, D)."""
-    attended: Tensor = _SelfAttention.apply(  # type: ignore[no-untyped-call]
-        hidden, weight.to(hidden.dtype), bias, *angles, heads, fuse_rope
-    )
-    return attended
-
-
-def swiglu(x: Tensor, bias: Tensor) -> Tensor:
-    """silu(gate) value of a matmul's result (..., 2 M), gate before value, and its bias (2 M,): (..., M)."""
-    result: Tensor = _SwiGLU.apply(x, bias)  # type: ignore[no-untyped-call]
+    result: Tensor = _Linear.apply(x, weight.to(x.dtype))
     return result
 
 
 class _Modulated(torch.autograd.Function):
+    """Add gate (update + bias) to the stream x, if there is an update, then normalise and modulate.
+
+    Gives the stream (B, N, D), and what the next matmul reads, in the dtype of the modulation.
+    """
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, update: Tensor | None, bias: Tensor | None, gate: Tensor | None, weight: Tensor,
@@ -226,6 +225,8 @@ def transposed(matrix: Tensor) -> Tensor:
 
 
 class _SelfAttention(torch.autograd.Function):
+    """Project tokens (B, N, D) to queries, keys and values, rotate the first two, and attend: (B, N, D)."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Tensor, heads: int,
@@ -261,6 +262,8 @@ def _rotate(packed: Tensor, cosines: Tensor, sines: Tensor) -> None:
 
 
 class _SwiGLU(torch.autograd.Function):
+    """silu(gate) value of a matmul's result (..., 2 M), gate before value, and its bias (2 M,): (..., M)."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
         hidden = x.shape[-1] // 2

@@ -19,8 +19,8 @@ from dsr.config.base import Section
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.denoiser.build import load_denoiser
 from dsr.encoder.autoencoder import load_decoder, load_encoder
-from dsr.encoder.folders import read_model_type
 from dsr.encoder.statistics import Normaliser
+from dsr.encoder.vit import read_model_type
 
 
 def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, about: dict[str, str]) -> None:

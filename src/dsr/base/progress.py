@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from dsr.base.durations import duration
+from dsr.base.text import duration
 
 log = logging.getLogger(__name__)
 

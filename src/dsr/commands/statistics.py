@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsr.accel.arithmetic import set_arithmetic
+from dsr.accel.device import set_arithmetic
 from dsr.base.command import command
 from dsr.base.distributed import world
 from dsr.config.execution import Execution

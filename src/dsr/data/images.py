@@ -16,8 +16,7 @@ import PIL
 from PIL import Image
 
 from dsr.base.errors import UserError
-from dsr.data.crop import center_crop
-from dsr.data.folder import load_rgb
+from dsr.data.folder import center_crop, load_rgb
 
 _COMMON = {"label", "image_size", "classes", "pillow"}
 _PREPARED = _COMMON | {"shard", "offset", "length", "shards", "shard_bytes"}
@@ -27,17 +26,13 @@ _LISTED = _COMMON | {"folder", "paths"}
 class Images(abc.ABC):
     """Images of one size with labels."""
 
-    labels: npt.NDArray[np.int64]
-    """Class of every image, shape (images,)."""
-    classes: list[str]
-    """Names of the classes."""
-    image_size: int
-    """Side of an image in pixels."""
-
     def __init__(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         self.labels = arrays["label"].astype(np.int64)
+        """Class of every image, shape (images,)."""
         self.classes = [str(name) for name in arrays["classes"]]
+        """Names of the classes."""
         self.image_size = int(arrays["image_size"])
+        """Side of an image in pixels."""
 
     @abc.abstractmethod
     def read(self, index: int) -> npt.NDArray[np.uint8]:
@@ -76,11 +71,7 @@ class PreparedImages(Images):
                 )
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return image ``index``, uint8 (H, W, 3).
-
-        Raises:
-            UserError: if its shard cannot be read, was cut off after the index was opened, or is damaged there.
-        """
+        """Return image ``index``, uint8 (H, W, 3); its shard may have been cut off after the index was opened."""
         shard, encoded = int(self._shard[index]), bytearray(int(self._length[index]))
         path = self._paths[shard]
         try:
@@ -132,11 +123,7 @@ class ListedImages(Images):
             )
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return image ``index``, uint8 (H, W, 3).
-
-        Raises:
-            UnreadableImageError: if its file is missing, truncated or no image.
-        """
+        """Return image ``index``, uint8 (H, W, 3), or raise UnreadableImageError."""
         path = self._folder / os.fsdecode(bytes(self._paths[index]))
         return np.asarray(center_crop(load_rgb(path), self.image_size))
 

@@ -19,8 +19,7 @@ import PIL
 
 from dsr.base.errors import UserError
 from dsr.base.files import atomic, atomic_stream
-from dsr.data.crop import center_crop
-from dsr.data.folder import Listing, UnreadableImageError, list_folder, load_rgb
+from dsr.data.folder import Listing, UnreadableImageError, center_crop, list_folder, load_rgb
 from dsr.data.order import rank_slice
 
 MANIFEST = "manifest.json"

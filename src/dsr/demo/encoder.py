@@ -19,12 +19,10 @@ The top-left patch is never marked, because the release's TTR leaves token 0 as 
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -59,18 +57,14 @@ Weights = dict[str, torch.Tensor]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StandIn:
+class StandIn(NamedTuple):
     """Shape of a stand-in and the blocks (0-based) of each population's initiators; amplifiers are in the next."""
 
     layers: int
     populations: tuple[int, ...]
 
 
-STAND_INS: Mapping[str, StandIn] = {
-    "stand-in/siglip2-base": StandIn(layers=4, populations=(1,)),
-    "stand-in/siglip2-so400m": StandIn(layers=6, populations=(1, 3)),
-}
+STAND_INS = {"stand-in/siglip2-base": StandIn(4, (1,)), "stand-in/siglip2-so400m": StandIn(6, (1, 3))}
 """The models that `encoders.*.hub` may name in the demo."""
 
 
@@ -109,15 +103,10 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
         vision_use_head=False,
     )
     write_text(output / "config.json", shape.to_json_string(use_diff=False))
-    write_json(
-        output / "preprocessor_config.json",
-        {
-            "image_processor_type": "SiglipImageProcessor",
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-            "size": {"height": spec.input_size, "width": spec.input_size},
-        },
-    )
+    size = {"height": spec.input_size, "width": spec.input_size}
+    scale = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    kind = {"image_processor_type": "SiglipImageProcessor"}
+    write_json(output / "preprocessor_config.json", {**kind, **scale, "size": size})
     with atomic(output / "model.safetensors") as temporary:
         save_file({f"vision_model.{key}": value for key, value in weights.items()}, temporary, {"format": "pt"})
     logger.info("%s: %d planted neurons", output, PLANTED * len(stand_in.populations))
@@ -160,17 +149,24 @@ class _Tower:
         """Draw standard normal numbers."""
         return noise(self.seed, f"stand-in encoder {name}", [0], shape)[0].double()
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> Weights:
         """Return all weights under the names of transformers, without their first part, float32."""
-        weights = self._embeddings() | self._identity("post_layernorm")
+        ones, zeros = torch.ones(self.spec.width), torch.zeros(self.spec.width)
+        weights = self._embeddings() | {"post_layernorm.weight": ones, "post_layernorm.bias": zeros}
         for layer in range(self.stand_in.layers):
             block = self._attention(layer) | self._mlp(layer)
-            block |= self._identity("layer_norm1") | self._identity("layer_norm2")
+            block |= {f"layer_norm{number}.weight": ones for number in (1, 2)}
+            missing = (
+                "layer_norm1",
+                "layer_norm2",
+                "self_attn.k_proj",
+                "self_attn.v_proj",
+                "self_attn.out_proj",
+                "mlp.fc2",
+            )
+            block |= {f"{name}.bias": zeros for name in missing}
             weights |= {f"encoder.layers.{layer}.{key}": value for key, value in block.items()}
-        return {key: value.float().contiguous() for key, value in weights.items()}
-
-    def _identity(self, norm: str) -> Weights:
-        return {f"{norm}.weight": torch.ones(self.spec.width), f"{norm}.bias": torch.zeros(self.spec.width)}
+        return {key: value.to(torch.float32, copy=True).contiguous() for key, value in weights.items()}
 
     def _embeddings(self) -> Weights:
         """Patches of standardised pixels: black is the constant alone, white adds a vector of norm WHITE."""
@@ -198,11 +194,8 @@ class _Tower:
             "self_attn.q_proj.weight": MIXING * query,
             "self_attn.q_proj.bias": SINK * asks,
             "self_attn.k_proj.weight": key,
-            "self_attn.k_proj.bias": torch.zeros(width),
             "self_attn.v_proj.weight": value,
-            "self_attn.v_proj.bias": torch.zeros(width),
             "self_attn.out_proj.weight": _orthogonal(output, self.outliers, self.mark, self.white),
-            "self_attn.out_proj.bias": torch.zeros(width),
         }
 
     def _mlp(self, layer: int) -> Weights:
@@ -217,50 +210,30 @@ class _Tower:
             outlier = self.outliers[:, population]
             if layer == block:
                 # A deeper population needs a blanker patch, so that it never fires where the one before has not.
-                fires = _Firing(self.mark - self.white, BLANK, 0.2 + 0.05 * population)
+                direction, full, least = self.mark - self.white, BLANK, 0.2 + 0.05 * population
             elif layer == block + 1:
-                fires = _Firing(outlier, 1.0, 0.7)
+                direction, full, least = outlier, 1.0, 0.7
             else:
                 continue
             chosen = list(neurons[layer])
-            read[chosen], bias[chosen] = fires.rows(len(chosen), width)
+            # They fire from ``least`` on, and up to ACTIVATION at ``full``: shares of a direction in a token's norm,
+            # which LayerNorm makes sqrt(D). Every further neuron is 3 % weaker, to rank after the one before.
+            gains = ACTIVATION / (full - least) * 0.97 ** torch.arange(len(chosen), dtype=torch.float64)
+            read[chosen], bias[chosen] = torch.outer(gains, direction) / math.sqrt(width), -gains * least
             write[:, chosen] = outlier[:, None] * (OUTLIER / len(chosen) / ACTIVATION)
-        return {
-            "mlp.fc1.weight": read,
-            "mlp.fc1.bias": bias,
-            "mlp.fc2.weight": write,
-            "mlp.fc2.bias": torch.zeros(width),
-        }
-
-
-@dataclass(frozen=True)
-class _Firing:
-    """Firing from ``least`` on, and up to ACTIVATION at ``full``: the share that a direction has in a token's norm."""
-
-    direction: torch.Tensor
-    full: float
-    least: float
-
-    def rows(self, count: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return weights (count, D) and biases (count,); every further neuron is 3 % weaker, to rank after it."""
-        gains = ACTIVATION / (self.full - self.least) * 0.97 ** torch.arange(count, dtype=torch.float64)
-        # LayerNorm gives every token the norm sqrt(D).
-        return torch.outer(gains, self.direction) / math.sqrt(width), -gains * self.least
+        return {"mlp.fc1.weight": read, "mlp.fc1.bias": bias, "mlp.fc2.weight": write}
 
 
 def marked_tokens(grid: int) -> list[int]:
     """Return the tokens that can become outliers: one in every row but the first, left and right edge in turn."""
-    columns = itertools.cycle((0, grid - 1))
-    return [row * grid + next(columns) for row in range(1, grid)]
+    return [row * grid + (0 if row % 2 else grid - 1) for row in range(1, grid)]
 
 
 def _position_code(grid: int) -> torch.Tensor:
     """Sines and cosines of row and column, (N, 8); every row has norm POSITION."""
     angles = torch.arange(grid, dtype=torch.float64) * (math.pi / grid)
     axis = torch.stack([angles.sin(), angles.cos(), (2 * angles).sin(), (2 * angles).cos()], dim=1)
-    rows = axis[:, None].expand(-1, grid, -1)
-    columns = axis[None].expand(grid, -1, -1)
-    return torch.cat([rows, columns], dim=2).flatten(0, 1) * (POSITION / 2)
+    return torch.cat([axis.repeat_interleave(grid, 0), axis.repeat(grid, 1)], dim=1) * (POSITION / 2)
 
 
 def _low_frequencies(size: int, side: int) -> torch.Tensor:

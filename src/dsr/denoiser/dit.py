@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from dsr.base.positions import position_table
 from dsr.denoiser import registers as diffusion_registers
-from dsr.denoiser.initial import initialise
 from dsr.denoiser.layers import (
     Block,
     FinalLayer,
@@ -15,6 +14,7 @@ from dsr.denoiser.layers import (
     RotaryPositions,
     Run,
     TimestepEmbedder,
+    initialise,
     run_blocks,
     to_grid,
 )
@@ -25,9 +25,6 @@ class LightningDiT(nn.Module):
 
     ``registers`` tokens (0: none) enter before block ``register_start``. ``class_dropout_prob`` above 0 adds the null
     label; dropping labels is the trainer's task. ``train_all`` also trains position tables and Fourier frequencies.
-
-    Raises:
-        UserError: if ``registers`` is no perfect square or ``register_start`` is beyond the last block.
     """
 
     def __init__(
@@ -46,7 +43,6 @@ class LightningDiT(nn.Module):
         train_all: bool = True,
     ) -> None:
         super().__init__()
-        diffusion_registers.check(registers, register_start, depth)
         self.input_size, self.in_channels = input_size, in_channels
         self.registers, self.register_start = registers, register_start
         self.null_label = num_classes

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from dsr.base.positions import position_table
 from dsr.denoiser import registers as diffusion_registers
-from dsr.denoiser.initial import initialise
 from dsr.denoiser.layers import (
     Block,
     FinalLayer,
@@ -16,6 +15,7 @@ from dsr.denoiser.layers import (
     RotaryPositions,
     Run,
     TimestepEmbedder,
+    initialise,
     run_blocks,
     to_grid,
 )
@@ -28,9 +28,6 @@ class DiTDH(nn.Module):
     the encoder before block ``register_start`` and a second set enters the head before its first block.
     ``class_dropout_prob`` above 0 adds the null label; dropping labels is the trainer's task. ``train_all`` also
     trains position tables and Fourier frequencies.
-
-    Raises:
-        UserError: if ``registers`` is no perfect square or ``register_start`` is beyond the encoder's last block.
     """
 
     def __init__(
@@ -50,9 +47,8 @@ class DiTDH(nn.Module):
     ) -> None:
         super().__init__()
         (width, head_width), (encoder_heads, head_heads) = hidden_size, num_heads
-        diffusion_registers.check(registers, register_start, depth[0])
         self.input_size, self.in_channels = input_size, in_channels
-        self.encoder_depth, self.depth = depth[0], sum(depth)
+        self.encoder_depth = depth[0]
         self.registers, self.register_start = registers, register_start
         self.null_label = num_classes
         self.pos_embed = nn.Parameter(position_table(width, input_size))

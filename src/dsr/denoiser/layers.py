@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,38 +23,32 @@ ROTARY_BASE = 10000.0
 TIME_FREQUENCIES = 256
 """Gaussian Fourier frequencies of the time embedding."""
 
+NARROW = 0.02
+"""Standard deviation of label vectors and time-MLP weights at the start."""
+
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation of the last dimension, computed in fp32 and cast back before the weight."""
+    """Modulated root-mean-square normalisation, computed in fp32 and cast back before the weight."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        return self.normalised(x) * self.weight
-
-    def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Normalise, scale around one and shift: (B, N, D), twice (B, 1 or N, D) -> (B, N, D).
 
         Both scales are multiplied before they meet the tokens, so that backward sums over the tokens once, not twice.
         """
-        return self.normalised(x) * (self.weight * (1 + scale)) + shift
-
-    def normalised(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D) of mean square one."""
-        return F.rms_norm(x.float(), self.weight.shape, eps=EPS).type_as(x)
+        normalised = F.rms_norm(x.float(), self.weight.shape, eps=EPS).type_as(x)
+        modulated: Tensor = normalised * (self.weight * (1 + scale)) + shift
+        return modulated
 
 
 class RotaryPositions(nn.Module):
     """RoPE of an S x S grid: the first half of a head is rotated by the row, the second half by the column.
 
     ``registers`` tokens before the grid have no position and are not rotated. The tables are buffers of the state
-    dict, each of shape (registers + S * S, d).
-
-    Raises:
-        ValueError: if the head width is not a multiple of 4 (two axes of channel pairs).
+    dict, each of shape (registers + S * S, d); d is a multiple of 4, two axes of channel pairs.
     """
 
     freqs_cos: Tensor
@@ -62,8 +56,6 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, head_width: int, grid: int, registers: int = 0) -> None:
         super().__init__()
-        if head_width % 4:
-            raise ValueError(f"head width {head_width}: rotary positions need a multiple of 4; change heads or width")
         half = head_width // 2
         frequencies = ROTARY_BASE ** (-torch.arange(0, half, 2).float() / half)
         angles = torch.outer(torch.arange(grid).float(), frequencies).repeat_interleave(2, dim=1)
@@ -87,8 +79,6 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -148,14 +138,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
-        x = x + gate1 * self.attn(self.norm1.modulated(x, shift1, scale1), rope)
-        result: Tensor = x + gate2 * self.mlp(self.norm2.modulated(x, shift2, scale2))
+        x = x + gate1 * self.attn(self.norm1(x, shift1, scale1), rope)
+        result: Tensor = x + gate2 * self.mlp(self.norm2(x, shift2, scale2))
         return result
 
     def attention_weights(self, x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
         """Attention weights (B, h, N, N) of :meth:`forward` with the same arguments."""
         shift, scale = self.adaLN_modulation(condition).chunk(6, dim=-1)[:2]
-        return self.attn.weights(self.norm1.modulated(x, shift, scale), rope)
+        return self.attn.weights(self.norm1(x, shift, scale), rope)
 
 
 def run_blocks(blocks: Iterable[Block], x: Tensor, condition: Tensor, rope: RotaryPositions) -> Tensor:
@@ -181,7 +171,7 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Tokens (B, N, D), condition (B, 1 or N, D) -> (B, N, C)."""
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
-        projected: Tensor = self.linear(self.norm_final.modulated(x, shift, scale))
+        projected: Tensor = self.linear(self.norm_final(x, shift, scale))
         return projected
 
 
@@ -229,3 +219,36 @@ class LabelEmbedder(nn.Module):
         """(B,) int64 -> (B, D)."""
         embedded: Tensor = self.embedding_table(labels)
         return embedded
+
+
+def initialise(model: nn.Module, linear: Literal["xavier", "default"]) -> None:
+    """Set initial weights in place: every block is the identity and the output zero.
+
+    ``linear`` is what Linear layers start from: Xavier-uniform with zero bias (the release's LightningDiT), or
+    PyTorch's default (the release's DiT-DH, whose Xavier step is switched off).
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and linear == "xavier":
+            nn.init.xavier_uniform_(layer.weight)
+            _zero(layer.bias)
+    # Now the exceptions among the layers above.
+    for layer in model.modules():
+        if isinstance(layer, LatentEmbedder):
+            nn.init.xavier_uniform_(layer.proj.weight.flatten(1))
+            _zero(layer.proj.bias)
+        elif isinstance(layer, LabelEmbedder):
+            nn.init.normal_(layer.embedding_table.weight, std=NARROW)
+        elif isinstance(layer, TimestepEmbedder):
+            for part in layer.mlp:
+                if isinstance(part, nn.Linear):
+                    nn.init.normal_(part.weight, std=NARROW)
+        elif isinstance(layer, Block):
+            _zero(*layer.adaLN_modulation.parameters())
+        elif isinstance(layer, FinalLayer):
+            _zero(*layer.adaLN_modulation.parameters(), *layer.linear.parameters())
+
+
+def _zero(*tensors: Tensor | None) -> None:
+    for tensor in tensors:
+        if tensor is not None:
+            nn.init.zeros_(tensor)

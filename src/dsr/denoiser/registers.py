@@ -22,20 +22,14 @@ from dsr.base.errors import UserError
 from dsr.base.positions import position_table
 
 
-def check(count: int, start: int, depth: int) -> None:
-    """Refuse settings in which registers would not work.
+def create(count: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Return tokens, drawn from N(0, 1), and their positions; both (1, R, D).
 
     Raises:
-        UserError: if ``count`` is no perfect square, or no block of ``depth`` comes after ``start``.
+        UserError: if ``count`` is no perfect square.
     """
-    if count < 0 or math.isqrt(count) ** 2 != count:
+    if math.isqrt(count) ** 2 != count:
         raise UserError(f"registers {count}: give 0 or a perfect square (their positions form a square grid)")
-    if count and not 0 <= start < depth:
-        raise UserError(f"register_start {start}: registers enter before one of the blocks 0 to {depth - 1}")
-
-
-def create(count: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Return tokens, drawn from N(0, 1), and their positions; both (1, R, D)."""
     tokens = nn.Parameter(torch.randn(1, count, width))
     return tokens, nn.Parameter(position_table(width, math.isqrt(count)))
 
@@ -64,7 +58,6 @@ class Entry(nn.Module):
 
     def __init__(self, block: nn.Module, *, count: int, width: int) -> None:
         super().__init__()
-        check(count, 0, 1)
         self.block = block
         self.tokens, self.positions = create(count, width)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,10 +14,14 @@ from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
-from dsr.encoder.families import FAMILIES
+from dsr.encoder.dinov2 import Dinov2Encoder
+from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import VitEncoder
+
+FAMILIES: Mapping[str, type[VitEncoder]] = {"siglip2": Siglip2Encoder, "dinov2": Dinov2Encoder}
+"""By `encoders.*.family`. To add one: a class here, and its name in `dsr.config.encoders.Encoder.family`."""
 
 
 def quantised(pixels: torch.Tensor) -> torch.Tensor:
@@ -51,9 +57,9 @@ class Autoencoder(nn.Module):
         self.normaliser = normaliser
         self.in_half = False
         # The decoder returns pixels in the scale that the encoder saw.
-        scale = FAMILIES[family]
-        mean = encoder.pixel_mean.clone() if encoder else torch.tensor(scale.pixel_mean).view(3, 1, 1)
-        std = encoder.pixel_std.clone() if encoder else torch.tensor(scale.pixel_std).view(3, 1, 1)
+        published = FAMILIES[family]
+        mean = encoder.pixel_mean.clone() if encoder else torch.tensor(published.PIXEL_MEAN).view(3, 1, 1)
+        std = encoder.pixel_std.clone() if encoder else torch.tensor(published.PIXEL_STD).view(3, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.requires_grad_(False).eval()
@@ -91,12 +97,7 @@ class Autoencoder(nn.Module):
 
 
 def load_autoencoder(
-    spec: EncoderSpec,
-    *,
-    encoder: Path | None,
-    neurons: Path | None,
-    statistics: Path | None,
-    decoder: Path | None,
+    spec: EncoderSpec, *, encoder: Path | None, neurons: Path | None, statistics: Path | None, decoder: Path | None
 ) -> Autoencoder:
     """Load an autoencoder in eval mode, frozen, on the CPU.
 
@@ -109,16 +110,10 @@ def load_autoencoder(
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification or the other files.
-        TypeError: if there is a decoder and ``spec`` says nothing about it.
     """
-    pixels = None
-    if decoder is not None:
-        if not isinstance(spec, AutoencoderSpec):
-            raise TypeError(f"{decoder}: an EncoderSpec does not describe a decoder; give an AutoencoderSpec")
-        pixels = load_decoder(spec, decoder)
     return Autoencoder(
         encoder=load_encoder(spec, encoder=encoder, neurons=neurons) if encoder else None,
-        decoder=pixels,
+        decoder=load_decoder(cast(AutoencoderSpec, spec), decoder) if decoder else None,
         normaliser=Normaliser.load(statistics, spec.latent_shape) if statistics else None,
         family=spec.encoder.family,
     )
@@ -130,11 +125,9 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification.
     """
-    loaded = FAMILIES[spec.encoder.family].encoder.load(encoder, spec.encoder.input_size)
-    for key, found, expected in (
-        ("width", loaded.width, spec.encoder.width),
-        ("patch_size", loaded.patch_size, spec.encoder.patch_size),
-    ):
+    loaded = FAMILIES[spec.encoder.family].load(encoder, spec.encoder.input_size)
+    for key in ("width", "patch_size"):
+        found, expected = getattr(loaded, key), getattr(spec.encoder, key)
         if found != expected:
             raise UserError(
                 f"{encoder}: {key} is {found}, but the configuration's encoder says {expected}; correct one"
@@ -149,22 +142,10 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
 
 
 def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:
-    """Build the decoder of a specification, untrained; its patches fill ``spec.image_size`` exactly.
-
-    Raises:
-        UserError: if the image size is not a multiple of the number of tokens along a side.
-    """
+    """Build the decoder of a specification, untrained; its patches fill ``spec.image_size`` exactly."""
     grid = spec.encoder.grid
-    if spec.image_size % grid:
-        raise UserError(f"data.image_size {spec.image_size} is not a multiple of the {grid} tokens along a side")
     return ViTDecoder(
-        in_channels=spec.encoder.width,
-        hidden_size=spec.decoder.hidden_size,
-        depth=spec.decoder.depth,
-        num_heads=spec.decoder.num_heads,
-        intermediate_size=spec.decoder.intermediate_size,
-        patch_size=spec.image_size // grid,
-        grid=grid,
+        in_channels=spec.encoder.width, patch_size=spec.image_size // grid, grid=grid, **spec.decoder.model_dump()
     )
 
 

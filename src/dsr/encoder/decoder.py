@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -37,13 +39,13 @@ class ViTDecoder(nn.Module):
         grid: int,
     ) -> None:
         super().__init__()
-        if hidden_size % num_heads or hidden_size % 4:
-            raise ValueError(f"hidden_size {hidden_size} must be a multiple of num_heads ({num_heads}) and of 4")
         self.patch_size = patch_size
         self.grid = grid
         self.decoder_embed = nn.Linear(in_channels, hidden_size)
         self.trainable_cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
-        self.decoder_pos_embed = nn.Parameter(_positions(hidden_size, grid), requires_grad=False)
+        # A zero row for CLS, then the patches' positions.
+        positions = F.pad(position_table(hidden_size, grid), (0, 0, 1, 0))
+        self.decoder_pos_embed = nn.Parameter(positions, requires_grad=False)
         self.decoder_layers = nn.ModuleList(_Layer(hidden_size, num_heads, intermediate_size) for _ in range(depth))
         self.decoder_norm = nn.LayerNorm(hidden_size, eps=NORM_EPS)
         self.decoder_pred = nn.Linear(hidden_size, patch_size**2 * 3)
@@ -56,73 +58,37 @@ class ViTDecoder(nn.Module):
         for layer in self.decoder_layers:
             x = layer(x)
         patches = self.decoder_pred(self.decoder_norm(x))[:, 1:]
-        return self._unpatchify(patches)
-
-    def _unpatchify(self, patches: torch.Tensor) -> torch.Tensor:
-        """Arrange (B, grid², rows * columns * channels of a patch) as an image."""
-        side = self.grid * self.patch_size
-        split = patches.reshape(len(patches), self.grid, self.grid, self.patch_size, self.patch_size, 3)
-        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, side, side)
-
-
-class _Dense(nn.Module):
-    """One linear layer under the name ``dense``."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(inputs, outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        projected: torch.Tensor = self.dense(x)
-        return projected
-
-
-class _SelfAttention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (self._split(part(x)) for part in (self.query, self.key, self.value))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.view(len(x), x.shape[1], self.heads, -1).transpose(1, 2)
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.attention = _SelfAttention(width, heads)
-        self.output = _Dense(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        projected: torch.Tensor = self.output(self.attention(x))
-        return projected
+        # A token's channels are rows, columns and colours of its patch.
+        split: torch.Tensor = patches.reshape(len(x), self.grid, self.grid, self.patch_size, self.patch_size, 3)
+        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 3, *[self.grid * self.patch_size] * 2)
 
 
 class _Layer(nn.Module):
     def __init__(self, width: int, heads: int, intermediate: int) -> None:
         super().__init__()
+        self.heads = heads
         self.layernorm_before = nn.LayerNorm(width, eps=NORM_EPS)
-        self.attention = _Attention(width, heads)
+        projections = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
+        self.attention = nn.ModuleDict({"attention": projections, "output": _dense(width, width)})
         self.layernorm_after = nn.LayerNorm(width, eps=NORM_EPS)
-        self.intermediate = _Dense(width, intermediate)
-        self.output = _Dense(intermediate, width)
+        self.intermediate = _dense(width, intermediate)
+        self.output = _dense(intermediate, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.layernorm_before(x))
+        """(B, T, D) -> (B, T, D)."""
+        normed = self.layernorm_before(x)
+        q, k, v = (
+            part(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.attention["attention"].children()
+        )
+        x = x + self.attention["output"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         update: torch.Tensor = self.output(F.gelu(self.intermediate(self.layernorm_after(x))))
         return x + update
 
 
-def _positions(width: int, grid: int) -> torch.Tensor:
-    """Fixed table (1, 1 + grid², width): a zero row for CLS, then the patches' positions."""
-    table = position_table(width, grid)
-    return torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
+def _dense(inputs: int, outputs: int) -> nn.Sequential:
+    """One linear layer under the name ``dense``."""
+    return nn.Sequential(OrderedDict(dense=nn.Linear(inputs, outputs)))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -6,7 +6,6 @@ score] of a discovery, best first; empty for the release's lists) and ``source``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -93,4 +92,4 @@ def read(path: Path) -> NeuronList:
 
 def write(path: Path, neurons: NeuronList) -> None:
     """Write a neuron file, atomically."""
-    write_json(path, json.loads(neurons.model_dump_json()))
+    write_json(path, neurons.model_dump(mode="json"))

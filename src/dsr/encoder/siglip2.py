@@ -2,75 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from dsr.encoder import folders
-from dsr.encoder.attention import Attention
-from dsr.encoder.blocks import Block, Mlp
-from dsr.encoder.vit import VitEncoder
-
-PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
-"""What every published SigLIP2 processor subtracts from and divides pixels in [0, 1] by."""
+from dsr.encoder.blocks import Attention, Block, Mlp
+from dsr.encoder.vit import VitEncoder, load_model, read_model_type
 
 
 class Siglip2Encoder(VitEncoder):
     """A SigLIP2 vision tower without its trained final LayerNorm and pooling head; all its tokens are image tokens."""
+
+    PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
 
     @classmethod
     def read_vision_model(cls, folder: Path) -> Any:
         """Load the vision tower from a checkpoint that may hold the text tower too."""
         from transformers import SiglipVisionConfig, SiglipVisionModel  # takes seconds, and only loading needs it
 
-        folders.read_model_type(folder, ("siglip", "siglip_vision_model"))
+        read_model_type(folder, ("siglip", "siglip_vision_model"))
         config = SiglipVisionConfig.from_pretrained(folder)
         config.vision_use_head = False
         # The trained final LayerNorm is not used.
-        return folders.load_model(folder, SiglipVisionModel, config, unused=["post_layernorm"])
+        return load_model(folder, SiglipVisionModel, config, unused=["post_layernorm"])
 
     @classmethod
-    def from_vision_model(
-        cls,
-        model: Any,
-        *,
-        input_size: int,
-        pixel_mean: Sequence[float] = PIXEL_MEAN,
-        pixel_std: Sequence[float] = PIXEL_STD,
-    ) -> Siglip2Encoder:
+    def from_vision_model(cls, model: Any, **options: Any) -> Siglip2Encoder:
         """Wrap a transformers ``SiglipVisionModel``, sharing its weights."""
         tower = getattr(model, "vision_model", model)
-        return cls(
-            tower.embeddings,
-            [_block(layer) for layer in tower.encoder.layers],
-            input_size=input_size,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-        )
-
-    @property
-    def width(self) -> int:
-        """Width D of a token."""
-        return int(self.embeddings.position_embedding.embedding_dim)  # type: ignore[union-attr,arg-type]
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return int(self.embeddings.patch_size)  # type: ignore[arg-type]
+        return cls(tower.embeddings, [_block(layer) for layer in tower.encoder.layers], **options)
 
     def tokenise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Standardised pixels (B, 3, H, W) -> image tokens with positions (B, N, D).
-
-        The position table is resized (bicubic) where the image has another number of patches.
-        """
-        embeddings: Any = self.embeddings
+        """Standardised pixels (B, 3, H, W) -> image tokens with positions (B, N, D); the table is resized, bicubic."""
         # The convolution as a matmul over patches, several times faster on GPUs.
-        weight, bias = embeddings.patch_embedding.weight.flatten(1), embeddings.patch_embedding.bias
-        tokens = F.linear(_patches(pixels, self.patch_size), weight, bias)
-        positions: torch.Tensor = embeddings.interpolate_pos_encoding(tokens, *pixels.shape[-2:])
+        projection = self.embeddings.patch_embedding
+        tokens = F.linear(_patches(pixels, self.patch_size), projection.weight.flatten(1), projection.bias)
+        positions: torch.Tensor = self.embeddings.interpolate_pos_encoding(tokens, *pixels.shape[-2:])
         return tokens + positions
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from dsr.config.encoders import TestTimeRegisters
 from dsr.encoder.blocks import Mlp
@@ -81,27 +79,3 @@ def with_registers(encoder: Encoder, neurons: Mapping[int, Sequence[int]], optio
     for layer, indices in neurons.items():
         blocks[layer] = blocks[layer].with_mlp(InterventionMlp(blocks[layer].mlp, indices, options))
     return encoder.with_blocks(blocks, options.registers)
-
-
-class AppendRegisters(nn.Module):
-    """Appends registers, zero tokens, to the sequence of a model that is not ours."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) -> (B, T + count, D)."""
-        return F.pad(x, (0, 0, 0, self.count))
-
-
-class DropRegisters(nn.Module):
-    """Drops the last ``count`` tokens again."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T + count, D) -> (B, T, D)."""
-        return x[:, : x.shape[1] - self.count]

@@ -1,18 +1,23 @@
-"""What all frozen image encoders share: a pre-norm ViT, walked block by block."""
+"""What all frozen image encoders share: a pre-norm ViT, walked block by block, from a Hugging Face folder."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from dsr.encoder import folders
+from dsr.base.errors import UserError
+from dsr.base.files import read_json
 from dsr.encoder.blocks import Block, Trace
+
+log = logging.getLogger(__name__)
 
 NORM_EPS = 1e-6
 """Epsilon of the final LayerNorm, which has no weight and no bias: every token leaves with norm sqrt(D)."""
@@ -27,35 +32,39 @@ class VitEncoder(nn.Module, abc.ABC):
     row-major order, and ``registers`` test-time registers.
 
     Args:
-        embeddings: turns standardised pixels into prefix and image tokens with positions.
+        embeddings: of transformers; turns standardised pixels into prefix and image tokens with positions.
         blocks: the transformer blocks.
         input_size: side in pixels of the images that :meth:`preprocess` makes.
-        pixel_mean: per channel, subtracted from pixels in [0, 1].
+        pixel_mean: per channel, subtracted from pixels in [0, 1]; the family's published values unless given.
         pixel_std: per channel, divided by after that.
         registers: zero tokens appended after the embeddings and removed from the output.
     """
 
+    PIXEL_MEAN: ClassVar[Sequence[float]]
+    PIXEL_STD: ClassVar[Sequence[float]]
+    """What every published processor of the family subtracts from and divides pixels in [0, 1] by."""
     pixel_mean: torch.Tensor
     pixel_std: torch.Tensor
 
     def __init__(
         self,
-        embeddings: nn.Module,
+        embeddings: Any,
         blocks: Iterable[Block],
         *,
         input_size: int,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
+        pixel_mean: Sequence[float] | None = None,
+        pixel_std: Sequence[float] | None = None,
         registers: int = 0,
     ) -> None:
         super().__init__()
         self.embeddings = embeddings
+        self.width, self.patch_size = int(embeddings.config.hidden_size), int(embeddings.patch_size)
         # A ModuleList that type checkers know the members of.
         self.blocks = cast(list[Block], nn.ModuleList(blocks))
         self.input_size = input_size
         self.registers = registers
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean or self.PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std or self.PIXEL_STD).view(3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -65,10 +74,9 @@ class VitEncoder(nn.Module, abc.ABC):
         Raises:
             UserError: if a file is missing or the weights are not those of the configured model.
         """
-        mean, std = folders.read_scale(folder)
-        return cls.from_vision_model(
-            cls.read_vision_model(folder), input_size=input_size, pixel_mean=mean, pixel_std=std
-        )
+        mean, std = read_scale(folder)
+        model = cls.read_vision_model(folder)
+        return cls.from_vision_model(model, input_size=input_size, pixel_mean=mean, pixel_std=std)
 
     @classmethod
     @abc.abstractmethod
@@ -77,20 +85,8 @@ class VitEncoder(nn.Module, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_vision_model(
-        cls: type[Encoder], model: Any, *, input_size: int, pixel_mean: Sequence[float], pixel_std: Sequence[float]
-    ) -> Encoder:
-        """Wrap a transformers model, sharing its weights."""
-
-    @property
-    @abc.abstractmethod
-    def width(self) -> int:
-        """Width D of a token."""
-
-    @property
-    @abc.abstractmethod
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
+    def from_vision_model(cls: type[Encoder], model: Any, **options: Any) -> Encoder:
+        """Wrap a transformers model, sharing its weights; ``options`` are arguments of the class."""
 
     @property
     def prefix(self) -> int:
@@ -119,9 +115,13 @@ class VitEncoder(nn.Module, abc.ABC):
         """
         return (resize(pixels, self.input_size) - self.pixel_mean) / self.pixel_std
 
-    @abc.abstractmethod
     def tokenise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Standardised pixels (B, 3, H, W) -> prefix and image tokens with positions (B, prefix + N, D)."""
+        """Standardised pixels (B, 3, H, W) -> prefix and image tokens with positions (B, prefix + N, D).
+
+        The position table is resized, as the model was published, where the image has another number of patches.
+        """
+        tokens: torch.Tensor = self.embeddings(pixels)
+        return tokens
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the stream before the first block: standardised pixels (B, 3, H, W) -> (B, T, D)."""
@@ -155,3 +155,78 @@ def resize(pixels: torch.Tensor, size: int) -> torch.Tensor:
         return pixels
     resized: torch.Tensor = F.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)
     return resized
+
+
+def read_scale(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the processor's mean and standard deviation of pixels in [0, 1], per channel.
+
+    Raises:
+        UserError: if the processor's file is missing or lacks them.
+    """
+    processor = _read(folder, "preprocessor_config.json")
+    missing = [key for key in ("image_mean", "image_std") if key not in processor]
+    if missing:
+        raise UserError(f"{folder / 'preprocessor_config.json'}: {', '.join(missing)} missing; download it again")
+    return processor["image_mean"], processor["image_std"]
+
+
+def read_model_type(folder: Path, expected: Collection[str]) -> str:
+    """Return the architecture that config.json names, one of ``expected``.
+
+    Raises:
+        UserError: if it is another one, or the file is missing.
+    """
+    kind = _read(folder, "config.json").get("model_type")
+    if kind not in expected:
+        names = " or ".join(f"'{name}'" for name in expected)
+        raise UserError(f"{folder / 'config.json'}: model_type is '{kind}', expected {names}")
+    return str(kind)
+
+
+def load_model(folder: Path, architecture: Any, config: Any, *, unused: Sequence[str]) -> Any:
+    """Load a transformers model in float32; every weight must be there and of the right shape.
+
+    Args:
+        folder: the model's folder, which may hold weights of more than this model.
+        architecture: class of the model.
+        config: its configuration.
+        unused: parts of names of weights that nobody reads, so that a checkpoint may lack them.
+
+    Raises:
+        UserError: if weights are missing, misshapen or unreadable.
+    """
+    try:
+        model, report = architecture.from_pretrained(
+            folder,
+            config=config,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: the weights cannot be read ({error}); download the encoder again") from None
+    # Versions of transformers report a key of another shape as the key, or as (key, shape, shape).
+    reshaped = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    wrong = sorted(key for key in {*report["missing_keys"], *reshaped} if not any(name in key for name in unused))
+    if wrong:
+        raise UserError(
+            f"{folder}: {len(wrong)} vision weights are missing or of another shape than config.json says "
+            f"({', '.join(wrong[:3])}, ...); download the encoder again"
+        )
+    log.info("Loaded %s: %d unused tensors", folder, len(report["unexpected_keys"]))
+    return model.float()
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a Hugging Face model folder (download the encoder again)")
+    try:
+        content = read_json(path)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; download the encoder again")
+    return content

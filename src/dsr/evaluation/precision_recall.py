@@ -100,20 +100,20 @@ class _Tile:
         self._norms, self._others = tf.constant(norms[rows]), tf.constant(others[columns])
         if half:
             u, v = (tf.cast(tf.cast(points, tf.float16), tf.float32) for points in (u, v))
-        self._products = tf.cast(tf.matmul(u, v, transpose_b=True), self._norms.dtype)
+        self._dots = tf.cast(tf.matmul(u, v, transpose_b=True), self._norms.dtype)
 
     def distances(self) -> Tensor:
         """D(left, right), float32 (m, c)."""
-        return _distances(self._norms, self._products, self._others)
+        return _distances(self._norms, self._dots, self._others)
 
     def reverse(self) -> Tensor:
         """D(right, left), float32 (c, m): what is rounded differs from D(left, right)."""
-        return _distances(self._others, tensorflow().transpose(self._products), self._norms)
+        return _distances(self._others, tensorflow().transpose(self._dots), self._norms)
 
 
-def _distances(norms: Tensor, products: Tensor, others: Tensor) -> Tensor:
+def _distances(norms: Tensor, dots: Tensor, others: Tensor) -> Tensor:
     tf = tensorflow()
-    return tf.cast(tf.maximum(norms[:, None] - 2 * products + others, 0), tf.float32)
+    return tf.cast(tf.maximum(norms[:, None] - 2 * dots + others, 0), tf.float32)
 
 
 def half_blocks(left: Points, right: Points) -> Flags:

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dsr.artifacts.manifest import Manifest
-from dsr.base.durations import duration
-from dsr.base.markup import pipe_table
+from dsr.base.text import duration, pipe_table
 from dsr.config.load import Config
 from dsr.plan import storage
 from dsr.plan.stages import Work, works

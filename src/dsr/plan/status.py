@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsr.base.durations import duration
 from dsr.base.files import read_json_lines
-from dsr.base.markup import pipe_table
+from dsr.base.text import duration, pipe_table
 from dsr.config.base import Positive, Section
 
 RECENT = 10

@@ -17,7 +17,7 @@ import yaml
 
 from dsr.base.errors import UserError
 from dsr.base.files import read_json_lines
-from dsr.base.markup import pipe_table
+from dsr.base.text import pipe_table
 from dsr.config.base import Section
 from dsr.config.load import Config
 from dsr.config.specs import spec_hash

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from dsr.base.markup import pipe_table
+from dsr.base.text import pipe_table
 from dsr.config.sampling import CHOSEN, Guidance
 from dsr.report.notes import MARK, OFF_CHART, describe, disclaimer, footnotes
 from dsr.report.published import CHART, QUANTITIES

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dsr.accel.arithmetic import set_arithmetic
+from dsr.accel.device import set_arithmetic
 from dsr.base import files, tensors
 from dsr.base.distributed import World
 from dsr.base.progress import Progress

@@ -10,10 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsr.accel.arithmetic import round_matmul_weights, usable_precision
-from dsr.accel.compilation import compile_each
-from dsr.accel.denoiser import accelerate
-from dsr.accel.fetched import Fetched
+from dsr.accel.device import Fetched, round_matmul_weights, usable_precision
+from dsr.accel.models import accelerate, compile_each
 from dsr.base.errors import UserError
 from dsr.base.randomness import noise
 from dsr.config.specs import SampleSpec

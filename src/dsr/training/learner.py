@@ -13,8 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dsr.accel.arithmetic import usable_precision
-from dsr.accel.fetched import Fetched
+from dsr.accel.device import Fetched, usable_precision
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.config.training import Recipe

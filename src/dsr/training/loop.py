@@ -8,9 +8,8 @@ import time
 
 import torch
 
-from dsr.accel.arithmetic import set_arithmetic
-from dsr.accel.denoiser import accelerate
-from dsr.accel.encoder import accelerated_encode
+from dsr.accel.device import set_arithmetic
+from dsr.accel.models import accelerate, accelerated_encode
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError

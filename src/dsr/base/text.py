@@ -1,4 +1,4 @@
-"""Plain text tables in Markdown."""
+"""Text that people read: tables in Markdown, and times."""
 
 from __future__ import annotations
 
@@ -18,3 +18,18 @@ def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Coll
         ]
         lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines)
+
+
+def duration(hours: float | None) -> str:
+    """Hours as '2 d 03:15', '3:15 h', '4 min' or '12 s'; '-' for None."""
+    if hours is None:
+        return "-"
+    minutes = round(hours * 60)
+    if minutes < 1:
+        return f"{round(hours * 3600)} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60}:{minutes % 60:02d} h"
+    days, rest = divmod(minutes, 24 * 60)
+    return f"{days} d {rest // 60:02d}:{rest % 60:02d}"

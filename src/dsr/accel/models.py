@@ -1,22 +1,30 @@
-"""Make a denoiser fast on the device at hand: fused kernels where they run, compiled layers where they do not."""
+"""Make models fast on the device at hand: fused kernels where they run, compiled layers where they do not."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from dsr.accel.compilation import compile_each
+from dsr.accel.device import round_matmul_weights
 from dsr.denoiser.build import Denoiser
 from dsr.denoiser.layers import Block, Run, run_blocks
+from dsr.encoder.autoencoder import Autoencoder
+from dsr.encoder.blocks import Attention
 
 log = logging.getLogger(__name__)
 
 TRIAL_IMAGES = 16
 """Images of a trial pass, unless the memory is too small for them."""
+
+VARIANTS = 64
+"""Shapes and modes that one piece of code may be compiled for; two models need more than PyTorch's own 8."""
+
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"comprehensive_padding": False}
+"""For PyTorch's compiler. Rows with gaps would keep its matmuls from adding the bias themselves."""
 
 
 def accelerate(model: Denoiser, device: torch.device, precision: str) -> None:
@@ -59,7 +67,7 @@ def _ways(
     """Ways to run the blocks, the fastest first; ``failed`` gets what cannot be tried at all."""
     try:
         # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
-        from dsr.accel import flash_attention, frozen, fused, matmul
+        from dsr.accel import flash_attention, fused, matmul
     except Exception as error:
         failed.append(f"fused kernels ({type(error).__name__}: {error})")
         return []
@@ -72,7 +80,7 @@ def _ways(
     if any(parameter.requires_grad for parameter in model.parameters()):
         return [("bf16 matmuls fused with RoPE", lambda: fused.FusedBlocks(fuse_rope=True)), *ways]
     blocks = cast(Iterable[Block], model.blocks)
-    return [("bf16 matmuls fused with RoPE and SwiGLU", lambda: frozen.FrozenBlocks(blocks)), *ways]
+    return [("bf16 matmuls fused with RoPE and SwiGLU", lambda: fused.FrozenBlocks(blocks)), *ways]
 
 
 def _trial_pass(model: Denoiser, device: torch.device, precision: str) -> None:
@@ -104,3 +112,54 @@ def _pass(model: Denoiser, device: torch.device, precision: str, images: int) ->
     if trained:
         torch.autograd.grad(result.float().sum(), trained, allow_unused=True)
     torch.cuda.synchronize(device)
+
+
+def accelerated_encode(autoencoder: Autoencoder, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a fast ``autoencoder.encode``, which is on ``device``; what it computes changes by rounding only.
+
+    Set arithmetic and call :meth:`Autoencoder.use_half` before: the attention has TF32 and float16, but no fp32.
+    """
+    if autoencoder.in_half and autoencoder.encoder is not None:
+        round_matmul_weights(autoencoder.encoder, torch.float16)
+    layers = [layer for layer in autoencoder.modules() if isinstance(layer, Attention)]
+    if device.type == "cuda" and (autoencoder.in_half or torch.backends.cuda.matmul.allow_tf32):
+        _replace_attention(layers, torch.float16 if autoencoder.in_half else torch.float32, device)
+    _prepare_compiler()
+    return torch.compile(autoencoder.encode, dynamic=False, options=OPTIONS)
+
+
+def _replace_attention(layers: list[Attention], dtype: torch.dtype, device: torch.device) -> None:
+    """Let the attention of `dsr.accel.flash_attention` run, if it does with the heads of these layers."""
+    try:
+        # Triton comes with PyTorch's CUDA builds only, so the import must wait until here.
+        from dsr.accel.flash_attention import attend, runs_on
+
+        if not runs_on(device):
+            return
+        for heads, width in {(layer.num_heads, layer.q_proj.out_features) for layer in layers}:
+            attend(torch.zeros(1, 257, 3, heads, width // heads, dtype=dtype, device=device))
+        torch.cuda.synchronize(device)
+    except Exception as error:
+        # As above.
+        log.warning("No fused attention (%s: %s); PyTorch's is used instead", type(error).__name__, error)
+        return
+    for layer in layers:
+        layer.attend = attend
+
+
+def compile_each(modules: Iterable[nn.Module]) -> None:
+    """Compile modules in place, each for the exact shapes that it sees.
+
+    Modules of one class share their code: 28 equal blocks take the time of one. What cannot be compiled (no C++
+    compiler, an unknown GPU) runs as it is, with a warning of PyTorch that says why.
+    """
+    _prepare_compiler()
+    for module in modules:
+        module.compile(dynamic=False, options=OPTIONS)  # type: ignore[no-untyped-call]
+
+
+def _prepare_compiler() -> None:
+    import torch._dynamo  # takes a second, and only compiled code needs it
+
+    torch._dynamo.config.recompile_limit = VARIANTS
+    torch._dynamo.config.suppress_errors = True

@@ -1,4 +1,4 @@
-"""What numbers are computed in: process-wide settings, and what the device at hand can do."""
+"""The device: what numbers it computes in, process-wide, and copies from it."""
 
 from __future__ import annotations
 
@@ -46,3 +46,21 @@ def round_matmul_weights(module: nn.Module, dtype: torch.dtype) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.to(dtype)
+
+
+class Fetched:
+    """A tensor on its way from the device to the host, which does not wait for it."""
+
+    def __init__(self, device: torch.Tensor) -> None:
+        self.device = device
+        # Without waiting; PyTorch takes pinned memory for this.
+        self._host = device.to("cpu", non_blocking=True)
+        self._event = torch.cuda.Event() if device.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._event is not None:
+            self._event.record()  # type: ignore[no-untyped-call]
+
+    def values(self) -> torch.Tensor:
+        """Wait for the tensor; callable from any thread."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host

@@ -1,0 +1,28 @@
+"""The project's configuration, and changed ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from snakemake.utils import update_config
+
+from dsr.config.load import Config, load
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = "profiles/demo/config-overlay.yaml"
+
+
+def merged(*overlays: str, **changes: Any) -> dict[str, Any]:
+    """Return config.yaml with overlays and then changes merged into it, as Snakemake does."""
+    content: dict[str, Any] = {}
+    for name in ("config.yaml", *overlays):
+        update_config(content, yaml.safe_load((ROOT / name).read_text(encoding="utf-8")))
+    update_config(content, changes)
+    return content
+
+
+def configuration(*overlays: str, **changes: Any) -> Config:
+    """Return the validated configuration."""
+    return load(merged(*overlays, **changes))
