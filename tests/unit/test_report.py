@@ -18,7 +18,6 @@ from PIL import Image
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.base.errors import UserError
-from dsr.base.files import write_json
 from dsr.config.load import Config, load
 from dsr.data.npz import write_images
 from dsr.report.entries import Entry
@@ -33,16 +32,7 @@ from dsr.report.provenance import markdown as provenance_markdown
 from dsr.report.render import markdown
 from dsr.report.supplements import read_fids
 from dsr.report.table import TableInput, collect
-from tests.configuration import ROOT, configuration
-
-
-def write_metrics(path: Path, fid: float) -> Path:
-    values = {"fid": fid, "sfid": 6.0, "inception_score": 155.0, "precision": 0.69, "recall": 0.561}
-    values |= {"precision_f32": 0.691, "recall_f32": 0.5615}
-    reference = {"name": "validation", "images": 50000, "sha256": "0"}
-    write_json(path, {**values, "images": 50000, "reference": reference, "samples": {"sha256": "1"}})
-    return path
-
+from tests.configuration import ROOT, configuration, write_metrics
 
 # Provenance
 

@@ -19,19 +19,9 @@ from dsr.report.published import METRICS, Published
 from dsr.report.render import latex, markdown
 from dsr.report.supplements import read_fids, references, sampling_seeds, training_seeds, with_variants
 from dsr.report.table import TableInput, collect
+from tests.configuration import write_metrics
 
 NONE = read_fids([])
-
-
-def write_metrics(path: Path, fid: float, constant: int = 0) -> Path:
-    values = {"fid": fid, "sfid": 6.0, "inception_score": 155.0, "precision": 0.69, "recall": 0.561}
-    values |= {"precision_f32": 0.691, "recall_f32": 0.5615}
-    reference = {"name": "reference-validation", "images": 50000, "sha256": "0"}
-    write_json(
-        path,
-        {**values, "images": 50000, "reference": reference, "samples": {"sha256": "1", "constant_images": constant}},
-    )
-    return path
 
 
 def table_of(config: Config, *entries: Entry, name: str = "") -> TableInput:
