@@ -17,7 +17,8 @@ import requests
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
-from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, TransientError
+from dsr.artifacts.manifest import MANIFEST, OWN_COPY
+from dsr.base.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,18 @@ LONGEST_WAIT = 300.0
 """Seconds; a server that asks for a longer wait is taken at its word, and the command gives up."""
 
 
+class TransientError(Exception):
+    """A failure that is worth another attempt; never leaves this package.
+
+    Attributes:
+        retry_after: seconds that the server asks to wait, if it does.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
     """Call ``action``, which uses requests, until it succeeds, waiting longer after every transient failure.
 
@@ -48,7 +61,7 @@ def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
         action: may raise TransientError to be called again.
 
     Raises:
-        ArtifactError: if no further attempt would help, after the last one, or if the server asks for a longer wait
+        UserError: if no further attempt would help, after the last one, or if the server asks for a longer wait
             than is allowed.
     """
     attempt = 1
@@ -67,19 +80,19 @@ def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
                 time.sleep(wait)
                 attempt += 1
                 continue
-            raise ArtifactError(f"{what}: {error}; {ending}: what has been received is kept") from error
+            raise UserError(f"{what}: {error}; {ending}: what has been received is kept") from error
 
 
 def refuse_page(what: str, start: bytes) -> None:
     """Refuse a web page that came instead of a file; ``start`` is the beginning of the content.
 
     Raises:
-        ArtifactError: quoting the page's first words.
+        UserError: quoting the page's first words.
     """
     if _PAGE.match(start):
         text = re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", start.decode("utf-8", "replace"))
         words = " ".join(html.unescape(text).split())[:160]
-        raise ArtifactError(
+        raise UserError(
             f'{what}: the server sent a web page instead of the file, saying: "{words}". Nothing of it was kept. Open '
             f"the source in a browser to see why, or {OWN_COPY}"
         )
@@ -101,14 +114,14 @@ def disk_errors(what: str, folder: Path) -> Iterator[None]:
     """Turn a full disk, an exhausted quota and a file-size limit into one clear error.
 
     Raises:
-        ArtifactError: naming the folder and the space left.
+        UserError: naming the folder and the space left.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
-        raise ArtifactError(
+        raise UserError(
             f"{what}: {error.strerror} under {folder} ({shutil.disk_usage(folder).free / 1e9:.2f} GB free). Make room "
             "and run the command again: what has been written is kept"
         ) from error
@@ -121,9 +134,7 @@ def _errors_of_requests(what: str, denied: str) -> Iterator[None]:
     except requests.HTTPError as error:
         _refuse_status(what, denied, error.response)
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-        raise ArtifactError(
-            f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine"
-        ) from error
+        raise UserError(f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine") from error
     except requests.RequestException as error:
         raise TransientError(f"the connection failed ({plain(error)})") from error
 
@@ -137,10 +148,10 @@ def _refuse_status(what: str, denied: str, response: requests.Response) -> NoRet
             wait = Retry().parse_retry_after(response.headers["Retry-After"])
         raise TransientError(f"the server answered HTTP {status}", wait)
     if status in (401, 403):
-        raise ArtifactError(f"{what}: access refused (HTTP {status}). {denied}")
+        raise UserError(f"{what}: access refused (HTTP {status}). {denied}")
     if status in (404, 410):
-        raise ArtifactError(
+        raise UserError(
             f"{what}: not there any more (HTTP {status}). Find where the publisher moved it and change "
             f"{MANIFEST}, or {OWN_COPY}"
         )
-    raise ArtifactError(f"{what}: the server answered HTTP {status}. Try again later, or {OWN_COPY}")
+    raise UserError(f"{what}: the server answered HTTP {status}. Try again later, or {OWN_COPY}")

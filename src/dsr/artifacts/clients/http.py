@@ -9,8 +9,7 @@ import requests
 from tqdm import tqdm
 
 from dsr.artifacts import transfer
-from dsr.artifacts.errors import OWN_COPY, TransientError
-from dsr.artifacts.manifest import HttpSource
+from dsr.artifacts.manifest import OWN_COPY, HttpSource
 from dsr.base import files
 
 _DENIED = f"The address may have moved: check it in a browser, or {OWN_COPY}"
@@ -22,7 +21,7 @@ def fetch(source: HttpSource, target: Path) -> None:
     Bytes arrive in `<target>.part`; `<target>.part.version` says which version of the remote file they belong to.
 
     Raises:
-        ArtifactError: if it cannot be had.
+        UserError: if it cannot be had.
     """
     part = target.with_name(f"{target.name}.part")
     transfer.retrying(transfer.plain(source.url), _DENIED, lambda: _attempt(source.url, part))
@@ -45,7 +44,7 @@ def _attempt(url: str, part: Path) -> None:
             rest and not place.startswith(f"bytes {have}-")
         ):
             part.unlink(missing_ok=True)
-            raise TransientError("the server has no such rest of the file; starting over")
+            raise transfer.TransientError("the server has no such rest of the file; starting over")
         response.raise_for_status()
         blocks = response.iter_content(1 << 20)
         first = next(blocks, b"")
@@ -58,7 +57,7 @@ def _attempt(url: str, part: Path) -> None:
                 stream.write(block)
     received = part.stat().st_size
     if total.isdigit() and received != int(total):
-        raise TransientError(f"received {received} of {total} bytes")
+        raise transfer.TransientError(f"received {received} of {total} bytes")
 
 
 def _version(response: requests.Response) -> str:
