@@ -20,9 +20,9 @@ from dsr.artifacts.fetch import look_for_names
 from dsr.artifacts.manifest import FileCheck, ImageCount, WeightsCheck
 from dsr.base.errors import UserError
 from dsr.base.tensors import read_about
-from dsr.config.denoisers import Dit
 from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
+from dsr.config.training import Dit
 from dsr.denoiser.build import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder, load_decoder
 from dsr.encoder.statistics import Normaliser

@@ -10,8 +10,8 @@ import pytest
 
 from dsr.config.base import ConfigurationError
 from dsr.config.load import Config, load
+from dsr.config.sampling import overlay_rows
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash, spec_json
-from dsr.config.tables import overlay_rows
 from tests.configuration import ROOT
 
 

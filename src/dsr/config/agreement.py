@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from dsr.config.tables import published_rows
+from dsr.config.sampling import published_rows
 
 if TYPE_CHECKING:
     from dsr.config.load import Config
@@ -18,15 +18,18 @@ def disagreements(config: Config) -> list[str]:
 
 
 def _unknown_names(config: Config) -> Iterator[str]:
-    sweep, comparable = config.sampling.sweep, [*config.rows, *sorted(published_rows())]
-    names: list[tuple[str, str | None, Collection[str]]] = []
-    for name, row in config.rows.items():
-        names += [
-            (f"rows.{name}.encoder", row.encoder, config.encoders),
-            (f"rows.{name}.denoiser", row.denoiser, config.denoisers),
-            (f"rows.{name}.recipe", row.recipe, config.recipes),
-            (f"rows.{name}.compare_with", row.compare_with, comparable),
-        ]
+    sweep = config.sampling.sweep
+    known_to_rows: dict[str, Collection[str]] = {
+        "encoder": config.encoders,
+        "denoiser": config.denoisers,
+        "recipe": config.recipes,
+        "compare_with": [*config.rows, *sorted(published_rows())],
+    }
+    names: list[tuple[str, str | None, Collection[str]]] = [
+        (f"rows.{name}.{key}", getattr(row, key), known)
+        for name, row in config.rows.items()
+        for key, known in known_to_rows.items()
+    ]
     names += [("sampling.sweep.rows", row, config.rows) for row in (sweep.rows if sweep else ())]
     names += [("figures.rows", row, config.rows) for row in config.figures.rows or ()]
     for key, value, known in names:

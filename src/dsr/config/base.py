@@ -28,7 +28,7 @@ def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
-def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+def _ascending(values: tuple[T, ...]) -> tuple[T, ...]:
     if list(values) != sorted(values):
         raise ValueError("must be ascending")
     return values
@@ -44,3 +44,5 @@ Distinct = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_each_on
 """At least one, and none twice."""
 Ascending = Annotated[Distinct[T], AfterValidator(_ascending)]
 """Distinct, in order."""
+Interval = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+"""From a first share to a last one, which may be the same."""

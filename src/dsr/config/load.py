@@ -11,11 +11,9 @@ from pydantic import Field, ValidationError, model_validator
 from dsr.base.errors import problems
 from dsr.config.agreement import disagreements
 from dsr.config.base import ConfigurationError, Name, Section
-from dsr.config.data import Data
-from dsr.config.denoisers import Denoiser
-from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
+from dsr.config.encoders import Data, Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.execution import Execution, Resources
-from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling
+from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling, Table
 from dsr.config.specs import (
     AutoencoderSpec,
     DiscoverSpec,
@@ -25,8 +23,7 @@ from dsr.config.specs import (
     StatisticsSpec,
     TrainSpec,
 )
-from dsr.config.tables import Table
-from dsr.config.training import Flow, Recipe, Row
+from dsr.config.training import Denoiser, Flow, Recipe, Row
 
 
 class Config(Section):

@@ -15,10 +15,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from dsr.config.base import Positive, Section
-from dsr.config.denoisers import Denoiser
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.sampling import Guidance
-from dsr.config.training import Flow, Recipe
+from dsr.config.training import Denoiser, Flow, Recipe
 
 
 class EncoderSpec(Section):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from dsr.base.tensors import assign, read
-from dsr.config.denoisers import Dit, DitDh
 from dsr.config.specs import ModelSpec
+from dsr.config.training import Dit, DitDh
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
 
