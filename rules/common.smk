@@ -7,7 +7,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from dsr.analysis import specs as analysis_specs
-from dsr.config.base import ConfigurationError
+from dsr.base.errors import UserError
 from dsr.config.load import load
 from dsr.config.specs import spec_hash, spec_json
 from dsr.config.sampling import overlay_rows
@@ -25,7 +25,7 @@ try:
         for name, table in CONFIG.tables.items()
         if table.overlay
     }
-except ConfigurationError as error:
+except UserError as error:
     raise WorkflowError(str(error)) from None
 
 EXECUTION = CONFIG.execution

@@ -1,6 +1,5 @@
 # What the manifest has for the rows of the configuration, and what the user has already.
 from dsr.artifacts.manifest import load as load_manifest
-from dsr.base.errors import UserError
 
 FETCH = f"python -m dsr.commands.fetch --lock {CONFIG.results}/artifacts.lock"
 MANIFEST = load_manifest()

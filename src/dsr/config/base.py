@@ -6,12 +6,6 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from dsr.base.errors import UserError
-
-
-class ConfigurationError(UserError):
-    """The configuration is wrong; the message names the key, what was expected and what to do."""
-
 
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, types are strict, values are immutable."""

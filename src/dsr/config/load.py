@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from dsr.base.errors import problems
+from dsr.base.errors import UserError, problems
 from dsr.config.agreement import disagreements
-from dsr.config.base import ConfigurationError, Name, Section
+from dsr.config.base import Name, Section
 from dsr.config.encoders import Data, Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.execution import Execution, Resources
 from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling, Table
@@ -174,7 +174,7 @@ def load(raw: Mapping[str, Any]) -> Config:
     """Validate a parsed configuration.
 
     Raises:
-        ConfigurationError: naming every wrong key, one a line.
+        UserError: naming every wrong key, one a line.
     """
     wrong = [f"{key}: {why}" for key, why in REMOVED.items() if _sets(raw, key)]
     try:
@@ -182,7 +182,7 @@ def load(raw: Mapping[str, Any]) -> Config:
             return Config.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         wrong = problems(error)
-    raise ConfigurationError(
+    raise UserError(
         "The configuration is not valid (`rules/config.schema.json` describes every key):\n  " + "\n  ".join(wrong)
     )
 

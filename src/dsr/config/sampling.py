@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from dsr.config.base import Ascending, ConfigurationError, Distinct, Interval, Name, Natural, Positive, Section, Share
+from dsr.base.errors import UserError
+from dsr.config.base import Ascending, Distinct, Interval, Name, Natural, Positive, Section, Share
 
 
 class Guidance(Section):
@@ -148,13 +149,13 @@ def overlay_rows(table: str, overlay: Path) -> list[str]:
     """Return the names of the rows that the overlay of a table has.
 
     Raises:
-        ConfigurationError: if there is no such file, or it is not a configuration with `rows`.
+        UserError: if there is no such file, or it is not a configuration with `rows`.
     """
     key = f"tables.{table}.overlay"
     if not overlay.is_file():
-        raise ConfigurationError(f"{key}: there is no file {overlay}; give its path from the folder of the Snakefile")
+        raise UserError(f"{key}: there is no file {overlay}; give its path from the folder of the Snakefile")
     try:
         content = yaml.safe_load(overlay.read_text(encoding="utf-8"))
         return [*content["rows"]]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise ConfigurationError(f"{key}: {overlay} is not a configuration file with a section `rows`") from None
+        raise UserError(f"{key}: {overlay} is not a configuration file with a section `rows`") from None
