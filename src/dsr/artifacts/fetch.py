@@ -59,7 +59,7 @@ def fetch(
     recorded = locks.read(lock).artifacts.get(artifact)
     job = Job(artifact, entry, _parse(entry.check, spec), output, lock, recorded)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with transfer.disk_errors(artifact, output.parent):
+    with files.naming(output):
         if local is not None:
             advice = "give another one, or none to download it"
             with _advising(f"It is your own copy of '{artifact}' (`artifacts` in config.yaml): {advice}"):

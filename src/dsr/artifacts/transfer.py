@@ -1,13 +1,11 @@
-"""What every client shares: bounded retries, HTTP statuses, web pages instead of files, full disks."""
+"""What every client shares: bounded retries, HTTP statuses, web pages instead of files."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import html
 import logging
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +26,6 @@ TIMEOUT = (15.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes."""
 
 _WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -107,24 +104,6 @@ def start_of(path: Path) -> bytes:
 def plain(text: object) -> str:
     """Return a message or address on one line, without the queries of addresses: signed ones open doors."""
     return re.sub(r"\?[^\s)'\"]+", "?...", " ".join(str(text).split()))
-
-
-@contextlib.contextmanager
-def disk_errors(what: str, folder: Path) -> Iterator[None]:
-    """Turn a full disk, an exhausted quota and a file-size limit into one clear error.
-
-    Raises:
-        UserError: naming the folder and the space left.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        raise UserError(
-            f"{what}: {error.strerror} under {folder} ({shutil.disk_usage(folder).free / 1e9:.2f} GB free). Make room "
-            "and run the command again: what has been written is kept"
-        ) from error
 
 
 @contextlib.contextmanager
