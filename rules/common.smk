@@ -10,7 +10,7 @@ from dsr.analysis import specs as analysis_specs
 from dsr.base.errors import UserError
 from dsr.config.load import load
 from dsr.config.specs import spec_hash, spec_json
-from dsr.config.sampling import overlay_rows
+from dsr.config.agreement import overlay_rows
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
 with open(workflow.source_path("../config.yaml"), encoding="utf-8") as stream:

@@ -138,17 +138,6 @@ def test_hub_keeps_to_the_recorded_commit(hub: Hub) -> None:
         hub.fetch()
 
 
-def test_hub_file_that_changed_under_its_commit(hub: Hub) -> None:
-    hub.serve()
-    hub.fetch()
-    shutil.rmtree(hub.output)
-    hub.files["config.json"] += b"\n"
-    hub.serve()
-    with pytest.raises(UserError, match=r"config.json has \d+ bytes .* recorded \d+ .*remove the entry 'thing'"):
-        hub.fetch()
-    assert not hub.output.exists()
-
-
 def test_hub_interrupted_transfer_continues(hub: Hub, sites: Server) -> None:
     # The client writes blocks of 10 MB.
     hub.files["model.safetensors"] += bytes(12_000_000)
@@ -177,7 +166,6 @@ def test_hub_damaged_transfer(hub: Hub) -> None:
         (status(401, X_Error_Code="RepoNotFound"), r"access refused \(HTTP 401\).*set HF_TOKEN"),
         (status(401), r"access refused \(HTTP 401\).*private, gone or gated: see https://"),
         (status(404, X_Error_Code="RevisionNotFound"), r"at main: not there any more"),
-        (status(429, Retry_After="900"), r"the server asks to wait 900 s"),
         (status(429), r"HTTP 429; gave up after 3 attempts"),
         (page("Welcome to the hotel"), r"does not come from a Hugging Face hub.*proxy"),
     ],
@@ -363,12 +351,7 @@ def test_drive_quota_keeps_what_was_received(drive: Drive) -> None:
     [
         (page("Sign in"), r"does not hand the file out .*open https://drive.google.com/uc\?id=file"),
         (lambda seen: attachment(page("Quota")(seen).body)(seen), r"web page instead.*\"Quota\""),
-        (status(404, Content_Disposition="attachment"), "404"),
-        (status(403, Content_Disposition="attachment"), "403"),
-        (
-            status(503, Content_Disposition="attachment"),
-            "503",
-        ),
+        (status(503, Content_Disposition="attachment"), "503"),
         (attachment(CONTENT, 10), r"Download is incomplete: .*gave up after 3 attempts"),
     ],
 )
@@ -477,9 +460,6 @@ def test_kaggle_interrupted_transfer_continues(
     [
         (API, 401, r"access refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
         (API, 403, r"access refused \(HTTP 403\).*rules at https://rules.example with the .*give an ImageFolder"),
-        (API, 404, r"not there any more \(HTTP 404\)"),
-        (API, 503, r"HTTP 503; gave up after 3 attempts"),
-        (LOGIN, 401, r"access refused \(HTTP 401\)"),
         (LOGIN, 403, r"no valid token. Make one at https://www.kaggle.com/settings"),
         (LOGIN, 503, r"HTTP 503; gave up after 3 attempts"),
     ],

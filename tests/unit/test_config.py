@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dsr.base.errors import UserError
+from dsr.config.agreement import overlay_rows
 from dsr.config.load import Config, load
-from dsr.config.sampling import overlay_rows
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash, spec_json
 from tests.configuration import ROOT
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Collection, Iterator
+from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsr.config.sampling import published_rows
+import yaml
+
+from dsr.base.errors import UserError
 
 if TYPE_CHECKING:
     from dsr.config.load import Config
@@ -119,3 +124,25 @@ def _figures(config: Config) -> Iterator[str]:
             f"figures.layers: {figures.layers[-1]} is beyond the last block ({deepest}) of every denoiser drawn;"
             " give fewer, or null for equal shares of the depth"
         )
+
+
+def published_rows() -> set[str]:
+    """Names of the rows of which the paper publishes numbers."""
+    text = (resources.files("dsr.report") / "published.csv").read_text(encoding="utf-8")
+    return {line["row"] for line in csv.DictReader(text.splitlines())}
+
+
+def overlay_rows(table: str, overlay: Path) -> list[str]:
+    """Return the names of the rows that the overlay of a table has.
+
+    Raises:
+        UserError: if there is no such file, or it is not a configuration with `rows`.
+    """
+    key = f"tables.{table}.overlay"
+    if not overlay.is_file():
+        raise UserError(f"{key}: there is no file {overlay}; give its path from the folder of the Snakefile")
+    try:
+        content = yaml.safe_load(overlay.read_text(encoding="utf-8"))
+        return [*content["rows"]]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise UserError(f"{key}: {overlay} is not a configuration file with a section `rows`") from None

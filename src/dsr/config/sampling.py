@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
-from dsr.base.errors import UserError
 from dsr.config.base import Ascending, Distinct, Interval, Name, Natural, Positive, Section, Share
 
 
@@ -137,25 +132,3 @@ class Table(Section):
     """Configuration file that has the rows which this one lacks; it becomes part of their command."""
     note: str | None = None
     """What a reader has to know besides."""
-
-
-def published_rows() -> set[str]:
-    """Names of the rows of which the paper publishes numbers."""
-    text = (resources.files("dsr.report") / "published.csv").read_text(encoding="utf-8")
-    return {line["row"] for line in csv.DictReader(text.splitlines())}
-
-
-def overlay_rows(table: str, overlay: Path) -> list[str]:
-    """Return the names of the rows that the overlay of a table has.
-
-    Raises:
-        UserError: if there is no such file, or it is not a configuration with `rows`.
-    """
-    key = f"tables.{table}.overlay"
-    if not overlay.is_file():
-        raise UserError(f"{key}: there is no file {overlay}; give its path from the folder of the Snakefile")
-    try:
-        content = yaml.safe_load(overlay.read_text(encoding="utf-8"))
-        return [*content["rows"]]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise UserError(f"{key}: {overlay} is not a configuration file with a section `rows`") from None
