@@ -126,8 +126,8 @@ class Job:
         log.info("%s: downloading from %s", self.identifier, self.artifact.page)
         if isinstance(source, HubSource):
             # The commit of the first download, unless the manifest names another source by now.
-            known = self.recorded if self.recorded and self.recorded.source == source else None
-            return hub.fetch(self.artifact, source, folder, known and known.revision)
+            pinned = self.recorded.revision if self.recorded and self.recorded.source == source else None
+            return hub.fetch(self.artifact, source, folder, pinned)
         if not first.exists():
             match source:
                 case DriveSource():

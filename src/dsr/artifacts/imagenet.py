@@ -127,7 +127,7 @@ def _archive(archive: zipfile.ZipFile, folder: str) -> Iterator[tuple[PurePosixP
                 path, file = PurePosixPath(inner.name), tar.extractfile(inner) if inner.isfile() else None
                 if file and path.is_relative_to(folder):
                     content = file.read()
-                    put = functools.partial(_write, zlib.crc32(content), lambda content=content: content)
+                    put = functools.partial(_write, zlib.crc32(content), functools.partial(bytes, content))
                     yield path.relative_to(folder), put
     else:
         for info in archive.infolist():
@@ -147,10 +147,11 @@ def _tree(folder: Path) -> Iterator[tuple[PurePosixPath, Callable[[Path], object
     """Yield the files below a folder of the extracted archive: path, and what links to it from a place."""
     for place, names in walk(folder.absolute()):
         for image in (Path(place, name) for name in names):
-            yield (
-                PurePosixPath(image.relative_to(folder.absolute())),
-                lambda target, image=image: target.symlink_to(image),
-            )
+            yield PurePosixPath(image.relative_to(folder.absolute())), functools.partial(_link, image)
+
+
+def _link(image: Path, target: Path) -> None:
+    target.symlink_to(image)
 
 
 def _place(path: PurePosixPath, classes: Callable[[], dict[str, str]], split: Split) -> PurePosixPath:

@@ -33,7 +33,7 @@ def explain(error: Exception) -> str | None:
     """Say on one line what the system refused, of which file, and what to do; None if it was not the system."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"not enough memory ({_line(error)}); ask for more, or for less at a time (`resources`, `execution`)"
-    if isinstance(error, UnicodeError) and isinstance(getattr(error, "object", None), str | bytes):
+    if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
         return f"{error.object!r:.120}: not valid {error.encoding}; rename the file, or save its text as UTF-8"
     if not isinstance(error, OSError):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -22,7 +22,7 @@ def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
-def _ascending(values: tuple[T, ...]) -> tuple[T, ...]:
+def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if list(values) != sorted(values):
         raise ValueError("must be ascending")
     return values
