@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import email.utils
+import errno
+import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -215,6 +218,21 @@ def test_local_copy_must_pass_check_and_lock(case: Case, tmp_path: Path, server:
     own.write_bytes(CONTENT)
     with pytest.raises(FileExistsError, match="in the way and will not be overwritten"):
         case.fetch(local=own)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_file_system_without_locks(
+    case: Case, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("lockf", "flock"):
+        monkeypatch.setattr(fcntl, name, fail)
+    server.add(PLACE, file(CONTENT))
+    case.fetch()
+    assert case.output.read_bytes() == CONTENT
+    assert ["no locks on this file system" in line for line in caplog.messages] == [True]
 
 
 def test_existing_output_is_checked(case: Case, server: Server) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import gdown
-import hf_xet
 import pytest
 from pydantic import BaseModel
 
@@ -124,31 +123,20 @@ def test_hub_publishes_all_files_of_one_commit(hub: Hub, sites: Server, caplog: 
     assert [path.suffix for path in hub.downloads.iterdir()] == [".guard"]
 
 
-def test_hub_keeps_to_the_recorded_commit(hub: Hub) -> None:
+def test_hub_keeps_to_the_commit_that_it_began_with(hub: Hub) -> None:
     hub.serve()
+    hub.add("model.safetensors", status(503))
+    with pytest.raises(UserError, match=r"someone/vit/model.safetensors: .* HTTP 503; gave up"):
+        hub.fetch()
+    hub.serve()
+    hub.answer("main", status(500))
     hub.fetch()
     shutil.rmtree(hub.output)
-    hub.serve(LATER)
-    hub.serve(COMMIT)
-    hub.answer("main", status(500))
     hub.fetch()
     hub.lock.unlink()
     shutil.rmtree(hub.output)
-    with pytest.raises(UserError, match="HTTP 500; gave up"):
+    with pytest.raises(UserError, match=r"someone/vit at main: .* HTTP 500; gave up"):
         hub.fetch()
-
-
-def test_hub_interrupted_transfer_continues(hub: Hub, sites: Server) -> None:
-    # The client writes blocks of 10 MB.
-    hub.files["model.safetensors"] += bytes(12_000_000)
-    hub.serve()
-    whole = file(hub.files["model.safetensors"], **hub.headers("model.safetensors"))
-    cut = file(hub.files["model.safetensors"], cut=11_000_000, **hub.headers("model.safetensors"))
-    # A look-up, a transfer that is cut, and the rest.
-    hub.add("model.safetensors", whole, cut, whole)
-    with pytest.raises(UserError, match="the weights cannot be read"):
-        hub.fetch()
-    assert any(seen.headers.get("Range") == "bytes=10485760-" for seen in sites.seen)
 
 
 def test_hub_damaged_transfer(hub: Hub) -> None:
@@ -163,8 +151,7 @@ def test_hub_damaged_transfer(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("route", "message"),
     [
-        (status(401, X_Error_Code="RepoNotFound"), r"access refused \(HTTP 401\).*set HF_TOKEN"),
-        (status(401), r"access refused \(HTTP 401\).*private, gone or gated: see https://"),
+        (status(401), r"the token that was sent is refused \(HTTP 401\).*set HF_TOKEN"),
         (status(404, X_Error_Code="RevisionNotFound"), r"at main: not there any more"),
         (status(429), r"HTTP 429; gave up after 3 attempts"),
         (page("Welcome to the hotel"), r"does not come from a Hugging Face hub.*proxy"),
@@ -180,45 +167,15 @@ def test_hub_errors(hub: Hub, route: Route, message: str) -> None:
 @pytest.mark.parametrize(
     ("route", "message"),
     [
-        (
-            status(403, X_Error_Code="GatedRepo"),
-            r"access refused.*gated: see https://huggingface.co/.* accept them there",
-        ),
-        (status(404, X_Error_Code="EntryNotFound"), r"hub someone/vit/config.json: not there any more"),
+        (status(403), r"access refused \(HTTP 403\). If https://huggingface.co/someone/vit asks .* accept them there"),
+        (status(404), r"hub someone/vit/config.json: not there any more"),
     ],
 )
-@pytest.mark.parametrize("at", ["look-up", "transfer"])
-def test_hub_errors_of_a_file(hub: Hub, route: Route, message: str, at: str) -> None:
+def test_hub_errors_of_a_file(hub: Hub, route: Route, message: str) -> None:
     hub.serve()
-    good = file(hub.files["config.json"], **hub.headers("config.json"))
-    hub.add("config.json", *([good] if at == "transfer" else []), route)
+    hub.add("config.json", route)
     with pytest.raises(UserError, match=message):
         hub.fetch()
-
-
-@pytest.mark.parametrize("error", [ConnectionError, TimeoutError, RuntimeError])
-def test_hub_storage_that_fails(
-    hub: Hub, sites: Server, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    xet = {"X_Xet_Hash": "c" * 64, "X_Xet_Refresh_Route": "https://huggingface.co/token"}
-    token = {"X-Xet-Cas-Url": "https://cas.example", "X-Xet-Access-Token": TOKEN, "X-Xet-Token-Expiration": "1"}
-    hub.serve()
-    hub.add("config.json", file(hub.files["config.json"], **hub.headers("config.json"), **xet))
-    sites.add("huggingface.co/token", lambda seen: Reply(200, b"", token))
-    failures = [error("Network error: CAS at https://cas.example/?X-Signature=secret")] * 3
-
-    def download(files: list[Any], **_: object) -> None:
-        if failures:
-            raise failures.pop()
-        Path(files[0].destination_path).write_bytes(hub.files["config.json"])
-
-    monkeypatch.setattr(hf_xet, "download_files", download)
-    with pytest.raises(UserError, match=r"Xet storage failed \(Network error.*DISABLE_XET.*after 3 attempts") as caught:
-        hub.fetch()
-    assert "secret" not in str(caught.value)
-    failures[:] = [error("once")]
-    hub.fetch()
-    assert (hub.output / "config.json").read_bytes() == hub.files["config.json"]
 
 
 def test_hub_other_encoder(hub: Hub) -> None:
@@ -458,7 +415,7 @@ def test_kaggle_interrupted_transfer_continues(
 @pytest.mark.parametrize(
     ("place", "code", "message"),
     [
-        (API, 401, r"access refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
+        (API, 401, r"the token that was sent is refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
         (API, 403, r"access refused \(HTTP 403\).*rules at https://rules.example with the .*give an ImageFolder"),
         (LOGIN, 403, r"no valid token. Make one at https://www.kaggle.com/settings"),
         (LOGIN, 503, r"HTTP 503; gave up after 3 attempts"),

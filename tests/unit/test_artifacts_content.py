@@ -297,8 +297,19 @@ def test_extraction_goes_on_where_it_stopped(tmp_path: Path, split: imagenet.Spl
     assert tree(made) == ARRANGED[split]
     untouched = [path.name for path in made.rglob("*.JPEG") if path.stat().st_mtime == 1]
     assert sorted(untouched) == sorted(path.name for path in kept)
-    other = imagenet.arrange(archive.rename(tmp_path / "b.zip"), split, tmp_path / "out", COUNT)
-    assert other != made, "files of another archive are not taken for this one's"
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("same_name", [True, False])
+def test_another_archive_begins_anew(tmp_path: Path, split: imagenet.Split, same_name: bool) -> None:
+    wrong = {name: bytes(50) if name.endswith("JPEG") else content for name, content in MEMBERS.items()}
+    for number in range(4, 6):
+        wrong |= {f"{TRAIN}/n01/t_{number}.JPEG": b"", f"{VALIDATION}/n01/v_{number}.JPEG": b""}
+    with pytest.raises(UserError, match="6 images instead of 4"):
+        imagenet.arrange(zipped(tmp_path / "a.zip", wrong), split, tmp_path / "out", COUNT)
+    made = imagenet.arrange(zipped(tmp_path / ("a.zip" if same_name else "b.zip")), split, tmp_path / "out", COUNT)
+    assert tree(made) == ARRANGED[split]
+    assert len([*tmp_path.glob(".out.*")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -386,6 +397,14 @@ def test_links_in_archives_are_no_images(tmp_path: Path, kind: bytes) -> None:
         imagenet.arrange(zipped(tmp_path / "a.zip", {"a.tar": stream.getvalue()}), "train", tmp_path / "out", COUNT)
 
 
+def test_hidden_files_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    hidden = (f"{TRAIN}/.DS_Store", f"{TRAIN}/n01/.DS_Store", f"{TRAIN}/n01/._t_1.JPEG", f"{TRAIN}/__MACOSX/n01/x.JPEG")
+    archive = zipped(tmp_path / "a.zip", MEMBERS | dict.fromkeys(hidden, b"x"))
+    assert tree(imagenet.arrange(archive, "train", tmp_path / "out", COUNT)) == ARRANGED["train"]
+    assert caplog.messages == [f"{archive}: 4 hidden files are left out"]
+
+
 @pytest.fixture
 def own_images(tmp_path: Path) -> Path:
     """The competition's archive, extracted by the user."""
@@ -406,6 +425,19 @@ def test_extracted_archive_is_linked(tmp_path: Path, own_images: Path, split: st
     assert tree(output.resolve()) == ARRANGED[split]
     images_there = [path for path in output.resolve().rglob("*") if path.suffix == ".JPEG"]
     assert all(own_images in path.resolve().parents for path in images_there), "nothing is copied"
+
+
+@pytest.mark.parametrize("sorted_into_classes", [True, False])
+def test_validation_images_as_people_have_them(tmp_path: Path, own_images: Path, sorted_into_classes: bool) -> None:
+    if sorted_into_classes:
+        for place, content in ARRANGED["validation"].items():
+            (own_images / VALIDATION / place).parent.mkdir(exist_ok=True)
+            (own_images / VALIDATION / place).write_bytes(content)
+            (own_images / VALIDATION / Path(place).name).unlink()
+    else:
+        solution = own_images / "LOC_val_solution.csv"
+        solution.write_bytes(b"\xef\xbb\xbf" + solution.read_bytes().replace(b"\n", b"\r\n"))
+    assert tree(images_of(tmp_path, "validation").fetch(own_images, COUNT)) == ARRANGED["validation"]
 
 
 def test_image_folder_is_linked(tmp_path: Path, own_images: Path) -> None:

@@ -133,7 +133,8 @@ class Job:
                 case DriveSource():
                     drive.fetch(self.artifact, source, first)
                 case HttpSource():
-                    http.fetch(source, first)
+                    denied = f"The address may have moved: check it in a browser, or {OWN_COPY}"
+                    http.fetch(source.url, first, transfer.plain(source.url), denied)
                 case KaggleSource():
                     kaggle.fetch(self.artifact, source, first)
                 case _:

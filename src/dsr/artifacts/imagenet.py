@@ -92,7 +92,7 @@ def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Pa
             target.parent.mkdir(exist_ok=True)
             put(target)
     if hidden:
-        log.info("%s: %d hidden files were skipped", given, hidden)
+        log.info("%s: %d hidden files are left out", given, hidden)
     try:
         verify(staging, expected)
     except UserError as error:

@@ -106,7 +106,7 @@ def measure(
 
 def record(path: Path, identifier: str, source: Source, revision: str | None, measures: dict[str, Measure]) -> None:
     """Record an artifact in the lock file unless it is there already."""
-    with exclusive(path.with_name(f".{path.name}.guard")):
+    with exclusive(path.with_name(f".{path.name}.guard"), warn=False):
         lock = read(path)
         if identifier in lock.artifacts:
             return
@@ -123,10 +123,11 @@ def record(path: Path, identifier: str, source: Source, revision: str | None, me
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, warn: bool = True) -> Iterator[None]:
     """Hold the advisory lock ``path``, waiting for another process that has it; it ends with the process.
 
-    The empty file stays: whoever removed it would let a waiting process and a new one in together.
+    Where the file system has no locks, nothing is held, and ``warn`` says so. The empty file stays: whoever removed it
+    would let a waiting process and a new one in together.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
@@ -136,5 +137,6 @@ def exclusive(path: Path) -> Iterator[None]:
             log.info("Waiting for another process that holds %s", path)
             fcntl.lockf(stream, fcntl.LOCK_EX)
         except OSError as error:
-            log.warning("%s: no locks on this file system (%s); run one fetch at a time (--cores 1)", path, error)
+            level = logging.WARNING if warn else logging.DEBUG
+            log.log(level, "%s: no locks on this file system (%s); run one fetch at a time (--cores 1)", path, error)
         yield

@@ -112,7 +112,8 @@ def _errors_of_requests(what: str, denied: str) -> Iterator[None]:
         yield
     except requests.HTTPError as error:
         _refuse_status(what, denied, error.response)
-    except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
+    # An address of a proxy that is none is a ValueError.
+    except (requests.exceptions.SSLError, requests.exceptions.ProxyError, requests.exceptions.InvalidURL) as error:
         raise UserError(f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine") from error
     except requests.RequestException as error:
         raise TransientError(f"the connection failed ({plain(error)})") from error
@@ -127,7 +128,9 @@ def _refuse_status(what: str, denied: str, response: requests.Response) -> NoRet
             wait = Retry().parse_retry_after(response.headers["Retry-After"])
         raise TransientError(f"the server answered HTTP {status}", wait)
     if status in (401, 403):
-        raise UserError(f"{what}: access refused (HTTP {status}). {denied}")
+        sent = "Authorization" in response.request.headers
+        reason = "the token that was sent is refused" if sent and status == 401 else "access refused"
+        raise UserError(f"{what}: {reason} (HTTP {status}). {denied}")
     if status in (404, 410):
         raise UserError(
             f"{what}: not there any more (HTTP {status}). Find where the publisher moved it and change "

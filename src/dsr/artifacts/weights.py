@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from dsr.artifacts.manifest import EncoderCheck, WeightsCheck
@@ -38,7 +36,7 @@ def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, abou
     # Tensors that share memory cannot be saved, and the file must not depend on strides.
     kept = {name: value.to(torch.float32, copy=True).contiguous() for name, value in _read_checkpoint(source).items()}
     with files.atomic(output) as temporary:
-        temporary.write_bytes(save(kept, metadata={tensors.KEY: json.dumps(about, sort_keys=True)}))
+        tensors.write(temporary, kept, about)
         try:
             verify(check, spec, temporary)
         except UserError as error:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +15,26 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError say ``path`` where the system names no file, as when a disk is full, or a temporary one."""
+    """Let what the system refuses be an OSError that names ``path``, where it names no file or a temporary one."""
     try:
         yield
-    except OSError as error:
-        if error.errno is not None and (
-            error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(f".{path.name}.")
-        ):
-            error.filename = str(path)
-        raise
+    except Exception as error:
+        refused = _refused(error)
+        if refused is None or refused.errno is None:
+            raise
+        if not refused.filename or Path(os.fsdecode(refused.filename)).name.startswith(f".{path.name}."):
+            refused.filename = str(path)
+        raise refused from None
+
+
+def _refused(error: Exception) -> OSError | None:
+    """What the system said, of which PyTorch makes a RuntimeError and Rust's libraries a text."""
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        return error.__context__
+    number = None if isinstance(error, OSError | ValueError) else re.search(r"\(os error (\d+)\)", str(error))
+    if number:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return error if isinstance(error, OSError) else None
 
 
 @contextlib.contextmanager

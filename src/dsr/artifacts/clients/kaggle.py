@@ -51,7 +51,7 @@ def _client(what: str, terms: str) -> Any:
             api.authenticate()
         except SystemExit:
             raise UserError(
-                f"{what}: no valid token. Make one at {_TOKENS} and store it as ~/.kaggle/kaggle.json (or set "
+                f"{what}: no valid token. Make one at {_TOKENS} and save it as ~/.kaggle/access_token (or set "
                 f"KAGGLE_API_TOKEN), accept the rules at {terms}, then run the command again; or {_OWN_IMAGES}"
             ) from None
     return api
