@@ -31,9 +31,6 @@ def markdown(config: Config, manifest: Manifest, measurements: Sequence[Measurem
         ]
     else:
         parts.append("This configuration asks for no GPU, and times are known for GPUs only.")
-    unknown = dict.fromkeys(work.stage for work in found if work.gpus and not work.speed)
-    if unknown:
-        parts.append(f"Not measured, so in no total: {', '.join(unknown)}.")
     if config.data.prepared and (crops := speed(measurements, CORE, Job(stage="prepare"))):
         hours = (config.data.train_images + config.data.validation_images) / crops.images_per_second / 3600
         jobs = 2 * config.data.shards
