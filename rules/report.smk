@@ -26,5 +26,5 @@ rule provenance:
         ],
     shell:
         "python -m dsr.commands.provenance --config {params.config:q} --source {params.source:q}"
-        " --times {params.times:q} --environments {params.environments:q} --json {output.json}"
-        " --markdown-file {output.markdown} --html {output.html} > {log} 2>&1"
+        " --times {params.times:q} --environments {params.environments:q} --json {output.json:q}"
+        " --markdown-file {output.markdown:q} --html {output.html:q} > {log:q} 2>&1"

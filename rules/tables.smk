@@ -1,8 +1,8 @@
 # Every table: Table 1, of all rows or of one, finished or not, and those that the configuration names.
 TABLE = (
     "python -m dsr.commands.table --config {params.config:q} --entries {params.entries:q} {params.table}"
-    " --markdown-file {output.markdown} --csv {output.csv} --html {output.html} --latex-file {output.latex}"
-    " > {log} 2>&1"
+    " --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q} --latex-file {output.latex:q}"
+    " > {log:q} 2>&1"
 )
 
 
@@ -30,7 +30,7 @@ rule table:
         table="",
         rerun_token=RERUN_TOKEN,
     shell:
-        f"{TABLE} && echo {RERUN_TOKEN} > {LAST_TOKEN}"
+        f"{TABLE} && echo {RERUN_TOKEN} > {shlex.quote(str(LAST_TOKEN))}"
 
 
 rule row_table:
