@@ -23,7 +23,7 @@ if CONFIG.data.prepared:
         shell:
             "python -m dsr.commands.prepare shard --source {params.source:q} --size {params.size}"
             " --images {params.images} --classes {params.classes}"
-            " --shard {wildcards.shard} --shards {params.shards} --output {output} > {log} 2>&1"
+            " --shard {wildcards.shard} --shards {params.shards} --output {output:q} > {log:q} 2>&1"
 
     rule prepare_index:
         input:
@@ -38,7 +38,7 @@ if CONFIG.data.prepared:
         conda:
             "../envs/torch.yaml"
         shell:
-            "python -m dsr.commands.prepare index --inputs {input} --output {output} > {log} 2>&1"
+            "python -m dsr.commands.prepare index --inputs {input:q} --output {output:q} > {log:q} 2>&1"
 
 else:
 
@@ -58,4 +58,4 @@ else:
             classes=CONFIG.data.classes,
         shell:
             "python -m dsr.commands.prepare folder --source {params.source:q} --size {params.size}"
-            " --images {params.images} --classes {params.classes} --output {output} > {log} 2>&1"
+            " --images {params.images} --classes {params.classes} --output {output:q} > {log:q} 2>&1"

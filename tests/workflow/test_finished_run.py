@@ -54,7 +54,7 @@ def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
 
 def test_a_finished_run_is_done(finished: Checkout) -> None:
     shown = finished.status()
-    assert shown.returncode == 0, shown.stderr
+    assert shown.returncode == 0, shown.stdout
     rows = [line.split("|") for line in shown.stdout.splitlines() if line.startswith("| dit")]
     assert len(rows) == 6
     for cells in rows:
