@@ -11,10 +11,9 @@ from dsr.analysis import specs as analysis_specs
 from dsr.base.errors import UserError
 from dsr.base.files import write_text
 from dsr.base.records import read_record
-from dsr.config.base import ConfigurationError
+from dsr.config.agreement import overlay_rows
 from dsr.config.load import load
 from dsr.config.specs import differing_keys, spec_hash, spec_json
-from dsr.config.tables import overlay_rows
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
 with open(workflow.source_path("../config.yaml"), encoding="utf-8") as stream:
@@ -29,7 +28,7 @@ try:
         for name, table in CONFIG.tables.items()
         if table.overlay
     }
-except ConfigurationError as error:
+except UserError as error:
     raise WorkflowError(str(error)) from None
 
 EXECUTION = CONFIG.execution

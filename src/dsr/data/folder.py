@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from dsr.base.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -29,28 +33,53 @@ class Listing:
     classes: list[str]
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a system's own, such as `.DS_Store`, `._a.jpg` and `__MACOSX` of a Mac."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and each one below that is not hidden, with the names of its files.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield place, sorted(names)
+
+
 def list_folder(folder: Path) -> Listing:
-    """List the images of an ImageFolder.
+    """List the images of an ImageFolder; hidden files are left out.
 
     Raises:
         UserError: if there is no folder, no class or an empty class.
+        OSError: if a folder cannot be read.
     """
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    classes = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
     paths: list[Path] = []
-    counts = []
+    counts, hidden = [], 0
     for name in classes:
-        found = [
-            Path(place, file)
-            for place, _, files in sorted(os.walk(folder / name, followlinks=True))
-            for file in sorted(files)
-            if file.lower().endswith(_EXTENSIONS)
-        ]
-        paths += found
-        counts.append(len(found))
+        found = [(place, file) for place, files in sorted(walk(folder / name)) for file in files]
+        visible = [Path(place, file) for place, file in found if not is_hidden(file)]
+        hidden += len(found) - len(visible)
+        images = [path for path in visible if path.suffix.lower() in _EXTENSIONS]
+        paths += images
+        counts.append(len(images))
+    if hidden:
+        log.info("%s: %d hidden files are left out", folder, hidden)
     if not counts or not all(counts):
-        empty = ", ".join(name for name, count in zip(classes, counts, strict=True) if not count)
-        found_none = f"no image in {empty}" if empty else "there is none"
-        raise UserError(f"{folder}: expected one sub-folder of images per class ({found_none})")
+        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+        flat = sum(entry.suffix.lower() in _EXTENSIONS for entry in entries)
+        instead = f"{flat} images are in the folder itself" if flat else "there is none"
+        if empty:
+            instead = f"no image in {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"
+        raise UserError(f"{folder}: expected one sub-folder of images per class ({instead})")
     return Listing(paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts), classes)
 
 

@@ -14,8 +14,7 @@ from dsr.analysis.cost import denoiser_cost
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
 from dsr.config.load import Config
-from dsr.config.sampling import CHOSEN, Guidance
-from dsr.config.tables import Table
+from dsr.config.sampling import CHOSEN, Guidance, Table
 from dsr.report.entries import UNGUIDED, VALIDATION, Entry
 from dsr.report.published import CHART, COUNTED, MAIN, METRICS, QUANTITIES, Published
 
