@@ -16,7 +16,7 @@ from dsr.commands import choose as choose_command
 from dsr.config.sampling import Guidance, Sweep
 from dsr.config.specs import TrainSpec, spec_hash
 from dsr.sampling.choose import tried
-from dsr.training.snapshot import snapshot_path
+from dsr.training.checkpoint import snapshot_path
 
 from .training_row import tiny_spec
 
