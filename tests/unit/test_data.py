@@ -216,7 +216,7 @@ def test_index_is_checked_against_the_configuration(folder: Path, tmp_path: Path
     with pytest.raises(UserError, match="image_size is 16"):
         check_index(path, images=IMAGES, classes=2, image_size=256)
     np.savez(path, label=np.zeros(3))
-        with pytest.raises(UserError, match=r"not an index.* \(missing classes, image_size, .*\); prepare the images"):
+    with pytest.raises(UserError, match=r"not an index.* \(missing classes, image_size, .*\); prepare the images"):
         open_images(path)
     path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a readable index"):

@@ -23,7 +23,6 @@ from dsr.data.folder import Listing, UnreadableImageError, center_crop, list_fol
 from dsr.data.order import rank_slice
 
 MANIFEST = "manifest.json"
-_TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
 Manifest = dict[str, Any]
 """A shard's own description: image_size, shard, shards, total, classes, labels, and the Pillow that made the crops."""
@@ -71,7 +70,9 @@ def write_shard(
             except UnreadableImageError as error:
                 bad.append(f"  {error}")
                 continue
-            with archive.open(_member(f"{path.relative_to(source).as_posix()}.png"), "w") as stream:
+            # A ZipInfo of its own has no time, which would make equal shards differ.
+            member = zipfile.ZipInfo(f"{path.relative_to(source).as_posix()}.png")
+            with archive.open(member, "w") as stream:
                 image.save(stream, "PNG")
         if bad:
             raise UserError(
@@ -87,7 +88,7 @@ def write_shard(
             "labels": listing.labels[part.start : part.stop].tolist(),
             "pillow": PIL.__version__,
         }
-        archive.writestr(_member(MANIFEST), json.dumps(manifest))
+        archive.writestr(zipfile.ZipInfo(MANIFEST), json.dumps(manifest))
     logger.info("shard %d of %d: %d images of %d pixels", shard, shards, len(part), size)
 
 
@@ -193,14 +194,6 @@ def _check_complete(shards: list[tuple[Path, Manifest]], output: Path) -> Manife
     if numbers != list(range(first["shards"])):
         raise UserError(f"{output}: expected each of the shards 0 to {first['shards'] - 1} once, given {numbers}")
     return first
-
-
-def _member(name: str) -> zipfile.ZipInfo:
-    """Describe a member without the time and the system, which would make equal shards differ."""
-    member = zipfile.ZipInfo(name, _TIMESTAMP)
-    member.create_system = 3
-    member.external_attr = 0o644 << 16
-    return member
 
 
 def _read(path: Path) -> tuple[Manifest, list[tuple[int, int]]]:

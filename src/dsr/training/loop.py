@@ -145,16 +145,8 @@ def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     if job.spec.recipe.encoder_half and world.device.type == "cuda":
         autoencoder.use_half()
     encode = accelerated_encode(autoencoder, world.device) if job.execution.compile else autoencoder.encode
-    return Samples(
-        job.spec,
-        open_images(job.images),
-        encode,
-        world,
-        share,
-        first=first,
-        last=job.last_step,
-        workers=job.execution.workers,
-    )
+    images, workers = open_images(job.images), job.execution.workers
+    return Samples(job.spec, images, encode, world, share, first=first, last=job.last_step, workers=workers)
 
 
 def _explained(error: NotFiniteError, job: Job) -> UserError:
