@@ -130,6 +130,11 @@ def open_images(index: Path) -> Images:
     return (ListedImages if "paths" in arrays else PreparedImages)(index, arrays)
 
 
+def class_names(index: Path) -> list[str]:
+    """Return the names of an index's classes, in the order of their labels."""
+    return [str(name) for name in _arrays(index)["classes"]]
+
+
 def check_index(path: Path, *, images: int, classes: int, image_size: int) -> None:
     """Compare an index with what the configuration says about the images.
 
