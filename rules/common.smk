@@ -1,5 +1,6 @@
 # Everything that the rules share: the checked configuration, wildcard constraints, input functions.
 import functools
+import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -233,7 +234,7 @@ def encoders_with_released(file):
 def raw_images(wildcards):
     """What must exist before the images of a split can be prepared: a given ImageFolder, or a fetched one."""
     given = getattr(CONFIG.data, wildcards.split)
-    # A shared folder is touched now and then, and its images stay what they are.
+    # The folder itself may be touched; `raw_listing` notices what matters.
     return ancient(given) if given else f"<results>/data/raw/{wildcards.split}.json"
 
 
@@ -241,6 +242,32 @@ def raw_folder(wildcards):
     """ImageFolder of a split."""
     given = getattr(CONFIG.data, wildcards.split)
     return given or f"{CONFIG.results}/data/raw/{wildcards.split}"
+
+
+def raw_listing(wildcards):
+    """What changes where images are added to a given ImageFolder, removed or moved: its classes and their times."""
+    given = getattr(CONFIG.data, wildcards.split) or CONFIG.artifacts.get(
+        f"imagenet-{wildcards.split}"
+    )
+    return class_times(given) if given else ""
+
+
+@functools.cache
+def class_times(folder):
+    """Hash of the names of a folder's sub-folders and the times at which entries of theirs came or went."""
+    entries = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    times = [
+        f"{entry.name} {entry.stat().st_mtime_ns}"
+        for entry in entries
+        if entry.is_dir()
+    ]
+    return hashlib.sha256("\n".join(times).encode()).hexdigest()[:12]
+
+
+def other_index(wildcards):
+    """Index of the other split, whose classes must be the same."""
+    split = "validation" if wildcards.split == "train" else "train"
+    return f"{CONFIG.results}/data/prepared/{split}/index.npz"
 
 
 def encodings(rows):

@@ -13,10 +13,10 @@ from dsr.base.errors import UserError
 from dsr.base.files import read_json, write_json
 from dsr.commands import average as average_command
 from dsr.commands import choose as choose_command
+from dsr.commands.choose import tried
 from dsr.config.sampling import Guidance, Sweep
 from dsr.config.specs import TrainSpec, WeightsSpec, content
-from dsr.sampling.choose import tried
-from dsr.training.snapshot import snapshot_path
+from dsr.training.checkpoint import snapshot_path
 
 from .training_row import tiny_spec
 

@@ -39,7 +39,7 @@ def write_state(path: Path) -> None:
         torch.save({"a": torch.ones(5000)}, stream)
 
 
-@pytest.mark.parametrize("write", [lambda path: write_text(path, "a" * 5000), write_tensors, write_state, write_arrays])
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "a" * 5000), write_tensors, write_state])
 def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(
     tmp_path: Path, write: Callable[[Path], None]
 ) -> None:

@@ -25,8 +25,8 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
 
     A function's parameters, or the fields of the dataclass that is its parameter, are the options. Specifications and
     sections of the configuration are given as JSON, or as a file of it. What a user can mend, and what the system
-    refuses, is one line in the log (where it happened follows at the level DEBUG), a mistake of the program a traceback;
-    the exit code is 1.
+    refuses, is one line in the log (where it happened follows at the level DEBUG), a mistake of the program is a
+    traceback; the exit code is 1.
     """
 
     def run() -> None:

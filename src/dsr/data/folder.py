@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +33,11 @@ class Listing:
     paths: list[Path]
     labels: npt.NDArray[np.int64]
     classes: list[str]
+
+    def digest(self, folder: Path) -> str:
+        """SHA-256 of which images there are, by their paths in ``folder``; they are not read."""
+        names = b"\0".join(os.fsencode(path.relative_to(folder)) for path in self.paths)
+        return hashlib.sha256(names).hexdigest()
 
 
 def is_hidden(name: str) -> bool:
@@ -86,15 +93,25 @@ def list_folder(folder: Path) -> Listing:
 def load_rgb(path: Path) -> Image.Image:
     """Decode an image of any mode and format as RGB; transparency is dropped, as torchvision's loader does.
 
+    Grey pixels of 16 bits are scaled to 8 as Pillow scales coloured ones: their higher byte counts.
+
     Raises:
-        UnreadableImageError: if the file is truncated or no image.
+        UnreadableImageError: if the file is truncated or no image, or its pixels have no known white (floats).
     """
     try:
         with path.open("rb") as stream, Image.open(stream) as image:
-            return image.convert("RGB")
+            return (_eight_bits(image) if image.mode[0] in "IF" else image).convert("RGB")
     # All that PIL's decoders raise for bytes that they cannot make sense of.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{path}: cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    arguments = image.tile[0].args
+    kind = arguments if isinstance(arguments, str) else str(arguments[0])
+    if not re.fullmatch("I;16[BLNR]?", kind):
+        raise ValueError(f"its pixels are {kind}, and their white is not known; save it with 8 or 16 bits")
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
