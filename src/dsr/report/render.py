@@ -9,8 +9,9 @@ import pandas as pd
 
 from dsr.base.text import pipe_table
 from dsr.config.sampling import CHOSEN, Guidance
+from dsr.report.entries import QUANTITIES
 from dsr.report.notes import MARK, OFF_CHART, describe, disclaimer, footnotes
-from dsr.report.published import CHART, QUANTITIES
+from dsr.report.published import CHART
 from dsr.report.supplements import supplements
 from dsr.report.table import MEASURED, TableInput
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dsr.analysis.cost import denoiser_cost
-from dsr.base.errors import UserError
-from dsr.base.files import read_json
 from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance
 from dsr.config.tables import Table
-from dsr.report.entries import UNGUIDED, VALIDATION, Entry
-from dsr.report.published import CHART, COUNTED, MAIN, METRICS, QUANTITIES, Published
+from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED, VALIDATION, Entry
+from dsr.report.published import CHART, MAIN, Published
 
 KEY = ["row", "epoch", "guidance"]
 """Columns that tell the lines of a table apart."""
@@ -131,26 +128,12 @@ def collect(given: TableInput) -> pd.DataFrame:
     return frame
 
 
-def read_metrics(path: Path) -> dict[str, Any]:
-    """Read a metrics file.
-
-    Raises:
-        UserError: if it lacks one of METRICS.
-    """
-    found: dict[str, Any] = read_json(path)
-    missing = [name for name in METRICS if name not in found]
-    if missing:
-        raise UserError(f"{path}: no {', '.join(missing)}; evaluate these samples again")
-    return found
-
-
 def _line(
     given: TableInput, row: str, epoch: int, guidance: str, published: Mapping[str, float | None]
 ) -> dict[str, Any]:
     entry = given.measured.get((row, epoch, guidance), Entry())
-    exists = entry.metrics is not None and entry.metrics.exists()
-    found = read_metrics(entry.metrics) if entry.metrics and exists else {}
-    status = MEASURED if exists else given.absent(row) or NOT_RUN
+    found = entry.scores
+    status = MEASURED if found else given.absent(row) or NOT_RUN
     compared = any(published[name] is not None for name in METRICS)
     reference, samples = found.get("reference", {}), found.get("samples", {})
     chosen = entry.chosen if entry.chosen and entry.chosen.exists() else None
