@@ -25,6 +25,6 @@ rule provenance:
             for name in ("torch", "tensorflow", "workflow")
         ],
     shell:
-        "python -m dsr.commands.provenance --config {params.config:q} --source {params.source:q}"
+        "python -m dsr.commands.report provenance --config {params.config:q} --source {params.source:q}"
         " --times {params.times:q} --environments {params.environments:q} --json {output.json}"
         " --markdown-file {output.markdown} --html {output.html} > {log} 2>&1"

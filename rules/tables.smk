@@ -1,6 +1,6 @@
 # Every table: Table 1, of all rows or of one, finished or not, and those that the configuration names.
 TABLE = (
-    "python -m dsr.commands.table --config {params.config:q} --entries {params.entries:q} {params.table}"
+    "python -m dsr.commands.report table --config {params.config:q} --entries {params.entries:q} {params.table}"
     " --markdown-file {output.markdown} --csv {output.csv} --html {output.html} --latex-file {output.latex}"
     " > {log} 2>&1"
 )

@@ -9,7 +9,6 @@ import pandas as pd
 
 from dsr.report.entries import COUNTED, METRICS
 
-
 MAIN, CHART = "main", "chart"
 """Names of the published lists behind Table 1 and behind FID against epochs; the latter was read off a chart."""
 
