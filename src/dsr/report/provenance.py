@@ -45,13 +45,13 @@ class Times(Section):
 
     def read(self) -> pd.DataFrame:
         """Return the wall time of every job: columns name (of the row or encoder), stage, job, seconds."""
-        jobs = [
-            (name, stage, job, self.folder / f"{job}.tsv")
+        lines = [
+            [name, stage, job, _seconds(path)]
             for name, stages in self.jobs.items()
-            for stage, names in stages.items()
-            for job in names
+            for stage, jobs in stages.items()
+            for job in jobs
+            if (path := self.folder / f"{job}.tsv").exists()
         ]
-        lines = [[name, stage, job, _seconds(path)] for name, stage, job, path in jobs if path.exists()]
         frame: pd.DataFrame = pd.DataFrame(lines, columns=["name", "stage", "job", "seconds"])
         return frame
 
@@ -184,22 +184,18 @@ def _git(source: Path) -> dict[str, Any]:
 
 
 def _hardware() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    cpu = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
     gpus = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "host": platform.node(),
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu[1] if cpu else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
         "gpus": gpus.splitlines() if gpus else [],
     }
-
-
-def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    name = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return name[1] if name else platform.processor() or platform.machine()
 
 
 def _output(*command: str) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dsr.analysis.cost import denoiser_cost
@@ -117,14 +118,8 @@ def collect(given: TableInput) -> pd.DataFrame:
                 every = given.section is not None and given.section.epochs is not None
                 if every or compared or (row, epoch, guidance) in given.measured:
                     lines.append(_line(given, row, epoch, guidance, known))
-    frame: pd.DataFrame = pd.DataFrame(lines, columns=_columns())
-    for name in QUANTITIES:
-        published, measured = (pd.to_numeric(frame[f"{kind}_{name}"]) for kind in ("published", "measured"))
-        difference = measured - published
-        if name in COUNTED:
-            decimals = COUNTED[name].published
-            difference = (measured.round(decimals) - published).round(decimals)
-        frame[f"difference_{name}"] = difference
+    columns = [*_line(given, "", 0, UNGUIDED, dict.fromkeys(QUANTITIES))]
+    frame: pd.DataFrame = pd.DataFrame(lines, columns=columns)
     return frame
 
 
@@ -139,7 +134,7 @@ def _line(
     chosen = entry.chosen if entry.chosen and entry.chosen.exists() else None
     used = Guidance.model_validate_json(chosen.read_text()) if chosen else given.guidance[guidance]
     low, high = used.interval if used else (None, None)
-    measured = {name: found.get(name) for name in (*METRICS, *EXTRA)} | _counted(given, row)
+    measured = {**found, **_counted(given, row)}
     return {
         "row": row,
         "epoch": epoch,
@@ -147,8 +142,12 @@ def _line(
         "status": status,
         "run": entry.run if status == NOT_RUN else "",
         "published_from": ("chart" if given.published_table == CHART else "tables") if compared else None,
-        **{f"published_{name}": value for name, value in published.items()},
-        **{f"measured_{name}": value for name, value in measured.items()},
+        **{
+            f"{kind}_{name}": value
+            for name in QUANTITIES
+            for kind, value in _compared(name, published[name], measured.get(name)).items()
+        },
+        **{f"measured_{name}": measured.get(name) for name in EXTRA},
         "ema_decay": given.config.averages(row)[0] if row in given.config.rows else None,
         "guidance_scale": used.scale if used else None,
         "guidance_low": low,
@@ -162,11 +161,15 @@ def _line(
     }
 
 
-def _columns() -> list[str]:
-    compared = [f"{kind}_{name}" for name in QUANTITIES for kind in ("published", "measured", "difference")]
-    details = ["ema_decay", "guidance_scale", "guidance_low", "guidance_high", "images", "reference"]
-    details += ["reference_images", "constant_images", "samples_sha256"]
-    return [*KEY, "status", "run", "published_from", *compared, *(f"measured_{name}" for name in EXTRA), *details]
+def _compared(name: str, published: float | None, measured: float | None) -> dict[str, float | None]:
+    """Published and measured value of a quantity, and the difference where there are both."""
+    difference = None
+    if published is not None and measured is not None:
+        difference = measured - published
+        if name in COUNTED:
+            decimals = COUNTED[name].published
+            difference = np.round(np.round(measured, decimals) - published, decimals)
+    return {"published": published, "measured": measured, "difference": difference}
 
 
 def _counted(given: TableInput, row: str) -> dict[str, float]:

@@ -82,7 +82,7 @@ def _colour_bar(figure: Figure, scale: Scale, length: float) -> None:
     width, height = figure.get_size_inches()
     axes = figure.add_axes((1 + 0.17 / width, 1 - length / height, 0.14 / width, length / height))
     bar = figure.colorbar(ScalarMappable(norm=scale.norm or Normalize(0, 1), cmap=MAP), cax=axes, extend=scale.extend)
-    bar.outline.set(color=FRAME, linewidth=0.6)
+    axes.spines["outline"].set(color=FRAME, linewidth=0.6)
     bar.ax.minorticks_off()
     if scale.norm is None:
         bar.set_ticks([0, 1], labels=["min", "max"])

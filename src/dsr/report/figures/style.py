@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style as mpl_style
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,7 +40,9 @@ def style() -> AbstractContextManager[None]:
     return context
 
 
-def grid(down: int, across: int, size: tuple[float, float] = (1.0, 1.0), gaps: tuple[float, float] = (0, 0)) -> Any:
+def grid(
+    down: int, across: int, size: tuple[float, float] = (1.0, 1.0), gaps: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Figure, npt.NDArray[np.object_]]:
     """Return a figure and its axes (down, across), each of ``size`` (width, height) inches with ``gaps`` between."""
     (width, height), (between, below) = size, gaps
     figure = Figure(figsize=(across * (width + between) - between, down * (height + below) - below))
@@ -58,7 +62,7 @@ def plot(size: tuple[float, float], title: str, subtitle: str) -> tuple[Figure, 
 
 def heading(axes: Axes, title: str, subtitle: str, width: float, above: float = 12) -> None:
     """Write title and subtitle, ``width`` inches wide, ``above`` points over the upper left corner of the axes."""
-    place = {"textcoords": "offset points", "va": "bottom", "annotation_clip": False}
+    place: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "annotation_clip": False}
     lines = textwrap.fill(subtitle, max(30, int(16 * width)))
     below = axes.annotate(
         lines, (0, 1), (0, above), "axes fraction", fontsize=SMALL, color=MUTED, linespacing=1.4, **place
