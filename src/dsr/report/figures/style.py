@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style as mpl_style
-import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -42,7 +40,7 @@ def style() -> AbstractContextManager[None]:
 
 def grid(
     down: int, across: int, size: tuple[float, float] = (1.0, 1.0), gaps: tuple[float, float] = (0.0, 0.0)
-) -> tuple[Figure, npt.NDArray[np.object_]]:
+) -> tuple[Figure, Any]:
     """Return a figure and its axes (down, across), each of ``size`` (width, height) inches with ``gaps`` between."""
     (width, height), (between, below) = size, gaps
     figure = Figure(figsize=(across * (width + between) - between, down * (height + below) - below))
