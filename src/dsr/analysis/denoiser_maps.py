@@ -43,7 +43,7 @@ def map_denoiser(spec: DenoiserMapsSpec, files: DenoiserMapsFiles) -> None:
         statistics=files.statistics,
         decoder=files.decoder,
     ).to(device)
-    model = load_denoiser(spec.model, files.weights, device)
+    model = load_denoiser(spec.model, files.weights, device, spec.weights)
     flow = Flow.from_config(spec.flow)
     source = open_images(files.images)
     images = read_chosen(source, spec.images)
@@ -62,7 +62,7 @@ def map_denoiser(spec: DenoiserMapsSpec, files: DenoiserMapsFiles) -> None:
         times=np.array(spec.times, np.float32),
         decoded=np.stack(decoded, 1),
         **stack_layers(passes),
-    ).save(files.output)
+    ).save(files.output, spec)
 
 
 @torch.no_grad()

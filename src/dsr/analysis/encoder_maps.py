@@ -43,7 +43,7 @@ def map_encoder(spec: EncoderMapsSpec, files: MapsFiles) -> None:
         times=np.zeros(1, np.float32),
         decoded=to_images(autoencoder.decode(autoencoder.encode(pixels)))[:, None],
         **stack_layers([trace_encoder(network, network.preprocess(pixels))]),
-    ).save(files.output)
+    ).save(files.output, spec)
 
 
 @torch.no_grad()
