@@ -14,7 +14,7 @@ rule reference:
     resources:
         **resources_of("reference"),
     shell:
-        "python -m dsr.commands.reference --images {input:q} --output {output:q} > {log:q} 2>&1"
+        "python -m dsr.commands.prepare reference --images {input:q} --output {output:q} > {log:q} 2>&1"
 
 
 # As many training images as there are validation images, chosen at random once and for all.
@@ -33,7 +33,7 @@ rule reference_train:
     params:
         chosen=CONFIG.data.validation_images,
     shell:
-        "python -m dsr.commands.reference --images {input:q} --count {params.chosen} --seed 0"
+        "python -m dsr.commands.prepare reference --images {input:q} --count {params.chosen} --seed 0"
         " --output {output:q} > {log:q} 2>&1"
 
 

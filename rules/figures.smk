@@ -1,6 +1,6 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
 FIGURE = (
-    "python -m dsr.commands.figure --kind {params.kind} --config {input.config:q} --entries {params.entries:q}"
+    "python -m dsr.commands.report figure --kind {params.kind} --config {input.config:q} --entries {params.entries:q}"
     " {params.image} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 )
 
