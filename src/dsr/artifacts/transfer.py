@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -112,9 +113,12 @@ def _errors_of_requests(what: str, denied: str) -> Iterator[None]:
         yield
     except requests.HTTPError as error:
         _refuse_status(what, denied, error.response)
-    # An address of a proxy that is none is a ValueError.
+    # An address of a proxy that is none is an InvalidURL.
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError, requests.exceptions.InvalidURL) as error:
-        raise UserError(f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine") from error
+        names = ", ".join(name for name in os.environ if name.lower().endswith(("_proxy", "_ca_bundle")))
+        raise UserError(
+            f"{what}: {plain(error)}. Check this machine's proxy and certificates ({names or 'no variable'} set)"
+        ) from error
     except requests.RequestException as error:
         raise TransientError(f"the connection failed ({plain(error)})") from error
 

@@ -25,13 +25,16 @@ _REMEDIES = {
     "its file system lacks locks or another feature: give a place on another one": (
         errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS,
     ),
+    "ask for more memory (`resources`)": (errno.ENOMEM,),
     "raise the limit of open files (`ulimit -n`), or use fewer workers": (errno.EMFILE, errno.ENFILE),
 }  # fmt: skip
 
 
 def explain(error: Exception) -> str | None:
     """Say on one line what the system refused, of which file, and what to do; None if it was not the system."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    # PyTorch's for GPUs and for CPUs, TensorFlow's.
+    kinds = "OutOfMemoryError", "ResourceExhaustedError"
+    if isinstance(error, MemoryError) or type(error).__name__ in kinds or "can't allocate memory" in str(error):
         return f"not enough memory ({_line(error)}); ask for more, or for less at a time (`resources`, `execution`)"
     if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
         return f"{error.object!r:.120}: not valid {error.encoding}; rename the file, or save its text as UTF-8"

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from dsr.base.errors import UserError
+
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
@@ -75,8 +77,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        UserError: if it is damaged or something else.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); it is damaged or another file, make it again") from None
 
 
 def append_json_line(path: Path, entry: dict[str, Any]) -> None:
