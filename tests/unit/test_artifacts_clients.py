@@ -167,7 +167,10 @@ def test_hub_errors(hub: Hub, route: Route, message: str) -> None:
 @pytest.mark.parametrize(
     ("route", "message"),
     [
-        (status(403), r"access refused \(HTTP 403\). If https://huggingface.co/someone/vit asks .* accept them there"),
+        (
+            status(403),
+            r"access refused \(HTTP 403\).* accept the terms of https://huggingface.co/someone/vit",
+        ),
         (status(404), r"hub someone/vit/config.json: not there any more"),
     ],
 )
