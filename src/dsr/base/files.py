@@ -91,7 +91,7 @@ def read_json(path: Path) -> Any:
 def append_json_line(path: Path, entry: dict[str, Any]) -> None:
     """Append one JSON object as one line, which begins anew where a crash cut off the line before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as stream:
+    with naming(path), path.open("a+b") as stream:
         stream.seek(max(stream.tell() - 1, 0))
         separator = b"" if stream.read() in (b"", b"\n") else b"\n"
         stream.write(separator + json.dumps(entry).encode() + b"\n")
