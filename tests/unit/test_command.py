@@ -69,7 +69,7 @@ def test_a_wrong_specification_is_one_line(
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/a"), "/a: Permission denied; check who may read"),
         (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "/a"), "/a: File name too long; use a shorter"),
         (OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), "/a"), "/a: No locks available; its file system lacks"),
-        (OSError(errno.EIO, os.strerror(errno.EIO), b"/a"), "/a: Input/output error; run the command again"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), b"/a"), "/a: Input/output error; see whether the disk"),
         (
             OSError("no bundle,\n path: /no/ca.pem"),
             "path: /no/ca.pem; the environment variable BUNDLE names /no/ca.pem,",

@@ -288,5 +288,5 @@ def _replace(made: Path, output: Path) -> None:
     elif output.is_dir() and not any(output.iterdir()):
         output.rmdir()
     elif output.exists():
-        raise FileExistsError(errno.EEXIST, "in the way and will not be overwritten; remove it", str(output))
+        raise FileExistsError(errno.EEXIST, "is in the way and will not be overwritten", str(output))
     made.replace(output)

@@ -55,13 +55,13 @@ def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Pa
     about = given.stat()
     source = hashlib.sha256(f"{given.absolute()} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()
     staging = output.with_name(f".{output.name}.{source[:8]}.partial")
-    for earlier in output.parent.glob(f".{output.name}.*.partial"):
-        if earlier != staging or given.is_dir():
-            shutil.rmtree(earlier)
-    staging.mkdir(parents=True, exist_ok=True)
     hidden = 0
     with _readable(given), contextlib.ExitStack() as stack:
         archive = None if given.is_dir() else stack.enter_context(zipfile.ZipFile(given))
+        for earlier in output.parent.glob(f".{output.name}.*.partial"):
+            if earlier != staging or given.is_dir():
+                shutil.rmtree(earlier)
+        staging.mkdir(parents=True, exist_ok=True)
         solution = (given if archive is None else zipfile.Path(archive)) / SOLUTION
         classes = functools.cache(lambda: _read_solution(solution))
         members = _tree(given / FOLDERS[split]) if archive is None else _archive(archive, FOLDERS[split])

@@ -26,7 +26,10 @@ _REMEDIES = {
         errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS,
     ),
     "ask for more memory (`resources`)": (errno.ENOMEM,),
-    "raise the limit of open files (`ulimit -n`), or use fewer workers": (errno.EMFILE, errno.ENFILE),
+    "raise the limits of files and processes (`ulimit -n`, `ulimit -u`), or use fewer workers": (
+        errno.EMFILE, errno.ENFILE, errno.EAGAIN,
+    ),
+    "see whether the disk, or its server, is well, and run the command again": (errno.EIO, errno.ESTALE),
 }  # fmt: skip
 
 
