@@ -75,6 +75,8 @@ def test_a_wrong_specification_is_one_line(
             "path: /no/ca.pem; the environment variable BUNDLE names /no/ca.pem,",
         ),
         (FileNotFoundError(errno.ENOENT, "none", "/no/ca.pem"), "/no/ca.pem: none; the environment variable BUNDLE"),
+        (OSError(errno.ENOSPC, "No space"), "No space; make room there"),
+        (RuntimeError("can't allocate memory: 9 bytes"), "not enough memory (can't allocate memory: 9 bytes); ask"),
         (MemoryError(), "not enough memory (MemoryError); ask for more"),
         (UnicodeEncodeError("utf-8", "a\udcff.jpg", 1, 2, "no"), "'a\\udcff.jpg': not valid utf-8; rename the file"),
         (KeyboardInterrupt(), "interrupted"),
@@ -87,6 +89,7 @@ def test_what_can_be_mended_is_one_line(
         raise error
 
     monkeypatch.setenv("BUNDLE", "/no/ca.pem")
+    monkeypatch.setenv("EMPTY", "")
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, command(main))
     (line,) = caplog.messages

@@ -47,7 +47,7 @@ def explain(error: Exception) -> str | None:
     text = ": ".join(filter(None, [name, error.strerror if error.errno else _line(error)]))
     remedy = next((remedy for remedy, numbers in _REMEDIES.items() if error.errno in numbers), "run the command again")
     for variable, value in os.environ.items():
-        named = value == name or (not name and os.path.isabs(value) and value in text)
+        named = value == name if name else os.path.isabs(value) and value in text
         if named and not os.path.exists(value):
             remedy = f"the environment variable {variable} names {value}, which does not exist: unset or correct it"
     return f"{text}; {remedy}"
