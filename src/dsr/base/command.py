@@ -35,6 +35,16 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
         except UserError as error:
             log.error("%s", error)
             sys.exit(1)
+        except RuntimeError as error:
+            # PyTorch raises this wherever the process is when one that reads ahead for it ends, without a class.
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            log.error(
+                "%s It was ended from outside, probably for want of memory: lower execution.workers or ask for more"
+                " (resources.*.mem_mb), and run the same command again; saved states are kept.",
+                str(error).split(". ")[0].rstrip(".") + ".",
+            )  # fmt: skip
+            sys.exit(1)
 
     return run
 
