@@ -24,7 +24,7 @@ if CONFIG.data.prepared:
         shell:
             "python -m dsr.commands.prepare shard --source {params.source:q} --size {params.size}"
             " --images {params.images} --classes {params.classes}"
-            " --shard {wildcards.shard} --shards {params.shards} --output {output} > {log} 2>&1"
+            " --shard {wildcards.shard} --shards {params.shards} --output {output:q} > {log:q} 2>&1"
 
     rule prepare_index:
         input:
@@ -41,8 +41,8 @@ if CONFIG.data.prepared:
         params:
             other=other_index,
         shell:
-            "python -m dsr.commands.prepare index --inputs {input} --other {params.other} --output {output}"
-            " > {log} 2>&1"
+            "python -m dsr.commands.prepare index --inputs {input:q} --other {params.other} --output {output:q}"
+            " > {log:q} 2>&1"
 
 else:
 
@@ -65,4 +65,4 @@ else:
         shell:
             "python -m dsr.commands.prepare folder --source {params.source:q} --size {params.size}"
             " --images {params.images} --classes {params.classes} --other {params.other}"
-            " --output {output} > {log} 2>&1"
+            " --output {output:q} > {log:q} 2>&1"

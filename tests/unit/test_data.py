@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import pickle
 import re
 import zipfile
@@ -68,9 +70,31 @@ def test_folders_are_listed_as_torchvision_does(folder: Path) -> None:
     (folder / "cow").mkdir()
     with pytest.raises(UserError, match=r"one sub-folder of images per class \(no image in cow\)"):
         list_folder(folder)
-    for wrong in (folder / "ant" / "deeper", folder / "absent"):
-        with pytest.raises(UserError, match="sub-folder of images per class"):
-            list_folder(wrong)
+    for wrong, message in (("ant/deeper", "1 images are in the folder itself"), ("absent", "there is none")):
+        with pytest.raises(UserError, match=rf"sub-folder of images per class \({message}"):
+            list_folder(folder / wrong)
+
+
+def test_hidden_files_and_unreadable_folders(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    before = list_folder(folder).paths
+    for name in (".git/a.png", "ant/._a.png", "ant/.DS_Store", "bee/__MACOSX/a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert list_folder(folder).paths == before
+    assert caplog.messages == [f"{folder}: 2 hidden files are left out"]
+    scan = os.scandir
+
+    def refuse(place: str | Path) -> object:
+        if Path(place).name == "bee":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*bee'"):
+        list_folder(folder)
 
 
 def test_prepared_images_equal_crops_on_the_fly(folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dsr.base import logs
-from dsr.base.errors import UserError, first_problem
+from dsr.base.errors import UserError, explain, first_problem
 
 log = logging.getLogger("dsr")
 
@@ -23,7 +24,9 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
     """Return a program that runs ``main``, or the one of several ``steps`` that its first argument names.
 
     A function's parameters, or the fields of the dataclass that is its parameter, are the options. Specifications and
-    sections of the configuration are given as JSON. A user's error is one line in the log and exit code 1.
+    sections of the configuration are given as JSON, or as a file of it. What a user can mend, and what the system
+    refuses, is one line in the log (where it happened follows at the level DEBUG), a mistake of the program is a
+    traceback; the exit code is 1.
     """
 
     def run() -> None:
@@ -32,19 +35,18 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             _parse(main, steps)()
-        except UserError as error:
-            log.error("%s", error)
-            sys.exit(1)
-        except RuntimeError as error:
-            # PyTorch raises this wherever the process is when one that reads ahead for it ends, without a class.
-            if "DataLoader worker (pid" not in str(error):
-                raise
-            log.error(
-                "%s It was ended from outside, probably for want of memory: lower execution.workers or ask for more"
-                " (resources.*.mem_mb), and run the same command again; saved states are kept.",
-                str(error).split(". ")[0].rstrip(".") + ".",
-            )  # fmt: skip
-            sys.exit(1)
+        except KeyboardInterrupt:
+            log.error("interrupted")
+        except Exception as error:
+            message = str(error) if isinstance(error, UserError) else explain(error)
+            if message is None:
+                log.exception("a mistake in the program itself")
+            else:
+                log.error("%s", message)
+                log.debug("where it happened", exc_info=True)
+        else:
+            return
+        sys.exit(1)
 
     return run
 
@@ -92,6 +94,8 @@ def _registry() -> ConstructorRegistry:
 
 
 def _read(model: type[BaseModel], text: str) -> BaseModel:
+    if not text.startswith(("{", "[")):
+        text = Path(text).read_text(encoding="utf-8")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

@@ -2,55 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from dsr.base.command import command
-from dsr.base.errors import UserError
-from dsr.base.files import read_json, write_json
-from dsr.config.sampling import Sweep
+from dsr.sampling.choose import choose
 
-
-@command
-def main(sweep: Sweep, metrics: tuple[Path, ...], chosen: Path, others: Path) -> None:
-    """Write the chosen guidance, and all that were tried, the best first.
-
-    Args:
-        sweep: the search.
-        metrics: metrics files of what it tries, in the order of the sweep.
-        chosen: JSON file to write: the chosen guidance.
-        others: JSON file to write: everything that was tried and its scores.
-    """
-    attempts = tried(sweep, metrics)
-    write_json(others, attempts)
-    write_json(chosen, attempts[0]["guidance"])
-
-
-def tried(sweep: Sweep, metrics: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return what a sweep tried and its scores by FID, the lowest first; of equal ones the weaker guidance.
-
-    Args:
-        sweep: the search.
-        metrics: the metrics file of each of its candidates, in their order.
-
-    Raises:
-        UserError: if there are not as many files, or one is of another number of images.
-    """
-    if len(metrics) != len(sweep.candidates):
-        raise UserError(f"{len(metrics)} metrics files of {len(sweep.candidates)} candidates: all are needed to choose")
-    attempts = []
-    for (name, guidance), path in zip(sweep.candidates.items(), metrics, strict=True):
-        found = read_json(path)
-        if found["images"] != sweep.images:
-            raise UserError(
-                f"{path}: {found['images']} images, expected sweep.images ({sweep.images}); FIDs of different"
-                " numbers of images must not be compared: sample and evaluate it again"
-            )
-        scores = {key: found[key] for key in ("fid", "inception_score", "images")}
-        attempts.append({"name": name, "guidance": guidance.model_dump(mode="json"), **scores})
-    return sorted(attempts, key=lambda attempt: (attempt["fid"], attempt["guidance"]["scale"]))
-
+main = command(choose)
 
 if __name__ == "__main__":
     main()

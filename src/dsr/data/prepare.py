@@ -20,8 +20,10 @@ import PIL
 
 from dsr.base.errors import UserError
 from dsr.base.files import atomic, atomic_stream
+from dsr.base.randomness import permutation
 from dsr.data.folder import Listing, UnreadableImageError, center_crop, list_folder, load_rgb
-from dsr.data.images import class_names
+from dsr.data.images import class_names, open_images
+from dsr.data.npz import write_images
 from dsr.data.order import rank_slice
 
 MANIFEST = "manifest.json"
@@ -174,6 +176,24 @@ def index_folder(
             pillow=np.array(PIL.__version__),
         )
     logger.info("%s: %d images of %s", output, len(listing.paths), source)
+
+
+def write_reference(images: Path, output: Path, count: int | None = None, seed: int = 0) -> None:
+    """Collect prepared images, or a random choice of them, in their order into one npz that samples are compared with.
+
+    Args:
+        images: Index of the prepared images.
+        output: Npz file to write.
+        count: Images chosen at random (default: all).
+        seed: Seed of the choice.
+    """
+    source = open_images(images)
+    count = len(source) if count is None else count
+    if not 0 < count <= len(source):
+        raise UserError(f"--count {count}: {images} holds {len(source)} images, expected 1..{len(source)}")
+    chosen = np.sort(permutation(seed, "reference", 0, len(source))[:count])
+    size = source.image_size
+    write_images(output, (source.read(int(index))[None] for index in chosen), count, (size, size, 3))
 
 
 def _listed(source: Path, images: int | None, classes: int | None) -> Listing:

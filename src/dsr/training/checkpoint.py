@@ -18,7 +18,8 @@ import torch
 
 from dsr.base import files, tensors
 from dsr.base.errors import UserError
-from dsr.config.specs import TrainSpec, differing_keys, spec_hash
+from dsr.base.records import read_record
+from dsr.config.specs import TrainSpec, WeightsSpec, content, differing_keys, require
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ def state_steps(run: Path) -> list[int]:
 def save(run: Path, state: TrainState) -> Path:
     """Write a state atomically, then remove all but the newest two."""
     path = state_path(run, state.step)
-    with files.atomic(path) as temporary:
-        torch.save(vars(state), temporary)
+    with files.atomic_stream(path) as stream:
+        torch.save(vars(state), stream)
     for step in state_steps(run)[KEPT:]:
         state_path(run, step).unlink()
     return path
@@ -151,12 +152,9 @@ def snapshot_path(run: Path, epoch: int, decay: float) -> Path:
 def write_averages(run: Path, state: TrainState, spec: TrainSpec, epoch: int) -> None:
     """Write the averages of every decay at a milestone, each a complete denoiser (the model's buffers included)."""
     for decay, average in state.averages.items():
-        about = {"row": spec.row, "epoch": epoch, "step": state.step, "decay": decay, "spec_hash": spec_hash(spec)}
-        tensors.write(
-            snapshot_path(run, epoch, float(decay)),
-            {**state.model, **average},
-            {key: str(value) for key, value in about.items()},
-        )
+        weights = WeightsSpec(train=spec, epoch=epoch, decay=float(decay))
+        about = {"spec": content(weights), "step": state.step}
+        tensors.write(snapshot_path(run, epoch, float(decay)), {**state.model, **average}, about)
 
 
 def epoch_of(weights: Path) -> int:
@@ -166,7 +164,7 @@ def epoch_of(weights: Path) -> int:
         UserError: if the file is missing or was not written here.
     """
     try:
-        return int(tensors.read_about(weights)["epoch"])
+        return int(read_record(weights)["spec"]["epoch"])
     except (UserError, KeyError):
         raise UserError(f"{weights}: expected the EMA weights of a milestone; train that milestone first") from None
 
@@ -192,12 +190,7 @@ def publish(spec: TrainSpec, epoch: int, decay: float, run_dir: Path, output: Pa
     snapshot = snapshot_path(run_dir, epoch, decay)
     if not snapshot.exists():
         raise UserError(f"{snapshot}: no such file; restore the run directory, or train this milestone again")
-    found = tensors.read_about(snapshot).get("spec_hash")
-    if found != spec_hash(spec):
-        raise UserError(
-            f"{snapshot}: trained with another specification ({found}, not {spec_hash(spec)});"
-            " use another run directory"
-        )
+    require(snapshot, read_record(snapshot).get("spec", {}), WeightsSpec(train=spec, epoch=epoch, decay=decay))
     with files.atomic(output) as temporary:
         shutil.copyfile(snapshot, temporary)
     log.info("Published %s", output)

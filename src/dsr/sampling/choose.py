@@ -1,0 +1,38 @@
+"""The choice of a guidance: the lowest FID of those that a sweep tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dsr.base.errors import UserError
+from dsr.base.files import read_json, write_json
+from dsr.config.sampling import Sweep
+
+
+def choose(sweep: Sweep, metrics: tuple[Path, ...], chosen: Path, others: Path) -> None:
+    """Choose the guidance with the lowest FID among those that a sweep tried; of equal ones the weaker guidance.
+
+    Args:
+        sweep: the search.
+        metrics: metrics files of what it tries, in the order of the sweep.
+        chosen: JSON file to write: the chosen guidance.
+        others: JSON file to write: everything that was tried and its scores, the best first.
+
+    Raises:
+        UserError: if there are not as many files, or one is of another number of images.
+    """
+    if len(metrics) != len(sweep.candidates):
+        raise UserError(f"{len(metrics)} metrics files of {len(sweep.candidates)} candidates: all are needed to choose")
+    attempts = []
+    for (name, guidance), path in zip(sweep.candidates.items(), metrics, strict=True):
+        found = read_json(path)
+        if found["images"] != sweep.images:
+            raise UserError(
+                f"{path}: {found['images']} images, expected sweep.images ({sweep.images}); FIDs of different"
+                " numbers of images must not be compared: sample and evaluate it again"
+            )
+        scores = {key: found[key] for key in ("fid", "inception_score", "images")}
+        attempts.append({"name": name, "guidance": guidance.model_dump(mode="json"), **scores})
+    attempts.sort(key=lambda attempt: (attempt["fid"], attempt["guidance"]["scale"]))
+    write_json(others, attempts)
+    write_json(chosen, attempts[0]["guidance"])
