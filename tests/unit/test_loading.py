@@ -64,6 +64,6 @@ def test_a_reading_process_that_is_killed_ends_the_command_with_one_line(tmp_pat
     os.kill(descendants(process.pid)[-1], signal.SIGKILL)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "ask for more (resources.*.mem_mb), or lower execution.workers" in log
+    assert "ask for more memory (resources.*.mem_mb), or lower execution.workers" in log
     assert "Traceback" not in log
     assert checkpoint.newest(job.run_dir)
