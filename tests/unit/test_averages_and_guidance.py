@@ -49,6 +49,10 @@ def test_incomplete_or_unequal_sweeps_choose_nothing(tmp_path: Path) -> None:
     scored(tmp_path, {"w2-t0-1": 2.0}, images=20)
     with pytest.raises(UserError, match=r"w2-t0-1\.json: 20 images, expected sweep\.images \(10\)"):
         choose(SWEEP, metrics, tmp_path / "guidance.json", tmp_path / "sweep.json")
+    drawn = {"spec": {"samples": {"guidance": {"scale": 1.5}}}, "fid": 2.0, "inception_score": 2.0, "images": 10}
+    write_json(metrics[2], drawn)
+    with pytest.raises(UserError, match=r"w2-t0-1\.json was made with other settings .*\(scale: 1\.5 -> 2\.0\)"):
+        choose(SWEEP, metrics, tmp_path / "guidance.json", tmp_path / "sweep.json")
 
 
 def average(monkeypatch: pytest.MonkeyPatch, spec: TrainSpec, run: Path, decay: str, output: Path) -> None:

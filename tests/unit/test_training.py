@@ -129,6 +129,15 @@ def test_a_finished_milestone_whose_state_was_removed_is_published_again(row: Pa
         train(tiny_job(row, copy, spec=tiny_spec(lr=1.0)), ONE)
 
 
+def test_an_average_that_is_partly_initial_weights_is_said_once(
+    row: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(tiny_job(row, tmp_path / "run-a", epoch=1, spec=tiny_spec(ema=[0.9999, 0.1])), ONE)
+    assert caplog.text.count("still partly initial weights (100% with decay 0.9999)") == 1
+    assert not tiny_spec(ema=[0.99]).recipe.initial_weights_left(460)
+    assert tiny_spec(ema=[0.99]).recipe.initial_weights_left(458) == "1% with decay 0.99"
+
+
 def test_what_is_finished_is_said_and_weights_of_other_code_are_not_published_again(
     row: Path, copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

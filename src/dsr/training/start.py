@@ -102,6 +102,12 @@ def check(job: Job, world: World) -> None:
     for path in filter(None, (job.images, job.encoder, job.neurons, job.statistics)):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; run the rule that makes it first")
+    if left := spec.recipe.initial_weights_left(job.last_step):
+        log.warning(
+            "After the %d steps to epoch %d the moving averages are still partly initial weights (%s): images will be"
+            " noisy; train longer, or put a smaller decay first in recipe.ema",
+            job.last_step, job.epoch, left,
+        )  # fmt: skip
     check_index(job.images, images=spec.images, classes=spec.model.classes, image_size=spec.encoding.image_size)
 
 
