@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsr.base.errors import UserError
+from dsr.base.errors import EXIT_STOPPED, UserError
 from dsr.data import loading
 from dsr.data.images import Images
 from dsr.data.loading import StoppedError, load
@@ -57,13 +57,26 @@ def test_a_wait_ends_when_somebody_asks_or_when_it_is_too_long(monkeypatch: pyte
         next(late)
 
 
-def test_a_reading_process_that_is_killed_ends_the_command_with_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGKILL, 1, "ask for more memory (resources.*.mem_mb), or lower execution.workers"),
+        (signal.SIGSTOP, EXIT_STOPPED, "Stopped (received SIGTERM) while no images came"),
+    ],
+)
+def test_a_reading_process_that_ends_or_hangs_is_one_line_and_keeps_the_state(
+    tmp_path: Path, number: int, code: int, message: str
+) -> None:
     job = tiny_job(make_files(tmp_path), tmp_path / "run-a", epoch=1000, checkpoint_minutes=OFTEN, workers=2)
     process = command(job)
     wait_for_step(job.run_dir, 3, lambda: process.poll() is None)
-    os.kill(descendants(process.pid)[-1], signal.SIGKILL)
-    _, log = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "ask for more memory (resources.*.mem_mb), or lower execution.workers" in log
+    for worker in descendants(process.pid)[1:]:
+        os.kill(worker, number)
+    if number == signal.SIGSTOP:
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert message in log
     assert "Traceback" not in log
     assert checkpoint.newest(job.run_dir)

@@ -56,7 +56,7 @@ def load(
         stop: whether to give up waiting for a worker.
 
     Raises:
-        UserError: if an image cannot be read, or no batch came in :data:`PATIENCE_SECONDS`.
+        UserError: if workers cannot be started, an image cannot be read, or no batch came in :data:`PATIENCE_SECONDS`.
         StoppedError: if ``stop`` became true while no batch came.
     """
     asked = iter(batches)
@@ -65,20 +65,26 @@ def load(
     # inherit this memory. To hand over tensors, PyTorch needs /dev/shm and sockets in the temporary folder; where these
     # are small, or long names, it waits for ever.
     shape = (PREFETCH * workers + 1, len(first), 3, images.image_size, images.image_size)
-    room = np.frombuffer(mmap.mmap(-1, max(1, math.prod(shape))), np.uint8, math.prod(shape)).reshape(shape)
-    loaded = iter(
-        DataLoader(
-            _Batches(images, room),
-            sampler=enumerate(itertools.chain([first], asked)),
-            batch_size=None,
-            # PyTorch's own would make tensors of the labels.
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            prefetch_factor=PREFETCH if workers else None,
-            worker_init_fn=worker_init,
-            timeout=POLL_SECONDS if workers else 0,
+    try:
+        room = np.frombuffer(mmap.mmap(-1, max(1, math.prod(shape))), np.uint8, math.prod(shape)).reshape(shape)
+        loaded = iter(
+            DataLoader(
+                _Batches(images, room),
+                sampler=enumerate(itertools.chain([first], asked)),
+                batch_size=None,
+                # PyTorch's own would make tensors of the labels.
+                collate_fn=_as_it_is,
+                num_workers=workers,
+                prefetch_factor=PREFETCH if workers else None,
+                worker_init_fn=worker_init,
+                timeout=POLL_SECONDS if workers else 0,
+            )
         )
-    )
+    except OSError as error:
+        raise UserError(
+            f"processes that read images cannot be started ({error}); make room in memory and in /dev/shm, or set"
+            " execution.workers to 0"
+        ) from None
     try:
         while (found := _next(loaded, stop)) is not None:
             place, labels = found
