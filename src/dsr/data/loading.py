@@ -8,6 +8,7 @@ import math
 import mmap
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,8 +89,8 @@ def load(
     try:
         while (found := _next(loaded, stop)) is not None:
             place, labels = found
-            batch = torch.from_numpy(room[place][: len(labels)]), torch.from_numpy(labels)
-            yield tuple(values.pin_memory() if pin_memory else values.clone() for values in batch)
+            pixels = torch.from_numpy(room[place][: len(labels)])
+            yield pixels.pin_memory() if pin_memory else pixels.clone(), torch.from_numpy(labels)
     finally:
         # Workers may ignore the signals by which Python would stop them at its end, and then wait. PyTorch itself does
         # this when nothing refers to the iterator any more, but an error's traceback does.
@@ -121,7 +122,7 @@ def _next(loaded: Iterator[_Read | UserError], stop: Callable[[], object]) -> _R
         return found
 
 
-def _as_it_is(read: _Read | UserError) -> _Read | UserError:
+def _as_it_is(read: Any) -> Any:
     return read
 
 
