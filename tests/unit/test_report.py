@@ -31,7 +31,7 @@ from dsr.report.provenance import Times, write_provenance
 from dsr.report.render import markdown
 from dsr.report.supplements import read_fids
 from dsr.report.table import TableInput, collect
-from tests.configuration import ROOT, configuration, write_metrics
+from tests.configuration import DEMO, ROOT, configuration, write_metrics
 
 # Provenance
 
@@ -275,7 +275,7 @@ def test_epoch_reaching_interpolates_in_the_logarithm() -> None:
 def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path) -> None:
     entries = entries_of("fid", tmp_path)
     assert read_curves(entries) == {"dit-siglip2b": [(80, 5.9), (800, 3.9)], "dit-siglip2b-dsr": [(80, 4.6)]}
-    demo = FigureInput(config.model_copy(update={"published": False}), entries[-1:])
+    demo = FigureInput(configuration(DEMO), entries[-1:])
     with style(), pytest.raises(UserError, match="none of the metrics files exists"):
         KINDS["fid"](demo)
 
@@ -304,18 +304,18 @@ def test_samples_are_chosen_by_class_and_not_by_looks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("caption", sorted((ROOT / "docs/captions").glob("*.rst")), ids=lambda path: path.stem)
 def test_captions_are_valid_and_quote_the_configuration(caption: Path, raw: dict[str, Any]) -> None:
-    source = caption.read_text(encoding="utf-8")
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(source)
-    assert "snakemake.config" in source or "snakemake.wildcards" in source
+    written = caption.read_text(encoding="utf-8")
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(written)
+    assert "snakemake.config" in written or "snakemake.wildcards" in written
     texts = set()
     for kind in ("norms", "components", "attention", "outliers"):
-        for published in (True, False):
+        for source in ("kaggle", "digits"):
             wildcards = SimpleNamespace(row="dit-siglip2b", kind=kind, table="scaling")
-            job = SimpleNamespace(config={**raw, "published": published}, wildcards=wildcards)
+            job = SimpleNamespace(config={**raw, "data": {**raw["data"], "source": source}}, wildcards=wildcards)
             text = template.render(snakemake=job, files=[])
             docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
             texts.add(text)
-    assert len(texts) == (4 if "wildcards.kind" in source else 2 if "published" in source else 1)
+    assert len(texts) == (4 if "wildcards.kind" in written else 2 if '"digits"' in written else 1)
 
 
 def test_the_report_opens_with_the_table(raw: dict[str, Any], tmp_path: Path) -> None:

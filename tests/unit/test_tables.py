@@ -15,11 +15,11 @@ from dsr.base.files import write_json
 from dsr.base.text import pipe_table
 from dsr.config.load import Config, load
 from dsr.report.entries import METRICS, Entries, Entry, entries_json
-from dsr.report.published import Published
+from dsr.report.published import Published, departures
 from dsr.report.render import latex, markdown
 from dsr.report.supplements import read_fids, references, sampling_seeds, training_seeds, with_variants
 from dsr.report.table import TableInput, collect
-from tests.configuration import write_metrics
+from tests.configuration import configuration, write_metrics
 
 NONE = read_fids([])
 
@@ -34,8 +34,8 @@ def table_of(config: Config, *entries: Entry, name: str = "") -> TableInput:
 
 
 def demo_of(config: Config) -> Config:
-    data = config.data.model_copy(update={"source": "digits"})
-    return config.model_copy(update={"published": False, "name": "Digits", "data": data})
+    data = config.data.model_copy(update={"source": "digits", "classes": 10})
+    return config.model_copy(update={"name": "Digits", "data": data})
 
 
 # Published values
@@ -54,6 +54,42 @@ def test_published_values_agree_across_tables_and_rows_are_the_projects(config: 
     assert chart[["inception_score", "precision", "recall", "gflops"]].isna().all(axis=None)
     assert published.chart("dit-siglip2b")[0] == (40, 7.97)
     assert len(published.chart("dit-siglip2b-dsr")) == 8
+
+
+ABLATIONS, REFERENCE = (f"profiles/{name}/config-overlay.yaml" for name in ("ablations", "reference-weights"))
+
+
+def test_the_projects_configurations_are_the_papers_experiment() -> None:
+    config = configuration(ABLATIONS, REFERENCE)
+    assert not any(departures(config, row) for row in (*config.rows, "dit-siglip2b-masked"))
+    assert {*Published().frame["row"]} - {*config.rows} == {"dit-siglip2b-masked"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": {"classes": 5}, "sampling": {"sweep": None}}, "data.classes: 1000 -> 5"),
+        ({"data": {"train_images": 1000000}}, "data.train_images: 1281167 -> 1000000"),
+        ({"sampling": {"images": 10000}}, "sampling.images: 50000 -> 10000"),
+        ({"encoders": {"siglip2-b": {"hub": "someone/own"}}}, "dit-siglip2b.encoder.hub: google/siglip2-base"),
+        ({"recipes": {"dit": {"lr": 1e-3}}}, "rows.dit-siglip2b.recipe.lr: 0.0002 -> 0.001"),
+        ({"denoisers": {"dit-xl": {"register_start": 4}}}, "denoiser.register_start: 8 -> 4"),
+        ({"rows": {"dit-siglip2b": {"registers": 16}}}, "rows.dit-siglip2b.registers: 0 -> 16"),
+        ({"rows": {"dit-siglip2b": {"compare_with": "dit-siglip2b-masked"}}}, "masked is none of the paper's"),
+        ({"recipes": {"dit": {"seed": 1, "precision": "bf16", "ema": [0.9999, 0.99]}}}, ""),
+    ],
+)
+def test_published_values_stand_only_beside_the_papers_experiment(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    config = configuration(**change)
+    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
+    given = table_of(config, entry)
+    lines = collect(given).set_index(["row", "epoch", "guidance"])
+    shown = lines["published_fid"].get(("dit-siglip2b", 80, "unguided"))
+    assert pd.isna(shown) if said else shown == 5.89
+    assert said in "; ".join(given.departures["dit-siglip2b"])
+    assert (said if given.comparable else "No number here is comparable") in markdown(given, collect(given), NONE)
 
 
 # The table
@@ -141,19 +177,15 @@ def test_the_table_lists_published_values_that_nobody_asked_to_measure(config: C
     assert (frame["run"] == "").all()
 
 
-def test_at_demo_scale_published_values_stand_apart(config: Config, tmp_path: Path) -> None:
+def test_at_demo_scale_there_are_no_published_values(config: Config, tmp_path: Path) -> None:
     metrics = write_metrics(tmp_path / "metrics.json", 33.25)
     given = table_of(demo_of(config), Entry(row="dit-siglip2b", epoch=80, metrics=metrics))
     frame = collect(given)
-    own, apart = markdown(given, frame, NONE).split("## Published (ImageNet-256, not comparable)")
-    assert "handwritten digits" in own
-    assert "33.25" in own
-    for number in ("5.89", "3.26", "156.54", "arXiv"):
-        assert number not in own
-        assert number not in latex(given, frame, NONE)
-    assert "33.25" not in apart
-    assert "5.89" in apart
-    assert "arXiv" not in apart
+    for text in (markdown(given, frame, NONE), latex(given, frame, NONE)):
+        assert "33.25" in text
+        assert "not the paper's experiment" in text
+        for number in ("5.89", "3.26", "156.54", "arXiv"):
+            assert number not in text
 
 
 def test_incomplete_metrics_are_refused(config: Config, tmp_path: Path) -> None:
@@ -301,4 +333,4 @@ def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> N
     demo = TableInput(demo_of(config), (entry,), "epochs")
     frame = collect(demo)
     assert len(frame) == 1
-    assert "uncertain by 0.05" in markdown(demo, frame, NONE)
+    assert "uncertain by 0.05" not in markdown(demo, frame, NONE)

@@ -40,6 +40,17 @@ def atomic_stream(path: Path) -> Iterator[IO[bytes]]:
         stream.flush()
 
 
+def check_writable(path: Path) -> None:
+    """Make sure that a file or folder can be written there, before anything is computed for it.
+
+    Raises:
+        OSError: as writing would.
+    """
+    folder = path if path.is_dir() else path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(prefix=f".{path.name}.", dir=folder).close()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic(path) as temporary:

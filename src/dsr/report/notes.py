@@ -9,8 +9,6 @@ from dsr.config.sampling import CHOSEN, Guidance
 from dsr.report.published import CHART
 from dsr.report.table import MEASURED, TableInput
 
-OFF_CHART = "FIDs read off a chart of arXiv 2605.05206, uncertain by 0.05"
-"""What published values of the list CHART are."""
 MARK = "†"
 """Stands at the FID of a row some of whose images are one colour all over."""
 
@@ -37,18 +35,24 @@ def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
         "FID depends on the reference images; here: " + (_references(frame) or "none measured yet"),
         "Parameters are those with a gradient as constructed (position tables and Fourier frequencies excluded); "
         "GFLOPs are one forward pass of one image, two per multiply-add; both are counted from the models"
-        + (", and compared as rounded as they are published" if config.published else ""),
+        + (", and compared as rounded as they are published" if given.comparable else ""),
         *_constant(frame),
     ]
     if given.section and given.section.note:
         notes.append(given.section.note.strip().rstrip("."))
-    if config.published and given.published_table == CHART:
-        notes.append(f"Published: {OFF_CHART}")
-    elif config.published:
+    if given.comparable and given.published_table == CHART:
+        notes.append("Published: FIDs read off a chart of arXiv 2605.05206, uncertain by 0.05")
+    elif given.comparable:
         notes.append(
             "Published: arXiv 2605.05206, most likely measured against the 50 000 validation images; the scale and "
             "interval of its guided FIDs are not published; what the paper leaves empty stays empty"
         )
+    if given.comparable:
+        notes += [
+            f"{row} is not the paper's experiment ({'; '.join(found)})"
+            for row, found in given.departures.items()
+            if found and given.published.label(given.published_row(row))
+        ]
     return notes
 
 

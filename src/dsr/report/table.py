@@ -15,7 +15,7 @@ from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance
 from dsr.config.tables import Table
 from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED, VALIDATION, Entry
-from dsr.report.published import CHART, MAIN, Published
+from dsr.report.published import CHART, MAIN, Published, departures
 
 KEY = ["row", "epoch", "guidance"]
 """Columns that tell the lines of a table apart."""
@@ -75,10 +75,20 @@ class TableInput:
         epochs = {one.epoch for one in self.entries}
         if self.section and self.section.epochs:
             epochs = {*self.section.epochs}
-        elif self.section and self.config.published:
+        elif self.section and self.comparable:
             epochs |= self.published.epochs(self.published_table, map(self.published_row, self.rows))
         known = self.config.rows.get(row)
         return sorted(epochs & {known.weights.epoch} if known and known.weights else epochs)
+
+    @cached_property
+    def departures(self) -> dict[str, list[str]]:
+        """In what every row is not the experiment of the published numbers."""
+        return {row: departures(self.config, row) for row in self.rows}
+
+    @property
+    def comparable(self) -> bool:
+        """Whether any row is the experiment of the published numbers."""
+        return not all(self.departures.values())
 
     def published_row(self, row: str) -> str:
         """Row of the published lists whose numbers stand beside those of ``row``."""
@@ -87,7 +97,7 @@ class TableInput:
 
     def published_values(self, row: str, epoch: int, guidance: str) -> dict[str, float | None]:
         """Published values by quantity, if they are comparable."""
-        if not self.config.published:
+        if self.departures[row]:
             return dict.fromkeys(QUANTITIES)
         known = self.guidance[guidance]
         kind = GUIDED if known is None or known.scale > 1 else UNGUIDED
