@@ -14,6 +14,7 @@ configfile: "config.yaml"
 report: "docs/captions/workflow.rst"
 
 
+include: "src/package.smk"
 include: "rules/common.smk"
 include: "rules/sets.smk"
 include: "rules/results.smk"

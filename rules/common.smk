@@ -1,5 +1,6 @@
 # Everything that the rules share: the checked configuration, wildcard constraints, input functions.
 import functools
+import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -11,10 +12,9 @@ from dsr.analysis import specs as analysis_specs
 from dsr.base.errors import UserError
 from dsr.base.files import write_text
 from dsr.base.records import read_record
-from dsr.config.base import ConfigurationError
+from dsr.config.agreement import overlay_rows
 from dsr.config.load import load
 from dsr.config.specs import differing_keys, spec_hash, spec_json
-from dsr.config.tables import overlay_rows
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
 with open(workflow.source_path("../config.yaml"), encoding="utf-8") as stream:
@@ -29,7 +29,7 @@ try:
         for name, table in CONFIG.tables.items()
         if table.overlay
     }
-except ConfigurationError as error:
+except UserError as error:
     raise WorkflowError(str(error)) from None
 
 EXECUTION = CONFIG.execution
@@ -37,12 +37,12 @@ EPOCHS = CONFIG.evaluation.epochs
 TRAINED = [name for name, row in CONFIG.rows.items() if row.recipe]
 FETCHED = [name for name, row in CONFIG.rows.items() if row.weights]
 
-# Both environments run the package from this checkout. Where TensorFlow is installed beside PyTorch, transformers
+# Both environments run the package from this checkout, and nothing from ~/.local. Where TensorFlow is installed beside PyTorch, transformers
 # would import it in every job for nothing. What PyTorch's compiler and Triton make is kept for the next job and start.
 # A SLURM job that obeys the SIGTERM of a preemption has failed; one that stays until it is killed is requeued.
 shell.prefix(
     "[ -z \"${{SLURM_STEP_ID:-}}\" ] || trap '' TERM;"
-    f" export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))} USE_TF=0"
+    f" export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))} PYTHONNOUSERSITE=1 USE_TF=0"
     f" TORCHINDUCTOR_CACHE_DIR={shlex.quote(str(Path(CONFIG.results, 'cache/inductor').absolute()))}"
     f" TRITON_CACHE_DIR={shlex.quote(str(Path(CONFIG.results, 'cache/triton').absolute()))}; "
 )
@@ -170,13 +170,35 @@ def threads_of(request):
     return getattr(CONFIG.resources, request).cpus
 
 
+# TERM two minutes before the time limit is the one notice that reaches the trainer, so it belongs to the jobs and not to
+# the default resources, which the command line replaces; what a user's say comes after it.
+OWN_EXTRA = (workflow.resource_settings.default_resources or {}).get("slurm_extra")
+SLURM_EXTRA = " ".join(
+    [
+        "--signal=TERM@120 --open-mode=append",
+        *shlex.split(str(OWN_EXTRA.raw) if OWN_EXTRA else ""),
+    ]
+)
+
+
+# On one machine, where every job takes the first GPUs, `gpu_jobs` lets one at a time have them (profiles/default). In a
+# cluster each job has GPUs of its own, and this counts within a job only.
+resource_scopes:
+    gpu_jobs="local",
+
+
 def resources_of(request, nodes=1):
     """What a job asks of a cluster besides CPU cores, as Snakemake's SLURM plugin wants it said."""
     asked = getattr(CONFIG.resources, request)
-    resources = {"mem_mb": asked.mem_mb, "runtime": asked.minutes}
+    resources = {
+        "mem_mb": asked.mem_mb,
+        "runtime": asked.minutes,
+        "slurm_extra": SLURM_EXTRA,
+    }
     if asked.gpus:
         # Without tasks_per_gpu the plugin would ask for all the CPU cores once per GPU.
-        resources |= {"gres": asked.gres or f"gpu:{asked.gpus}", "tasks_per_gpu": 0}
+        gres = asked.gres or f"gpu:{asked.gpus}"
+        resources |= {"gres": gres, "tasks_per_gpu": 0, "gpu_jobs": 1}
     if nodes > 1:
         resources |= {"mpi": "srun", "nodes": nodes, "tasks": nodes}
     return resources
@@ -198,9 +220,9 @@ EXECUTION_JSON = spec_json(EXECUTION).replace("{", "{{").replace("}", "}}")
 EXECUTION_OPTION = f" --execution {shlex.quote(EXECUTION_JSON)}"
 
 
-def option(name, files):
-    """Part of a shell line: an option with files such as '{input.neurons}', or nothing where there are none."""
-    return f'$([ -z "{files}" ] || echo {name} {files})'
+def option(name):
+    """Part of a shell line: an option with the file of the shell's variable of this name, or nothing without one."""
+    return f'${{{{{name}:+--{name} "${name}"}}}}'
 
 
 def encoders_with_released(file):
@@ -212,7 +234,7 @@ def encoders_with_released(file):
 def raw_images(wildcards):
     """What must exist before the images of a split can be prepared: a given ImageFolder, or a fetched one."""
     given = getattr(CONFIG.data, wildcards.split)
-    # A shared folder is touched now and then, and its images stay what they are.
+    # The folder itself may be touched; `raw_listing` notices what matters.
     return ancient(given) if given else f"<results>/data/raw/{wildcards.split}.json"
 
 
@@ -220,6 +242,32 @@ def raw_folder(wildcards):
     """ImageFolder of a split."""
     given = getattr(CONFIG.data, wildcards.split)
     return given or f"{CONFIG.results}/data/raw/{wildcards.split}"
+
+
+def raw_listing(wildcards):
+    """What changes where images are added to a given ImageFolder, removed or moved: its classes and their times."""
+    given = getattr(CONFIG.data, wildcards.split) or CONFIG.artifacts.get(
+        f"imagenet-{wildcards.split}"
+    )
+    return class_times(given) if given else ""
+
+
+@functools.cache
+def class_times(folder):
+    """Hash of the names of a folder's sub-folders and the times at which entries of theirs came or went."""
+    entries = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    times = [
+        f"{entry.name} {entry.stat().st_mtime_ns}"
+        for entry in entries
+        if entry.is_dir()
+    ]
+    return hashlib.sha256("\n".join(times).encode()).hexdigest()[:12]
+
+
+def other_index(wildcards):
+    """Index of the other split, whose classes must be the same."""
+    split = "validation" if wildcards.split == "train" else "train"
+    return f"{CONFIG.results}/data/prepared/{split}/index.npz"
 
 
 def encodings(rows):

@@ -19,9 +19,10 @@ rule discover_neurons:
     params:
         spec=as_json(discover_spec),
     shell:
-        f"python -m dsr.commands.discover {option('--first', '{input.first}')}"
-        " --spec {params.spec:q} --encoder $(dirname {input.encoder})"
-        " --images {input.images} --output {output} > {log} 2>&1"
+        "first={input.first:q}; "
+        f"python -m dsr.commands.discover {option('first')}"
+        ' --spec {params.spec:q} --encoder "$(dirname {input.encoder:q})"'
+        " --images {input.images:q} --output {output:q} > {log:q} 2>&1"
 
 
 # Where the release has no list (SigLIP2-So400M with a single pass), neurons are discovered.
@@ -41,7 +42,7 @@ rule released_neurons:
     conda:
         "../envs/torch.yaml"
     shell:
-        "cp {input} {output} 2> {log}"
+        "cp {input:q} {output:q} 2> {log:q}"
 
 
 rule statistics:
@@ -65,7 +66,8 @@ rule statistics:
         spec=as_json(statistics_spec),
     shell:
         # Nothing is kept there but the number of starts: when it is stopped, the job is requeued and begins anew.
-        f"{launch('statistics')} --state {CONFIG.results}/latents/.{{wildcards.encoder}}-{{wildcards.ttr}}"
-        f" dsr.commands.statistics{EXECUTION_OPTION} {option('--neurons', '{input.neurons}')}"
-        " --spec {params.spec:q} --encoder $(dirname {input.encoder}) --images {input.images}"
-        " --output {output} > {log} 2>&1"
+        "neurons={input.neurons:q}; "
+        f"{launch('statistics')} --state {shlex.quote(f'{CONFIG.results}/latents/.')}{{wildcards.encoder}}-{{wildcards.ttr}}"
+        f" dsr.commands.statistics{EXECUTION_OPTION} {option('neurons')}"
+        ' --spec {params.spec:q} --encoder "$(dirname {input.encoder:q})" --images {input.images:q}'
+        " --output {output:q} > {log:q} 2>&1"

@@ -1,7 +1,7 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
 FIGURE = (
-    "python -m dsr.commands.report figure --kind {params.kind} --config {input.config} --entries {params.entries:q}"
-    " {params.image} --png {output.png} --svg {output.svg} > {log} 2>&1"
+    "python -m dsr.commands.report figure --kind {params.kind} --config {input.config:q} --entries {params.entries:q}"
+    " {params.image} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 )
 
 
@@ -40,10 +40,11 @@ rule encoder_maps:
     params:
         spec=as_json(encoder_maps_spec),
     shell:
-        f"python -m dsr.commands.maps encoder {option('--neurons', '{input.neurons}')}"
-        " --spec {params.spec:q} --images {input.images}"
-        " --encoder $(dirname {input.encoder}) --decoder {input.decoder}"
-        " --threads {threads} --output {output} > {log} 2>&1"
+        "neurons={input.neurons:q}; "
+        f"python -m dsr.commands.maps encoder {option('neurons')}"
+        " --spec {params.spec:q} --images {input.images:q}"
+        ' --encoder "$(dirname {input.encoder:q})" --decoder {input.decoder:q}'
+        " --threads {threads} --output {output:q} > {log:q} 2>&1"
 
 
 rule denoiser_maps:
@@ -65,10 +66,11 @@ rule denoiser_maps:
     params:
         spec=as_json(denoiser_maps_spec),
     shell:
-        f"python -m dsr.commands.maps denoiser {option('--neurons', '{input.neurons}')}"
-        " --spec {params.spec:q} --images {input.images}"
-        " --encoder $(dirname {input.encoder}) --statistics {input.statistics}"
-        " --decoder {input.decoder} --weights {input.weights} --threads {threads} --output {output} > {log} 2>&1"
+        "neurons={input.neurons:q}; "
+        f"python -m dsr.commands.maps denoiser {option('neurons')}"
+        " --spec {params.spec:q} --images {input.images:q}"
+        ' --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'
+        " --decoder {input.decoder:q} --weights {input.weights:q} --threads {threads} --output {output:q} > {log:q} 2>&1"
 
 
 rule figure_samples:

@@ -22,12 +22,13 @@ rule sample:
         spec=as_json(sample_spec),
         shards=lambda wildcards, output: str(Path(output.samples).parent / "shards"),
     shell:
+        "guidance={input.guidance:q}; "
         f"{launch('sample')}"
-        " --state {params.shards}"
-        f" dsr.commands.sample{EXECUTION_OPTION} {option('--guidance', '{input.guidance}')}"
-        " --spec {params.spec:q} --weights {input.weights}"
-        " --statistics {input.statistics} --decoder {input.decoder} --shards {params.shards}"
-        " --output {output.samples} > {log} 2>&1"
+        " --state {params.shards:q}"
+        f" dsr.commands.sample{EXECUTION_OPTION} {option('guidance')}"
+        " --spec {params.spec:q} --weights {input.weights:q}"
+        " --statistics {input.statistics:q} --decoder {input.decoder:q} --shards {params.shards:q}"
+        " --output {output.samples:q} > {log:q} 2>&1"
 
 
 # Of a few images with every guidance that the sweep tries, the one with the lowest FID is chosen.
@@ -49,5 +50,5 @@ rule choose_guidance:
     params:
         spec=SWEEP.model_dump_json() if SWEEP else "",
     shell:
-        "python -m dsr.commands.choose --sweep {params.spec:q} --metrics {input}"
-        " --chosen {output.chosen} --others {output.tried} > {log} 2>&1"
+        "python -m dsr.commands.choose --sweep {params.spec:q} --metrics {input:q}"
+        " --chosen {output.chosen:q} --others {output.tried:q} > {log:q} 2>&1"

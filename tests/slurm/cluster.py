@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.slurm.host import (
     ClusterError,
     UnavailableError,
-    ancestors,
-    descendants,
     install,
     kill,
     output,
@@ -121,8 +121,9 @@ class Cluster:
             kill(daemon, signal.SIGKILL)
         for pid, command in processes():
             if command.startswith("slurmstepd") and works_in(pid, self.folder / f"log/slurmd.{name}"):
-                for member in (pid, *descendants(pid)):
-                    kill(member, signal.SIGKILL)
+                step = psutil.Process(pid)
+                for member in (step, *step.children(recursive=True)):
+                    kill(member.pid, signal.SIGKILL)
 
     def ready(self, states: str = "idle,mix,alloc") -> list[str]:
         """Names of the nodes in these states (default: the nodes that take jobs)."""
@@ -205,7 +206,7 @@ class Cluster:
 
     def _nothing_works(self) -> bool:
         """Kill what works in the folder; whether there was nothing to kill."""
-        spared = ancestors(os.getpid())
+        spared = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
         left = [pid for pid, _ in processes() if pid not in spared and works_in(pid, self.folder)]
         for pid in left:
             kill(pid, signal.SIGKILL)

@@ -26,11 +26,10 @@ from dsr.analysis.outliers import (
 from dsr.analysis.specs import DenoiserMapsFiles, DenoiserMapsSpec, EncoderMapsSpec, MapsFiles
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
-from dsr.config.denoisers import Dit, DitDh
 from dsr.config.encoders import Decoder
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, ModelSpec
-from dsr.config.training import Flow
+from dsr.config.training import Dit, DitDh, Flow
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder

@@ -15,7 +15,7 @@ from dsr.commands import average as average_command
 from dsr.config.sampling import Guidance, Sweep
 from dsr.config.specs import TrainSpec, WeightsSpec, content
 from dsr.sampling.choose import choose
-from dsr.training.snapshot import snapshot_path
+from dsr.training.checkpoint import snapshot_path
 
 from .training_row import tiny_spec
 

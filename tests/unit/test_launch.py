@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dsr.launch.attempts import FRUITLESS_STARTS, Attempts
 from dsr.launch.slurm import SlurmJob
+from dsr.launch.supervise import FRUITLESS_STARTS, Attempts
 from dsr.launch.torchrun import command_line
 
 # Starts a worker in a session of its own, as torchrun does, and reports how it ended.

@@ -14,7 +14,8 @@ def command_line(module: str, arguments: Sequence[str], processes: int, job: Slu
         place = ["--nnodes", f"{job.nodes}", "--node-rank", f"{job.node}"]
         place += ["--master-addr", job.address, "--master-port", f"{job.port}"]
     elif processes > 1:
-        place = ["--standalone"]
+        # Else it looks up the host's own name, and waits minutes where that does not resolve.
+        place = ["--standalone", "--local-addr", "127.0.0.1"]
     else:
         return [sys.executable, "-m", module, *arguments]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *place, "--nproc-per-node", f"{processes}"]

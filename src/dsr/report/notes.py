@@ -47,13 +47,11 @@ def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
             "Published: arXiv 2605.05206, most likely measured against the 50 000 validation images; the scale and "
             "interval of its guided FIDs are not published; what the paper leaves empty stays empty"
         )
-    if given.comparable:
-        notes += [
-            f"{row} is not the paper's experiment ({'; '.join(found)})"
-            for row, found in given.departures.items()
-            if found and given.published.label(given.published_row(row))
-        ]
-    return notes
+    return notes + [
+        f"{row} is not the paper's experiment ({'; '.join(found)})"
+        for row, found in given.departures.items()
+        if given.comparable and found and given.published.label(given.published_row(row))
+    ]
 
 
 def disclaimer(config: Config) -> str:

@@ -12,8 +12,7 @@ import pandas as pd
 
 from dsr.analysis.cost import denoiser_cost
 from dsr.config.load import Config
-from dsr.config.sampling import CHOSEN, Guidance
-from dsr.config.tables import Table
+from dsr.config.sampling import CHOSEN, Guidance, Table
 from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED, VALIDATION, Entry
 from dsr.report.published import CHART, MAIN, Published, departures
 
