@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,9 +70,11 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: as writing would.
     """
-    folder = path if path.is_dir() else path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(prefix=f".{path.name}.", dir=folder).close()
+    with naming(path):
+        # A link to a folder is replaced, and what it leads to is somebody else's.
+        folder = path if path.is_dir() and not path.is_symlink() else path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(prefix=f".{path.name}.", dir=folder).close()
 
 
 def write_text(path: Path, text: str) -> None:
