@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,8 +108,9 @@ def load_rgb(path: Path) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    arguments = image.tile[0].args
-    kind = arguments if isinstance(arguments, str) else str(arguments[0])
+    # A 16-bit PNG can come as mode I; what is stored tells it from one of 32 bits, whose white is not known.
+    stored: Any = getattr(image, "tile")[0].args  # noqa: B009 (no type says that it is there)
+    kind = stored if isinstance(stored, str) else str(stored[0])
     if not re.fullmatch("I;16[BLNR]?", kind):
         raise ValueError(f"its pixels are {kind}, and their white is not known; save it with 8 or 16 bits")
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -13,6 +13,7 @@ import torch
 
 from dsr.base import tensors
 from dsr.base.errors import UserError
+from dsr.base.records import read_record
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Shards:
     def _problem(self, number: int) -> str:
         """Return what is wrong with a shard's file ('' if nothing is)."""
         try:
-            about, images = tensors.read_about(self.path(number)), self.read(number)
+            about, images = read_record(self.path(number)), self.read(number)
         except UserError as error:
             return f"is damaged ({error})"
         if others := [key for key in self._origin if about["origin"].get(key) != self._origin[key]]:
