@@ -18,6 +18,7 @@ from PIL import Image
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.base.errors import UserError
+from dsr.base.files import write_json
 from dsr.config.load import Config, load
 from dsr.data.npz import write_images
 from dsr.report.entries import Entries, Entry
@@ -31,7 +32,7 @@ from dsr.report.provenance import Times, write_provenance
 from dsr.report.render import markdown
 from dsr.report.supplements import read_fids
 from dsr.report.table import TableInput, collect
-from tests.configuration import DEMO, ROOT, configuration, write_metrics
+from tests.configuration import DEMO, ROOT, configuration, record, write_metrics
 
 # Provenance
 
@@ -47,9 +48,11 @@ def write_benchmark(folder: Path, job: str, *seconds: float) -> str:
     return job
 
 
-def provenance(config: Config, source: Path, times: Times, *environments: Path) -> tuple[dict[str, Any], str]:
+def provenance(
+    config: Config, source: Path, times: Times, *environments: Path, entries: tuple[Entry, ...] = ()
+) -> tuple[dict[str, Any], str]:
     json_file, markdown_file, html = (source / f"record.{kind}" for kind in ("json", "md", "html"))
-    write_provenance(config, source, times, environments, json_file, markdown_file, html)
+    write_provenance(config, Entries(entries), source, times, environments, json_file, markdown_file, html)
     return json.loads(json_file.read_text()), markdown_file.read_text()
 
 
@@ -118,7 +121,7 @@ def write_maps(path: Path, *, blocks: int = 3, times: tuple[float, ...] = (0.1, 
         register_attention=np.where(np.isnan(attention[..., 0, 0]), np.nan, 0.3 * (registers > 0)).astype(np.float32),
         register_norms=np.ones((*shape[:3], registers), np.float32),
         decoded=generator.integers(0, 256, (2, len(times), 16, 16, 3), dtype=np.uint8),
-    ).save(path)
+    ).save(path, Entry())
     return path
 
 
@@ -159,6 +162,7 @@ def test_texts_of_no_kind_touch(kind: Kind, raw: dict[str, Any], tmp_path: Path)
     config = load(raw)
     config = config.model_copy(update={"data": config.data.model_copy(update={"classes": 10})})
     entries = entries_of(kind, tmp_path)
+    record(config, *entries)
     draw(kind, config, Entries(entries), tmp_path / "figure.png", tmp_path / "figure.svg")
     assert min(Image.open(tmp_path / "figure.png").size) > 200
     assert ElementTree.parse(tmp_path / "figure.svg").getroot().tag.endswith("svg")
@@ -175,6 +179,26 @@ def test_texts_of_no_kind_touch(kind: Kind, raw: dict[str, Any], tmp_path: Path)
         boxes = [text.get_window_extent() for text in texts]
     for number, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+
+
+def test_figures_and_provenance_of_other_settings_are_refused(config: Config, tmp_path: Path) -> None:
+    samples = tmp_path / "samples.json"
+    write_json(samples, {})
+    entries = [
+        Entry(row="dit-siglip2b", epoch=80, maps=write_maps(tmp_path / "maps.npz")),
+        Entry(encoder="siglip2-b", ttr="single", maps=write_maps(tmp_path / "encoder.npz", times=(0.0,))),
+        Entry(row="dit-siglip2b", epoch=80, samples=samples.with_suffix(".npz")),
+    ]
+    record(config, *entries)
+    Entries(tuple(entries)).require(config)
+    other = configuration(figures={"images": [3, 7]}, sampling={"steps": 9})
+    for entry, said in zip(
+        entries, ("maps.npz.*images: ", "encoder.npz.*images: ", "samples.json.* steps: 50 -> 9"), strict=True
+    ):
+        with pytest.raises(UserError, match=said):
+            draw("norms", other, Entries((entry,)), tmp_path / "figure.png", tmp_path / "figure.svg")
+        with pytest.raises(UserError, match=said):
+            provenance(other, tmp_path, times_of(tmp_path, {}), entries=(entry,))
 
 
 @pytest.mark.parametrize("kind", ["norms", "attention", "outliers", "components"])
@@ -239,7 +263,7 @@ def test_colours_of_norms_mean_the_same_in_every_figure(config: Config, tmp_path
     files = {"a": write_maps(tmp_path / "a.npz"), "b": tmp_path / "b.npz"}
     louder = TokenMaps.load(files["a"])
     louder.norms[..., 0, 0] *= 50
-    louder.save(files["b"])
+    louder.save(files["b"], Entry())
     entries = maps_of(files)
     with style():
         figures = [KINDS["times"](FigureInput(config, (entry,))) for entry in entries]

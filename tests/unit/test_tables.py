@@ -11,15 +11,15 @@ import pytest
 
 from dsr.analysis.cost import Cost
 from dsr.base.errors import UserError
-from dsr.base.files import write_json
+from dsr.base.files import read_json, write_json
 from dsr.base.text import pipe_table
 from dsr.config.load import Config, load
 from dsr.report.entries import METRICS, Entries, Entry, entries_json
 from dsr.report.published import Published, departures
-from dsr.report.render import latex, markdown
+from dsr.report.render import latex, markdown, write_table
 from dsr.report.supplements import read_fids, references, sampling_seeds, training_seeds, with_variants
 from dsr.report.table import TableInput, collect
-from tests.configuration import configuration, write_metrics
+from tests.configuration import configuration, record, write_metrics
 
 NONE = read_fids([])
 
@@ -154,6 +154,40 @@ def test_table_compares_what_is_there_and_names_what_is_not(config: Config, tmp_
     assert r"\bottomrule" in latex(given, frame, NONE)
 
 
+def test_a_table_of_other_settings_is_refused(tmp_path: Path) -> None:
+    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
+    outputs = [tmp_path / name for name in ("t.md", "t.csv", "t.html", "t.tex")]
+    with pytest.raises(UserError, match=r"metrics\.json .*samples: default -> "):
+        write_table(configuration(), Entries((entry,)), *outputs)
+    record(configuration(), entry)
+    write_table(configuration(), Entries((entry,)), *outputs)
+    for change, said in (
+        ({"sampling": {"steps": 9}}, "samples.steps: 50 -> 9"),
+        ({"recipes": {"dit": {"lr": 1e-3}}}, "samples.weights.train.recipe.lr: 0.0002 -> 0.001"),
+        ({"evaluation": {"neighbours": 5}}, "neighbours: default -> 5"),
+    ):
+        with pytest.raises(UserError, match=rf"metrics\.json was made with other settings .*{said}"):
+            write_table(configuration(**change), Entries((entry,)), *outputs)
+
+
+def test_footnotes_say_what_the_files_record(config: Config, tmp_path: Path) -> None:
+    given = table_of(config)
+    assert "50 grid points, which are 49 network" in markdown(given, collect(given), NONE)
+    made = configuration(
+        sampling={"steps": 9, "images": 10000, "seeds": [0], "precision": "fp32"},
+        recipes={"dit": {"ema": [0.99], "precision": "bf16"}},
+    )
+    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
+    record(made, entry)
+    given = table_of(config, Entry(**dict(entry)))
+    frame = collect(given)
+    text = markdown(given, frame, NONE)
+    assert "10000 images per row, classes balanced, sampling seed 0" in text
+    assert "9 grid points, which are 8 network evaluations" in text
+    assert "sampling in fp32, training in bf16" in text
+    assert frame[frame["status"] == "measured"]["ema_decay"].tolist() == [0.99]
+
+
 def test_rows_with_images_of_one_colour_are_flagged(config: Config, tmp_path: Path) -> None:
     given = table_of(
         config,
@@ -272,10 +306,13 @@ def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any
 
 def test_guidance_is_printed_beside_the_published_guided_fid(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["sampling"]["guidance"]["w15"] = {"scale": 1.5, "interval": [0.1, 0.9]}
-    config, metrics, chosen = load(raw), write_metrics(tmp_path / "metrics.json", 3.5), tmp_path / "guidance.json"
-    write_json(chosen, {"scale": 1.25, "interval": [0.0, 0.9]})
-    entry = Entry(row="dit-siglip2b", epoch=800, guidance="chosen", metrics=metrics, chosen=chosen)
-    given = table_of(config, entry, entry.model_copy(update={"guidance": "w15", "chosen": None}))
+    config, chosen = load(raw), {"scale": 1.25, "interval": [0.0, 0.9]}
+    entries = [
+        Entry(row="dit-siglip2b", epoch=800, guidance=name, metrics=write_metrics(tmp_path / f"{name}.json", 3.5))
+        for name in ("chosen", "w15")
+    ]
+    write_json(tmp_path / "chosen.json", read_json(tmp_path / "chosen.json") | {"guidance": chosen})
+    given = table_of(config, *entries)
     frame = collect(given)
     lines = frame[frame["status"] == "measured"].set_index("guidance")
     line = lines.loc["chosen"]

@@ -39,6 +39,7 @@ def write_table(
         latex_file: LaTeX file to write.
         table: id of one of the configuration's tables; empty is Table 1.
     """
+    entries.require(config)
     given = TableInput(config, entries.root, table)
     frame, fids = collect(given), read_fids(entries.root)
     write_text(markdown_file, text := markdown(given, frame, fids))

@@ -13,6 +13,7 @@ import pandas as pd
 from dsr.analysis.cost import denoiser_cost
 from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance, Table
+from dsr.config.specs import content
 from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED, VALIDATION, Entry
 from dsr.report.published import CHART, MAIN, Published, departures
 
@@ -69,6 +70,16 @@ class TableInput:
         shown = (one for one in self.entries if one.seed == seed and one.reference == VALIDATION)
         return {(one.row, one.epoch, one.guidance): one for one in shown}
 
+    @cached_property
+    def drawn(self) -> list[dict[str, Any]]:
+        """How the samples of every line were drawn, as files record it; if there are none yet, as is asked for."""
+        config, seed = self.config, self.config.sampling.seeds[0]
+        asked = (
+            config.sample(row, UNGUIDED, seed, weights=config.weights(row, config.epochs(row)[-1]))
+            for row in config.rows
+        )
+        return [one.drawn for one in self.measured.values() if one.drawn] or [*map(content, asked)]
+
     def epochs(self, row: str) -> list[int]:
         """Epochs of a row; weights that were fetched have one."""
         epochs = {one.epoch for one in self.entries}
@@ -113,7 +124,7 @@ def collect(given: TableInput) -> pd.DataFrame:
     """Return one line per row, epoch and guidance with an entry or a comparable published value.
 
     A metrics file that does not exist leaves the measured cells empty, with status NOT_RUN and the command that makes
-    it, or with the reason why there is none. Costs, and the guidance that sweeps chose, are read where they exist.
+    it, or with the reason why there is none.
 
     Raises:
         UserError: if a metrics file lacks a key.
@@ -140,8 +151,8 @@ def _line(
     status = MEASURED if found else given.absent(row) or NOT_RUN
     compared = any(published[name] is not None for name in METRICS)
     reference, samples = found.get("reference", {}), found.get("samples", {})
-    chosen = entry.chosen if entry.chosen and entry.chosen.exists() else None
-    used = Guidance.model_validate_json(chosen.read_text()) if chosen else given.guidance[guidance]
+    used = entry.guided or given.guidance[guidance]
+    decay = given.config.averages(row)[0] if row in given.config.rows else None
     low, high = used.interval if used else (None, None)
     measured = {**found, **_counted(given, row)}
     return {
@@ -157,7 +168,7 @@ def _line(
             for kind, value in _compared(name, published[name], measured.get(name)).items()
         },
         **{f"measured_{name}": measured.get(name) for name in EXTRA},
-        "ema_decay": given.config.averages(row)[0] if row in given.config.rows else None,
+        "ema_decay": entry.drawn.get("weights", {}).get("decay", decay),
         "guidance_scale": used.scale if used else None,
         "guidance_low": low,
         "guidance_high": high,
