@@ -193,7 +193,7 @@ def test_figures_and_provenance_of_other_settings_are_refused(config: Config, tm
     Entries(tuple(entries)).require(config)
     other = configuration(figures={"images": [3, 7]}, sampling={"steps": 9})
     for entry, said in zip(
-        entries, ("maps.npz.*images: ", "encoder.npz.*images: ", "samples.json.* steps: 50 -> 9"), strict=True
+        entries, ("maps.npz.*images: ", "encoder.npz.*images: ", "samples.json.*steps: 50 -> 9"), strict=True
     ):
         with pytest.raises(UserError, match=said):
             draw("norms", other, Entries((entry,)), tmp_path / "figure.png", tmp_path / "figure.svg")
