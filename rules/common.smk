@@ -114,11 +114,6 @@ def previous_epoch(wildcards):
     return [f"{folder}/epoch-{epoch}/ema.safetensors" for epoch in earlier[-1:]]
 
 
-def as_json(spec):
-    """Input or params function: a specification, made from the wildcards, as commands receive it."""
-    return lambda wildcards: spec_json(spec(wildcards))
-
-
 def asked(output, spec):
     """Input function of the rule that makes `output`: the file with the specification that is asked for.
 
@@ -150,8 +145,8 @@ def write_asked(output, spec):
 
 
 def train_spec(wildcards):
-    """Everything that determines the weights of a row: a change of it retrains the row."""
-    return CONFIG.train(wildcards.row)
+    """Everything that determines the weights of a row, as JSON: a change of it retrains the row."""
+    return spec_json(CONFIG.train(wildcards.row))
 
 
 def weights_spec(wildcards):
