@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dsr.base import files
+from dsr.base.errors import explain
 from dsr.data import npz
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
@@ -46,11 +46,10 @@ class Cache:
                 _log.info("%s: from %s", kind, path)
                 return kept
         except (npz.ArchiveError, OSError) as error:
-            _log.warning("%s; %s is computed again", error, kind)
+            _log.warning("%s; %s is computed again", explain(error) or error, kind)
         arrays = compute()
         try:
-            with files.atomic_stream(path) as stream:
-                np.savez(stream, **arrays)
+            npz.write_arrays(path, arrays)
         except OSError as error:
-            _log.warning("%s: %s is not kept for the next evaluation (%s)", path, kind, error)
+            _log.warning("%s; %s is not kept for the next evaluation", explain(error), kind)
         return arrays
