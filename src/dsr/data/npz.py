@@ -50,7 +50,7 @@ def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: in
 
 
 def write_arrays(
-    path: Path, arrays: Mapping[str, npt.ArrayLike], record: Mapping[str, Any] | None = None, *, compress: bool = False
+    path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any] | None = None, *, compress: bool = False
 ) -> None:
     """Write arrays as an npz, atomically, with a record of how they were made (`dsr.base.records`) if there is one.
 
@@ -60,7 +60,9 @@ def write_arrays(
     with files.atomic(path) as temporary, zipfile.ZipFile(temporary, "w", method) as archive:
         for name, values in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(values), allow_pickle=False)
+                np.lib.format.write_array(  # type: ignore[no-untyped-call]
+                    member, np.asarray(values), allow_pickle=False
+                )
         if record is not None:
             with archive.open(MEMBER, "w") as member:
                 member.write(json.dumps(record, sort_keys=True).encode())
