@@ -1,4 +1,5 @@
 # Everything that the rules share: the checked configuration, wildcard constraints, input functions.
+import functools
 import json
 import shlex
 from pathlib import Path
@@ -7,9 +8,12 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from dsr.analysis import specs as analysis_specs
+from dsr.base.errors import UserError
+from dsr.base.files import write_text
+from dsr.base.records import read_record
 from dsr.config.base import ConfigurationError
 from dsr.config.load import load
-from dsr.config.specs import spec_hash, spec_json
+from dsr.config.specs import differing_keys, spec_hash, spec_json
 from dsr.config.tables import overlay_rows
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
@@ -67,6 +71,11 @@ wildcard_constraints:
     reference="validation|train|adm",
 
 
+def in_results(path):
+    """The path itself, where Snakemake would put it in."""
+    return path.replace("<results>", CONFIG.results)
+
+
 def encoder_of(wildcards):
     """Encoder id of a row."""
     return CONFIG.rows[wildcards.row].encoder
@@ -105,9 +114,50 @@ def previous_epoch(wildcards):
     return [f"{folder}/epoch-{epoch}/ema.safetensors" for epoch in earlier[-1:]]
 
 
+def as_json(spec):
+    """Input or params function: a specification, made from the wildcards, as commands receive it."""
+    return lambda wildcards: spec_json(spec(wildcards))
+
+
+def asked(output, spec):
+    """Input function of the rule that makes `output`: the file with the specification that is asked for.
+
+    It is newer than an output that records another specification and older than one that records this. So results are
+    made anew also where Snakemake's own metadata is gone, and never because settings were changed and changed back.
+    """
+    return lambda wildcards: write_asked(
+        output.format(**dict(wildcards.items())), spec_json(spec(wildcards))
+    )
+
+
+@functools.cache
+def write_asked(output, spec):
+    """Write that file and return its name."""
+    made = Path(in_results(output))
+    file = Path(CONFIG.results, "specs", f"{output}.json".removeprefix("<results>/"))
+    if not file.exists() or file.read_text(encoding="utf-8") != spec:
+        write_text(file, spec)
+    try:
+        recorded = read_record(made).get("spec") if made.exists() else None
+    except UserError:
+        recorded = None
+    if recorded is not None:
+        differences = differing_keys(recorded, json.loads(spec))
+        if differences:
+            logger.warning(f"{made} has other settings ({'; '.join(differences)})")
+        os.utime(file, None if differences else (0, 0))
+    return str(file)
+
+
 def train_spec(wildcards):
-    """Everything that determines the weights of a row, as JSON: a change of it retrains the row."""
-    return spec_json(CONFIG.train(wildcards.row))
+    """Everything that determines the weights of a row: a change of it retrains the row."""
+    return CONFIG.train(wildcards.row)
+
+
+def weights_spec(wildcards):
+    """Everything that determines one of the moving averages of a row's weights."""
+    decay = float(wildcards.decay) if "decay" in wildcards.keys() else None
+    return CONFIG.weights(wildcards.row, int(wildcards.epoch), decay)
 
 
 def state_folder(row):
@@ -203,10 +253,10 @@ ENCODINGS = encodings(CONFIG.rows)
 
 
 def discover_spec(wildcards):
-    """Everything but the images that determines a list of register neurons, as JSON."""
-    return spec_json(CONFIG.discover(wildcards.encoder, wildcards.ttr))
+    """Everything but the images that determines a list of register neurons."""
+    return CONFIG.discover(wildcards.encoder, wildcards.ttr)
 
 
 def statistics_spec(wildcards):
-    """Everything but the images that determines latent statistics, as JSON."""
-    return spec_json(CONFIG.statistics(wildcards.encoder, wildcards.ttr))
+    """Everything but the images that determines latent statistics."""
+    return CONFIG.statistics(wildcards.encoder, wildcards.ttr)

@@ -3,6 +3,7 @@ rule discover_neurons:
     input:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         first=first_neurons,
+        asked=asked("<results>/encoders/{encoder}/neurons-{ttr}.json", discover_spec),
         images="<results>/data/prepared/train/index.npz",
     output:
         "<results>/encoders/{encoder}/neurons-{ttr}.json",
@@ -16,7 +17,7 @@ rule discover_neurons:
     resources:
         **resources_of("discover_neurons"),
     params:
-        spec=discover_spec,
+        spec=as_json(discover_spec),
     shell:
         "first={input.first:q}; "
         f"python -m dsr.commands.discover {option('first')}"
@@ -49,6 +50,7 @@ rule statistics:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         images="<results>/data/prepared/train/index.npz",
+        asked=asked("<results>/latents/{encoder}-{ttr}.safetensors", statistics_spec),
     output:
         "<results>/latents/{encoder}-{ttr}.safetensors",
     log:
@@ -61,7 +63,7 @@ rule statistics:
     resources:
         **resources_of("statistics"),
     params:
-        spec=statistics_spec,
+        spec=as_json(statistics_spec),
     shell:
         # Nothing is kept there but the number of starts: when it is stopped, the job is requeued and begins anew.
         "neurons={input.neurons:q}; "

@@ -42,6 +42,9 @@ rule evaluate:
         samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
         reference="<results>/evaluator/reference-validation.npz",
         graph="<results>/evaluator/graph.pb",
+        asked=asked(
+            "<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json", evaluate_spec
+        ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
     log:
@@ -54,7 +57,7 @@ rule evaluate:
     resources:
         **resources_of("evaluate"),
     params:
-        spec=evaluate_spec,
+        spec=as_json(evaluate_spec),
         cache=f"{CONFIG.results}/evaluator/cache",
         keep=keep_samples,
     shell:
@@ -70,6 +73,10 @@ use rule evaluate as evaluate_again with:
         reference="<results>/evaluator/reference-{reference}.npz",
         graph="<results>/evaluator/graph.pb",
         first="<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
+        asked=asked(
+            "<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json",
+            evaluate_spec,
+        ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json",
     log:

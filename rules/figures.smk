@@ -1,8 +1,19 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
 FIGURE = (
-    "python -m dsr.commands.figure --kind {params.kind} --config {params.config:q} --entries {params.entries:q}"
+    "python -m dsr.commands.figure --kind {params.kind} --config {input.config:q} --entries {params.entries:q}"
     " {params.image} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 )
+
+
+def encoder_maps_spec(wildcards):
+    """Everything that determines an encoder's maps."""
+    return analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
+
+
+def denoiser_maps_spec(wildcards):
+    """Everything that determines a denoiser's maps."""
+    row, epoch = wildcards.row, int(wildcards.epoch)
+    return analysis_specs.denoiser_maps(CONFIG, row, epoch)
 
 
 wildcard_constraints:
@@ -16,6 +27,7 @@ rule encoder_maps:
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         decoder="<results>/decoders/{encoder}.safetensors",
         images="<results>/data/prepared/validation/index.npz",
+        asked=asked("<results>/maps/encoders/{encoder}-{ttr}.npz", encoder_maps_spec),
     output:
         "<results>/maps/encoders/{encoder}-{ttr}.npz",
     log:
@@ -26,9 +38,7 @@ rule encoder_maps:
     resources:
         **resources_of("maps"),
     params:
-        spec=lambda wildcards: spec_json(
-            analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
-        ),
+        spec=as_json(encoder_maps_spec),
     shell:
         "neurons={input.neurons:q}; "
         f"python -m dsr.commands.maps encoder {option('neurons')}"
@@ -43,6 +53,7 @@ rule denoiser_maps:
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         images="<results>/data/prepared/validation/index.npz",
+        asked=asked("<results>/maps/rows/{row}-{epoch}.npz", denoiser_maps_spec),
     output:
         "<results>/maps/rows/{row}-{epoch}.npz",
     log:
@@ -53,9 +64,7 @@ rule denoiser_maps:
     resources:
         **resources_of("maps"),
     params:
-        spec=lambda wildcards: spec_json(
-            analysis_specs.denoiser_maps(CONFIG, wildcards.row)
-        ),
+        spec=as_json(denoiser_maps_spec),
     shell:
         "neurons={input.neurons:q}; "
         f"python -m dsr.commands.maps denoiser {option('neurons')}"
@@ -67,6 +76,7 @@ rule denoiser_maps:
 rule figure_samples:
     input:
         files_of(DRAWN_ENTRIES, "samples"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/samples.png",
@@ -81,7 +91,6 @@ rule figure_samples:
         "../envs/torch.yaml"
     params:
         kind="samples",
-        config=CONFIG_JSON,
         entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "samples"),
         image="",
     shell:
@@ -91,6 +100,7 @@ rule figure_samples:
 use rule figure_samples as figure_encoder with:
     input:
         files_of(ENCODER_ENTRIES, "maps"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/{image}encoder-{kind}.png",
@@ -112,6 +122,7 @@ use rule figure_samples as figure_encoder with:
 use rule figure_samples as figure_denoiser with:
     input:
         files_of(DRAWN_ENTRIES, "maps"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/{image}denoiser-{kind}.png",
@@ -133,6 +144,7 @@ use rule figure_samples as figure_denoiser with:
 use rule figure_samples as figure_times with:
     input:
         lambda wildcards: files_of(drawn(wildcards.row), "maps"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/{image}times-{row}.png",
@@ -161,6 +173,7 @@ rule denoiser_figures:
 use rule figure_samples as figure_fid with:
     input:
         files_of(unguided(DRAWN), "metrics"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/fid.png",
@@ -180,6 +193,7 @@ use rule figure_samples as figure_fid with:
 use rule figure_samples as figure_averages with:
     input:
         lambda wildcards: files_of(averages(wildcards.row), "metrics"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/averages-{row}.png",

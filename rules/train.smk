@@ -4,6 +4,7 @@ rule train:
         unpack(row_inputs),
         images="<results>/data/prepared/train/index.npz",
         previous=ancient(previous_epoch),
+        asked=asked("<results>/rows/{row}/epoch-{epoch}/ema.safetensors", weights_spec),
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
     log:
@@ -19,7 +20,7 @@ rule train:
         **resources_of("train", EXECUTION.nodes),
     params:
         # The training state is no output: Snakemake deletes outputs, and the log, before a job runs again.
-        spec=train_spec,
+        spec=as_json(train_spec),
         run=lambda wildcards: state_folder(wildcards.row),
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
@@ -39,6 +40,9 @@ rule train:
 rule average:
     input:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+        asked=asked(
+            "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors", weights_spec
+        ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors",
     log:
@@ -49,7 +53,7 @@ rule average:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=train_spec,
+        spec=as_json(train_spec),
         run=lambda wildcards: state_folder(wildcards.row),
     shell:
         "python -m dsr.commands.average --spec {params.spec:q} --epoch {wildcards.epoch} --decay {wildcards.decay}"

@@ -20,7 +20,7 @@ from dsr.artifacts.checks import DecoderCheck, DenoiserCheck, FileCheck, ImageCo
 from dsr.artifacts.content import look_for_names
 from dsr.artifacts.errors import ArtifactError, ContentError
 from dsr.base.errors import UserError
-from dsr.base.tensors import read_about
+from dsr.base.records import read_record
 from dsr.config.denoisers import Dit
 from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
@@ -180,7 +180,7 @@ def test_local_weights_are_converted_or_linked(tmp_path: Path) -> None:
     torch.save(decoder_weights(), tmp_path / "own.pt")
     case.fetch(tmp_path / "own.pt", SPEC)
     assert not case.output.is_symlink()
-    assert read_about(case.output)["artifact"] == "thing"
+    assert read_record(case.output)["artifact"] == "thing"
     case.fetch(spec=SPEC)
     case.output.rename(tmp_path / "own.safetensors")
     case.fetch(tmp_path / "own.safetensors", SPEC)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from dsr.base import tensors
 from dsr.base.errors import UserError
 from dsr.base.files import read_json, write_json
 from dsr.commands import average as average_command
 from dsr.commands import choose as choose_command
 from dsr.config.sampling import Guidance, Sweep
-from dsr.config.specs import TrainSpec, spec_hash
+from dsr.config.specs import TrainSpec, WeightsSpec, content
 from dsr.sampling.choose import tried
 from dsr.training.snapshot import snapshot_path
 
@@ -68,7 +68,8 @@ def test_another_average_is_published_if_the_trainer_kept_it(
     with pytest.raises(SystemExit):
         average(monkeypatch, spec, tmp_path, "0.9", output)
     assert "restore the run directory, or train this milestone again" in caplog.text
-    save_file({"x": torch.arange(3.0)}, kept, metadata={"spec_hash": spec_hash(spec), "decay": json.dumps(0.9)})
+    made = WeightsSpec(train=spec, epoch=2, decay=0.9)
+    tensors.write(kept, {"x": torch.arange(3.0)}, {"spec": content(made)})
     average(monkeypatch, spec, tmp_path, "0.9", output)
     assert torch.equal(load_file(output)["x"], torch.arange(3.0))
     with pytest.raises(SystemExit):

@@ -47,12 +47,13 @@ def test_equal_tensors_are_equal_bytes_whatever_the_order_of_hashes(tmp_path: Pa
     program = """
 import sys, torch
 from pathlib import Path
-from dsr.base import tensors
+from dsr.base import records, tensors
 about = {name: name for name in "abcdefgh"}
-tensors.write(Path(sys.argv[1]), {name: torch.ones(2) for name in about}, about)
-assert tensors.read_about(Path(sys.argv[1])) == about
+path = Path(f"{sys.argv[1]}.safetensors")
+tensors.write(path, {name: torch.ones(2) for name in about}, about)
+assert records.read_record(path) == about
 """
     for seed in "12":
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", program, str(tmp_path / seed)], env=environment, check=True)
-    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()

@@ -241,6 +241,12 @@ def test_the_file_beside_the_images_says_where_the_images_come_from(uninterrupte
     assert SampleSpec.model_validate_json(json.dumps(about["spec"])) == uninterrupted.spec
 
 
+def test_weights_of_other_settings_are_refused(inputs: dict[str, Path]) -> None:
+    spec = tiny_spec(weights={"artifact": "dit"})
+    with pytest.raises(UserError, match=r"ema.safetensors was made with other .*artifact: default -> dit"):
+        Sampler(spec, **inputs, device=CPU)
+
+
 def test_a_killed_job_goes_on_with_another_number_of_processes(
     uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path
 ) -> None:

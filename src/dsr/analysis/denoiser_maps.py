@@ -36,7 +36,7 @@ def map_denoiser(
     autoencoder = load_autoencoder(
         spec.autoencoder, encoder=files.encoder, neurons=files.neurons, statistics=statistics, decoder=files.decoder
     ).to(device)
-    model = load_denoiser(spec.model, weights, device)
+    model = load_denoiser(spec.model, weights, device, spec.weights)
     flow = Flow.from_config(spec.flow)
     source = open_images(files.images)
     images = read_chosen(source, spec.images)

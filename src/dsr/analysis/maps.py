@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from dsr.base.errors import UserError
-from dsr.base.files import atomic_stream
+from dsr.base.files import atomic
+from dsr.base.records import write_npz_record
+from dsr.config.specs import content
 
 OUTPUT = "output"
 """Name of the last layer: the encoder's final feature, or the denoiser's data prediction."""
@@ -49,10 +52,11 @@ class TokenMaps:
     decoded: npt.NDArray[np.uint8]
     """Decoded one-step prediction (denoiser) or reconstruction (encoder), (I, T, H, W, 3)."""
 
-    def save(self, path: Path) -> None:
-        """Write all arrays as one npz."""
-        with atomic_stream(path) as stream:
-            np.savez_compressed(stream, **{field.name: getattr(self, field.name) for field in fields(self)})
+    def save(self, path: Path, spec: BaseModel) -> None:
+        """Write all arrays as one npz, and the specification that they were made from."""
+        with atomic(path) as temporary:
+            np.savez_compressed(temporary, **{field.name: getattr(self, field.name) for field in fields(self)})
+            write_npz_record(temporary, {"spec": content(spec)})
 
     @classmethod
     def load(cls, path: Path) -> TokenMaps:

@@ -8,7 +8,7 @@ from pathlib import Path
 from dsr.config.base import Section, Share
 from dsr.config.encoders import Ttr
 from dsr.config.load import Config
-from dsr.config.specs import AutoencoderSpec, ModelSpec
+from dsr.config.specs import AutoencoderSpec, ModelSpec, WeightsSpec
 from dsr.config.training import Flow
 
 
@@ -42,6 +42,8 @@ class DenoiserMapsSpec(Section):
     """Encoder, TTR and decoder."""
     model: ModelSpec
     """Denoiser."""
+    weights: WeightsSpec | None = None
+    """Its weights; null takes any."""
     flow: Flow
     """Path from latent to noise."""
     images: tuple[int, ...]
@@ -57,12 +59,13 @@ def encoder_maps(config: Config, encoder: str, ttr: Ttr) -> EncoderMapsSpec:
     return EncoderMapsSpec(autoencoder=config.autoencoder(encoder, ttr), images=config.figures.images)
 
 
-def denoiser_maps(config: Config, row: str) -> DenoiserMapsSpec:
+def denoiser_maps(config: Config, row: str, epoch: int) -> DenoiserMapsSpec:
     """Return the specification of a row's maps."""
     entry = config.rows[row]
     return DenoiserMapsSpec(
         autoencoder=config.autoencoder(entry.encoder, entry.ttr),
         model=config.model(row),
+        weights=config.weights(row, epoch),
         flow=config.flow,
         images=config.figures.images,
         times=config.figures.times,

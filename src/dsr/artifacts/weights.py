@@ -13,8 +13,9 @@ from torch import nn
 
 from dsr.artifacts.checks import DecoderCheck, EncoderCheck, WeightsCheck
 from dsr.artifacts.errors import ContentError
-from dsr.base import files, tensors
+from dsr.base import files
 from dsr.base.errors import UserError
+from dsr.base.records import KEY
 from dsr.config.base import Section
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.denoiser.build import load_denoiser
@@ -44,7 +45,7 @@ def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, abou
         if name not in unused
     }
     with files.atomic(output) as temporary:
-        temporary.write_bytes(save(kept, metadata={tensors.KEY: json.dumps(about, sort_keys=True)}))
+        temporary.write_bytes(save(kept, metadata={KEY: json.dumps(about, sort_keys=True)}))
         try:
             verify(check, spec, temporary)
         except UserError as error:

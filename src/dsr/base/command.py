@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -23,7 +24,8 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
     """Return a program that runs ``main``, or the one of several ``steps`` that its first argument names.
 
     A function's parameters, or the fields of the dataclass that is its parameter, are the options. Specifications and
-    sections of the configuration are given as JSON. A user's error is one line in the log and exit code 1.
+    sections of the configuration are given as JSON, or as a file of it. A user's error is one line in the log and exit
+    code 1.
     """
 
     def run() -> None:
@@ -82,6 +84,8 @@ def _registry() -> ConstructorRegistry:
 
 
 def _read(model: type[BaseModel], text: str) -> BaseModel:
+    if not text.startswith(("{", "[")):
+        text = Path(text).read_text(encoding="utf-8")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

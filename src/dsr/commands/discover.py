@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dsr.base.command import command
 from dsr.base.distributed import world
-from dsr.config.specs import DiscoverSpec
+from dsr.config.specs import DiscoverSpec, content
 from dsr.data.images import open_images
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import load_encoder
@@ -28,7 +28,7 @@ def main(spec: DiscoverSpec, encoder: Path, images: Path, output: Path, first: P
     known = neuron_lists.read(first) if first else None
     with world() as process:
         found = find_register_neurons(spec, network.to(process.device), open_images(images), first=known)
-    neuron_lists.write(output, found)
+    neuron_lists.write(output, found.model_copy(update={"spec": content(spec)}))
 
 
 if __name__ == "__main__":

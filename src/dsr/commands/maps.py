@@ -24,7 +24,7 @@ def encoder(spec: EncoderMapsSpec, files: MapsFiles, output: Path, threads: int 
     """
     torch.set_num_threads(threads)
     with world() as here:
-        map_encoder(spec, files, here.device).save(output)
+        map_encoder(spec, files, here.device).save(output, spec)
 
 
 def denoiser(
@@ -42,7 +42,7 @@ def denoiser(
     """
     torch.set_num_threads(threads)
     with world() as here:
-        map_denoiser(spec, files, statistics, weights, here.device).save(output)
+        map_denoiser(spec, files, statistics, weights, here.device).save(output, spec)
 
 
 main = command(encoder=encoder, denoiser=denoiser)

@@ -17,13 +17,20 @@ from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, 
 from dsr.config.execution import Execution, Resources
 from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling
 from dsr.config.specs import (
+    DISCOVER,
+    ENCODE,
+    EVALUATE,
+    SAMPLE,
+    TRAIN,
     AutoencoderSpec,
     DiscoverSpec,
     EncoderSpec,
+    EvaluateSpec,
     ModelSpec,
     SampleSpec,
     StatisticsSpec,
     TrainSpec,
+    WeightsSpec,
 )
 from dsr.config.tables import Table
 from dsr.config.training import Flow, Recipe, Row
@@ -81,6 +88,7 @@ class Config(Section):
     def encoding(self, encoder: str, ttr: Ttr) -> EncoderSpec:
         """What turns images into latents, for one encoder with or without TTR."""
         return EncoderSpec(
+            edition=ENCODE,
             encoder=self.encoders[encoder],
             ttr=ttr,
             ttr_options=self.ttr_options if ttr != "none" else None,
@@ -98,7 +106,7 @@ class Config(Section):
     def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
         """Everything that determines an encoder's register neurons; a recursive discovery builds on a single one."""
         first: Ttr = "single" if ttr == "recursive" else "none"
-        return DiscoverSpec(encoding=self.encoding(encoder, first), discovery=self.discovery)
+        return DiscoverSpec(edition=DISCOVER, encoding=self.encoding(encoder, first), discovery=self.discovery)
 
     def model(self, row: str) -> ModelSpec:
         """Return the denoiser of a row."""
@@ -137,6 +145,7 @@ class Config(Section):
         if entry.recipe is None:
             raise ValueError(f"rows.{row} is not trained: its weights are fetched")
         return TrainSpec(
+            edition=TRAIN,
             row=row,
             encoding=self.encoding(entry.encoder, entry.ttr),
             model=self.model(row),
@@ -146,13 +155,29 @@ class Config(Section):
             flip=self.data.flip,
         )
 
-    def sample(self, row: str, guidance: str | Guidance, seed: int, images: int | None = None) -> SampleSpec:
-        """Everything but the weights that determines images of a row: with a named guidance setting or any other.
+    def weights(self, row: str, epoch: int, decay: float | None = None) -> WeightsSpec:
+        """Where the weights of a row come from; without ``decay`` they are the reported moving average."""
+        fetched = self.rows[row].weights
+        if fetched:
+            return WeightsSpec(artifact=fetched.artifact)
+        return WeightsSpec(train=self.train(row), epoch=epoch, decay=decay or self.averages(row)[0])
 
-        ``images`` is their number if it is not `sampling.images`.
+    def sample(
+        self,
+        row: str,
+        guidance: str | Guidance | None,
+        seed: int,
+        images: int | None = None,
+        weights: WeightsSpec | None = None,
+    ) -> SampleSpec:
+        """Everything that determines images of a row: with a named guidance, any other, or (None) what a sweep chooses.
+
+        ``images`` is their number if it is not `sampling.images`; ``weights`` are any if not given.
         """
         entry = self.rows[row]
         return SampleSpec(
+            edition=SAMPLE,
+            weights=weights,
             autoencoder=self.autoencoder(entry.encoder, entry.ttr),
             model=self.model(row),
             flow=self.flow,
@@ -162,6 +187,11 @@ class Config(Section):
             guidance=self.sampling.guidance[guidance] if isinstance(guidance, str) else guidance,
             seed=seed,
         )
+
+    def evaluate(self, samples: SampleSpec) -> EvaluateSpec:
+        """Everything that determines the scores of samples but the reference."""
+        protocol = self.evaluation
+        return EvaluateSpec(edition=EVALUATE, neighbours=protocol.neighbours, split=protocol.split, samples=samples)
 
 
 REMOVED = {

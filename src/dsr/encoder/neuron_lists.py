@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError, field_validator
 
@@ -27,6 +28,8 @@ class NeuronList(Section):
     """(layer, neuron, score) of the discovery, best first; empty where scores are not known."""
     source: str
     """Where the list comes from."""
+    spec: dict[str, Any] | None = None
+    """Specification of the discovery; none of the release's lists."""
 
     @field_validator("layers")
     @classmethod
@@ -92,4 +95,4 @@ def read(path: Path) -> NeuronList:
 
 def write(path: Path, neurons: NeuronList) -> None:
     """Write a neuron file, atomically."""
-    write_json(path, neurons.model_dump(mode="json"))
+    write_json(path, neurons.model_dump(mode="json", exclude_none=True))

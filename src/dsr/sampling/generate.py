@@ -17,11 +17,14 @@ import numpy as np
 import torch
 
 from dsr.accel.device import set_arithmetic
-from dsr.base import files, tensors
+from dsr.base import files
 from dsr.base.distributed import World
+from dsr.base.errors import UserError
 from dsr.base.progress import Progress
+from dsr.base.records import read_record
 from dsr.config.execution import Execution
-from dsr.config.specs import SampleSpec, spec_hash
+from dsr.config.sampling import Guidance
+from dsr.config.specs import SampleSpec, content, spec_hash
 from dsr.data import npz
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.sampler import Drawing, Sampler
@@ -48,11 +51,22 @@ class Job:
     """Npz of the images (arr_0); what they were made from is written beside it, with the suffix .json."""
     execution: Execution
     """How the job runs."""
+    guidance: Path | None = None
+    """JSON file with scale and interval, where the specification has none."""
+
+    def drawn(self) -> SampleSpec:
+        """The specification with the guidance that images are drawn with."""
+        if (self.guidance is None) == (self.spec.guidance is None):
+            raise UserError("--guidance: expected a file exactly where the specification has no guidance")
+        if self.guidance is None:
+            return self.spec
+        chosen = Guidance.model_validate_json(self.guidance.read_text(encoding="utf-8"))
+        return self.spec.model_copy(update={"guidance": chosen})
 
     def origin(self, device: torch.device) -> dict[str, str]:
         """Return what determines the images; CPU and GPU draw different noise, so the kind of device is part of it."""
         return {
-            "specification": spec_hash(self.spec),
+            "specification": spec_hash(self.drawn()),
             "weights": files.sha256(self.weights),
             "statistics": files.sha256(self.statistics),
             "decoder": files.sha256(self.decoder),
@@ -68,7 +82,7 @@ def generate(job: Job, world: World) -> None:
     """
     set_arithmetic(job.spec.precision, job.execution.threads)
     sampler = Sampler(
-        job.spec,
+        job.drawn(),
         weights=job.weights,
         statistics=job.statistics,
         decoder=job.decoder,
@@ -152,11 +166,11 @@ def _provenance(job: Job, origin: dict[str, str], digest: str) -> dict[str, Any]
         "seed": job.spec.seed,
         "pixels_sha256": digest,
         "labels_sha256": hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest(),
-        "spec_hash": origin["specification"],
-        "weights": {"sha256": origin["weights"], **tensors.read_about(job.weights)},
+        "weights": {"sha256": origin["weights"], **read_record(job.weights)},
         "statistics_sha256": origin["statistics"],
         "decoder_sha256": origin["decoder"],
         "device": origin["device"],
         "versions": {"torch": str(torch.__version__), "dsr": metadata.version("dsr")},
-        "spec": job.spec.model_dump(mode="json"),
+        "guidance": content(job.drawn())["guidance"],
+        "spec": content(job.spec),
     }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dsr.base import files, tensors
 from dsr.base.errors import UserError
-from dsr.config.specs import TrainSpec, spec_hash
+from dsr.base.records import read_record
+from dsr.config.specs import TrainSpec, WeightsSpec, content, require
 from dsr.training.learner import Learner
 
 log = logging.getLogger(__name__)
@@ -22,11 +23,11 @@ def snapshot_path(run: Path, epoch: int, decay: float) -> Path:
 def write(run: Path, learner: Learner, spec: TrainSpec, epoch: int) -> None:
     """Write the averages of every decay, each a complete denoiser (the model's buffers included)."""
     for decay, average in learner.averages.items():
-        about = {"row": spec.row, "epoch": epoch, "step": learner.step, "decay": decay, "spec_hash": spec_hash(spec)}
+        weights = WeightsSpec(train=spec, epoch=epoch, decay=float(decay))
         tensors.write(
             snapshot_path(run, epoch, float(decay)),
             {**learner.model.state_dict(), **average.state_dict()},
-            {key: str(value) for key, value in about.items()},
+            {"spec": content(weights), "step": learner.step},
         )
 
 
@@ -37,7 +38,7 @@ def epoch_of(weights: Path) -> int:
         UserError: if the file is missing or was not written here.
     """
     try:
-        return int(tensors.read_about(weights)["epoch"])
+        return int(read_record(weights)["spec"]["epoch"])
     except (UserError, KeyError):
         raise UserError(f"{weights}: expected the EMA weights of a milestone; train that milestone first") from None
 
@@ -63,12 +64,7 @@ def publish(spec: TrainSpec, epoch: int, decay: float, run_dir: Path, output: Pa
     snapshot = snapshot_path(run_dir, epoch, decay)
     if not snapshot.exists():
         raise UserError(f"{snapshot}: no such file; restore the run directory, or train this milestone again")
-    found = tensors.read_about(snapshot).get("spec_hash")
-    if found != spec_hash(spec):
-        raise UserError(
-            f"{snapshot}: trained with another specification ({found}, not {spec_hash(spec)});"
-            " use another run directory"
-        )
+    require(snapshot, read_record(snapshot).get("spec", {}), WeightsSpec(train=spec, epoch=epoch, decay=decay))
     with files.atomic(output) as temporary:
         shutil.copyfile(snapshot, temporary)
     log.info("Published %s", output)
