@@ -205,7 +205,18 @@ def test_another_job_begins_anew(tmp_path: Path) -> None:
 def test_processes_find_each_other_on_one_node_and_on_several() -> None:
     assert command_line("m", ["--run", "x"], 1, None)[1:] == ["-m", "m", "--run", "x"]
     one = command_line("m", ["--run", "x"], 8, None)
-    assert one[3:] == ["--standalone", "--nproc-per-node", "8", "-m", "--", "m", "--run", "x"]
+    assert one[3:] == [
+        "--standalone",
+        "--local-addr",
+        "127.0.0.1",
+        "--nproc-per-node",
+        "8",
+        "-m",
+        "--",
+        "m",
+        "--run",
+        "x",
+    ]
     environment = {
         "SLURM_JOB_ID": "12345678", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1",
         "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",

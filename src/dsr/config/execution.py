@@ -45,8 +45,7 @@ class Request(Section):
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs."""
     gres: str | None = None
-    """SLURM's name of the GPUs where `gpu:<gpus>` does not do, for example gpu:h100:8; names with a dash cannot be asked
-    for by Snakemake's SLURM plugin."""
+    """SLURM's name of the GPUs where `gpu:<gpus>` does not do, for example gpu:h100:8."""
     mem_mb: Positive
     """Memory in MB."""
     minutes: Positive

@@ -30,8 +30,8 @@ def check(workflow: Any) -> None:
     age, needed = get_min_job_age(), 3 * settings.init_seconds_before_status_checks
     if (age is None or age < needed) and not _accounting_answers():
         raise UserError(
-            f"SLURM forgets finished jobs after {age} s (MinJobAge), sooner than Snakemake may look ({needed} s), and sacct"
-            " does not answer either. Ask the cluster's administrators for one of the two"
+            f"SLURM forgets finished jobs after {age} s (MinJobAge), sooner than Snakemake may look ({needed} s), and"
+            " sacct does not answer either. Ask the cluster's administrators for one of the two"
         )
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs() if not job.is_local}
     for rule, job in jobs.items():
