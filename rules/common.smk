@@ -1,5 +1,6 @@
 # Everything that the rules share: the checked configuration, wildcard constraints, input functions.
 import functools
+import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -11,10 +12,9 @@ from dsr.analysis import specs as analysis_specs
 from dsr.base.errors import UserError
 from dsr.base.files import write_text
 from dsr.base.records import read_record
-from dsr.config.base import ConfigurationError
+from dsr.config.agreement import overlay_rows
 from dsr.config.load import load
 from dsr.config.specs import differing_keys, spec_hash, spec_json
-from dsr.config.tables import overlay_rows
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
 with open(workflow.source_path("../config.yaml"), encoding="utf-8") as stream:
@@ -29,7 +29,7 @@ try:
         for name, table in CONFIG.tables.items()
         if table.overlay
     }
-except ConfigurationError as error:
+except UserError as error:
     raise WorkflowError(str(error)) from None
 
 EXECUTION = CONFIG.execution
@@ -114,11 +114,6 @@ def previous_epoch(wildcards):
     return [f"{folder}/epoch-{epoch}/ema.safetensors" for epoch in earlier[-1:]]
 
 
-def as_json(spec):
-    """Input or params function: a specification, made from the wildcards, as commands receive it."""
-    return lambda wildcards: spec_json(spec(wildcards))
-
-
 def asked(output, spec):
     """Input function of the rule that makes `output`: the file with the specification that is asked for.
 
@@ -150,8 +145,8 @@ def write_asked(output, spec):
 
 
 def train_spec(wildcards):
-    """Everything that determines the weights of a row: a change of it retrains the row."""
-    return CONFIG.train(wildcards.row)
+    """Everything that determines the weights of a row, as JSON: a change of it retrains the row."""
+    return spec_json(CONFIG.train(wildcards.row))
 
 
 def weights_spec(wildcards):
@@ -234,7 +229,7 @@ def encoders_with_released(file):
 def raw_images(wildcards):
     """What must exist before the images of a split can be prepared: a given ImageFolder, or a fetched one."""
     given = getattr(CONFIG.data, wildcards.split)
-    # A shared folder is touched now and then, and its images stay what they are.
+    # The folder itself may be touched; `raw_listing` notices what matters.
     return ancient(given) if given else f"<results>/data/raw/{wildcards.split}.json"
 
 
@@ -242,6 +237,32 @@ def raw_folder(wildcards):
     """ImageFolder of a split."""
     given = getattr(CONFIG.data, wildcards.split)
     return given or f"{CONFIG.results}/data/raw/{wildcards.split}"
+
+
+def raw_listing(wildcards):
+    """What changes where images are added to a given ImageFolder, removed or moved: its classes and their times."""
+    given = getattr(CONFIG.data, wildcards.split) or CONFIG.artifacts.get(
+        f"imagenet-{wildcards.split}"
+    )
+    return class_times(given) if given else ""
+
+
+@functools.cache
+def class_times(folder):
+    """Hash of the names of a folder's sub-folders and the times at which entries of theirs came or went."""
+    entries = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    times = [
+        f"{entry.name} {entry.stat().st_mtime_ns}"
+        for entry in entries
+        if entry.is_dir()
+    ]
+    return hashlib.sha256("\n".join(times).encode()).hexdigest()[:12]
+
+
+def other_index(wildcards):
+    """Index of the other split, whose classes must be the same."""
+    split = "validation" if wildcards.split == "train" else "train"
+    return f"{CONFIG.results}/data/prepared/{split}/index.npz"
 
 
 def encodings(rows):

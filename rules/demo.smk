@@ -59,4 +59,4 @@ rule demo_graph:
     conda:
         "../envs/tensorflow.yaml"
     shell:
-        "python -m dsr.commands.demo graph --images {input:q} --output {output:q} > {log:q} 2>&1"
+        "python -m dsr.commands.demo_graph --images {input:q} --output {output:q} > {log:q} 2>&1"

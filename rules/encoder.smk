@@ -3,7 +3,7 @@ rule discover_neurons:
     input:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         first=first_neurons,
-        asked=asked("<results>/encoders/{encoder}/neurons-{ttr}.json", discover_spec),
+        spec=asked("<results>/encoders/{encoder}/neurons-{ttr}.json", discover_spec),
         images="<results>/data/prepared/train/index.npz",
     output:
         "<results>/encoders/{encoder}/neurons-{ttr}.json",
@@ -16,12 +16,10 @@ rule discover_neurons:
     threads: threads_of("discover_neurons")
     resources:
         **resources_of("discover_neurons"),
-    params:
-        spec=as_json(discover_spec),
     shell:
         "first={input.first:q}; "
         f"python -m dsr.commands.discover {option('first')}"
-        ' --spec {params.spec:q} --encoder "$(dirname {input.encoder:q})"'
+        ' --spec {input.spec:q} --encoder "$(dirname {input.encoder:q})"'
         " --images {input.images:q} --output {output:q} > {log:q} 2>&1"
 
 
@@ -50,7 +48,7 @@ rule statistics:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         images="<results>/data/prepared/train/index.npz",
-        asked=asked("<results>/latents/{encoder}-{ttr}.safetensors", statistics_spec),
+        spec=asked("<results>/latents/{encoder}-{ttr}.safetensors", statistics_spec),
     output:
         "<results>/latents/{encoder}-{ttr}.safetensors",
     log:
@@ -62,12 +60,10 @@ rule statistics:
     threads: threads_of("statistics")
     resources:
         **resources_of("statistics"),
-    params:
-        spec=as_json(statistics_spec),
     shell:
         # Nothing is kept there but the number of starts: when it is stopped, the job is requeued and begins anew.
         "neurons={input.neurons:q}; "
         f"{launch('statistics')} --state {shlex.quote(f'{CONFIG.results}/latents/.')}{{wildcards.encoder}}-{{wildcards.ttr}}"
         f" dsr.commands.statistics{EXECUTION_OPTION} {option('neurons')}"
-        ' --spec {params.spec:q} --encoder "$(dirname {input.encoder:q})" --images {input.images:q}'
+        ' --spec {input.spec:q} --encoder "$(dirname {input.encoder:q})" --images {input.images:q}'
         " --output {output:q} > {log:q} 2>&1"

@@ -14,7 +14,7 @@ rule reference:
     resources:
         **resources_of("reference"),
     shell:
-        "python -m dsr.commands.reference --images {input:q} --output {output:q} > {log:q} 2>&1"
+        "python -m dsr.commands.prepare reference --images {input:q} --output {output:q} > {log:q} 2>&1"
 
 
 # As many training images as there are validation images, chosen at random once and for all.
@@ -33,7 +33,7 @@ rule reference_train:
     params:
         chosen=CONFIG.data.validation_images,
     shell:
-        "python -m dsr.commands.reference --images {input:q} --count {params.chosen} --seed 0"
+        "python -m dsr.commands.prepare reference --images {input:q} --count {params.chosen} --seed 0"
         " --output {output:q} > {log:q} 2>&1"
 
 
@@ -42,7 +42,7 @@ rule evaluate:
         samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
         reference="<results>/evaluator/reference-validation.npz",
         graph="<results>/evaluator/graph.pb",
-        asked=asked(
+        spec=asked(
             "<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json", evaluate_spec
         ),
     output:
@@ -57,11 +57,10 @@ rule evaluate:
     resources:
         **resources_of("evaluate"),
     params:
-        spec=as_json(evaluate_spec),
         cache=f"{CONFIG.results}/evaluator/cache",
         keep=keep_samples,
     shell:
-        "python -m dsr.commands.evaluate --spec {params.spec:q} --samples {input.samples:q}"
+        "python -m dsr.commands.evaluate --spec {input.spec:q} --samples {input.samples:q}"
         " --reference {input.reference:q} --graph {input.graph:q} --cache {params.cache:q} {params.keep}"
         " --threads {threads} --output {output:q} > {log:q} 2>&1"
 
@@ -73,7 +72,7 @@ use rule evaluate as evaluate_again with:
         reference="<results>/evaluator/reference-{reference}.npz",
         graph="<results>/evaluator/graph.pb",
         first="<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
-        asked=asked(
+        spec=asked(
             "<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json",
             evaluate_spec,
         ),

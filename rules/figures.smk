@@ -1,6 +1,6 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
 FIGURE = (
-    "python -m dsr.commands.figure --kind {params.kind} --config {input.config:q} --entries {params.entries:q}"
+    "python -m dsr.commands.report figure --kind {params.kind} --config {input.config:q} --entries {params.entries:q}"
     " {params.image} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 )
 
@@ -27,7 +27,7 @@ rule encoder_maps:
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         decoder="<results>/decoders/{encoder}.safetensors",
         images="<results>/data/prepared/validation/index.npz",
-        asked=asked("<results>/maps/encoders/{encoder}-{ttr}.npz", encoder_maps_spec),
+        spec=asked("<results>/maps/encoders/{encoder}-{ttr}.npz", encoder_maps_spec),
     output:
         "<results>/maps/encoders/{encoder}-{ttr}.npz",
     log:
@@ -37,12 +37,10 @@ rule encoder_maps:
     threads: threads_of("maps")
     resources:
         **resources_of("maps"),
-    params:
-        spec=as_json(encoder_maps_spec),
     shell:
         "neurons={input.neurons:q}; "
         f"python -m dsr.commands.maps encoder {option('neurons')}"
-        " --spec {params.spec:q} --images {input.images:q}"
+        " --spec {input.spec:q} --images {input.images:q}"
         ' --encoder "$(dirname {input.encoder:q})" --decoder {input.decoder:q}'
         " --threads {threads} --output {output:q} > {log:q} 2>&1"
 
@@ -53,7 +51,7 @@ rule denoiser_maps:
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         images="<results>/data/prepared/validation/index.npz",
-        asked=asked("<results>/maps/rows/{row}-{epoch}.npz", denoiser_maps_spec),
+        spec=asked("<results>/maps/rows/{row}-{epoch}.npz", denoiser_maps_spec),
     output:
         "<results>/maps/rows/{row}-{epoch}.npz",
     log:
@@ -63,12 +61,10 @@ rule denoiser_maps:
     threads: threads_of("maps")
     resources:
         **resources_of("maps"),
-    params:
-        spec=as_json(denoiser_maps_spec),
     shell:
         "neurons={input.neurons:q}; "
         f"python -m dsr.commands.maps denoiser {option('neurons')}"
-        " --spec {params.spec:q} --images {input.images:q}"
+        " --spec {input.spec:q} --images {input.images:q}"
         ' --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'
         " --decoder {input.decoder:q} --weights {input.weights:q} --threads {threads} --output {output:q} > {log:q} 2>&1"
 

@@ -2,9 +2,7 @@
 rule sample:
     input:
         unpack(sample_inputs),
-        asked=asked(
-            "<results>/rows/{row}/epoch-{epoch}/{set}/samples.json", sample_spec
-        ),
+        spec=asked("<results>/rows/{row}/epoch-{epoch}/{set}/samples.json", sample_spec),
     output:
         samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
         about="<results>/rows/{row}/epoch-{epoch}/{set}/samples.json",
@@ -19,14 +17,13 @@ rule sample:
         **resources_of("sample"),
     params:
         # Finished shards are no output, so an interrupted job goes on where it stopped.
-        spec=as_json(sample_spec),
         shards=lambda wildcards, output: str(Path(output.samples).parent / "shards"),
     shell:
         "guidance={input.guidance:q}; "
         f"{launch('sample')}"
         " --state {params.shards:q}"
         f" dsr.commands.sample{EXECUTION_OPTION} {option('guidance')}"
-        " --spec {params.spec:q} --weights {input.weights:q}"
+        " --spec {input.spec:q} --weights {input.weights:q}"
         " --statistics {input.statistics:q} --decoder {input.decoder:q} --shards {params.shards:q}"
         " --output {output.samples:q} > {log:q} 2>&1"
 

@@ -1,6 +1,6 @@
 # Every table: Table 1, of all rows or of one, finished or not, and those that the configuration names.
 TABLE = (
-    "python -m dsr.commands.table --config {input.config:q} --entries {params.entries:q} {params.table}"
+    "python -m dsr.commands.report table --config {input.config:q} --entries {params.entries:q} {params.table}"
     " --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q} --latex-file {output.latex:q}"
     " > {log:q} 2>&1"
 )

@@ -20,7 +20,7 @@ rule train:
         **resources_of("train", EXECUTION.nodes),
     params:
         # The training state is no output: Snakemake deletes outputs, and the log, before a job runs again.
-        spec=as_json(train_spec),
+        spec=train_spec,
         run=lambda wildcards: state_folder(wildcards.row),
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
@@ -53,7 +53,7 @@ rule average:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=as_json(train_spec),
+        spec=train_spec,
         run=lambda wildcards: state_folder(wildcards.row),
     shell:
         "python -m dsr.commands.average --spec {params.spec:q} --epoch {wildcards.epoch} --decay {wildcards.decay}"

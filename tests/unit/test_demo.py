@@ -202,9 +202,9 @@ def test_frozen_classifier_runs_in_the_evaluator(prepared: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
-        ("torch", ["commands.demo", "demo.graph", "demo.digits", "commands.prepare", "commands.reference"]),
-        ("torch", ["commands.figure", "commands.table", "commands.fetch"]),
-        ("tensorflow", ["commands.table"]),
+        ("torch", ["commands.demo_graph", "demo.digits", "commands.prepare"]),
+        ("torch", ["commands.report", "commands.fetch"]),
+        ("tensorflow", ["commands.report"]),
         *((client, ["commands.fetch"]) for client in ("kaggle", "gdown", "huggingface_hub")),
         ("transformers", ["commands.train", "commands.sample", "commands.maps", "commands.statistics"]),
     ],

@@ -50,7 +50,7 @@ def test_written_images_are_numpys_and_reproducible(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "batch", "message"),
     [
-        (129, images(), "hold more"),
+        (129, images(), "hold 130"),
         (131, images(), "hold 130"),
         (130, images() / 255, "float64"),
         (4, images(4, 9), "9"),
@@ -121,8 +121,8 @@ def holding(array: np.ndarray, **others: np.ndarray) -> Callable[[Path], Path]:
         (folder, "is a folder, expected an npz file"),
         (altered(lambda _: b"no archive"), "not an npz, or was cut off"),
         (altered(lambda content: content[:-1000]), "not an npz, or was cut off"),
-        (altered(flipped), "fail their checksum"),
-        (altered(flipped, np.savez_compressed), "fail their checksum"),
+        (altered(flipped), "fails its checksum"),
+        (altered(flipped, np.savez_compressed), "fails its checksum"),
         (announcing(131), "header announces 131 images, the data ends within image 130"),
         (announcing(129), "data after the 129 images of the header"),
         (version_three, r"npy format \(3, 0\) is not supported"),

@@ -14,8 +14,8 @@ from dsr.base.errors import UserError
 from dsr.base.files import write_json
 from dsr.base.text import pipe_table
 from dsr.config.load import Config, load
-from dsr.report.entries import Entries, Entry, entries_json
-from dsr.report.published import METRICS, Published
+from dsr.report.entries import METRICS, Entries, Entry, entries_json
+from dsr.report.published import Published
 from dsr.report.render import latex, markdown
 from dsr.report.supplements import read_fids, references, sampling_seeds, training_seeds, with_variants
 from dsr.report.table import TableInput, collect

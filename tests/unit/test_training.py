@@ -22,9 +22,8 @@ from dsr.data.images import Images
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
 from dsr.training.batches import Samples, Share, items
-from dsr.training.learner import NotFiniteError
+from dsr.training.learner import MovingAverage, NotFiniteError
 from dsr.training.loop import train
-from dsr.training.optim import MovingAverage
 
 from .training_row import (
     BATCH,

@@ -116,7 +116,18 @@ def job_counts(output: str) -> dict[str, int]:
 
 def copy_checkout(folder: Path) -> Checkout:
     """Copy the files that belong to the project (no results, no environment)."""
-    names = ("Snakefile", "config.yaml", "rules", "envs", "src", "profiles", "slurm", "docs", "tests/workflow")
+    names = (
+        "Snakefile",
+        "demo.smk",
+        "config.yaml",
+        "rules",
+        "envs",
+        "src",
+        "profiles",
+        "slurm",
+        "docs",
+        "tests/workflow",
+    )
     for name in names:
         source = ROOT / name
         if source.is_dir():

@@ -185,7 +185,7 @@ def test_published_weights_are_sampled_scored_and_looked_at_without_training(
     assert "train" not in counts
     results = finished.folder / "results/demo"
     ours, theirs = (
-        json.loads((results / f"rows/{name}/epoch-1/unguided-seed0/samples.json").read_text())["pixels_sha256"]
+        (results / f"rows/{name}/epoch-1/unguided-seed0/samples.npz").read_bytes()
         for name in ("dit-siglip2b", "reference")
     )
     assert ours == theirs

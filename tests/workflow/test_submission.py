@@ -9,7 +9,7 @@ import pytest
 from .conftest import TINY, Checkout
 
 TARGET = "results/demo/data/prepared/validation/index.npz"
-EXTRA = "slurm_extra=\"'--qos=night'\""
+EXTRA = "slurm_extra='--qos=night'"
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ EXTRA = "slurm_extra=\"'--qos=night'\""
     [
         (300, (), "cannot be submitted to SLURM: The given account default appears to be invalid"),
         (300, ("--default-resources", "slurm_account=known", EXTRA), "The --quality-of-service option is not allowed"),
-        (300, ("--default-resources", "slurm_account=known", "gres=\"'gpu:a100-sxm4:4'\""), "Invalid GRES format"),
+        (300, ("--default-resources", "slurm_account=known", "gres='gpu:a100-sxm4:4'"), "Invalid GRES format"),
         (60, (), "SLURM forgets finished jobs after 60 s (MinJobAge), sooner than Snakemake may look (180 s)"),
     ],
 )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsr.config.denoisers import Dit, DitDh
 from dsr.config.specs import AutoencoderSpec, ModelSpec
+from dsr.config.training import Dit, DitDh
 
 TIME_FEATURES = 512
 """Sines and cosines of the time embedding."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from dsr.analysis.maps import OUTPUT
 from dsr.analysis.outliers import attention_received, first_component, token_norms
 from dsr.base.errors import UserError
 from dsr.data.images import Images
 from dsr.encoder.autoencoder import quantised
 
 Array = npt.NDArray[np.float32]
+Layer = dict[str, Array]
 
 
 def read_chosen(images: Images, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
@@ -39,26 +42,8 @@ def to_images(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
     return quantised(pixels).cpu().numpy()
 
 
-@dataclass(frozen=True)
-class LayerMaps:
-    """Measures of one layer for B images; S x S image tokens, R registers."""
-
-    norms: Array
-    """(B, S, S)."""
-    components: Array
-    """(B, S, S)."""
-    explained: Array
-    """(B,)."""
-    attention: Array
-    """(B, S, S)."""
-    register_attention: Array
-    """(B,)."""
-    register_norms: Array
-    """(B, R)."""
-
-
-def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | None = None) -> LayerMaps:
-    """Measure one layer.
+def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | None = None) -> Layer:
+    """Measure one layer: what :class:`TokenMaps` holds of it, by name, without the axes of times and layers.
 
     Args:
         stream: tokens after the layer, (B, T, D).
@@ -80,31 +65,30 @@ def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | No
         attention = np.stack([attention_received(one) for one in weights.float().cpu().numpy()])
         register_attention = _split(attention, image)[1].sum(1)
     grid = (len(tokens), side, side)
-    return LayerMaps(
-        norms=token_norms(pictured).reshape(grid),
-        components=np.stack([projection for projection, _ in components]).reshape(grid),
-        explained=np.array([share for _, share in components], np.float32),
-        attention=_split(attention, image)[0].reshape(grid),
-        register_attention=register_attention,
-        register_norms=token_norms(registers),
-    )
+    return {
+        "norms": token_norms(pictured).reshape(grid),
+        "components": np.stack([projection for projection, _ in components]).reshape(grid),
+        "explained": np.array([share for _, share in components], np.float32),
+        "attention": _split(attention, image)[0].reshape(grid),
+        "register_attention": register_attention,
+        "register_norms": token_norms(registers),
+    }
 
 
-def stack_layers(passes: Sequence[Sequence[LayerMaps]]) -> dict[str, Array]:
-    """Stack T forward passes of L layers to arrays (B, T, L, ...), named as the fields of a maps file.
+def stack_layers(passes: Sequence[Sequence[Layer]]) -> dict[str, Any]:
+    """Stack T forward passes of L layers to arrays (B, T, L, ...), and name the layers: fields of a maps file.
 
     A layer without registers has NaN register norms where another one has registers.
     """
-    registers = max(layer.register_norms.shape[1] for layers in passes for layer in layers)
-    arrays = {}
-    for name in ("norms", "components", "explained", "attention", "register_attention"):
-        arrays[name] = np.stack([np.stack([getattr(layer, name) for layer in layers], 1) for layers in passes], 1)
-    padded = np.full((*arrays["explained"].shape, registers), np.nan, np.float32)
-    for time, layers in enumerate(passes):
-        for number, layer in enumerate(layers):
-            padded[:, time, number, : layer.register_norms.shape[1]] = layer.register_norms
-    arrays["register_norms"] = padded
-    return arrays
+    registers = max(layer["register_norms"].shape[1] for layers in passes for layer in layers)
+    for layer in itertools.chain.from_iterable(passes):
+        missing = registers - layer["register_norms"].shape[1]
+        layer["register_norms"] = np.pad(layer["register_norms"], ((0, 0), (0, missing)), constant_values=np.nan)
+    arrays = {
+        name: np.stack([np.stack([layer[name] for layer in layers], 1) for layers in passes], 1)
+        for name in passes[0][0]
+    }
+    return {**arrays, "layers": np.array([*map(str, range(1, len(passes[0]))), OUTPUT])}
 
 
 def _split(tokens: Array, image: slice) -> tuple[Array, Array]:

@@ -12,10 +12,12 @@ from dsr.config.specs import AutoencoderSpec, ModelSpec, WeightsSpec
 from dsr.config.training import Flow
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MapsFiles:
-    """Files that maps are made from."""
+    """Files that maps are made from, and how."""
 
+    output: Path
+    """Npz file to write."""
     images: Path
     """Index of the prepared validation images."""
     encoder: Path
@@ -24,6 +26,18 @@ class MapsFiles:
     """Decoder weights."""
     neurons: Path | None = None
     """Register neurons, with TTR."""
+    threads: int = 1
+    """CPU threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserMapsFiles(MapsFiles):
+    """The same, and what a row's denoiser needs besides."""
+
+    statistics: Path
+    """Latent statistics."""
+    weights: Path
+    """Moving average of the row's weights."""
 
 
 class EncoderMapsSpec(Section):
@@ -35,19 +49,15 @@ class EncoderMapsSpec(Section):
     """Validation images, by index."""
 
 
-class DenoiserMapsSpec(Section):
+class DenoiserMapsSpec(EncoderMapsSpec):
     """Maps of a row's denoiser."""
 
-    autoencoder: AutoencoderSpec
-    """Encoder, TTR and decoder."""
     model: ModelSpec
     """Denoiser."""
     weights: WeightsSpec | None = None
     """Its weights; null takes any."""
     flow: Flow
     """Path from latent to noise."""
-    images: tuple[int, ...]
-    """Validation images, by index."""
     times: tuple[Share, ...]
     """Times t at which the denoiser is looked at."""
     seed: int = 0

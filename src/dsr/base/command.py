@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dsr.base import logs
-from dsr.base.errors import UserError, first_problem
+from dsr.base.errors import UserError, explain, first_problem
 
 log = logging.getLogger("dsr")
 
@@ -24,8 +24,9 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
     """Return a program that runs ``main``, or the one of several ``steps`` that its first argument names.
 
     A function's parameters, or the fields of the dataclass that is its parameter, are the options. Specifications and
-    sections of the configuration are given as JSON, or as a file of it. A user's error is one line in the log and exit
-    code 1.
+    sections of the configuration are given as JSON, or as a file of it. What a user can mend, and what the system
+    refuses, is one line in the log (where it happened follows at the level DEBUG), a mistake of the program is a
+    traceback; the exit code is 1.
     """
 
     def run() -> None:
@@ -34,9 +35,18 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             _parse(main, steps)()
-        except UserError as error:
-            log.error("%s", error)
-            sys.exit(1)
+        except KeyboardInterrupt:
+            log.error("interrupted")
+        except Exception as error:
+            message = str(error) if isinstance(error, UserError) else explain(error)
+            if message is None:
+                log.exception("a mistake in the program itself")
+            else:
+                log.error("%s", message)
+                log.debug("where it happened", exc_info=True)
+        else:
+            return
+        sys.exit(1)
 
     return run
 

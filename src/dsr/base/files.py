@@ -6,10 +6,35 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let what the system refuses be an OSError that names ``path``, where it names no file or a temporary one."""
+    try:
+        yield
+    except Exception as error:
+        refused = _refused(error)
+        if refused is None or refused.errno is None:
+            raise
+        if not refused.filename or Path(os.fsdecode(refused.filename)).name.startswith(f".{path.name}."):
+            refused.filename = str(path)
+        raise refused from None
+
+
+def _refused(error: Exception) -> OSError | None:
+    """What the system said, of which PyTorch makes a RuntimeError and Rust's libraries a text."""
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        return error.__context__
+    number = None if isinstance(error, OSError | ValueError) else re.search(r"\(os error (\d+)\)", str(error))
+    if number:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return error if isinstance(error, OSError) else None
 
 
 @contextlib.contextmanager
@@ -18,15 +43,16 @@ def atomic(path: Path) -> Iterator[Path]:
 
     A reader therefore sees the old content or the new one, never a part of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        _fsync(temporary)
-        temporary.replace(path)
-        _fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{path.suffix}")
+        try:
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

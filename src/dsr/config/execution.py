@@ -45,7 +45,8 @@ class Request(Section):
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs."""
     gres: str | None = None
-    """SLURM's name of the GPUs where `gpu:<gpus>` does not do, for example gpu:h100:8."""
+    """SLURM's name of the GPUs where `gpu:<gpus>` does not do, for example gpu:h100:8; Snakemake's SLURM plugin cannot
+    ask for names with a dash."""
     mem_mb: Positive
     """Memory in MB."""
     minutes: Positive

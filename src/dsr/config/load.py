@@ -8,14 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from dsr.base.errors import problems
+from dsr.base.errors import UserError, problems
 from dsr.config.agreement import disagreements
-from dsr.config.base import ConfigurationError, Name, Section
-from dsr.config.data import Data
-from dsr.config.denoisers import Denoiser
-from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
+from dsr.config.base import Name, Section
+from dsr.config.encoders import Data, Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.execution import Execution, Resources
-from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling
+from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling, Table
 from dsr.config.specs import (
     DISCOVER,
     ENCODE,
@@ -32,8 +30,7 @@ from dsr.config.specs import (
     TrainSpec,
     WeightsSpec,
 )
-from dsr.config.tables import Table
-from dsr.config.training import Flow, Recipe, Row
+from dsr.config.training import Denoiser, Flow, Recipe, Row
 
 
 class Config(Section):
@@ -207,7 +204,7 @@ def load(raw: Mapping[str, Any]) -> Config:
     """Validate a parsed configuration.
 
     Raises:
-        ConfigurationError: naming every wrong key, one a line.
+        UserError: naming every wrong key, one a line.
     """
     wrong = [f"{key}: {why}" for key, why in REMOVED.items() if _sets(raw, key)]
     try:
@@ -215,7 +212,7 @@ def load(raw: Mapping[str, Any]) -> Config:
             return Config.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         wrong = problems(error)
-    raise ConfigurationError(
+    raise UserError(
         "The configuration is not valid (`rules/config.schema.json` describes every key):\n  " + "\n  ".join(wrong)
     )
 

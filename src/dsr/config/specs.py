@@ -18,10 +18,9 @@ from pydantic import BaseModel
 
 from dsr.base.errors import UserError
 from dsr.config.base import Positive, Section
-from dsr.config.denoisers import Denoiser
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.sampling import Guidance
-from dsr.config.training import Flow, Recipe
+from dsr.config.training import Denoiser, Flow, Recipe
 
 ENCODE, DISCOVER, TRAIN, SAMPLE, EVALUATE = 1, 1, 1, 1, 1
 """Edition of each stage's arithmetic: raised when the same specification gives other results, so that what was made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,51 +18,45 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Pixels (n, 3, H, W) uint8 and labels (n,) int64."""
 
 
-class Loader(Iterator[Batch]):
-    """Iterator over the batches of images that some lists of items ask for, in their order; close it after the last.
+def load(
+    images: Images,
+    batches: Iterable[list[Item]],
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+    worker_init: Callable[[int], None] | None = None,
+) -> Generator[Batch]:
+    """Yield the batches of images that lists of items ask for, in their order; close it to stop its processes.
 
     Args:
+        images: where the images are.
+        batches: an iterator over what each batch holds.
         workers: processes that read ahead; 0 reads in this one.
         pin_memory: leave batches in pinned memory, from which a copy to a GPU does not make the host wait.
         worker_init: called in each worker, with the worker's number.
+
+    Raises:
+        UserError: if an image cannot be read.
     """
-
-    def __init__(
-        self,
-        images: Images,
-        batches: Iterable[list[Item]],
-        *,
-        workers: int = 0,
-        pin_memory: bool = False,
-        worker_init: Callable[[int], None] | None = None,
-    ) -> None:
-        self._loaded: Iterator[Batch | UserError] = iter(
-            DataLoader(
-                _Batches(images),
-                sampler=batches,
-                batch_size=None,
-                num_workers=workers,
-                pin_memory=pin_memory,
-                worker_init_fn=worker_init,
-            )
+    loaded = iter(
+        DataLoader(
+            _Batches(images),
+            sampler=batches,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=worker_init,
         )
-
-    def __next__(self) -> Batch:
-        """Return the next batch.
-
-        Raises:
-            UserError: if one of its images cannot be read.
-        """
-        found = next(self._loaded)
-        if isinstance(found, UserError):
-            raise found
-        return found
-
-    def close(self) -> None:
-        """Stop the workers: they may ignore the signals by which Python would stop them at its end, and then wait."""
-        # Without workers there is nothing to stop. PyTorch itself calls this when nothing refers to the iterator any
-        # more, but an error's traceback does.
-        getattr(self._loaded, "_shutdown_workers", lambda: None)()
+    )
+    try:
+        for found in loaded:
+            if isinstance(found, UserError):
+                raise found
+            yield found
+    finally:
+        # Workers may ignore the signals by which Python would stop them at its end, and then wait. PyTorch itself does
+        # this when nothing refers to the iterator any more, but an error's traceback does.
+        getattr(loaded, "_shutdown_workers", lambda: None)()
 
 
 class _Batches(Dataset[Batch | UserError]):
@@ -93,6 +87,6 @@ def pixel_batches(
         UserError: if an image cannot be read.
     """
     batches = [list(items[start : start + batch]) for start in range(0, len(items), batch)]
-    with contextlib.closing(Loader(images, batches, workers=workers, pin_memory=device.type == "cuda")) as loader:
-        for pixels, _ in loader:
+    with contextlib.closing(load(images, batches, workers=workers, pin_memory=device.type == "cuda")) as loaded:
+        for pixels, _ in loaded:
             yield pixels.to(device, non_blocking=True).float() / 255

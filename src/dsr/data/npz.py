@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -43,13 +42,9 @@ def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: in
             if batch.dtype != np.uint8 or batch.shape[1:] != shape:
                 raise ValueError(f"{path}: got {batch.dtype} images {batch.shape[1:]}, expected uint8 {shape}")
             written += len(batch)
-            if written > count:
-                break
             output.write(np.ascontiguousarray(batch).data)
         if written != count:
-            raise ValueError(
-                f"{path}: expected {count} images, the batches hold {'more' if written > count else written}"
-            )
+            raise ValueError(f"{path}: expected {count} images, the batches hold {written}")
 
 
 @dataclass(frozen=True)
@@ -119,25 +114,19 @@ def read_images(path: Path, batch: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open an npz; whatever is wrong with its bytes until it is closed is an ArchiveError."""
     try:
-        archive = zipfile.ZipFile(path)
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except FileNotFoundError:
         raise ArchiveError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise ArchiveError(f"{path} is a folder, expected an npz file") from None
-    except zipfile.BadZipFile as error:
-        size = os.path.getsize(path)
+    except ArchiveError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ArchiveError(
-            f"{path} ({size} bytes) is not an npz, or was cut off ({error}); copy or make it again"
+            f"{path} ({path.stat().st_size} bytes) is not an npz, or was cut off, or fails its checksum ({error}); copy"
+            " or make it again"
         ) from None
-    with archive:
-        try:
-            yield archive
-        except ArchiveError:
-            raise
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ArchiveError(
-                f"{path}: its arrays are damaged or fail their checksum ({error}); copy or make the file again"
-            ) from None
 
 
 @contextlib.contextmanager

@@ -86,7 +86,11 @@ def planted_neurons(spec: config.Encoder) -> list[dict[int, tuple[int, ...]]]:
 
 
 def write_encoder(spec: config.Encoder, output: Path) -> None:
-    """Write the stand-in that ``spec.hub`` names as a Hugging Face folder; ``spec.revision`` is its seed.
+    """Write a tiny SigLIP2 vision tower with planted outliers.
+
+    Args:
+        spec: Its hub names the stand-in, its revision the seed.
+        output: Hugging Face folder to write.
 
     Raises:
         UserError: if there is no stand-in of that name, the revision is no number, or the width is too small.

@@ -9,8 +9,8 @@ import torch
 
 from dsr.base.records import read_record
 from dsr.base.tensors import assign, read
-from dsr.config.denoisers import Dit, DitDh
 from dsr.config.specs import ModelSpec, WeightsSpec, require
+from dsr.config.training import Dit, DitDh
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
 

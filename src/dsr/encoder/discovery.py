@@ -6,6 +6,7 @@ its mean absolute activation on those tokens, averaged over the images that have
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable
 
@@ -23,9 +24,6 @@ from dsr.encoder.vit import VitEncoder
 
 log = logging.getLogger(__name__)
 
-SPARSE_ACTIVATION = 0.5
-"""The sparsity filter asks for an activation below this on at least half of the tokens."""
-
 Ranked = list[tuple[int, int, float]]
 
 
@@ -36,13 +34,10 @@ class NeuronScores:
         options: threshold and detection layer.
         mean_token: put the mean token of every layer before the image tokens, in activations and in outputs. The
             release does so for SigLIP2, which has no CLS token; the mean token then counts like any other.
-        sparsity_filter: count a neuron only where at least half of the tokens have an activation below 0.5, an option
-            of the release.
     """
 
-    def __init__(self, options: Discovery, *, mean_token: bool = False, sparsity_filter: bool = False) -> None:
-        self.options = options
-        self.mean_token, self.sparsity_filter = mean_token, sparsity_filter
+    def __init__(self, options: Discovery, *, mean_token: bool = False) -> None:
+        self.options, self.mean_token = options, mean_token
         self.images = 0
         """Images with at least one outlier so far."""
         self.largest_norm = 0.0
@@ -59,9 +54,9 @@ class NeuronScores:
         if not contributing.any():
             return
         outliers = outliers[contributing]
-        scores = torch.stack(
-            [self._score(self._tokens(layer[contributing][:, image]), outliers) for layer in trace.activations]
-        )
+        weights = outliers.double() / outliers.sum(dim=1, keepdim=True)
+        activations = (self._tokens(layer[contributing][:, image]).abs().double() for layer in trace.activations)
+        scores = torch.stack([torch.einsum("bt,btm->bm", weights, layer).sum(dim=0) for layer in activations])
         self.images += len(outliers)
         self._sum = scores if self._sum is None else self._sum + scores
 
@@ -89,15 +84,6 @@ class NeuronScores:
     def _tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1) if self.mean_token else tokens
 
-    def _score(self, activations: torch.Tensor, outliers: torch.Tensor) -> torch.Tensor:
-        """Sum over images of each neuron's score: (B, T, M) and (B, T) -> (M,)."""
-        weights = outliers.double() / outliers.sum(dim=1, keepdim=True)
-        scores = torch.einsum("bt,btm->bm", weights, activations.abs().double())
-        if self.sparsity_filter:
-            quiet = (activations < SPARSE_ACTIVATION).double().mean(dim=1)
-            scores = torch.where(quiet >= 0.5, scores, 0.0)
-        return scores.sum(dim=0)
-
 
 def rank(scores: torch.Tensor, top_k: int, *, exclude: Iterable[tuple[int, int]] = ()) -> Ranked:
     """Return the ``top_k`` best (layer, neuron, score), best first.
@@ -109,14 +95,9 @@ def rank(scores: torch.Tensor, top_k: int, *, exclude: Iterable[tuple[int, int]]
     """
     left_out = set(exclude)
     order = torch.argsort(scores.flatten(), descending=True, stable=True)
-    best: Ranked = []
-    for flat in order.tolist():
-        layer, neuron = divmod(flat, scores.shape[1])
-        if len(best) == top_k:
-            break
-        if (layer, neuron) not in left_out:
-            best.append((layer, neuron, float(scores[layer, neuron])))
-    return best
+    found = (divmod(flat, scores.shape[1]) for flat in order.tolist())
+    best = itertools.islice((pair for pair in found if pair not in left_out), top_k)
+    return [(layer, neuron, float(scores[layer, neuron])) for layer, neuron in best]
 
 
 @torch.no_grad()

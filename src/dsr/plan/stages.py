@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsr.analysis.cost import decoder_flops, denoiser_cost, transformer_flops
-from dsr.artifacts.checks import EncoderCheck
-from dsr.artifacts.manifest import Manifest
+from dsr.artifacts.manifest import EncoderCheck, Manifest
 from dsr.config.load import Config
 from dsr.config.sampling import Guidance
 from dsr.plan.throughput import Job, Measurement, Speed, Stage, speed

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import RootModel
 
+from dsr.base.errors import UserError
+from dsr.base.files import read_json
 from dsr.config.base import Section
 from dsr.config.encoders import Ttr
 
 UNGUIDED = "unguided"
 VALIDATION = "validation"
 """The reference that published values are compared with."""
+
+
+class Quantity(NamedTuple):
+    """What a table has a column of, and with how many decimals."""
+
+    title: str
+    measured: int
+    published: int
+
+
+METRICS = {
+    "fid": Quantity("FID", 2, 2),
+    "inception_score": Quantity("IS", 2, 2),
+    "precision": Quantity("Precision", 3, 3),
+    "recall": Quantity("Recall", 3, 3),
+}
+COUNTED = {"params_millions": Quantity("Parameters (M)", 2, 0), "gflops": Quantity("GFLOPs", 3, 1)}
+"""Quantities of the model itself; they are published rounded, and compared so."""
+QUANTITIES = {**METRICS, **COUNTED}
 
 
 class Entry(Section):
@@ -47,6 +70,19 @@ class Entry(Section):
     """The guidance that the sweep chose."""
     run: str = ""
     """Command that makes the scores."""
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """What its metrics file holds; empty if there is none yet.
+
+        Raises:
+            UserError: if it lacks one of METRICS.
+        """
+        found: dict[str, Any] = read_json(self.metrics) if self.metrics and self.metrics.exists() else {}
+        missing = [name for name in METRICS if name not in found]
+        if found and missing:
+            raise UserError(f"{self.metrics}: no {', '.join(missing)}; evaluate these samples again")
+        return found
 
 
 class Entries(RootModel[tuple[Entry, ...]]):

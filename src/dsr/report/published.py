@@ -4,28 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import resources
-from typing import NamedTuple
 
 import pandas as pd
 
-
-class Quantity(NamedTuple):
-    """What a table has a column of, and with how many decimals."""
-
-    title: str
-    measured: int
-    published: int
-
-
-METRICS = {
-    "fid": Quantity("FID", 2, 2),
-    "inception_score": Quantity("IS", 2, 2),
-    "precision": Quantity("Precision", 3, 3),
-    "recall": Quantity("Recall", 3, 3),
-}
-COUNTED = {"params_millions": Quantity("Parameters (M)", 2, 0), "gflops": Quantity("GFLOPs", 3, 1)}
-"""Quantities of the model itself; they are published rounded, and compared so."""
-QUANTITIES = {**METRICS, **COUNTED}
+from dsr.report.entries import COUNTED, METRICS
 
 MAIN, CHART = "main", "chart"
 """Names of the published lists behind Table 1 and behind FID against epochs; the latter was read off a chart."""

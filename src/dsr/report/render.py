@@ -4,21 +4,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from dsr.base.files import write_text
 from dsr.base.text import pipe_table
+from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance
+from dsr.report.entries import QUANTITIES, Entries
 from dsr.report.notes import MARK, OFF_CHART, describe, disclaimer, footnotes
-from dsr.report.published import CHART, QUANTITIES
-from dsr.report.supplements import supplements
-from dsr.report.table import MEASURED, TableInput
+from dsr.report.page import page
+from dsr.report.published import CHART
+from dsr.report.supplements import read_fids, supplements, with_variants
+from dsr.report.table import MEASURED, TableInput, collect
 
 _WORDS = {"Row", "Rows", "Epochs", "Guidance", "Value", "EMA decay", "Reference"}
 """Columns that hold words; the others hold numbers."""
 _TTR = {"none": "no test-time register", "single": "test-time register", "recursive": "recursive test-time register"}
 
 Line = dict[str, str]
+
+
+def write_table(
+    config: Config, entries: Entries, markdown_file: Path, csv: Path, html: Path, latex_file: Path, table: str = ""
+) -> None:
+    """Write a table in every format: published, measured and the difference, for every row, epoch and guidance.
+
+    Args:
+        config: the configuration.
+        entries: what is measured, or can be.
+        markdown_file: Markdown file to write.
+        csv: CSV file to write, with more columns.
+        html: page of its own to write.
+        latex_file: LaTeX file to write.
+        table: id of one of the configuration's tables; empty is Table 1.
+    """
+    given = TableInput(config, entries.root, table)
+    frame, fids = collect(given), read_fids(entries.root)
+    write_text(markdown_file, text := markdown(given, frame, fids))
+    write_text(html, page(text))
+    write_text(latex_file, latex(given, frame, fids))
+    write_text(csv, with_variants(config, frame, fids).to_csv(index=False, float_format="%.6g"))
 
 
 def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dsr.analysis.cost import denoiser_cost
-from dsr.base.errors import UserError
-from dsr.base.files import read_json
 from dsr.config.load import Config
-from dsr.config.sampling import CHOSEN, Guidance
-from dsr.config.tables import Table
-from dsr.report.entries import UNGUIDED, VALIDATION, Entry
-from dsr.report.published import CHART, COUNTED, MAIN, METRICS, QUANTITIES, Published
+from dsr.config.sampling import CHOSEN, Guidance, Table
+from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED, VALIDATION, Entry
+from dsr.report.published import CHART, MAIN, Published
 
 KEY = ["row", "epoch", "guidance"]
 """Columns that tell the lines of a table apart."""
@@ -120,43 +117,23 @@ def collect(given: TableInput) -> pd.DataFrame:
                 every = given.section is not None and given.section.epochs is not None
                 if every or compared or (row, epoch, guidance) in given.measured:
                     lines.append(_line(given, row, epoch, guidance, known))
-    frame: pd.DataFrame = pd.DataFrame(lines, columns=_columns())
-    for name in QUANTITIES:
-        published, measured = (pd.to_numeric(frame[f"{kind}_{name}"]) for kind in ("published", "measured"))
-        difference = measured - published
-        if name in COUNTED:
-            decimals = COUNTED[name].published
-            difference = (measured.round(decimals) - published).round(decimals)
-        frame[f"difference_{name}"] = difference
+    columns = [*_line(given, "", 0, UNGUIDED, dict.fromkeys(QUANTITIES))]
+    frame: pd.DataFrame = pd.DataFrame(lines, columns=columns)
     return frame
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """Read a metrics file.
-
-    Raises:
-        UserError: if it lacks one of METRICS.
-    """
-    found: dict[str, Any] = read_json(path)
-    missing = [name for name in METRICS if name not in found]
-    if missing:
-        raise UserError(f"{path}: no {', '.join(missing)}; evaluate these samples again")
-    return found
 
 
 def _line(
     given: TableInput, row: str, epoch: int, guidance: str, published: Mapping[str, float | None]
 ) -> dict[str, Any]:
     entry = given.measured.get((row, epoch, guidance), Entry())
-    exists = entry.metrics is not None and entry.metrics.exists()
-    found = read_metrics(entry.metrics) if entry.metrics and exists else {}
-    status = MEASURED if exists else given.absent(row) or NOT_RUN
+    found = entry.scores
+    status = MEASURED if found else given.absent(row) or NOT_RUN
     compared = any(published[name] is not None for name in METRICS)
     reference, samples = found.get("reference", {}), found.get("samples", {})
     chosen = entry.chosen if entry.chosen and entry.chosen.exists() else None
     used = Guidance.model_validate_json(chosen.read_text()) if chosen else given.guidance[guidance]
     low, high = used.interval if used else (None, None)
-    measured = {name: found.get(name) for name in (*METRICS, *EXTRA)} | _counted(given, row)
+    measured = {**found, **_counted(given, row)}
     return {
         "row": row,
         "epoch": epoch,
@@ -164,8 +141,12 @@ def _line(
         "status": status,
         "run": entry.run if status == NOT_RUN else "",
         "published_from": ("chart" if given.published_table == CHART else "tables") if compared else None,
-        **{f"published_{name}": value for name, value in published.items()},
-        **{f"measured_{name}": value for name, value in measured.items()},
+        **{
+            f"{kind}_{name}": value
+            for name in QUANTITIES
+            for kind, value in _compared(name, published[name], measured.get(name)).items()
+        },
+        **{f"measured_{name}": measured.get(name) for name in EXTRA},
         "ema_decay": given.config.averages(row)[0] if row in given.config.rows else None,
         "guidance_scale": used.scale if used else None,
         "guidance_low": low,
@@ -179,11 +160,15 @@ def _line(
     }
 
 
-def _columns() -> list[str]:
-    compared = [f"{kind}_{name}" for name in QUANTITIES for kind in ("published", "measured", "difference")]
-    details = ["ema_decay", "guidance_scale", "guidance_low", "guidance_high", "images", "reference"]
-    details += ["reference_images", "constant_images", "samples_sha256"]
-    return [*KEY, "status", "run", "published_from", *compared, *(f"measured_{name}" for name in EXTRA), *details]
+def _compared(name: str, published: float | None, measured: float | None) -> dict[str, float | None]:
+    """Published and measured value of a quantity, and the difference where there are both."""
+    difference = None
+    if published is not None and measured is not None:
+        difference = measured - published
+        if name in COUNTED:
+            decimals = COUNTED[name].published
+            difference = np.round(np.round(measured, decimals) - published, decimals)
+    return {"published": published, "measured": measured, "difference": difference}
 
 
 def _counted(given: TableInput, row: str) -> dict[str, float]:

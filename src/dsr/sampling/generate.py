@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,9 +25,8 @@ from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec, content, spec_hash
 from dsr.data import npz
-from dsr.sampling.labels import balanced_labels
 from dsr.sampling.sampler import Drawing, Sampler
-from dsr.sampling.shards import Images, Shards
+from dsr.sampling.shards import Shards
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +95,10 @@ def generate(job: Job, world: World) -> None:
     draw(job, sampler, shards, missing[world.rank :: world.size], world)
     world.barrier()
     if world.is_main:
-        digest = _publish(job, shards)
-        files.write_json(job.output.with_suffix(".json"), _provenance(job, origin, digest))
+        # One shard in memory at a time.
+        stored = map(shards.read, range(len(shards.parts)))
+        npz.write_images(job.output, stored, job.spec.images, (side, side, 3))
+        files.write_json(job.output.with_suffix(".json"), _provenance(job, origin))
         shards.remove()
         log.info("Wrote %d images to %s", job.spec.images, job.output)
 
@@ -143,29 +143,11 @@ def _write(shards: Shards, number: int, drawings: Sequence[Drawing]) -> None:
     shards.write(number, np.concatenate([drawing.wait() for drawing in drawings]))
 
 
-def _publish(job: Job, shards: Shards) -> str:
-    """Write all images to the output, one shard in memory at a time; return the SHA-256 of their pixels."""
-    digest = hashlib.sha256()
-
-    def read() -> Iterator[Images]:
-        for number in range(len(shards.parts)):
-            images = shards.read(number)
-            digest.update(images.data)
-            yield images
-
-    side = job.spec.autoencoder.image_size
-    npz.write_images(job.output, read(), job.spec.images, (side, side, 3))
-    return digest.hexdigest()
-
-
-def _provenance(job: Job, origin: dict[str, str], digest: str) -> dict[str, Any]:
+def _provenance(job: Job, origin: dict[str, str]) -> dict[str, Any]:
     """Return what the file beside the images says."""
-    labels = balanced_labels(job.spec.model.classes, job.spec.images, job.spec.seed)
     return {
         "images": job.spec.images,
         "seed": job.spec.seed,
-        "pixels_sha256": digest,
-        "labels_sha256": hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest(),
         "weights": {"sha256": origin["weights"], **read_record(job.weights)},
         "statistics_sha256": origin["statistics"],
         "decoder_sha256": origin["decoder"],

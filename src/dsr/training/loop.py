@@ -19,7 +19,7 @@ from dsr.data.images import open_images
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.flow import Flow
-from dsr.training import checkpoint, snapshot
+from dsr.training import checkpoint
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share, blank
 from dsr.training.fit import largest_share, memory_error
@@ -51,7 +51,7 @@ def train(job: Job, world: World) -> bool:
         start = world.on_main(begin)
         finished = start.finished or _run(job, world, request, start.step)
         if finished and world.is_main:
-            snapshot.publish(job.spec, job.epoch, job.spec.recipe.ema[0], job.run_dir, job.output)
+            checkpoint.publish(job.spec, job.epoch, job.spec.recipe.ema[0], job.run_dir, job.output)
         world.barrier()
         return finished
 
@@ -96,7 +96,7 @@ def _loop(job: Job, world: World, request: StopRequest, learner: Learner, sample
             if finished:
                 writer.finish()
                 if world.is_main:
-                    snapshot.write(job.run_dir, learner, job.spec, job.epoch)
+                    checkpoint.write_averages(job.run_dir, learner.state(recipe), job.spec, job.epoch)
                 return True
             if stopping:
                 writer.finish()
@@ -145,16 +145,8 @@ def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     if job.spec.recipe.encoder_half and world.device.type == "cuda":
         autoencoder.use_half()
     encode = accelerated_encode(autoencoder, world.device) if job.execution.compile else autoencoder.encode
-    return Samples(
-        job.spec,
-        open_images(job.images),
-        encode,
-        world,
-        share,
-        first=first,
-        last=job.last_step,
-        workers=job.execution.workers,
-    )
+    images, workers = open_images(job.images), job.execution.workers
+    return Samples(job.spec, images, encode, world, share, first=first, last=job.last_step, workers=workers)
 
 
 def _explained(error: NotFiniteError, job: Job) -> UserError:

@@ -19,7 +19,6 @@ from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
 from dsr.data.images import check_index, fingerprint
 from dsr.training import checkpoint
 from dsr.training.batches import Share
-from dsr.training.snapshot import epoch_of, snapshot_path
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Job:
     @functools.cached_property
     def reached(self) -> int | None:
         """Epoch that an earlier job reached, if there was one."""
-        return epoch_of(self.after) if isinstance(self.after, Path) else self.after
+        return checkpoint.epoch_of(self.after) if isinstance(self.after, Path) else self.after
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
@@ -111,7 +110,7 @@ def decide(job: Job) -> Start:
     Raises:
         UserError: if going on would mean to start over silently, to mix recipes, or to go back in time.
     """
-    snapshot = snapshot_path(job.run_dir, job.epoch, job.spec.recipe.ema[0])
+    snapshot = checkpoint.snapshot_path(job.run_dir, job.epoch, job.spec.recipe.ema[0])
     path = checkpoint.newest(job.run_dir)
     if path is None:
         checkpoint.clean(job.run_dir, 0)

@@ -115,8 +115,9 @@ def register_neurons(golden: Golden) -> Computed:
             top_k=meta["top_k"],
         )
         sparse = "sparse" in variant or meta["apply_sparsity_filter"]
-        scores = NeuronScores(options, mean_token="meantok" in variant, sparsity_filter=sparse)
-        scores.add(trace)
+        scores = NeuronScores(options, mean_token="meantok" in variant)
+        shown = [only_sparse(layer, scores.mean_token) for layer in trace.activations] if sparse else trace.activations
+        scores.add(trace._replace(activations=shown))
         best = rank(scores.mean(), options.top_k)
         computed |= {
             f"{variant}_layer_neuron": np.array([(layer, neuron) for layer, neuron, _ in best]),
@@ -124,6 +125,12 @@ def register_neurons(golden: Golden) -> Computed:
             f"{variant}_all_scores": scores.mean().numpy(),
         }
     return computed
+
+
+def only_sparse(activations: torch.Tensor, mean_token: bool) -> torch.Tensor:
+    """Silence a neuron (B, T, M) in images where fewer than half of its tokens are below 0.5, the release's option."""
+    tokens = torch.cat([activations.mean(dim=1, keepdim=True), activations], 1) if mean_token else activations
+    return activations * ((tokens < 0.5).double().mean(dim=1, keepdim=True) >= 0.5)
 
 
 def batches(golden: Golden) -> list[torch.Tensor]:
