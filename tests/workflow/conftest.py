@@ -38,7 +38,7 @@ class Checkout:
         """Run one of the environment's programs, or of those in ``path``; stdout and stderr together."""
         paths = f"{path or ''}:{Path(sys.executable).parent}:{os.environ['PATH']}".lstrip(":")
         return subprocess.run(
-            command, cwd=self.folder, env={**os.environ, "PATH": paths, "PYTHONPATH": "src"}, text=True, timeout=1800,
+            command, cwd=self.folder, env={**os.environ, "PATH": paths}, text=True, timeout=1800,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
 
