@@ -91,12 +91,12 @@ def test_only_sets_that_are_scored_again_are_kept(fresh: Checkout) -> None:
 
 
 def test_what_jobs_need_survives_other_default_resources(fresh: Checkout) -> None:
-    target = "results/rows/dit-siglip2b/epoch-80/ema.safetensors"
+    target = "results/rows/dit-siglip2b/epoch-80/unguided-seed0/samples.npz"
     _, text = fresh.plan("--default-resources", "slurm_extra='--mail-type=END'", "--", target)
-    (train,) = re.findall(r"rule train:.*?resources: (.*?)\n", text, re.DOTALL)
-    assert "slurm_extra=--signal=TERM@120 --open-mode=append --mail-type=END" in train
+    (sample,) = re.findall(r"rule sample:.*?resources: (.*?)\n", text, re.DOTALL)
+    assert "slurm_extra=--signal=TERM@120 --open-mode=append --mail-type=END" in sample
     # On one machine a job has the GPUs for itself.
-    assert "gres=gpu:8, tasks_per_gpu=0, gpu_jobs=1" in train
+    assert "gres=gpu:8, tasks_per_gpu=0, gpu_jobs=1" in sample
 
 
 def test_a_configuration_file_adds_to_the_demo(fresh: Checkout) -> None:
