@@ -13,7 +13,7 @@ min_version("9.14")
 configfile: "config.yaml"
 
 
-if Path(workflow.main_snakefile).name == "demo.smk":
+if Path(workflow.main_snakefile).name == "Snakefile.demo":
 
     configfile: "profiles/demo/config-overlay.yaml"
 

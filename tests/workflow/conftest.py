@@ -118,7 +118,7 @@ def copy_checkout(folder: Path) -> Checkout:
     """Copy the files that belong to the project (no results, no environment)."""
     names = (
         "Snakefile",
-        "demo.smk",
+        "Snakefile.demo",
         "config.yaml",
         "rules",
         "envs",
