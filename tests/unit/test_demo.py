@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsr.analysis.outliers import outlier_ratio
+from dsr.analysis.maps import outlier_ratio
 from dsr.base.errors import UserError
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
