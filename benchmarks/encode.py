@@ -14,7 +14,7 @@ from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import Autoencoder
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
 
 

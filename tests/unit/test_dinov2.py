@@ -20,8 +20,8 @@ from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
 from dsr.encoder.blocks import Trace
-from dsr.encoder.dinov2 import Dinov2Encoder
 from dsr.encoder.discovery import NeuronScores, find_register_neurons
+from dsr.encoder.families import Dinov2Encoder
 from dsr.encoder.ttr import with_registers
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels

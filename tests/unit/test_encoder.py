@@ -15,7 +15,7 @@ from transformers import SiglipVisionModel
 from dsr.base.errors import UserError
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.encoder.blocks import Mlp
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import InterventionMlp, with_registers
 from dsr.encoder.vit import resize
 from tests.unit import tiny_encoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -14,14 +13,10 @@ from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
 from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
-from dsr.encoder.dinov2 import Dinov2Encoder
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.families import FAMILIES
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import VitEncoder
-
-FAMILIES: Mapping[str, type[VitEncoder]] = {"siglip2": Siglip2Encoder, "dinov2": Dinov2Encoder}
-"""By `encoders.*.family`. To add one: a class here, and its name in `dsr.config.encoders.Encoder.family`."""
 
 
 def quantised(pixels: torch.Tensor) -> torch.Tensor:

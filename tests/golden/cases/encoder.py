@@ -13,7 +13,7 @@ from dsr.config.encoders import Discovery, TestTimeRegisters
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.discovery import NeuronScores, rank
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics, Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import resize
