@@ -20,9 +20,8 @@ from dsr.demo.decoder import training_pairs, write_decoder
 from dsr.demo.digits import write_digits
 from dsr.demo.graph import write_graph
 from dsr.encoder.autoencoder import load_decoder
-from dsr.encoder.discovery import find_register_neurons
+from dsr.encoder.discovery import NeuronList, find_register_neurons, merge
 from dsr.encoder.families import Siglip2Encoder
-from dsr.encoder.neuron_lists import NeuronList, merge
 from dsr.encoder.ttr import with_registers
 from tests.unit import tiny_encoder
 

@@ -172,6 +172,17 @@ def test_intervening_leaves_the_plain_encoder_alone(folder: Path) -> None:
         with_registers(with_registers(plain, NEURONS, Registers()), NEURONS, Registers())
 
 
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [({4: (0,)}, "layer 4 does not exist.*0-3"), ({1: (0, 48)}, "layer 1 has hidden units 0-47, not 48")],
+)
+def test_neurons_outside_the_encoder_are_refused(
+    encoder: Siglip2Encoder, layers: dict[int, tuple[int, ...]], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        with_registers(encoder, layers, Registers())
+
+
 def test_images_of_a_batch_are_independent(folder: Path) -> None:
     intervened = with_registers(Siglip2Encoder.load(folder, SIZE), NEURONS, Registers()).double()
     images = pixels(3).double()

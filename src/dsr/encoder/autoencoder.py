@@ -11,8 +11,8 @@ from torch import nn
 from dsr.base.errors import UserError
 from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
-from dsr.encoder import neuron_lists
 from dsr.encoder.decoder import ViTDecoder
+from dsr.encoder.discovery import read_neurons
 from dsr.encoder.families import FAMILIES
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
@@ -133,7 +133,7 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
         return loaded
     if neurons is None:
         raise UserError("the specification has test-time registers: give the neuron file")
-    return with_registers(loaded, neuron_lists.read(neurons).layers, spec.ttr_options)
+    return with_registers(loaded, read_neurons(neurons).layers, spec.ttr_options)
 
 
 def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:
