@@ -7,13 +7,12 @@ FIGURE = (
 
 def encoder_maps_spec(wildcards):
     """Everything that determines an encoder's maps."""
-    return analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
+    return CONFIG.encoder_maps(wildcards.encoder, wildcards.ttr)
 
 
 def denoiser_maps_spec(wildcards):
     """Everything that determines a denoiser's maps."""
-    row, epoch = wildcards.row, int(wildcards.epoch)
-    return analysis_specs.denoiser_maps(CONFIG, row, epoch)
+    return CONFIG.denoiser_maps(wildcards.row, int(wildcards.epoch))
 
 
 wildcard_constraints:
