@@ -8,7 +8,6 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-from dsr.analysis import specs as analysis_specs
 from dsr.base.errors import UserError
 from dsr.base.files import write_text
 from dsr.base.records import read_record

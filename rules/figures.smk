@@ -7,13 +7,12 @@ FIGURE = (
 
 def encoder_maps_spec(wildcards):
     """Everything that determines an encoder's maps."""
-    return analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
+    return CONFIG.encoder_maps(wildcards.encoder, wildcards.ttr)
 
 
 def denoiser_maps_spec(wildcards):
     """Everything that determines a denoiser's maps."""
-    row, epoch = wildcards.row, int(wildcards.epoch)
-    return analysis_specs.denoiser_maps(CONFIG, row, epoch)
+    return CONFIG.denoiser_maps(wildcards.row, int(wildcards.epoch))
 
 
 wildcard_constraints:
@@ -87,7 +86,7 @@ rule figure_samples:
         "../envs/torch.yaml"
     params:
         kind="samples",
-        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "samples"),
+        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "seed", "samples"),
         image="",
     shell:
         FIGURE
@@ -182,7 +181,7 @@ use rule figure_samples as figure_fid with:
         "<logs>/figures/fid.log",
     params:
         kind="fid",
-        entries=entries_json(unguided(DRAWN), "row", "epoch", "metrics"),
+        entries=entries_json(unguided(DRAWN), "row", "epoch", "seed", "metrics"),
 
 
 # Drawn of rows whose recipe keeps several moving averages.
@@ -205,5 +204,5 @@ use rule figure_samples as figure_averages with:
     params:
         kind="averages",
         entries=lambda wildcards: entries_json(
-            averages(wildcards.row), "row", "epoch", "decay", "metrics"
+            averages(wildcards.row), "row", "epoch", "seed", "decay", "metrics"
         ),

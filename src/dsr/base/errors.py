@@ -39,6 +39,10 @@ def explain(error: Exception) -> str | None:
     kinds = "OutOfMemoryError", "ResourceExhaustedError"
     if isinstance(error, MemoryError) or type(error).__name__ in kinds or "can't allocate memory" in str(error):
         return f"not enough memory ({_line(error)}); ask for more, or for less at a time (`resources`, `execution`)"
+    if "DataLoader worker (pid" in str(error):
+        # Without a class, and raised wherever the process is when one that reads ahead for it ends.
+        remedy = "ask for more memory (resources.*.mem_mb), or lower execution.workers"
+        return f"{_line(error)}: probably for want of memory; {remedy}"
     if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
         return f"{error.object!r:.120}: not valid {error.encoding}; rename the file, or save its text as UTF-8"
     if not isinstance(error, OSError):
