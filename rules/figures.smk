@@ -5,17 +5,6 @@ FIGURE = (
 )
 
 
-def encoder_maps_spec(wildcards):
-    """Everything that determines an encoder's maps."""
-    return analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
-
-
-def denoiser_maps_spec(wildcards):
-    """Everything that determines a denoiser's maps."""
-    row, epoch = wildcards.row, int(wildcards.epoch)
-    return analysis_specs.denoiser_maps(CONFIG, row, epoch)
-
-
 wildcard_constraints:
     # Folder of the figures that show another image than the first.
     image=f"(?:{one_of(IMAGES)})?",

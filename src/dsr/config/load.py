@@ -21,7 +21,9 @@ from dsr.config.specs import (
     SAMPLE,
     TRAIN,
     AutoencoderSpec,
+    DenoiserMapsSpec,
     DiscoverSpec,
+    EncoderMapsSpec,
     EncoderSpec,
     EvaluateSpec,
     ModelSpec,
@@ -187,6 +189,21 @@ class Config(Section):
         """Everything that determines the scores of samples but the reference."""
         protocol = self.evaluation
         return EvaluateSpec(edition=EVALUATE, neighbours=protocol.neighbours, split=protocol.split, samples=samples)
+
+    def encoder_maps(self, encoder: str, ttr: Ttr) -> EncoderMapsSpec:
+        """Everything that determines an encoder's maps."""
+        return EncoderMapsSpec(autoencoder=self.autoencoder(encoder, ttr), images=self.figures.images)
+
+    def denoiser_maps(self, row: str, epoch: int) -> DenoiserMapsSpec:
+        """Everything that determines the maps of a row's denoiser."""
+        entry = self.rows[row]
+        return DenoiserMapsSpec(
+            **dict(self.encoder_maps(entry.encoder, entry.ttr)),
+            model=self.model(row),
+            weights=self.weights(row, epoch),
+            flow=self.flow,
+            times=self.figures.times,
+        )
 
 
 REMOVED = {

@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from dsr.analysis.maps import OUTPUT, TokenMaps
-from dsr.analysis.outliers import outlier_ratio, relative_norms
+from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_ratio, relative_norms
 from dsr.report.figures.given import FigureInput, choose_columns, is_denoiser, subject_of
 from dsr.report.figures.panels import Map, MapRow, Scale, draw_maps
 
