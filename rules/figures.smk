@@ -86,7 +86,7 @@ rule figure_samples:
         "../envs/torch.yaml"
     params:
         kind="samples",
-        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "samples"),
+        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "seed", "samples"),
         image="",
     shell:
         FIGURE
@@ -181,7 +181,7 @@ use rule figure_samples as figure_fid with:
         "<logs>/figures/fid.log",
     params:
         kind="fid",
-        entries=entries_json(unguided(DRAWN), "row", "epoch", "metrics"),
+        entries=entries_json(unguided(DRAWN), "row", "epoch", "seed", "metrics"),
 
 
 # Drawn of rows whose recipe keeps several moving averages.
@@ -204,5 +204,5 @@ use rule figure_samples as figure_averages with:
     params:
         kind="averages",
         entries=lambda wildcards: entries_json(
-            averages(wildcards.row), "row", "epoch", "decay", "metrics"
+            averages(wildcards.row), "row", "epoch", "seed", "decay", "metrics"
         ),

@@ -75,7 +75,7 @@ def table_files(entries, *kinds):
 
 def table_json(entries, *fields):
     """Entries as a table needs them, and these fields of them, as JSON."""
-    known = "row epoch guidance seed reference metrics chosen"
+    known = "row epoch guidance seed reference metrics"
     return entries_json(entries, *known.split(), *fields)
 
 

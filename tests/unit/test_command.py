@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,34 @@ def test_arguments_are_what_their_types_say(monkeypatch: pytest.MonkeyPatch) -> 
     steps = {"first": lambda: ran.append("first"), "second": lambda: ran.append("second")}
     run(monkeypatch, command(**steps), "second")
     assert ran == ["second"]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Options of a command."""
+
+    output: Path
+
+
+def test_what_cannot_be_written_is_seen_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = []
+    (tmp_path / "file").touch()
+
+    def own(output: Path) -> None:
+        ran.append(output)
+
+    def within(files: Files) -> None:
+        ran.append(files.output)
+
+    for step in (own, within):
+        run(monkeypatch, command(step), "--output", str(tmp_path / "folder/result"))
+        assert not [*(tmp_path / "folder").iterdir()]
+        with pytest.raises(SystemExit, match="1"):
+            run(monkeypatch, command(step), "--output", str(tmp_path / "file/result"))
+        assert str(tmp_path / "file") in caplog.messages[-1]
+    assert len(ran) == 2
 
 
 @pytest.mark.parametrize(

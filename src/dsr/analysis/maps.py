@@ -16,9 +16,8 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from dsr.base.errors import UserError
-from dsr.base.files import atomic
-from dsr.base.records import write_npz_record
 from dsr.config.specs import content
+from dsr.data.npz import write_arrays
 
 Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -59,9 +58,7 @@ class TokenMaps:
 
     def save(self, path: Path, spec: BaseModel) -> None:
         """Write all arrays as one npz, and the specification that they were made from."""
-        with atomic(path) as temporary:
-            np.savez_compressed(temporary, **{field.name: getattr(self, field.name) for field in fields(self)})
-            write_npz_record(temporary, {"spec": content(spec)})
+        write_arrays(path, vars(self), {"spec": content(spec)}, compress=True)
 
     @classmethod
     def load(cls, path: Path) -> TokenMaps:

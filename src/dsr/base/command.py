@@ -16,6 +16,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from dsr.base import logs
 from dsr.base.errors import UserError, explain, first_problem
+from dsr.base.files import check_writable
 
 log = logging.getLogger("dsr")
 
@@ -68,10 +69,18 @@ def _deferred(step: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     """Keep errors of the function itself apart from those of its command line, which tyro reports."""
 
     @functools.wraps(step)
-    def later(*args: Any, **kwargs: Any) -> Callable[[], None]:
-        return functools.partial(step, *args, **kwargs)
+    def later(**arguments: Any) -> Callable[[], None]:
+        return functools.partial(_run, step, arguments)
 
     return later
+
+
+def _run(step: Callable[..., None], arguments: dict[str, Any]) -> None:
+    """Run a function; that what it writes can be written, its `output` or that of an argument, is seen before."""
+    for output in (arguments.get("output"), *(getattr(value, "output", None) for value in arguments.values())):
+        if isinstance(output, Path):
+            check_writable(output)
+    step(**arguments)
 
 
 def _registry() -> ConstructorRegistry:

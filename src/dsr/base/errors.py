@@ -33,6 +33,10 @@ def explain(error: Exception) -> str | None:
     """Say on one line what the system refused, of which file, and what to do; None if it was not the system."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"not enough memory ({_line(error)}); ask for more, or for less at a time (`resources`, `execution`)"
+    if "DataLoader worker (pid" in str(error):
+        # Without a class, and raised wherever the process is when one that reads ahead for it ends.
+        remedy = "ask for more memory (resources.*.mem_mb), or lower execution.workers"
+        return f"{_line(error)}: probably for want of memory; {remedy}"
     if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
         return f"{error.object!r:.120}: not valid {error.encoding}; rename the file, or save its text as UTF-8"
     if not isinstance(error, OSError):

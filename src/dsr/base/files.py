@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,19 @@ def atomic_stream(path: Path) -> Iterator[IO[bytes]]:
     with atomic(path) as temporary, temporary.open("wb") as stream:
         yield stream
         stream.flush()
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that a file or folder can be written there, before anything is computed for it.
+
+    Raises:
+        OSError: as writing would.
+    """
+    with naming(path):
+        # A link to a folder is replaced, and what it leads to is somebody else's.
+        folder = path if path.is_dir() and not path.is_symlink() else path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(prefix=f".{path.name}.", dir=folder).close()
 
 
 def write_text(path: Path, text: str) -> None:

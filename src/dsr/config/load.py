@@ -40,8 +40,6 @@ class Config(Section):
 
     name: str
     """Title of tables and report."""
-    published: bool
-    """Whether the published numbers are comparable with these results (not so at demo scale)."""
     results: Annotated[str, Field(pattern=r"^[\w./+-]+$")]
     """Folder of all results; without blanks and signs that mean something to a shell."""
     artifacts: dict[str, str | None] = Field(default_factory=dict)
@@ -211,6 +209,7 @@ class Config(Section):
 REMOVED = {
     "discovery.highest_layer": "gone after version 0.1.0, because nothing used it; all layers are considered",
     "discovery.sparsity_filter": "gone after version 0.1.0, because nothing used it; it was off",
+    "published": "gone after version 0.1.0; published numbers stand beside what has the paper's settings",
     "sampling.precision=fp8": "gone after version 0.1.0, because its effect on FID was never measured; use bf16",
     "ttr": "called ttr_options after version 0.1.0, because `ttr` is the mode of a row",
 }

@@ -24,7 +24,7 @@ from dsr.config.training import Denoiser, Flow, Recipe
 
 ENCODE, DISCOVER, TRAIN, SAMPLE, EVALUATE = 1, 1, 1, 1, 1
 """Edition of each stage's arithmetic: raised when the same specification gives other results, so that what was made
-before is made anew. `tests/golden/test_editions.py` fails if results change and it was not raised."""
+before is made anew. `tests/unit/test_editions.py` fails if results change and it was not raised."""
 
 
 class EncoderSpec(Section):

@@ -143,6 +143,11 @@ class Recipe(Section):
     train_all: bool = True
     """Train position tables and Fourier frequencies too, as the release does."""
 
+    def initial_weights_left(self, steps: int) -> str:
+        """Say how much of the initial weights the moving averages hold after ``steps``; '' if it is at most 1 %."""
+        left = {decay: decay**steps for decay in self.ema}
+        return ", ".join(f"{share:.0%} with decay {decay}" for decay, share in left.items() if share > 0.01)
+
     @model_validator(mode="after")
     def _schedule(self) -> Recipe:
         if (self.final_lr is None) != (self.decay_epochs is None):

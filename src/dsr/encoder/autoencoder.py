@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dsr.base.errors import UserError
+from dsr.base.records import read_record
 from dsr.base.tensors import assign, read
-from dsr.config.specs import AutoencoderSpec, EncoderSpec
+from dsr.config.specs import AutoencoderSpec, EncoderSpec, require
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.discovery import read_neurons
 from dsr.encoder.families import FAMILIES
@@ -109,9 +110,17 @@ def load_autoencoder(
     return Autoencoder(
         encoder=load_encoder(spec, encoder=encoder, neurons=neurons) if encoder else None,
         decoder=load_decoder(cast(AutoencoderSpec, spec), decoder) if decoder else None,
-        normaliser=Normaliser.load(statistics, spec.latent_shape) if statistics else None,
+        normaliser=_load_normaliser(spec, statistics) if statistics else None,
         family=spec.encoder.family,
     )
+
+
+def _load_normaliser(spec: EncoderSpec, path: Path) -> Normaliser:
+    """Read statistics that were computed here with the same encoder, or by others."""
+    if made := read_record(path).get("spec"):
+        asked = EncoderSpec.model_validate(spec.model_dump(include=set(EncoderSpec.model_fields)))
+        require(path, made["encoding"], asked)
+    return Normaliser.load(path, spec.latent_shape)
 
 
 def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> VitEncoder:
