@@ -8,7 +8,6 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-from dsr.analysis import specs as analysis_specs
 from dsr.base.errors import UserError
 from dsr.base.files import write_text
 from dsr.base.records import read_record
@@ -115,7 +114,7 @@ def previous_epoch(wildcards):
 
 
 def asked(output, spec):
-    """Input function of the rule that makes `output`: the file with the specification that is asked for.
+    """Input function: the file with the specification that is asked for of `output`.
 
     It is newer than an output that records another specification and older than one that records this. So results are
     made anew also where Snakemake's own metadata is gone, and never because settings were changed and changed back.

@@ -21,6 +21,7 @@ from dsr.config.specs import WeightsSpec, content
 from dsr.data.images import Images
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
+from dsr.training import checkpoint
 from dsr.training.batches import Samples, Share, items
 from dsr.training.learner import MovingAverage, NotFiniteError
 from dsr.training.loop import train
@@ -92,7 +93,7 @@ def test_published_weights_are_the_first_average_with_buffers_and_provenance(fin
     average = state["averages"]["0.9"]
     assert all(torch.equal(weights[name], average.get(name, state["model"][name])) for name in weights)
     made = content(WeightsSpec(train=tiny_spec(), epoch=4, decay=0.9))
-    assert read_record(output) == {"spec": made, "step": 12}
+    assert read_record(output) == {"spec": made, "step": 12, "code": checkpoint.code()}
     assert not torch.equal(load_file(finished / "ema-4-0.99.safetensors")["pos_embed"], weights["pos_embed"])
 
 
@@ -126,6 +127,28 @@ def test_a_finished_milestone_whose_state_was_removed_is_published_again(row: Pa
     assert job.output.exists()
     with pytest.raises(UserError, match=r"other settings .*train.recipe.lr: 0.001 -> 1.0"):
         train(tiny_job(row, copy, spec=tiny_spec(lr=1.0)), ONE)
+
+
+def test_an_average_that_is_partly_initial_weights_is_said_once(
+    row: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(tiny_job(row, tmp_path / "run-a", epoch=1, spec=tiny_spec(ema=[0.9999, 0.1])), ONE)
+    assert caplog.text.count("still partly initial weights (100% with decay 0.9999)") == 1
+    assert not tiny_spec(ema=[0.99]).recipe.initial_weights_left(460)
+    assert tiny_spec(ema=[0.99]).recipe.initial_weights_left(458) == "1% with decay 0.99"
+
+
+def test_what_is_finished_is_said_and_weights_of_other_code_are_not_published_again(
+    row: Path, copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny_job(row, copy)
+    assert train(job, ONE)
+    assert caplog.text.count("published again, and nothing is trained; to train afresh, move") == 1
+    job.output.unlink()
+    monkeypatch.setattr(checkpoint, "code", lambda: "other")
+    with pytest.raises(UserError, match=rf"the code that trains has changed since: move {copy} away to train afresh"):
+        train(job, ONE)
+    assert not job.output.exists()
 
 
 def test_a_milestone_in_the_past_without_its_averages_is_refused(row: Path, copy: Path) -> None:

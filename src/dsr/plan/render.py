@@ -35,12 +35,26 @@ def markdown(config: Config, manifest: Manifest, measurements: Sequence[Measurem
         hours = (config.data.train_images + config.data.validation_images) / crops.images_per_second / 3600
         jobs = 2 * config.data.shards
         parts.append(f"Preparing images: {hours:,.1f} core-hours in {jobs} jobs of {duration(hours / jobs)} each.")
+    if early := _early_averages(config):
+        parts += ["## Moving averages that are still partly initial weights", early]
     parts += ["## Disk", _size_table(storage.disk(config, manifest))]
     parts += ["## Downloads", _size_table(storage.downloads(config, manifest))]
     sources = [*dict.fromkeys(work.speed.measurement for work in found if work.speed)]
     if sources:
         parts += ["## Measurements behind this", _source_table(sources)]
     return "\n\n".join(parts) + "\n"
+
+
+def _early_averages(config: Config) -> str:
+    """Say of each milestone of a trained row how much of its initial weights is left, where that is above 1 %."""
+    lines = []
+    for row in (name for name, entry in config.rows.items() if entry.recipe):
+        spec = config.train(row)
+        for epoch in config.evaluation.epochs:
+            if left := spec.recipe.initial_weights_left(epoch * spec.steps_per_epoch):
+                lines.append(f"- {row}, epoch {epoch} ({epoch * spec.steps_per_epoch:,} steps): {left}")
+    remedy = "Their images will be noisy: train longer, or put a smaller decay first in `recipe.ema`."
+    return "\n".join([remedy, "", *lines]) if lines else ""
 
 
 def _time_table(found: Sequence[Work]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from dsr.base.errors import UserError
 from dsr.base.files import read_json, write_json
 from dsr.config.sampling import Sweep
+from dsr.config.specs import require
 
 
 def choose(sweep: Sweep, metrics: tuple[Path, ...], chosen: Path, others: Path) -> None:
@@ -19,7 +20,7 @@ def choose(sweep: Sweep, metrics: tuple[Path, ...], chosen: Path, others: Path) 
         others: JSON file to write: everything that was tried and its scores, the best first.
 
     Raises:
-        UserError: if there are not as many files, or one is of another number of images.
+        UserError: if there are not as many files, or one is of another number of images or guidance.
     """
     if len(metrics) != len(sweep.candidates):
         raise UserError(f"{len(metrics)} metrics files of {len(sweep.candidates)} candidates: all are needed to choose")
@@ -31,6 +32,7 @@ def choose(sweep: Sweep, metrics: tuple[Path, ...], chosen: Path, others: Path) 
                 f"{path}: {found['images']} images, expected sweep.images ({sweep.images}); FIDs of different"
                 " numbers of images must not be compared: sample and evaluate it again"
             )
+        require(path, found["guidance"], guidance)
         scores = {key: found[key] for key in ("fid", "inception_score", "images")}
         attempts.append({"name": name, "guidance": guidance.model_dump(mode="json"), **scores})
     attempts.sort(key=lambda attempt: (attempt["fid"], attempt["guidance"]["scale"]))

@@ -87,6 +87,7 @@ class Samples:
         encode: pixels (n, 3, H, W), floats in [0, 1] -> latents (n, C, S, S).
         first: 0-based step that the first call of :meth:`next_step` gives.
         last: step before which the samples end.
+        stop: whether to give up waiting for images.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Samples:
         first: int,
         last: int = sys.maxsize,
         workers: int = 0,
+        stop: Callable[[], object] = lambda: False,
     ) -> None:
         self._spec, self._encode, self._device, self._share = spec, encode, world.device, share
         self._flow = Flow.from_config(spec.flow)
@@ -109,6 +111,7 @@ class Samples:
             workers=workers,
             pin_memory=world.device.type == "cuda",
             worker_init=ignore_stop_signals,
+            stop=stop,
         )
         self._batches = zip(share.places(first, last), self._loaded, strict=False)
         self._ahead: MicroBatch | Exception | None = None
@@ -119,6 +122,7 @@ class Samples:
         Raises:
             Exception: if one of them could not be made, also if that was found by :meth:`prepare`.
             ValueError: if there is no step left.
+            StoppedError: if ``stop`` became true while no image came.
         """
         for _ in self._share.parts:
             micro_batch, self._ahead = self._ahead or self._next(), None

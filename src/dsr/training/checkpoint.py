@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import logging
 import re
 import shutil
@@ -26,6 +28,12 @@ log = logging.getLogger(__name__)
 KEPT = 2
 """States kept in a run directory: the newest, and one to fall back to."""
 
+COMPUTING = (
+    "flow.py", "base/positions.py", "base/randomness.py",
+    "accel/*.py", "data/*.py", "denoiser/*.py", "encoder/*.py", "training/*.py",
+)  # fmt: skip
+"""The part of the package that weights depend on."""
+
 
 @dataclass(frozen=True)
 class TrainState:
@@ -46,6 +54,14 @@ class TrainState:
     """What determines the weights: the specification, its hash, and hashes of the small input files."""
     versions: dict[str, str]
     """Versions of the software that wrote it."""
+
+
+@functools.cache
+def code() -> str:
+    """Short hash of the modules that weights depend on, as this process found them."""
+    package = Path(__file__).parents[1]
+    hashes = [files.sha256(path) for part in COMPUTING for path in sorted(package.glob(part))]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]
 
 
 def state_path(run: Path, step: int) -> Path:
@@ -153,7 +169,7 @@ def write_averages(run: Path, state: TrainState, spec: TrainSpec, epoch: int) ->
     """Write the averages of every decay at a milestone, each a complete denoiser (the model's buffers included)."""
     for decay, average in state.averages.items():
         weights = WeightsSpec(train=spec, epoch=epoch, decay=float(decay))
-        about = {"spec": content(weights), "step": state.step}
+        about = {"spec": content(weights), "step": state.step, "code": state.versions["code"]}
         tensors.write(snapshot_path(run, epoch, float(decay)), {**state.model, **average}, about)
 
 

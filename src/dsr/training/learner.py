@@ -19,7 +19,7 @@ from dsr.base.errors import UserError
 from dsr.config.training import Recipe
 from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
-from dsr.training.checkpoint import TrainState
+from dsr.training.checkpoint import TrainState, code
 
 SPARE = 1 / 12
 """Share of a GPU's memory that a trial step keeps free for the encoder's work and for gaps between tensors."""
@@ -204,10 +204,7 @@ class Learner:
             averages={decay: average.state_dict() for decay, average in self.averages.items()},
             optimizer=self.optimizer.state_dict(),
             recipe=recipe,
-            versions={
-                "python": platform.python_version(),
-                "torch": str(torch.__version__),
-            },
+            versions={"python": platform.python_version(), "torch": str(torch.__version__), "code": code()},
         )
 
     def load(self, state: TrainState) -> None:

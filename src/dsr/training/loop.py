@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 
 import torch
@@ -12,10 +13,11 @@ from dsr.accel.device import set_arithmetic
 from dsr.accel.models import accelerate, accelerated_encode
 from dsr.base import files
 from dsr.base.distributed import World
-from dsr.base.errors import UserError
+from dsr.base.errors import EXIT_STOPPED, UserError
 from dsr.base.randomness import derive
 from dsr.config.specs import content
 from dsr.data.images import open_images
+from dsr.data.loading import StoppedError
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.flow import Flow
@@ -66,7 +68,7 @@ def _run(job: Job, world: World, request: StopRequest, resumed: int | None) -> b
     else:
         share = Share.of(world, spec.recipe.batch, execution.micro_batch)
     try:
-        with contextlib.closing(_samples(job, world, share, learner.step)) as samples:
+        with contextlib.closing(_samples(job, world, share, request, learner.step)) as samples:
             learner.warm_up_ddp(blank(spec.model, share.micro_batch, world.device))
             return _loop(job, world, request, learner, samples)
     except torch.OutOfMemoryError as error:
@@ -111,6 +113,10 @@ def _loop(job: Job, world: World, request: StopRequest, learner: Learner, sample
                 result = learner.update(
                     samples.next_step(), stop=lambda: bool(request.reason), meanwhile=samples.prepare
                 )
+            except StoppedError:
+                # Other processes may be inside the step, which cannot be finished, so nothing is saved.
+                log.warning("Stopped (%s) while no images came; %s is as it was", request.reason, job.run_dir)
+                sys.exit(EXIT_STOPPED)
             except NotFiniteError as error:
                 # The message names the newest state, so it must be there.
                 writer.finish()
@@ -137,7 +143,7 @@ def _learner(job: Job, world: World, resumed: int | None) -> Learner:
     return learner
 
 
-def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
+def _samples(job: Job, world: World, share: Share, request: StopRequest, first: int) -> Samples:
     """Open the images and the frozen encoder, from step ``first`` on."""
     autoencoder = load_autoencoder(
         job.spec.encoding, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
@@ -145,8 +151,17 @@ def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
     if job.spec.recipe.encoder_half and world.device.type == "cuda":
         autoencoder.use_half()
     encode = accelerated_encode(autoencoder, world.device) if job.execution.compile else autoencoder.encode
-    images, workers = open_images(job.images), job.execution.workers
-    return Samples(job.spec, images, encode, world, share, first=first, last=job.last_step, workers=workers)
+    return Samples(
+        job.spec,
+        open_images(job.images),
+        encode,
+        world,
+        share,
+        first=first,
+        last=job.last_step,
+        workers=job.execution.workers,
+        stop=lambda: request.reason,
+    )
 
 
 def _explained(error: NotFiniteError, job: Job) -> UserError:

@@ -16,7 +16,7 @@ from dsr.config.load import Config
 from dsr.report.entries import Entry
 from dsr.report.figures.given import FigureInput
 from dsr.report.figures.style import BODY, INK, MUTED, SMALL, plot
-from dsr.report.published import Published
+from dsr.report.published import Published, departures
 
 Curve = Sequence[tuple[int, float]]
 """(epoch, FID) points, by epoch."""
@@ -29,10 +29,11 @@ def fid(given: FigureInput) -> Figure:
         UserError: if there is nothing to draw.
     """
     config, measured, published = given.config, read_curves(given.entries), {}
-    if config.published:
-        lists = Published()
-        curves = {name: lists.chart(config.rows[name].compare_with or name) for name in measured}
-        published = {name: curve for name, curve in curves.items() if curve}
+    lists = Published()
+    for name in measured:
+        curve = [] if departures(config, name) else lists.chart(config.rows[name].compare_with or name)
+        if curve:
+            published[name] = curve
     points = [point for curve in [*measured.values(), *published.values()] for point in curve]
     if not points:
         raise UserError("FID against epochs: none of the metrics files exists yet; evaluate at least one row")

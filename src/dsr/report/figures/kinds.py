@@ -44,5 +44,6 @@ def draw(kind: Kind, config: Config, entries: Entries, png: Path, svg: Path, ima
         svg: SVG file to write.
         image: validation image whose token maps it shows; without it the first one.
     """
+    entries.require(config)
     with style():
         save(KINDS[kind](FigureInput(config, entries.root, image)), png, svg)

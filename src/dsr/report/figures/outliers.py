@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from dsr.analysis.maps import OUTPUT, TokenMaps
-from dsr.analysis.outliers import outlier_ratio
+from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_ratio
 from dsr.report.figures.given import FigureInput, choose_columns, is_denoiser, subject_of
 from dsr.report.figures.style import BODY, MAP, SMALL, grid, heading
 
