@@ -13,10 +13,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dsr.artifacts import imagenet, transfer
+from dsr.artifacts import clients, imagenet, transfer
 from dsr.artifacts import lock as locks
 from dsr.artifacts import manifest as manifests
-from dsr.artifacts.clients import drive, http, hub, kaggle
 from dsr.artifacts.manifest import MANIFEST, OWN_COPY, PACKAGED, DriveSource, HttpSource, HubSource, KaggleSource
 from dsr.base import files
 from dsr.base.errors import UserError, first_problem
@@ -128,16 +127,16 @@ class Job:
         if isinstance(source, HubSource):
             # The commit of the first download, unless the manifest names another source by now.
             pinned = self.recorded.revision if self.recorded and self.recorded.source == source else None
-            return hub.fetch(self.artifact, source, folder, pinned)
+            return clients.hub(self.artifact, source, folder, pinned)
         if not first.exists():
             match source:
                 case DriveSource():
-                    drive.fetch(self.artifact, source, first)
+                    clients.drive(self.artifact, source, first)
                 case HttpSource():
                     denied = f"The address may have moved: check it in a browser, or {OWN_COPY}"
-                    http.fetch(source.url, first, transfer.plain(source.url), denied)
+                    transfer.download(source.url, first, transfer.plain(source.url), denied)
                 case KaggleSource():
-                    kaggle.fetch(self.artifact, source, first)
+                    clients.kaggle(self.artifact, source, first)
                 case _:
                     raise UserError(f"{self.identifier}: nobody publishes it; {OWN_COPY}")
         try:

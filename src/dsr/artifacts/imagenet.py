@@ -8,6 +8,7 @@ import errno
 import functools
 import hashlib
 import logging
+import os
 import shutil
 import tarfile
 import zipfile
@@ -56,8 +57,7 @@ def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Pa
     source = hashlib.sha256(f"{given.absolute()} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()
     staging = output.with_name(f".{output.name}.{source[:8]}.partial")
     hidden = 0
-    with _readable(given), contextlib.ExitStack() as stack:
-        archive = None if given.is_dir() else stack.enter_context(zipfile.ZipFile(given))
+    with _readable(given), contextlib.nullcontext() if given.is_dir() else zipfile.ZipFile(given) as archive:
         for earlier in output.parent.glob(f".{output.name}.*.partial"):
             if earlier != staging or given.is_dir():
                 shutil.rmtree(earlier)
@@ -128,11 +128,7 @@ def _tree(folder: Path) -> Iterator[tuple[PurePosixPath, Callable[[Path], object
     """Yield the files below a folder of the extracted archive: path, and what links to it from a place."""
     for place, names in walk(folder.absolute()):
         for image in (Path(place, name) for name in names):
-            yield PurePosixPath(image.relative_to(folder.absolute())), functools.partial(_link, image)
-
-
-def _link(image: Path, target: Path) -> None:
-    target.symlink_to(image)
+            yield PurePosixPath(image.relative_to(folder.absolute())), functools.partial(os.symlink, image)
 
 
 def _place(path: PurePosixPath, classes: Callable[[], dict[str, str]], split: Split) -> PurePosixPath:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -118,7 +117,7 @@ def record(path: Path, identifier: str, source: Source, revision: str | None, me
         )
         # Sorted, so that the file does not depend on the order of downloads.
         artifacts = dict(sorted({**lock.artifacts, identifier: entry}.items()))
-        files.write_json(path, json.loads(Lock(artifacts=artifacts).model_dump_json()))
+        files.write_json(path, Lock(artifacts=artifacts).model_dump(mode="json"))
     log.info("Recorded %s in %s", identifier, path)
 
 

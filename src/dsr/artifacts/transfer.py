@@ -1,22 +1,25 @@
-"""What every client shares: bounded retries, HTTP statuses, web pages instead of files."""
+"""Plain HTTP with resume, and what every client shares: bounded retries, HTTP statuses, web pages instead of files."""
 
 from __future__ import annotations
 
 import contextlib
 import html
+import itertools
 import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import requests
+from tqdm import tqdm
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 from dsr.artifacts.manifest import MANIFEST, OWN_COPY
+from dsr.base import files
 from dsr.base.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,6 @@ TIMEOUT = (15.0, 60.0)
 _WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 
-
 ATTEMPTS = 6
 """Attempts in all."""
 FIRST_WAIT = 2.0
@@ -40,6 +42,61 @@ LONGEST_WAIT = 300.0
 
 class TransientError(Exception):
     """A failure that is worth another attempt; never leaves this package."""
+
+
+def download(url: str, target: Path, what: str, denied: str, headers: Mapping[str, str] | None = None) -> None:
+    """Download to ``target`` unless it is there, going on with what an earlier attempt received.
+
+    Bytes arrive in `<target>.part`; `<target>.part.version` says which version of the remote file they belong to.
+
+    Args:
+        url: where from.
+        target: where to.
+        what: what messages name.
+        denied: what to do where access is refused.
+        headers: to send besides.
+
+    Raises:
+        UserError: if it cannot be had.
+    """
+    part = target.with_name(f"{target.name}.part")
+    if not target.exists():
+        retrying(what, denied, lambda: _attempt(url, part, what, headers or {}))
+        part.replace(target)
+
+
+def _attempt(url: str, part: Path, what: str, headers: Mapping[str, str]) -> None:
+    """Receive what is missing of ``part``."""
+    version = part.with_name(f"{part.name}.version")
+    known = version.read_text(encoding="utf-8") if version.exists() else ""
+    have = part.stat().st_size if known and part.exists() else 0
+    # If-Range: a file that changed since comes whole instead of being spliced onto old bytes.
+    rest = {"Range": f"bytes={have}-", "If-Range": known} if have else {}
+    asked = {**headers, "Accept-Encoding": "identity", **rest}
+    with requests.get(url, headers=asked, stream=True, timeout=TIMEOUT) as response:
+        place, _, total = response.headers.get("Content-Range", "").partition("/")
+        is_rest = response.status_code == requests.codes.partial_content
+        if response.status_code == requests.codes.requested_range_not_satisfiable or (
+            is_rest and not place.startswith(f"bytes {have}-")
+        ):
+            part.unlink(missing_ok=True)
+            raise TransientError("the server has no such rest of the file; starting over")
+        response.raise_for_status()
+        blocks = response.iter_content(1 << 20)
+        first = next(blocks, b"")
+        if not is_rest:
+            refuse_page(what, first)
+            # What tells this version of the remote file from another; weak tags do not.
+            tag = response.headers.get("ETag", "")
+            strong = "" if tag.startswith("W/") else tag
+            files.write_text(version, strong or response.headers.get("Last-Modified", ""))
+            total = response.headers.get("Content-Length", "")
+        with part.open("ab" if is_rest else "wb") as stream:
+            for block in tqdm(itertools.chain([first], blocks), unit=" MB", desc=part.stem, disable=None):
+                stream.write(block)
+    received = part.stat().st_size
+    if total.isdigit() and received != int(total):
+        raise TransientError(f"received {received} of {total} bytes")
 
 
 def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:

@@ -1,0 +1,192 @@
+"""Sources that have clients of their own: Hugging Face, Google Drive and Kaggle; each is imported where it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+import sys
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import requests
+
+from dsr.artifacts import transfer
+from dsr.artifacts.manifest import MANIFEST, OWN_COPY, Artifact, DriveSource, HubSource, KaggleSource
+from dsr.base import files
+from dsr.base.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_NEEDED = "the kaggle client (Python 3.11 or later: `pip install kaggle==2.2.4`; envs/workflow.yaml has it)"
+_OWN_IMAGES = "give an ImageFolder (`artifacts` or `data` in config.yaml)"
+
+
+def hub(artifact: Artifact, source: HubSource, folder: Path, pinned: str | None) -> tuple[str, dict[str, str]]:
+    """Download a repository's files, all of one commit, into ``folder``; what is there is kept or continued.
+
+    The hub's own client would need a file system with locks.
+
+    Args:
+        artifact: says which files, and where its licence is accepted.
+        source: the repository.
+        folder: where to; `commit` in it says what was begun there.
+        pinned: commit recorded at an earlier download; None resolves the source's revision.
+
+    Returns:
+        The hash of the commit, and the SHA-256 that the hub states of files in large-file storage.
+
+    Raises:
+        UserError: if they cannot be had.
+    """
+    import huggingface_hub
+
+    denied = (
+        "Log in anew with `hf auth login` (or set HF_TOKEN; what is public needs no token), and accept the terms of "
+        f"{artifact.terms} if it asks for that"
+    )
+    what, begun = f"hub {source.repository}", folder / "commit"
+    revision = begun.read_text(encoding="utf-8") if begun.exists() else pinned or source.revision
+    commit, stated = transfer.retrying(f"{what} at {revision}", denied, lambda: _resolve(what, source, revision))
+    files.write_text(begun, commit)
+    for name in (file.name for file in artifact.files):
+        url = huggingface_hub.hf_hub_url(source.repository, name, revision=commit)
+        headers = huggingface_hub.utils.build_hf_headers()
+        transfer.download(url, folder / name, f"{what}/{name}", denied, headers)
+    return commit, stated
+
+
+def _resolve(what: str, source: HubSource, revision: str) -> tuple[str, dict[str, str]]:
+    """Find the commit that a branch stands for: every file comes from it, whatever happens to the branch meanwhile."""
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        info = huggingface_hub.HfApi().model_info(
+            source.repository, revision=revision, files_metadata=True, timeout=transfer.TIMEOUT[1]
+        )
+    except OfflineModeIsEnabled:
+        raise UserError(f"{what}: HF_HUB_OFFLINE is set; unset it, or {OWN_COPY}") from None
+    except requests.JSONDecodeError:
+        raise UserError(
+            f"{what}: the answer does not come from a Hugging Face hub. Check the proxy and HF_ENDPOINT, or {OWN_COPY}"
+        ) from None
+    return str(info.sha), {file.rfilename: file.lfs.sha256 for file in info.siblings or () if file.lfs}
+
+
+def drive(artifact: Artifact, source: DriveSource, target: Path) -> None:
+    """Download a file of a public folder to ``target``, going on with what an earlier attempt received.
+
+    Raises:
+        UserError: if it cannot be had.
+    """
+    what = f"Google Drive {source.path}"
+    denied = f"The file is no longer shared with everyone: see {artifact.page}, or {OWN_COPY}"
+    identifier = transfer.retrying(what, denied, lambda: _find(artifact.page, source))
+    transfer.retrying(what, denied, lambda: _download(what, identifier, target))
+
+
+def _find(page: str, source: DriveSource) -> str:
+    """Return the id of the file; Drive knows ids, people know paths."""
+    import gdown
+
+    try:
+        found = gdown.download_folder(id=source.folder, quiet=True, skip_download=True, timeout=transfer.TIMEOUT)
+    except gdown.exceptions.DownloadError as error:
+        raise UserError(
+            f"{page}: cannot be listed ({_line(error)}). Open it in a browser; if it has moved, change "
+            f"{MANIFEST}, or {OWN_COPY}"
+        ) from error
+    listing = {str(PurePosixPath(file.path)): str(file.id) for file in found}
+    if source.path not in listing:
+        raise UserError(
+            f"{page}: has no {source.path}, but {', '.join(listing) or 'no file at all'}. Change the path in "
+            f"{MANIFEST}, or {OWN_COPY}"
+        )
+    return listing[source.path]
+
+
+def _download(what: str, identifier: str, target: Path) -> None:
+    import gdown
+
+    # The client's progress bar is for people.
+    quiet = not sys.stderr.isatty()
+    try:
+        gdown.download(id=identifier, output=str(target), quiet=quiet, resume=True, timeout=transfer.TIMEOUT)
+    except gdown.exceptions.FileURLRetrievalError as error:
+        raise UserError(
+            f"{what}: Google Drive does not hand the file out ({_line(error)}). If too many users downloaded it "
+            f"lately, run the command again in a day; or open https://drive.google.com/uc?id={identifier} in a "
+            f"browser with an account, and {OWN_COPY}"
+        ) from error
+    except gdown.exceptions.DownloadError as error:
+        if "byte range" in str(error):
+            for part in target.parent.glob(f"{target.name}*.part"):
+                part.unlink()
+            raise transfer.TransientError("the server does not continue partial transfers; starting over") from error
+        raise transfer.TransientError(_line(error)) from error
+
+
+def _line(error: Exception) -> str:
+    """Return the client's message on one line, without its advice on the command line that is not ours."""
+    return " ".join(str(error).partition(".\nThe received bytes")[0].split())
+
+
+def kaggle(artifact: Artifact, source: KaggleSource, target: Path) -> None:
+    """Download the competition's archive to ``target``, going on with what an earlier attempt received.
+
+    Raises:
+        UserError: if it cannot be had.
+    """
+    what = f"Kaggle {source.competition}"
+    advice = (
+        "Make a token at https://www.kaggle.com/settings, save it as ~/.kaggle/access_token (or set KAGGLE_API_TOKEN) "
+        f"and accept the rules at {artifact.terms} with its account, then run the command again; or {_OWN_IMAGES}"
+    )
+    client = transfer.retrying(what, advice, lambda: _client(what, advice))
+    log.info("Downloading %s to %s, whose size shows the progress", artifact.page, target)
+    transfer.retrying(what, advice, lambda: _download_archive(what, client, source.competition, target))
+
+
+def _client(what: str, advice: str) -> Any:
+    """Return a client that has found the user's token where it always looks for one."""
+    # Importing the package, too, looks for a token, and prints advice if there is none.
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            from kaggle.api.kaggle_api_extended import KaggleApi
+
+            api = KaggleApi()
+            api.authenticate()
+        except ImportError:
+            raise UserError(f"{what}: needs {_NEEDED}; or {_OWN_IMAGES}") from None
+        except SystemExit:
+            raise UserError(f"{what}: no valid token. {advice}") from None
+    return api
+
+
+def _download_archive(what: str, client: Any, competition: str, target: Path) -> None:
+    # The client writes to the final name from the first byte on.
+    folder = target.with_name("partial")
+    archive = folder / f"{competition}.zip"
+    # Its progress bar is for people; in a log file it would fill hours.
+    quiet = not sys.stderr.isatty()
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            client.competition_download_files(competition, path=str(folder), quiet=quiet)
+        except ValueError as error:
+            if not str(error).startswith("Downloaded file size"):
+                raise
+            # What the client received stays and is continued.
+            raise transfer.TransientError(str(error)) from error
+    if zipfile.is_zipfile(archive):
+        archive.replace(target)
+        return
+    # A page is named after its address, possibly as folder and file; a partial zip beside it is kept.
+    strangers = [path for path in folder.iterdir() if ".zip" not in path.suffixes]
+    for path in strangers or [archive]:
+        start = b"".join(transfer.start_of(file) for file in [path, *path.rglob("*")] if file.is_file())
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        transfer.refuse_page(what, start)
+    raise transfer.TransientError("what was received is not a zip; starting over")
