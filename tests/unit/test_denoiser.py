@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from dsr.base.errors import UserError
 from dsr.base.positions import position_table
-from dsr.base.tensors import WeightsError
 from dsr.config.specs import ModelSpec
 from dsr.denoiser import registers
 from dsr.denoiser.build import Denoiser, build_denoiser, load_denoiser
@@ -165,15 +164,15 @@ def test_weights_of_another_denoiser_are_refused(
     denoiser: dict[str, Any], registers: int, message: str, tmp_path: Path
 ) -> None:
     write_golden_weights("lightning_dit_plain", tmp_path / "ema.safetensors")
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(UserError, match=message):
         load_denoiser(tiny(denoiser, registers), tmp_path / "ema.safetensors", CPU)
 
 
 def test_missing_and_damaged_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ema.safetensors"
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         load_denoiser(tiny(DIT), path, CPU)
     write_golden_weights("lightning_dit_plain", path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="not a safetensors file, or cut off"):
+    with pytest.raises(UserError, match="not a safetensors file, or cut off"):
         load_denoiser(tiny(DIT), path, CPU)

@@ -32,8 +32,15 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
     def run() -> None:
         # In cluster jobs it comes blocked, so that torchrun does not act on it (dsr.launch.child).
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        registry = ConstructorRegistry()
+        registry.primitive_rule(_json_of_a_model)
+        options: dict[str, Any] = {"registry": registry, "config": (tyro.conf.OmitArgPrefixes,)}
+        deferred = {name: _deferred(step) for name, step in steps.items()}
         with logged():
-            _parse(main, steps)()
+            if main is not None:
+                tyro.cli(_deferred(main), **options)()
+            else:
+                tyro.extras.subcommand_cli_from_dict(deferred, **options)()
 
     return run
 
@@ -67,19 +74,6 @@ def logged() -> Iterator[None]:
     sys.exit(1)
 
 
-def _parse(main: Callable[..., None] | None, steps: dict[str, Callable[..., None]]) -> Callable[[], None]:
-    """Read the command line and return the function that it names, with its arguments."""
-    options: dict[str, Any] = {"registry": _registry(), "config": (tyro.conf.OmitArgPrefixes,)}
-    chosen: Callable[[], None]
-    if main is not None:
-        chosen = tyro.cli(_deferred(main), **options)
-    else:
-        chosen = tyro.extras.subcommand_cli_from_dict(
-            {name: _deferred(step) for name, step in steps.items()}, **options
-        )
-    return chosen
-
-
 def _deferred(step: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     """Keep errors of the function itself apart from those of its command line, which tyro reports."""
 
@@ -98,23 +92,17 @@ def _run(step: Callable[..., None], arguments: dict[str, Any]) -> None:
     step(**arguments)
 
 
-def _registry() -> ConstructorRegistry:
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def json_of_a_model(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if not (isinstance(info.type, type) and issubclass(info.type, BaseModel)):
-            return None
-        model: type[BaseModel] = info.type
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="JSON",
-            instance_from_str=lambda texts: _read(model, texts[0]),
-            is_instance=lambda value: isinstance(value, model),
-            str_from_instance=lambda value: [value.model_dump_json(exclude_defaults=True)],
-        )
-
-    return registry
+def _json_of_a_model(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    if not (isinstance(info.type, type) and issubclass(info.type, BaseModel)):
+        return None
+    model: type[BaseModel] = info.type
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=lambda texts: _read(model, texts[0]),
+        is_instance=lambda value: isinstance(value, model),
+        str_from_instance=lambda value: [value.model_dump_json(exclude_defaults=True)],
+    )
 
 
 def _read(model: type[BaseModel], text: str) -> BaseModel:

@@ -18,10 +18,6 @@ from dsr.base.errors import UserError
 T = TypeVar("T")
 
 
-class LostProcessError(UserError):
-    """Another process of the group has ended or cannot be reached."""
-
-
 @dataclass(frozen=True)
 class World:
     """Who this process is: ``rank`` of ``size``, computing on ``device``."""
@@ -81,8 +77,7 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
     Started without torchrun, the process is a world of one and no group is made.
 
     Raises:
-        UserError: if there are GPUs, but fewer than processes.
-        LostProcessError: if the processes could not exchange something because one is gone.
+        UserError: if there are GPUs, but fewer than processes, or if a process of the group is gone.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = own_device()
@@ -99,7 +94,7 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
     except RuntimeError as error:
         # PyTorch has no class of its own for the errors of gloo.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise LostProcessError(
+            raise UserError(
                 f"process {rank} of {size} lost contact with the others ({str(error).splitlines()[0]}); the first one"
                 " that failed is named below by torchrun. Saved states are intact: run the same command again to go on"
             ) from error

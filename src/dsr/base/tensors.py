@@ -17,10 +17,6 @@ from dsr.base.errors import UserError
 from dsr.base.records import KEY
 
 
-class WeightsError(UserError):
-    """A weight file cannot be read or does not fit the model; the message names the file and the first tensors."""
-
-
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write a safetensors file, atomically."""
     with files.atomic(path) as temporary:
@@ -35,14 +31,14 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Return the tensors of a safetensors file.
 
     Raises:
-        WeightsError: if it is missing, damaged, or of another format.
+        UserError: if it is missing, damaged, or of another format.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file; run the rule that makes it first")
+        raise UserError(f"{path}: no such file; run the rule that makes it first")
     try:
         tensors: dict[str, Tensor] = load_file(path, device=str(device))
     except SafetensorError as error:
-        raise WeightsError(f"{path}: not a safetensors file, or cut off ({error}); make it again") from None
+        raise UserError(f"{path}: not a safetensors file, or cut off ({error}); make it again") from None
     return tensors
 
 
@@ -55,7 +51,7 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> Non
         source: the file that messages name.
 
     Raises:
-        WeightsError: if the model has other tensors, or tensors of other shapes.
+        UserError: if the model has other tensors, or tensors of other shapes.
     """
     expected = model.state_dict()
     reshaped = [
@@ -69,7 +65,7 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> Non
         ("of another shape", reshaped),
     ):
         if names:
-            raise WeightsError(
+            raise UserError(
                 f"{source}: {len(names)} tensors are {problem}: {', '.join(names[:3])}"
                 f"{', ...' if len(names) > 3 else ''}; the file belongs to another model than the configuration's"
             )

@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -57,15 +56,9 @@ Weights = dict[str, torch.Tensor]
 logger = logging.getLogger(__name__)
 
 
-class StandIn(NamedTuple):
-    """Shape of a stand-in and the blocks (0-based) of each population's initiators; amplifiers are in the next."""
-
-    layers: int
-    populations: tuple[int, ...]
-
-
-STAND_INS = {"stand-in/siglip2-base": StandIn(4, (1,)), "stand-in/siglip2-so400m": StandIn(6, (1, 3))}
-"""The models that `encoders.*.hub` may name in the demo."""
+STAND_INS = {"stand-in/siglip2-base": (1,), "stand-in/siglip2-so400m": (1, 3)}
+"""The models that `encoders.*.hub` may name in the demo, and the blocks (0-based) of each population's initiators;
+amplifiers are in the next block, and one more block is the last."""
 
 
 def planted_neurons(spec: config.Encoder) -> list[dict[int, tuple[int, ...]]]:
@@ -79,10 +72,7 @@ def planted_neurons(spec: config.Encoder) -> list[dict[int, tuple[int, ...]]]:
         order = permutation(_seed(spec), "stand-in encoder planted", block, MLP_RATIO * spec.width)
         return tuple(order[:count].tolist())
 
-    return [
-        {block: chosen(block, INITIATORS), block + 1: chosen(block + 1, AMPLIFIERS)}
-        for block in _stand_in(spec).populations
-    ]
+    return [{block: chosen(block, INITIATORS), block + 1: chosen(block + 1, AMPLIFIERS)} for block in _initiators(spec)]
 
 
 def write_encoder(spec: config.Encoder, output: Path) -> None:
@@ -95,12 +85,11 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
     Raises:
         UserError: if there is no stand-in of that name, the revision is no number, or the width is too small.
     """
-    stand_in = _stand_in(spec)
-    weights = _Tower(spec, stand_in).weights()
+    tower = _Tower(spec)
     shape = SiglipVisionConfig(
         hidden_size=spec.width,
         intermediate_size=MLP_RATIO * spec.width,
-        num_hidden_layers=stand_in.layers,
+        num_hidden_layers=tower.layers,
         num_attention_heads=HEADS,
         image_size=spec.input_size,
         patch_size=spec.patch_size,
@@ -112,11 +101,11 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
     kind = {"image_processor_type": "SiglipImageProcessor"}
     write_json(output / "preprocessor_config.json", {**kind, **scale, "size": size})
     with atomic(output / "model.safetensors") as temporary:
-        save_file({f"vision_model.{key}": value for key, value in weights.items()}, temporary, {"format": "pt"})
-    logger.info("%s: %d planted neurons", output, PLANTED * len(stand_in.populations))
+        save_file({f"vision_model.{key}": value for key, value in tower.weights().items()}, temporary, {"format": "pt"})
+    logger.info("%s: %d planted neurons", output, PLANTED * len(tower.populations))
 
 
-def _stand_in(spec: config.Encoder) -> StandIn:
+def _initiators(spec: config.Encoder) -> tuple[int, ...]:
     if spec.hub not in STAND_INS:
         raise UserError(f"hub {spec.hub!r}: the demo has the stand-ins {', '.join(STAND_INS)}")
     return STAND_INS[spec.hub]
@@ -131,10 +120,11 @@ def _seed(spec: config.Encoder) -> int:
 class _Tower:
     """Weights of a stand-in; all directions are columns of one random orthogonal matrix, float64."""
 
-    def __init__(self, spec: config.Encoder, stand_in: StandIn) -> None:
-        self.spec, self.stand_in, self.seed = spec, stand_in, _seed(spec)
+    def __init__(self, spec: config.Encoder) -> None:
+        self.spec, self.populations, self.seed = spec, _initiators(spec), _seed(spec)
+        self.layers = self.populations[-1] + 3
         side = min(spec.patch_size, 4)
-        sizes = [1, side**2, 8, 1, 1, len(stand_in.populations)]
+        sizes = [1, side**2, 8, 1, 1, len(self.populations)]
         if spec.width < sum(sizes) or spec.width % HEADS:
             raise UserError(f"width {spec.width}: expected a multiple of {HEADS}, and at least {sum(sizes)}")
         start = self.normal("basis", spec.width, spec.width)
@@ -157,7 +147,7 @@ class _Tower:
         """Return all weights under the names of transformers, without their first part, float32."""
         ones, zeros = torch.ones(self.spec.width), torch.zeros(self.spec.width)
         weights = self._embeddings() | {"post_layernorm.weight": ones, "post_layernorm.bias": zeros}
-        for layer in range(self.stand_in.layers):
+        for layer in range(self.layers):
             block = self._attention(layer) | self._mlp(layer)
             block |= {f"layer_norm{number}.weight": ones for number in (1, 2)}
             names = ("layer_norm1", "layer_norm2", *(f"self_attn.{name}_proj" for name in ("k", "v", "out")), "mlp.fc2")
@@ -203,7 +193,7 @@ class _Tower:
         read = _orthogonal(read.T, self.outliers).T
         write = _orthogonal(write, self.outliers, self.mark, self.white)
         bias = torch.zeros(hidden, dtype=torch.float64)
-        for population, (block, neurons) in enumerate(zip(self.stand_in.populations, self.planted, strict=True)):
+        for population, (block, neurons) in enumerate(zip(self.populations, self.planted, strict=True)):
             outlier = self.outliers[:, population]
             if layer == block:
                 # A deeper population needs a blanker patch, so that it never fires where the one before has not.

@@ -157,7 +157,7 @@ def load_decoder(spec: AutoencoderSpec, path: Path) -> ViTDecoder:
     """Load decoder weights; every tensor must be known, present, and of the right shape.
 
     Raises:
-        WeightsError: naming the tensors that are not.
+        UserError: naming the tensors that are not.
     """
     with torch.device("meta"):
         decoder = build_decoder(spec)

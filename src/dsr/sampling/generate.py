@@ -18,8 +18,8 @@ from dsr.accel.device import set_arithmetic
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.base.progress import Progress
 from dsr.base.records import read_record
+from dsr.base.text import Progress
 from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec, content, spec_hash

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dsr.base import files
-from dsr.base.progress import Progress
+from dsr.base.text import Progress
 from dsr.training.learner import StepResult
 from dsr.training.start import Job
 
