@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 
 from dsr.artifacts import transfer
 from dsr.artifacts.fetch import fetch
+from dsr.artifacts.manifest import ImageCount
 
 GRAPH = {"kind": "graph", "names": ["input", "pool_3"]}
 
@@ -46,6 +48,41 @@ class Thing:
         text = spec.model_dump_json() if isinstance(spec, BaseModel) else spec
         fetch("thing", self.output, self.lock, local=local, spec=text, manifest=self.manifest)
         return self.output
+
+
+def images_of(folder: Path, split: str) -> Thing:
+    """One split of a competition's images."""
+    source = {"client": "kaggle", "competition": "imagenet", "split": split}
+    known = {"accept": "https://rules.example"}
+    return Thing(folder, f"raw/{split}", source, {"kind": "images"}, "imagenet.zip", **known)
+
+
+TRAIN, VALIDATION = "ILSVRC/Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/val"
+SOLUTION = "ImageId,PredictionString\n" + "".join(f"v_{i},n0{i % 2} 1 2 3 4 n09 5 6 7 8\n" for i in range(4))
+MEMBERS = {
+    "LOC_val_solution.csv": SOLUTION.encode(),
+    **{f"{TRAIN}/n0{i % 2}/t_{i}.JPEG": bytes([i]) * 50 for i in range(4)},
+    **{f"{VALIDATION}/v_{i}.JPEG": bytes([i]) * 50 for i in range(4)},
+}
+"""The competition's archive: four images of two classes in each split."""
+ARRANGED = {
+    split: {f"n0{i % 2}/{letter}_{i}.JPEG": bytes([i]) * 50 for i in (0, 2, 1, 3)}
+    for split, letter in (("train", "t"), ("validation", "v"))
+}
+"""What becomes of it."""
+COUNT = ImageCount(images=4, classes=2)
+
+
+def zipped(path: Path, members: dict[str, bytes] = MEMBERS) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Content of every file by its path below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @contextlib.contextmanager

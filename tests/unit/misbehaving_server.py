@@ -68,10 +68,10 @@ def file(content: bytes, *, ranges: bool = True, cut: int | None = None, **heade
     return answer
 
 
-def page(text: str, status: int = 200) -> Route:
+def page(title: str, body: str = "") -> Route:
     """Serve a web page."""
-    body = f"<!DOCTYPE html>\n<html><head><title>{text}</title></head><body></body></html>".encode()
-    return lambda seen: Reply(status, body, {"Content-Type": "text/html; charset=utf-8"})
+    content = f"<!DOCTYPE html>\n<html><head><title>{title}</title></head><body>{body}</body></html>".encode()
+    return lambda seen: Reply(200, content, {"Content-Type": "text/html; charset=utf-8"})
 
 
 def status(code: int, **headers: str) -> Route:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,12 @@ import pytest
 from pydantic import BaseModel
 
 from dsr.artifacts import lock
-from dsr.artifacts.manifest import ImageCount
 from dsr.base.errors import UserError, explain
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.specs import EncoderSpec
 
 from . import tiny_encoder
-from .artifact_manifest import GRAPH, Thing, be_quick, graph, write
+from .artifact_manifest import ARRANGED, COUNT, GRAPH, MEMBERS, Thing, be_quick, graph, images_of, tree, write, zipped
 from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running, status
 from .tiny_encoder import HIDDEN, LAYERS, WIDTH
 
@@ -149,36 +146,24 @@ def test_hub_damaged_transfer(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("route", "message"),
+    ("revision", "config", "message"),
     [
-        (status(401), r"the token that was sent is refused \(HTTP 401\).*set HF_TOKEN"),
-        (status(404, X_Error_Code="RevisionNotFound"), r"at main: not there any more"),
-        (status(429), r"HTTP 429; gave up after 3 attempts"),
-        (page("Welcome to the hotel"), r"does not come from a Hugging Face hub.*proxy"),
+        (status(401), None, r"the token that was sent is refused \(HTTP 401\).*set HF_TOKEN"),
+        (status(404, X_Error_Code="RevisionNotFound"), None, r"at main: not there any more"),
+        (page("Welcome to the hotel"), None, r"does not come from a Hugging Face hub.*proxy"),
+        (None, status(403), r"refused \(HTTP 403\).* accept the terms of https://huggingface.co/someone/vit"),
+        (None, status(404), r"hub someone/vit/config.json: not there any more"),
     ],
 )
-def test_hub_errors(hub: Hub, route: Route, message: str) -> None:
-    hub.answer("main", route)
+def test_hub_errors(hub: Hub, revision: Route | None, config: Route | None, message: str) -> None:
+    hub.serve()
+    if revision:
+        hub.answer("main", revision)
+    if config:
+        hub.add("config.json", config)
     with pytest.raises(UserError, match=message):
         hub.fetch()
     assert not hub.output.exists()
-
-
-@pytest.mark.parametrize(
-    ("route", "message"),
-    [
-        (
-            status(403),
-            r"access refused \(HTTP 403\).* accept the terms of https://huggingface.co/someone/vit",
-        ),
-        (status(404), r"hub someone/vit/config.json: not there any more"),
-    ],
-)
-def test_hub_errors_of_a_file(hub: Hub, route: Route, message: str) -> None:
-    hub.serve()
-    hub.add("config.json", route)
-    with pytest.raises(UserError, match=message):
-        hub.fetch()
 
 
 def test_settings_of_the_network(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,12 +235,9 @@ class Drive(Thing):
         server.add("drive.google.com/embeddedfolderview", self.listing)
 
     def listing(self, seen: Seen) -> Reply:
-        link, name = f"https://drive.google.com/drive/folders/{SUB}", "decoders"
         if seen.query["id"] == [SUB]:
-            link, name = f"https://drive.google.com/file/d/{FILE}/view", "graph.pb"
-        title = "decoders" if seen.query["id"] == [SUB] else "shared"
-        body = f'<html><title>{title}</title><a href="{link}">{name}</a></html>'
-        return Reply(200, body.encode(), {"Content-Type": "text/html"})
+            return page("decoders", f'<a href="https://drive.google.com/file/d/{FILE}/view">graph.pb</a>')(seen)
+        return page("shared", f'<a href="https://drive.google.com/drive/folders/{SUB}">decoders</a>')(seen)
 
     def add(self, *routes: Route) -> None:
         self.server.add("drive.google.com/uc", *routes)
@@ -270,28 +252,16 @@ def attachment(content: bytes, cut: int | None = None, *, ranges: bool = True) -
     return file(content, cut=cut, ranges=ranges, Content_Disposition='attachment; filename="graph.pb"')
 
 
-def scan_warning(seen: Seen) -> Reply:
-    """What Drive sends first for files that it cannot scan for viruses."""
-    form = (
-        '<html><form id="download-form" action="https://drive.usercontent.google.com/download">'
-        f'<input type="hidden" name="id" value="{FILE}"><input type="hidden" name="confirm" value="t"></form></html>'
-    )
-    return Reply(200, form.encode(), {"Content-Type": "text/html"})
-
-
-def quota(seen: Seen) -> Reply:
-    """What Drive sends when too many people wanted a file."""
-    body = (
-        "<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>\n"
-        '<p class="uc-error-caption">Sorry, you can\'t view or download this file at this time.</p>\n'
-        '<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently. '
-        "Please try accessing the file again later.</p>\n</body></html>"
-    )
-    return Reply(200, body.encode(), {"Content-Type": "text/html; charset=utf-8"})
+SCAN_WARNING = page(
+    "Cannot scan for viruses",
+    '<form id="download-form" action="https://drive.usercontent.google.com/download">'
+    f'<input type="hidden" name="id" value="{FILE}"><input type="hidden" name="confirm" value="t"></form>',
+)
+QUOTA = page("Quota exceeded", '<p class="uc-error-subcaption">Too many users have downloaded this file recently.</p>')
 
 
 def test_drive_file_behind_a_warning(drive: Drive, sites: Server) -> None:
-    drive.add(scan_warning)
+    drive.add(SCAN_WARNING)
     sites.add("drive.usercontent.google.com/download", attachment(CONTENT))
     drive.fetch()
     assert drive.output.read_bytes() == CONTENT
@@ -310,7 +280,7 @@ def test_drive_interrupted_transfer_continues_or_starts_over(drive: Drive, sites
 
 
 def test_drive_quota_keeps_what_was_received(drive: Drive) -> None:
-    drive.add(attachment(CONTENT, 2_000_000), quota)
+    drive.add(attachment(CONTENT, 2_000_000), QUOTA)
     with pytest.raises(UserError, match=r"Too many users .*again in a day.*uc\?id=file.*`artifacts` in config.yaml"):
         drive.fetch()
     assert not drive.output.exists()
@@ -321,32 +291,20 @@ def test_drive_quota_keeps_what_was_received(drive: Drive) -> None:
 
 
 @pytest.mark.parametrize(
-    ("route", "message"),
+    ("place", "route", "message"),
     [
-        (page("Sign in"), r"does not hand the file out .*open https://drive.google.com/uc\?id=file"),
-        (lambda seen: attachment(page("Quota")(seen).body)(seen), r"web page instead.*\"Quota\""),
-        (status(503, Content_Disposition="attachment"), "503"),
-        (attachment(CONTENT, 10), r"Download is incomplete: .*gave up after 3 attempts"),
+        ("uc", page("Sign in"), r"does not hand the file out .*open https://drive.google.com/uc\?id=file"),
+        ("uc", lambda seen: attachment(page("Quota")(seen).body)(seen), r"web page instead.*\"Quota\""),
+        ("uc", attachment(CONTENT, 10), r"Download is incomplete: .*gave up after 3 attempts"),
+        ("embeddedfolderview", status(404), r"cannot be listed .*Open it in a browser"),
+        ("embeddedfolderview", page("Empty"), r"has no decoders/graph.pb, but no file at all"),
     ],
 )
-def test_drive_errors(drive: Drive, route: Route, message: str) -> None:
-    drive.add(route)
+def test_drive_errors(drive: Drive, sites: Server, place: str, route: Route, message: str) -> None:
+    sites.add(f"drive.google.com/{place}", route)
     with pytest.raises(UserError, match=message):
         drive.fetch()
     assert not drive.output.exists()
-
-
-@pytest.mark.parametrize(
-    ("route", "message"),
-    [
-        (status(404), r"cannot be listed .*Open it in a browser"),
-        (page("Empty"), r"has no decoders/graph.pb, but no file at all"),
-    ],
-)
-def test_drive_folder_that_moved(drive: Drive, sites: Server, route: Route, message: str) -> None:
-    sites.add("drive.google.com/embeddedfolderview", route)
-    with pytest.raises(UserError, match=message):
-        drive.fetch()
 
 
 # Kaggle ---------------------------------------------------------------------------------------------------------------
@@ -355,28 +313,6 @@ LOGIN = "api.kaggle.com/v1/security.OAuthService/IntrospectToken"
 API = "api.kaggle.com/v1/competitions.CompetitionApiService/DownloadDataFiles"
 STORE = "storage.googleapis.com/bundle/archive.zip"
 JSON = {"Content-Type": "application/json"}
-IMAGE = b"\xff\xd8 an image"
-
-
-def archive(images: int = 3) -> bytes:
-    """Zip a competition of two classes."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as opened:
-        opened.writestr(
-            "LOC_val_solution.csv", "ImageId,PredictionString\nv_1,n02 1 2 3 4 n02 1 1 1 1\nv_2,n01 1 2 3 4\n"
-        )
-        for number in range(images):
-            opened.writestr(f"ILSVRC/Data/CLS-LOC/train/n0{number % 2 + 1}/t_{number}.JPEG", IMAGE)
-        for number in (1, 2):
-            opened.writestr(f"ILSVRC/Data/CLS-LOC/val/v_{number}.JPEG", IMAGE)
-        opened.writestr("ILSVRC/ImageSets/padding.txt", "x" * 3_000_000)
-    return stream.getvalue()
-
-
-def competition(folder: Path, split: str = "train") -> Thing:
-    source = {"client": "kaggle", "competition": "imagenet", "split": split}
-    check = {"kind": "images"}
-    return Thing(folder, f"raw/{split}", source, check, "imagenet.zip", accept="https://rules.example")
 
 
 class Kaggle:
@@ -385,6 +321,8 @@ class Kaggle:
     def __init__(self, folder: Path, server: Server) -> None:
         self.server, self.folder = server, folder
         location = f"https://{STORE}?Signature=secret"
+        padded = {**MEMBERS, "ILSVRC/ImageSets/padding.txt": bytes(3_000_000)}
+        self.archive = zipped(folder / "archive.zip", padded).read_bytes()
         server.add(LOGIN, lambda seen: Reply(200, b'{"active": true, "username": "someone"}', JSON))
         server.add(API, lambda seen: Reply(302, b"", {"Location": location}))
 
@@ -392,7 +330,7 @@ class Kaggle:
         self.server.add(STORE, *routes)
 
     def fetch(self, split: str = "train") -> Path:
-        return competition(self.folder, split).fetch(spec=ImageCount(images=3 if split == "train" else 2, classes=2))
+        return images_of(self.folder, split).fetch(spec=COUNT)
 
 
 @pytest.fixture
@@ -405,17 +343,8 @@ def stored(content: bytes, cut: int | None = None) -> Route:
 
 
 def test_kaggle_archive_serves_both_splits(kaggle: Kaggle, sites: Server) -> None:
-    kaggle.serve(stored(archive()))
-    train, validation = kaggle.fetch("train"), kaggle.fetch("validation")
-    assert sorted(str(path.relative_to(train)) for path in train.rglob("*.JPEG")) == [
-        "n01/t_0.JPEG",
-        "n01/t_2.JPEG",
-        "n02/t_1.JPEG",
-    ]
-    assert sorted(str(path.relative_to(validation)) for path in validation.rglob("*.JPEG")) == [
-        "n01/v_2.JPEG",
-        "n02/v_1.JPEG",
-    ]
+    kaggle.serve(stored(kaggle.archive))
+    assert {split: tree(kaggle.fetch(split)) for split in ARRANGED} == ARRANGED
     assert len(sites.requests(STORE)) == 1
     assert sites.requests(API)[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
@@ -423,7 +352,7 @@ def test_kaggle_archive_serves_both_splits(kaggle: Kaggle, sites: Server) -> Non
 def test_kaggle_interrupted_transfer_continues(
     kaggle: Kaggle, sites: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    kaggle.serve(stored(archive(), 2_500_000), stored(archive()))
+    kaggle.serve(stored(kaggle.archive, 2_500_000), stored(kaggle.archive))
     kaggle.fetch()
     assert [seen.headers.get("Range") for seen in sites.requests(STORE)] == [None, "bytes=2097152-"]
     assert "secret" not in "".join(capfd.readouterr())
@@ -433,11 +362,7 @@ def test_kaggle_interrupted_transfer_continues(
     ("place", "code", "message"),
     [
         (API, 401, r"the token that was sent is refused \(HTTP 401\). Make a token .* ~/.kaggle/access_token"),
-        (
-            API,
-            403,
-            r"access refused \(HTTP 403\).*https://rules.example with its account.*give an ImageFolder",
-        ),
+        (API, 403, r"access refused \(HTTP 403\).*https://rules.example with its account.*give an ImageFolder"),
         (LOGIN, 403, r"no valid token. Make a token at https://www.kaggle.com/settings"),
         (LOGIN, 503, r"HTTP 503; gave up after 3 attempts"),
     ],
@@ -456,19 +381,19 @@ def test_kaggle_page_instead_of_archive(kaggle: Kaggle, sites: Server) -> None:
     (folder,) = (kaggle.folder / "raw/.downloads").glob("imagenet-*[!d]")
     partial = folder / "partial/imagenet.zip"
     assert [path.name for path in partial.parent.iterdir()] == []
-    partial.write_bytes(archive()[:1000])
+    partial.write_bytes(kaggle.archive[:1000])
     with pytest.raises(UserError, match="Accept the rules first"):
         kaggle.fetch()
     assert partial.stat().st_size == 1000
 
 
 def test_kaggle_file_that_is_no_zip(kaggle: Kaggle) -> None:
-    kaggle.serve(stored(b"nothing like a zip"), stored(archive()))
+    kaggle.serve(stored(b"nothing like a zip"), stored(kaggle.archive))
     assert kaggle.fetch().is_dir()
 
 
 def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
-    thing = competition(tmp_path)
+    thing = images_of(tmp_path, "train")
     environment = {
         "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
         "HOME": str(tmp_path),
@@ -488,6 +413,6 @@ def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
 def test_kaggle_client_that_is_not_installed(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", None)
     with pytest.raises(
-        UserError, match=r"needs the kaggle client .*pip install kaggle.*`artifacts` or `data` in config.yaml"
+        UserError, match=r"needs the kaggle client .*pip install kaggle.*`artifacts` or `data` in config"
     ):
         kaggle.fetch()
