@@ -124,12 +124,14 @@ def test_truncated_transfer_is_kept_for_the_next_run(case: Case, server: Server,
         (status(503), r"HTTP 503; gave up after 3 attempts"),
         (page("Log in"), r'web page instead of the file, saying: "Log in"'),
         (file(graph("input")), r"lacks pool_3; .*The download is kept in .*delete it"),
+        (file(CONTENT), r"graph.pb has .*, but the manifest demands .*delete it"),
     ],
 )
 def test_failed_download(
     tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture, route: Route, message: str
 ) -> None:
-    case = Case(tmp_path, server, "?Signature=secret")
+    known = {"sha256": "0" * 64, "size": len(CONTENT)} if "demands" in message else {}
+    case = Case(tmp_path, server, "?Signature=secret", **known)
     caplog.set_level("INFO")
     server.add(PLACE, route)
     with pytest.raises(UserError, match=message) as caught:
@@ -149,21 +151,10 @@ def test_retry_after_is_honoured(case: Case, server: Server, form: str) -> None:
     assert case.output.read_bytes() == CONTENT
 
 
-def test_no_server(tmp_path: Path, server: Server) -> None:
-    case = Case(tmp_path, server)
+def test_no_server(case: Case, server: Server) -> None:
     server.server_close()
     with pytest.raises(UserError, match=r"the connection failed .*gave up after 3 attempts"):
         case.fetch()
-
-
-@pytest.mark.parametrize("known", [{"sha256": "0" * 64}, {"size": 5}])
-def test_wrong_checksum_of_the_manifest(tmp_path: Path, server: Server, known: dict[str, object]) -> None:
-    case = Case(tmp_path, server, **known)
-    server.add(PLACE, file(CONTENT))
-    with pytest.raises(UserError, match=r"graph.pb has .*, but the manifest demands .*delete it"):
-        case.fetch()
-    assert not case.output.exists()
-    assert not case.lock.exists()
 
 
 def test_lock_mismatch_says_what_to_do(case: Case, server: Server) -> None:
@@ -296,16 +287,3 @@ def test_lock_keeps_entries_of_parallel_processes(tmp_path: Path) -> None:
     jobs = [subprocess.Popen([sys.executable, "-c", script, str(path), *part]) for part in (names[:8], names[8:])]
     assert [job.wait() for job in jobs] == [0, 0]
     assert list(lock.read(path).artifacts) == sorted(names)
-
-
-def test_command_line(case: Case, server: Server) -> None:
-    server.add(PLACE, status(403))
-    command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing"]
-    command += ["--output", str(case.output), "--lock", str(case.lock), "--manifest", str(case.manifest)]
-    failed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert failed.returncode == 1
-    assert failed.stderr.count("\n") == 2, failed.stderr
-    assert "access refused (HTTP 403)" in failed.stderr.splitlines()[-1]
-    server.add(PLACE, file(CONTENT))
-    subprocess.run(command, check=True, capture_output=True)
-    assert case.output.read_bytes() == CONTENT

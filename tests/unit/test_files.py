@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dsr.base import tensors
-from dsr.base.files import append_json_line, atomic, atomic_stream, read_json_lines, sha256, write_text
+from dsr.base.files import append_json_line, atomic, atomic_stream, read_json_lines, write_text
 
 from .artifact_manifest import no_file_larger
 
@@ -59,12 +59,6 @@ def test_a_line_cut_off_by_a_crash_is_skipped_and_spoils_no_other(tmp_path: Path
     append_json_line(path, {"step": 3})
     assert read_json_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
     assert path.read_text(encoding="utf-8").count("\n") == 4
-
-
-def test_sha256_of_known_content(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"abc")
-    assert sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_equal_tensors_are_equal_bytes_whatever_the_order_of_hashes(tmp_path: Path) -> None:

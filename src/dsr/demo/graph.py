@@ -69,16 +69,11 @@ def _initial(classes: int) -> dict[str, npt.NDArray[np.float32]]:
 
 def _classify(tf: Any, images: Any, weights: Mapping[str, Any]) -> Any:
     """Build the network from pixels (n, H, W, 3) to logits (n, classes)."""
-
-    def layer(x: Any, name: str, stride: int, padding: str) -> Any:
-        x = tf.nn.conv2d(x, weights[f"{name}/weights"], stride, padding) + weights[f"{name}/biases"]
-        return tf.nn.relu(x, name=name)
-
     x = tf.raw_ops.ResizeBilinear(images=images, size=[SIDE, SIDE])
     x = (x - 128) * 0.0078125
-    x = layer(x, "mixed_6/conv", 2, "VALID")
-    x = layer(x, "mixed_8/conv", 2, "VALID")
-    x = layer(x, "mixed_10/conv", 2, "SAME")
+    for name, padding in {"mixed_6/conv": "VALID", "mixed_8/conv": "VALID", "mixed_10/conv": "SAME"}.items():
+        x = tf.nn.conv2d(x, weights[f"{name}/weights"], 2, padding) + weights[f"{name}/biases"]
+        x = tf.nn.relu(x, name=name)
     x = tf.nn.avg_pool2d(x, 4, 1, "VALID", name="pool_3")
     x = tf.reshape(x, [-1, CHANNELS[-1]])
     return (
