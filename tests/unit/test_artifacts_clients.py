@@ -187,20 +187,11 @@ def test_hub_other_encoder(hub: Hub) -> None:
     assert not hub.server.seen
 
 
-def test_local_encoder_is_linked_file_by_file(hub: Hub, own: Path, sites: Server) -> None:
-    hub.fetch(own)
-    assert {path.name: path.resolve().parent for path in hub.output.iterdir()} == dict.fromkeys(hub.files, own)
-    assert not hub.output.is_symlink()
-    assert not sites.seen
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"config.json": b'{"model_type": "bert"}'}, r"config.json: model_type is 'bert', expected 'siglip'"),
         ({"config.json": b"[]"}, r"config.json: not a JSON object"),
-        ({"config.json": b"<html>"}, r"config.json: not a JSON object"),
-        ({"model.safetensors": b"cut off"}, r"the weights cannot be read"),
         ({"model.safetensors": None}, r"lacks model.safetensors; expected a folder with config.json"),
         ({"depth": 2}, r"depth is 4, expected 2; it is another encoder"),
         ({"positions": 4}, r"positions is 16, expected 4"),
@@ -394,12 +385,8 @@ def test_kaggle_file_that_is_no_zip(kaggle: Kaggle) -> None:
 
 def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
     thing = images_of(tmp_path, "train")
-    environment = {
-        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
-        "HOME": str(tmp_path),
-        "PATH": "/usr/bin:/bin",
-        "HTTPS_PROXY": sites.url,
-    }
+    source = str(Path(__file__).parents[2] / "src")
+    environment = {"PYTHONPATH": source, "HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "HTTPS_PROXY": sites.url}
     command = [sys.executable, "-m", "dsr.commands.fetch", "--artifact", "thing", "--output", str(thing.output)]
     command += ["--lock", str(thing.lock), "--manifest", str(thing.manifest), "--spec", '{"images": 3, "classes": 2}']
     failed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

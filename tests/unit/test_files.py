@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dsr.base import tensors
-from dsr.base.files import append_json_line, atomic, atomic_stream, read_json_lines, write_text
+from dsr.base.files import append_json_line, atomic, read_json_lines, write_text
 
 from .artifact_manifest import no_file_larger
 
@@ -35,7 +35,7 @@ def write_tensors(path: Path) -> None:
 
 
 def write_state(path: Path) -> None:
-    with atomic_stream(path) as stream:
+    with atomic(path) as temporary, temporary.open("wb") as stream:
         torch.save({"a": torch.ones(5000)}, stream)
 
 

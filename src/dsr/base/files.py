@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dsr.base.errors import UserError
 
@@ -56,14 +56,6 @@ def atomic(path: Path) -> Iterator[Path]:
             _fsync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_stream(path: Path) -> Iterator[IO[bytes]]:
-    """Like :func:`atomic`, yielding an open binary file."""
-    with atomic(path) as temporary, temporary.open("wb") as stream:
-        yield stream
-        stream.flush()
 
 
 def check_writable(path: Path) -> None:

@@ -35,8 +35,8 @@ def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: in
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
     written = 0
     with (
-        files.atomic_stream(path) as stream,
-        zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive,
+        files.atomic(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
         archive.open(zipfile.ZipInfo(f"{IMAGES_KEY}.npy"), "w", force_zip64=True) as output,
     ):
         np.lib.format.write_array_header_1_0(output, header)  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsr.base.files import atomic_stream
+from dsr.base.files import atomic
 from dsr.data.images import open_images
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
@@ -45,8 +45,8 @@ def write_graph(images: Path, output: Path, *, steps: int = STEPS) -> None:
     source = open_images(images)
     pixels = np.stack([source.read(position) for position in range(len(source))]).astype(np.float32)
     weights = _train(tf, pixels, source.labels, len(source.classes), steps)
-    with atomic_stream(output) as stream:
-        stream.write(_freeze(tf, weights))
+    with atomic(output) as temporary:
+        temporary.write_bytes(_freeze(tf, weights))
 
 
 def _initial(classes: int) -> dict[str, npt.NDArray[np.float32]]:

@@ -78,7 +78,7 @@ def state_steps(run: Path) -> list[int]:
 def save(run: Path, state: TrainState) -> Path:
     """Write a state atomically, then remove all but the newest two."""
     path = state_path(run, state.step)
-    with files.atomic_stream(path) as stream:
+    with files.atomic(path) as temporary, temporary.open("wb") as stream:
         torch.save(vars(state), stream)
     for step in state_steps(run)[KEPT:]:
         state_path(run, step).unlink()
