@@ -66,14 +66,14 @@ class Scale:
 
 def norms(given: FigureInput) -> Figure:
     """Compare token norms of several files at one t."""
-    return _draw(given, "Token norms in {subject}", _norm_text(given), _norm(given), _norm_scale(given))
+    return _draw(given, "Token norms in {subject}", *_norm(given))
 
 
 def times(given: FigureInput) -> Figure:
     """Show token norms of one file at every t."""
+    text, relative, scale = _norm(given)
     title = f"Token norms of {given.labels[0]} across noise levels"
-    text = f"t = 1 is noise; {_norm_text(given)}"
-    return _draw(given, title, text, _norm(given), _norm_scale(given), every_time=True)
+    return _draw(given, title, f"t = 1 is noise; {text}", relative, scale, every_time=True)
 
 
 def components(given: FigureInput) -> Figure:
@@ -175,27 +175,18 @@ def _draw(
     )
 
 
-def _norm(given: FigureInput) -> Quantity:
+def _norm(given: FigureInput) -> tuple[str, Quantity, Scale]:
+    """What is said of norms, and how they are shown: in the same colours in all figures, so that they compare."""
+    multiple, (low, high) = given.config.figures.outlier_multiple, _NORMS
+
     def relative(file: TokenMaps, at: tuple[int, int, int]) -> tuple[Map, str]:
         multiples = relative_norms(file.norms[at])
-        share = outlier_ratio(file.norms[at], given.config.figures.outlier_multiple)
-        return multiples, f"max {multiples.max():.1f}×, {share:.1%}"
+        return multiples, f"max {multiples.max():.1f}×, {outlier_ratio(file.norms[at], multiple):.1%}"
 
-    return relative
-
-
-def _norm_text(given: FigureInput) -> str:
-    return (
-        "norm as a multiple of the map's median; below each map its largest value and the share of outliers "
-        f"(above {given.config.figures.outlier_multiple:g}×)"
-    )
-
-
-def _norm_scale(given: FigureInput) -> Scale:
-    """The same in all figures, so that colours can be compared between them."""
-    multiple, (low, high) = given.config.figures.outlier_multiple, _NORMS
     norm = LogNorm(low, max(high, multiple), clip=True)
-    return Scale("norm / median", norm, (low, 0.5, 1, 2, 4, high), mark=(multiple, "outlier"), extend="both")
+    scale = Scale("norm / median", norm, (low, 0.5, 1, 2, 4, high), mark=(multiple, "outlier"), extend="both")
+    text = "norm as a multiple of the map's median; below each map its largest value and the share of outliers"
+    return f"{text} (above {multiple:g}×)", relative, scale
 
 
 def _attention_scale(rows: list[MapRow]) -> Scale:
