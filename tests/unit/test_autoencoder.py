@@ -121,11 +121,7 @@ def test_statistics_of_another_encoder_of_the_same_shape_are_refused(files: dict
         load_autoencoder(tiny_encoder.spec(Registers()), **{**files, "statistics": place})
 
 
-def test_files_must_fit_the_specification(files: dict[str, Path], tmp_path: Path) -> None:
-    place = tmp_path / "statistics.safetensors"
-    save_file({"mean": torch.zeros(WIDTH), "var": torch.ones(WIDTH)}, place)
-    with pytest.raises(UserError, match=r"mean \[32\] instead of \[32, 4, 4\]"):
-        load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None, "statistics": place})
+def test_files_must_fit_the_specification(files: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="give the neuron file"):
         load_autoencoder(tiny_encoder.spec(Registers()), **{**files, "neurons": None})
     with pytest.raises(UserError, match="has no test-time registers"):
