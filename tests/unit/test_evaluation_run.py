@@ -105,8 +105,8 @@ def test_stored_statistics_stand_for_the_images(tmp_path: Path, monkeypatch: pyt
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     wrong = tmp_path / "graph.pb"
-    for content in (b"no graph", b""):
-        wrong.write_bytes(content)
+    for given in (b"no graph", b""):
+        wrong.write_bytes(given)
         with pytest.raises(UserError, match="is not the evaluator's Inception graph"):
             InceptionGraph(wrong)
 
