@@ -166,12 +166,10 @@ def threads_of(request):
 
 # TERM two minutes before the time limit is the one notice that reaches the trainer, so it belongs to the jobs and not to
 # the default resources, which the command line replaces; what a user's say comes after it.
-OWN_EXTRA = (workflow.resource_settings.default_resources or {}).get("slurm_extra")
+DEFAULTS = workflow.resource_settings.default_resources or {}
+OWN_EXTRA = DEFAULTS["slurm_extra"].raw if "slurm_extra" in DEFAULTS else ""
 SLURM_EXTRA = " ".join(
-    [
-        "--signal=TERM@120 --open-mode=append",
-        *shlex.split(str(OWN_EXTRA.raw) if OWN_EXTRA else ""),
-    ]
+    ["--signal=TERM@120 --open-mode=append", *shlex.split(OWN_EXTRA)]
 )
 
 
