@@ -95,9 +95,9 @@ def test_what_jobs_need_survives_other_default_resources(fresh: Checkout, given:
     target = "results/rows/dit-siglip2b/epoch-80/unguided-seed0/samples.npz"
     _, text = fresh.plan("--profile", "slurm", "--default-resources", given, "--", target)
     (sample,) = re.findall(r"rule sample:.*?resources: (.*?)\n", text, re.DOTALL)
+    assert f"slurm_extra=--signal=TERM@120 --open-mode=append{kept}, " in sample
     # On one machine a job has the GPUs for itself.
-    wanted = f"slurm_extra=--signal=TERM@120 --open-mode=append{kept}, gres=gpu:8, tasks_per_gpu=0, gpu_jobs=1"
-    assert wanted in sample
+    assert "gres=gpu:8, tasks_per_gpu=0, gpu_jobs=1" in sample
 
 
 def test_a_configuration_file_adds_to_the_demo(fresh: Checkout) -> None:
