@@ -11,6 +11,7 @@ CORES ?= $(shell nproc)
 # Activates the environment for one command, as `source .venv/bin/activate` would, with the package of this checkout.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/src" PYTHONNOUSERSITE=1
 RESULTS ?= results
+SCENARIOS := python -m pytest -vv -rs --durations 0 --durations-min 1 -o python_files='scenario_*.py'
 DEMO := $(RUN) snakemake --profile profiles/demo --cores $(CORES)
 
 .PHONY: help setup demo test test-slurm test-environments test-report status lint format schema clean
@@ -42,8 +43,8 @@ test: .venv/ready lint  ## Lint, then run every test
 	@$(RUN) python -m pytest
 
 test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian or Ubuntu, root; else skipped)
-	@$(RUN) python -m pytest tests/slurm -n 10 --dist load -vv -rs --durations 0 --durations-min 1 \
-		-o python_files='scenario_*.py'
+	@$(RUN) $(SCENARIOS) tests/slurm -n 10 --dist load --ignore tests/slurm/scenario_controller.py
+	@$(RUN) $(SCENARIOS) tests/slurm/scenario_controller.py -n 0
 
 test-environments: .venv/ready  ## Resolve the pins of envs/ from the package index, installing nothing (no index: skipped)
 	@$(RUN) python -m pytest tests/environments -n 0 -vv -rs -o python_files='resolve_*.py'

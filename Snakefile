@@ -3,12 +3,19 @@
 # <results>/data/         images, raw and prepared          <results>/rows/{row}/    weights, samples, metrics of a row
 # <results>/encoders/     encoders and register neurons     <results>/figures/       every figure
 # <results>/latents/      latent statistics                 <results>/table1.md      the table
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.14")
 
 
 configfile: "config.yaml"
+
+
+if Path(workflow.main_snakefile).name == "Snakefile.demo":
+
+    configfile: "profiles/demo/config-overlay.yaml"
 
 
 report: "docs/captions/workflow.rst"

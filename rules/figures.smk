@@ -5,17 +5,6 @@ FIGURE = (
 )
 
 
-def encoder_maps_spec(wildcards):
-    """Everything that determines an encoder's maps."""
-    return analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
-
-
-def denoiser_maps_spec(wildcards):
-    """Everything that determines a denoiser's maps."""
-    row, epoch = wildcards.row, int(wildcards.epoch)
-    return analysis_specs.denoiser_maps(CONFIG, row, epoch)
-
-
 wildcard_constraints:
     # Folder of the figures that show another image than the first.
     image=f"(?:{one_of(IMAGES)})?",
@@ -87,7 +76,7 @@ rule figure_samples:
         "../envs/torch.yaml"
     params:
         kind="samples",
-        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "samples"),
+        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "seed", "samples"),
         image="",
     shell:
         FIGURE
@@ -182,7 +171,7 @@ use rule figure_samples as figure_fid with:
         "<logs>/figures/fid.log",
     params:
         kind="fid",
-        entries=entries_json(unguided(DRAWN), "row", "epoch", "metrics"),
+        entries=entries_json(unguided(DRAWN), "row", "epoch", "seed", "metrics"),
 
 
 # Drawn of rows whose recipe keeps several moving averages.
@@ -205,5 +194,5 @@ use rule figure_samples as figure_averages with:
     params:
         kind="averages",
         entries=lambda wildcards: entries_json(
-            averages(wildcards.row), "row", "epoch", "decay", "metrics"
+            averages(wildcards.row), "row", "epoch", "seed", "decay", "metrics"
         ),

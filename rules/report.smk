@@ -18,6 +18,7 @@ rule provenance:
     conda:
         "../envs/torch.yaml"
     params:
+        entries=table_json(reported(CONFIG.rows)),
         source=workflow.basedir,
         times=times,
         environments=[
@@ -25,6 +26,6 @@ rule provenance:
             for name in ("torch", "tensorflow", "workflow")
         ],
     shell:
-        "python -m dsr.commands.report provenance --config {input.config:q} --source {params.source:q}"
+        "python -m dsr.commands.report provenance --config {input.config:q} --entries {params.entries:q} --source {params.source:q}"
         " --times {params.times:q} --environments {params.environments:q} --json {output.json:q}"
         " --markdown-file {output.markdown:q} --html {output.html:q} > {log:q} 2>&1"

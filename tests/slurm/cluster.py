@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -113,6 +114,24 @@ class Cluster:
         state = output("sinfo", "--noheader", "--nodes", name, "--format", "%T")
         if state.startswith(("down", "drain")):
             subprocess.run(["scontrol", "update", f"NodeName={name}", "State=RESUME"], check=False)
+
+    @contextlib.contextmanager
+    def controller_away(self) -> Iterator[None]:
+        """Stop the controller for a while; nodes and jobs go on."""
+        controller = self._pid("slurmctld")
+        assert controller is not None
+        kill(controller, signal.SIGTERM)
+        wait_until(lambda: self._pid("slurmctld") is None, 60, "slurmctld does not end")
+        yield
+        self._start("slurmctld", ["slurmctld"])
+
+    def forget_after(self, seconds: int) -> None:
+        """Let the controller forget a job that long after its end, or at most a minute later."""
+        path = self.folder / "etc/slurm.conf"
+        text, count = re.subn(r"MinJobAge=\d+", f"MinJobAge={seconds}", path.read_text(encoding="utf-8"))
+        assert count == 1
+        path.write_text(text, encoding="utf-8")
+        assert succeeds("scontrol", "reconfigure")
 
     def fail_node(self, name: str) -> None:
         """Kill a node's daemon and every process of its jobs at once, as a power cut would."""

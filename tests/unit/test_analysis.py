@@ -11,32 +11,29 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import SiglipVisionModel
 
-from dsr.analysis.denoiser_maps import map_denoiser, trace_denoiser
-from dsr.analysis.encoder_maps import map_encoder
-from dsr.analysis.maps import OUTPUT, TokenMaps
-from dsr.analysis.measure import measure_layer
-from dsr.analysis.outliers import (
-    attention_received,
+from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_mask, outlier_ratio, relative_norms
+from dsr.analysis.measure import (
     first_component,
-    outlier_mask,
-    outlier_ratio,
-    relative_norms,
+    map_denoiser,
+    map_encoder,
+    measure_layer,
     token_norms,
+    trace_denoiser,
 )
-from dsr.analysis.specs import DenoiserMapsFiles, DenoiserMapsSpec, EncoderMapsSpec, MapsFiles
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
+from dsr.base.records import read_record
 from dsr.config.encoders import Decoder
 from dsr.config.encoders import TestTimeRegisters as Registers
-from dsr.config.specs import AutoencoderSpec, ModelSpec
+from dsr.config.specs import AutoencoderSpec, DenoiserMapsSpec, EncoderMapsSpec, ModelSpec, content
 from dsr.config.training import Dit, DitDh, Flow
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
-from dsr.encoder.neuron_lists import NeuronList
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.discovery import NeuronList
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics
 from tests.unit import tiny_encoder
 
@@ -97,7 +94,6 @@ def test_first_component_finds_the_direction_of_most_variance() -> None:
 
 def test_attention_received_sums_to_one_with_registers() -> None:
     weights = torch.randn(2, 3, 11, 11).softmax(-1)
-    assert attention_received(weights[0].numpy()).sum() == pytest.approx(1.0)
     layer = measure_layer(torch.randn(2, 11, 8), slice(2, 11), weights)
     assert np.allclose(layer["attention"].sum((1, 2)) + layer["register_attention"], 1.0)
     expected = weights[1].mean((0, 1))
@@ -160,9 +156,10 @@ def maps_of(spec: EncoderMapsSpec, files: dict[str, Path], output: Path) -> Toke
     needed = ["images", "encoder", "decoder", *(["neurons"] if spec.autoencoder.ttr_options else [])]
     if isinstance(spec, DenoiserMapsSpec):
         needed += ["statistics", "weights"]
-        map_denoiser(spec, DenoiserMapsFiles(output=output, **{name: files[name] for name in needed}))
+        map_denoiser(spec, output=output, **{name: files[name] for name in needed})
     else:
-        map_encoder(spec, MapsFiles(output=output, **{name: files[name] for name in needed}))
+        map_encoder(spec, output=output, **{name: files[name] for name in needed})
+    assert read_record(output) == {"spec": content(spec)}
     return TokenMaps.load(output)
 
 

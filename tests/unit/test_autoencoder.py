@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from dsr.accel import models as accelerate
 from dsr.base.errors import UserError
+from dsr.base.files import write_json
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import EncoderSpec, StatisticsSpec
-from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder, load_encoder
 from dsr.encoder.blocks import Attention, attend
-from dsr.encoder.neuron_lists import NeuronList
+from dsr.encoder.discovery import NeuronList
 from dsr.encoder.statistics import LatentStatistics
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import SIZE, WIDTH, pixels
@@ -46,7 +46,8 @@ def test_decoder_positions_do_not_depend_on_the_seed_and_cls_has_none() -> None:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("autoencoder")
-    neuron_lists.write(place / "neurons.json", NeuronList(encoder="tiny", layers={0: (3, 17)}, source="test"))
+    neurons = NeuronList(encoder="tiny", layers={0: (3, 17)}, source="test")
+    write_json(place / "neurons.json", neurons.model_dump(mode="json"))
     torch.manual_seed(0)
     save_file(build_decoder(tiny_encoder.spec()).state_dict(), place / "decoder.safetensors")
     save_file(

@@ -24,7 +24,9 @@ SWEEP = Sweep(rows=("a",), images=10, scales=(1.5, 2.0), intervals=((0.0, 1.0), 
 
 def scored(folder: Path, fids: dict[str, float], images: int = 10) -> tuple[Path, ...]:
     for name, fid in fids.items():
-        write_json(folder / f"{name}.json", {"fid": fid, "inception_score": 2.0, "images": images})
+        guidance = content(SWEEP.candidates[name])
+        found = {"fid": fid, "inception_score": 2.0, "images": images, "guidance": guidance}
+        write_json(folder / f"{name}.json", found)
     return tuple(folder / f"{name}.json" for name in fids)
 
 
@@ -49,10 +51,10 @@ def test_incomplete_or_unequal_sweeps_choose_nothing(tmp_path: Path) -> None:
     scored(tmp_path, {"w2-t0-1": 2.0}, images=20)
     with pytest.raises(UserError, match=r"w2-t0-1\.json: 20 images, expected sweep\.images \(10\)"):
         choose(SWEEP, metrics, tmp_path / "guidance.json", tmp_path / "sweep.json")
-    drawn = {"spec": {"samples": {"guidance": {"scale": 1.5}}}, "fid": 2.0, "inception_score": 2.0, "images": 10}
-    write_json(metrics[2], drawn)
-    with pytest.raises(UserError, match=r"w2-t0-1\.json was made with other settings .*\(scale: 1\.5 -> 2\.0\)"):
-        choose(SWEEP, metrics, tmp_path / "guidance.json", tmp_path / "sweep.json")
+    scored(tmp_path, {"w2-t0-1": 2.0})
+    others = SWEEP.model_copy(update={"scales": (1.5, 2.5)})
+    with pytest.raises(UserError, match=r"w2-t0-1\.json was made with other settings .*\(scale: 2\.0 -> 2\.5\)"):
+        choose(others, metrics, tmp_path / "guidance.json", tmp_path / "sweep.json")
 
 
 def average(monkeypatch: pytest.MonkeyPatch, spec: TrainSpec, run: Path, decay: str, output: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,34 @@ def test_arguments_are_what_their_types_say(monkeypatch: pytest.MonkeyPatch) -> 
     assert ran == ["second"]
 
 
+@dataclass(frozen=True)
+class Files:
+    """Options of a command."""
+
+    output: Path
+
+
+def test_what_cannot_be_written_is_seen_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = []
+    (tmp_path / "file").touch()
+
+    def own(output: Path) -> None:
+        ran.append(output)
+
+    def within(files: Files) -> None:
+        ran.append(files.output)
+
+    for step in (own, within):
+        run(monkeypatch, command(step), "--output", str(tmp_path / "folder/result"))
+        assert not [*(tmp_path / "folder").iterdir()]
+        with pytest.raises(SystemExit, match="1"):
+            run(monkeypatch, command(step), "--output", str(tmp_path / "file/result"))
+        assert str(tmp_path / "file") in caplog.messages[-1]
+    assert len(ran) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -69,12 +98,14 @@ def test_a_wrong_specification_is_one_line(
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/a"), "/a: Permission denied; check who may read"),
         (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "/a"), "/a: File name too long; use a shorter"),
         (OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), "/a"), "/a: No locks available; its file system lacks"),
-        (OSError(errno.EIO, os.strerror(errno.EIO), b"/a"), "/a: Input/output error; run the command again"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), b"/a"), "/a: Input/output error; see whether the disk"),
         (
             OSError("no bundle,\n path: /no/ca.pem"),
             "path: /no/ca.pem; the environment variable BUNDLE names /no/ca.pem,",
         ),
         (FileNotFoundError(errno.ENOENT, "none", "/no/ca.pem"), "/no/ca.pem: none; the environment variable BUNDLE"),
+        (OSError(errno.ENOSPC, "No space"), "No space; make room there"),
+        (RuntimeError("can't allocate memory: 9 bytes"), "not enough memory (can't allocate memory: 9 bytes); ask"),
         (MemoryError(), "not enough memory (MemoryError); ask for more"),
         (UnicodeEncodeError("utf-8", "a\udcff.jpg", 1, 2, "no"), "'a\\udcff.jpg': not valid utf-8; rename the file"),
         (KeyboardInterrupt(), "interrupted"),
@@ -87,6 +118,7 @@ def test_what_can_be_mended_is_one_line(
         raise error
 
     monkeypatch.setenv("BUNDLE", "/no/ca.pem")
+    monkeypatch.setenv("EMPTY", "")
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, command(main))
     (line,) = caplog.messages

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsr.analysis.outliers import outlier_ratio
+from dsr.analysis.maps import outlier_ratio
 from dsr.base.errors import UserError
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
@@ -20,9 +20,8 @@ from dsr.demo.decoder import training_pairs, write_decoder
 from dsr.demo.digits import write_digits
 from dsr.demo.graph import write_graph
 from dsr.encoder.autoencoder import load_decoder
-from dsr.encoder.discovery import find_register_neurons
-from dsr.encoder.neuron_lists import NeuronList, merge
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.discovery import NeuronList, find_register_neurons, merge
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
 from tests.unit import tiny_encoder
 

@@ -32,7 +32,8 @@ def test_the_mean_is_float32_and_the_covariance_numpys() -> None:
     fitted = frechet.fit(features)
     assert fitted.mean.dtype == np.float32
     np.testing.assert_array_equal(fitted.mean, features.mean(axis=0))
-    np.testing.assert_allclose(frechet.covariance(features), np.cov(features, rowvar=False), rtol=1e-12, atol=1e-15)
+    covariance = fitted.factor.T @ fitted.factor
+    np.testing.assert_allclose(covariance, np.cov(features, rowvar=False), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,14 @@ def test_cache_computes_once_per_identity(tmp_path) -> None:
     assert len(calls) == 2
     Cache().arrays("kind", ["value"], {"a": 1}, compute)
     assert len(calls) == 3
+
+
+def test_a_cache_that_cannot_be_written_or_read_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    cache = Cache(tmp_path / "file/cache")
+    assert cache.arrays("kind", ["value"], {}, lambda: {"value": np.arange(3.0)})["value"].tolist() == [0, 1, 2]
+    assert "kind is not kept for the next evaluation" in caplog.text
+    assert str(tmp_path / "file/cache") in caplog.text
 
 
 @pytest.mark.parametrize("defect", ["cut off", "empty", "other arrays", "flipped"])

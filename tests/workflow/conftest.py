@@ -34,11 +34,11 @@ class Checkout:
             return self._dry(arguments)
         return self.run("snakemake", *arguments)
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run one of the environment's programs with the checkout's package; stdout and stderr together."""
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    def run(self, *command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run one of the environment's programs, or of those in ``path``; stdout and stderr together."""
+        paths = f"{path or ''}:{Path(sys.executable).parent}:{os.environ['PATH']}".lstrip(":")
         return subprocess.run(
-            command, cwd=self.folder, env={**os.environ, "PATH": path, "PYTHONPATH": "src"}, text=True, timeout=1800,
+            command, cwd=self.folder, env={**os.environ, "PATH": paths}, text=True, timeout=1800,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
 
@@ -116,7 +116,18 @@ def job_counts(output: str) -> dict[str, int]:
 
 def copy_checkout(folder: Path) -> Checkout:
     """Copy the files that belong to the project (no results, no environment)."""
-    names = ("Snakefile", "config.yaml", "rules", "envs", "src", "profiles", "slurm", "docs", "tests/workflow")
+    names = (
+        "Snakefile",
+        "Snakefile.demo",
+        "config.yaml",
+        "rules",
+        "envs",
+        "src",
+        "profiles",
+        "slurm",
+        "docs",
+        "tests/workflow",
+    )
     for name in names:
         source = ROOT / name
         if source.is_dir():

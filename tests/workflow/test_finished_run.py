@@ -31,8 +31,8 @@ def overlay(folder: Path, content: dict[str, object]) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """Return a checkout in which the tiny workflow has run to the end."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("finished"))
+    """Return a checkout in which the tiny workflow has run to the end; its path has a blank."""
+    checkout = copy_checkout(tmp_path_factory.mktemp("finished run"))
     run = checkout.tiny()
     assert run.returncode == 0, run.stdout[-8000:]
     return checkout

@@ -45,10 +45,3 @@ def _safetensors(path: Path) -> dict[str, Any]:
 def _npz(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read(MEMBER)) if MEMBER in archive.namelist() else {}
-
-
-def write_npz_record(path: Path, record: dict[str, Any]) -> None:
-    """Add a record to an npz file; equal records give equal bytes."""
-    with zipfile.ZipFile(path, "a") as archive:
-        # A name alone would be given the present time.
-        archive.writestr(zipfile.ZipInfo(MEMBER), json.dumps(record, sort_keys=True))

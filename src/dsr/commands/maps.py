@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dsr.analysis.denoiser_maps import map_denoiser
-from dsr.analysis.encoder_maps import map_encoder
+from dsr.analysis.measure import map_denoiser, map_encoder
 from dsr.base.command import command
 
 main = command(encoder=map_encoder, denoiser=map_denoiser)

@@ -21,7 +21,9 @@ from dsr.config.specs import (
     SAMPLE,
     TRAIN,
     AutoencoderSpec,
+    DenoiserMapsSpec,
     DiscoverSpec,
+    EncoderMapsSpec,
     EncoderSpec,
     EvaluateSpec,
     ModelSpec,
@@ -38,8 +40,6 @@ class Config(Section):
 
     name: str
     """Title of tables and report."""
-    published: bool
-    """Whether the published numbers are comparable with these results (not so at demo scale)."""
     results: Annotated[str, Field(pattern=r"^[\w./+-]+$")]
     """Folder of all results; without blanks and signs that mean something to a shell."""
     artifacts: dict[str, str | None] = Field(default_factory=dict)
@@ -190,10 +190,26 @@ class Config(Section):
         protocol = self.evaluation
         return EvaluateSpec(edition=EVALUATE, neighbours=protocol.neighbours, split=protocol.split, samples=samples)
 
+    def encoder_maps(self, encoder: str, ttr: Ttr) -> EncoderMapsSpec:
+        """Everything that determines an encoder's maps."""
+        return EncoderMapsSpec(autoencoder=self.autoencoder(encoder, ttr), images=self.figures.images)
+
+    def denoiser_maps(self, row: str, epoch: int) -> DenoiserMapsSpec:
+        """Everything that determines the maps of a row's denoiser."""
+        entry = self.rows[row]
+        return DenoiserMapsSpec(
+            **dict(self.encoder_maps(entry.encoder, entry.ttr)),
+            model=self.model(row),
+            weights=self.weights(row, epoch),
+            flow=self.flow,
+            times=self.figures.times,
+        )
+
 
 REMOVED = {
     "discovery.highest_layer": "gone after version 0.1.0, because nothing used it; all layers are considered",
     "discovery.sparsity_filter": "gone after version 0.1.0, because nothing used it; it was off",
+    "published": "gone after version 0.1.0; published numbers stand beside what has the paper's settings",
     "sampling.precision=fp8": "gone after version 0.1.0, because its effect on FID was never measured; use bf16",
     "ttr": "called ttr_options after version 0.1.0, because `ttr` is the mode of a row",
 }

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from dsr.base.errors import UserError
-from dsr.config.base import Positive, Section
+from dsr.config.base import Positive, Section, Share
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.sampling import Guidance
 from dsr.config.training import Denoiser, Flow, Recipe
@@ -146,6 +146,28 @@ class EvaluateSpec(Section):
     """The samples; null takes any."""
 
 
+class EncoderMapsSpec(Section):
+    """Token maps of an encoder, with or without TTR."""
+
+    autoencoder: AutoencoderSpec
+    """Encoder, TTR and decoder."""
+    images: tuple[int, ...]
+    """Validation images, by index."""
+
+
+class DenoiserMapsSpec(EncoderMapsSpec):
+    """Token maps of a row's denoiser."""
+
+    model: ModelSpec
+    weights: WeightsSpec | None = None
+    """Its weights; null takes any."""
+    flow: Flow
+    times: tuple[Share, ...]
+    """Times t at which the denoiser is looked at."""
+    seed: int = 0
+    """Seed of the noise; an image has the same noise at every time and for every row of the same latent shape."""
+
+
 def content(spec: BaseModel) -> dict[str, Any]:
     """Everything in a specification that is not at its default, as JSON has it."""
     return spec.model_dump(mode="json", exclude_defaults=True)
@@ -169,7 +191,7 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differing_keys(before, after, f"{prefix}{key}.")
         elif before != after:
-            lines.append(f"{prefix}{key}: {before} -> {after}")
+            lines.append(f"{prefix}{key}: {before!s:.80} -> {after!s:.80}")
     return lines
 
 

@@ -22,6 +22,30 @@ class _Denoiser(Section):
     class_dropout: Share = 0.1
     """Probability that a training label becomes the null label."""
 
+    @property
+    def stacks(self) -> list[tuple[int, int, int]]:
+        """Width of a token, number of blocks and attention heads of every stack of blocks."""
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> int:
+        """Number of all blocks."""
+        return sum(depth for _, depth, _ in self.stacks)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Denoiser:
+        for width, _, heads in self.stacks:
+            if width % (4 * heads):
+                raise ValueError(
+                    f"hidden_size {width} must be a multiple of 4 * num_heads ({heads}) for rotary positions"
+                )
+        last = self.stacks[0][1] - 1
+        if self.register_start > last:
+            raise ValueError(
+                f"register_start {self.register_start} is beyond the last block ({last}): no block would see them"
+            )
+        return self
+
 
 class Dit(_Denoiser):
     """LightningDiT: one stack of blocks."""
@@ -36,14 +60,9 @@ class Dit(_Denoiser):
     """Attention heads."""
 
     @property
-    def blocks(self) -> int:
-        """Number of all blocks."""
-        return self.depth
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Dit:
-        _check_stack(self.hidden_size, self.num_heads, self.register_start, self.depth)
-        return self
+    def stacks(self) -> list[tuple[int, int, int]]:
+        """The one stack."""
+        return [(self.hidden_size, self.depth, self.num_heads)]
 
 
 class DitDh(_Denoiser):
@@ -59,37 +78,22 @@ class DitDh(_Denoiser):
     """Attention heads in the encoder stack and in the head."""
 
     @property
-    def blocks(self) -> int:
-        """Number of all blocks."""
-        return sum(self.depth)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DitDh:
-        for width, heads in zip(self.hidden_size, self.num_heads, strict=True):
-            _check_stack(width, heads, self.register_start, self.depth[0])
-        return self
+    def stacks(self) -> list[tuple[int, int, int]]:
+        """The encoder stack and the head."""
+        return [*zip(self.hidden_size, self.depth, self.num_heads, strict=True)]
 
 
 Denoiser = Annotated[Dit | DitDh, Field(discriminator="kind")]
 """All denoisers. What a new one needs:
 
-- its section above, with ``blocks``, and a place in this union; then `make schema`;
+- its section above, with ``stacks``, and a place in this union; then `make schema`;
 - a module in `dsr/denoiser` with the arguments of `dit.py`: blocks of the class `Block` in `layers.py`, the only one
   that maps and fused kernels know; attributes ``blocks``, ``final_layer``, ``run_blocks`` and ``null_label``;
   registers before the image tokens;
-- a case in `dsr/denoiser/build.py`, whose own union it joins, and in `dsr/analysis/cost.py` (mypy says if one is
-  missing);
+- a case in `dsr/denoiser/build.py`, whose own union it joins (mypy says if it is missing), and what is different in
+  its blocks in `dsr/analysis/cost.py`;
 - where it has a reference, recorded vectors and a case in `tests/golden/cases/denoiser.py`.
 """
-
-
-def _check_stack(width: int, heads: int, register_start: int, depth: int) -> None:
-    if width % (4 * heads):
-        raise ValueError(f"hidden_size {width} must be a multiple of 4 * num_heads ({heads}) for rotary positions")
-    if register_start >= depth:
-        raise ValueError(
-            f"register_start {register_start} is beyond the last block ({depth - 1}): no block would see them"
-        )
 
 
 class Flow(Section):

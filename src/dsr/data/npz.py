@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from dsr.base import files
 from dsr.base.errors import UserError
+from dsr.base.records import MEMBER
 
 IMAGES_KEY = "arr_0"
 """Name of the images in the archive; NumPy's for the first unnamed array."""
@@ -45,6 +47,25 @@ def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: in
             output.write(np.ascontiguousarray(batch).data)
         if written != count:
             raise ValueError(f"{path}: expected {count} images, the batches hold {written}")
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any] | None = None, *, compress: bool = False
+) -> None:
+    """Write arrays as an npz, atomically, with a record of how they were made (`dsr.base.records`) if there is one.
+
+    Equal content gives equal bytes. NumPy's own function leaves its archive open when a disk is full.
+    """
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with files.atomic(path) as temporary, zipfile.ZipFile(temporary, "w", method) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(  # type: ignore[no-untyped-call]
+                    member, np.asarray(values), allow_pickle=False
+                )
+        if record is not None:
+            with archive.open(MEMBER, "w") as member:
+                member.write(json.dumps(record, sort_keys=True).encode())
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import numpy as np
 import PIL
 
 from dsr.base.errors import UserError
-from dsr.base.files import atomic, atomic_stream
+from dsr.base.files import atomic
 from dsr.base.randomness import permutation
-from dsr.data.folder import Listing, UnreadableImageError, center_crop, list_folder, load_rgb
+from dsr.data.folder import UnreadableImageError, center_crop, list_folder, load_rgb
 from dsr.data.images import class_names, open_images
-from dsr.data.npz import write_images
+from dsr.data.npz import write_arrays, write_images
 from dsr.data.order import rank_slice
 
 MANIFEST = "manifest.json"
@@ -63,7 +63,7 @@ def write_shard(
     """
     if not 0 <= shard < shards:
         raise UserError(f"--shard {shard}: expected a number from 0 to {shards - 1}")
-    listing = _listed(source, images, classes)
+    listing = list_folder(source, images, classes)
     part = range(len(listing.paths))[rank_slice(len(listing.paths), shard, shards)]
     bad: list[str] = []
     with atomic(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -119,19 +119,18 @@ def write_index(inputs: Sequence[Path], output: Path, *, other: Path | None = No
     first = _check_complete([(path, manifest) for path, manifest, _ in shards], output)
     _check_classes(first["classes"], output, other)
     spans = np.array([span for *_, spans in shards for span in spans], np.int64).reshape(-1, 2)
-    with atomic_stream(output) as stream:
-        np.savez(
-            stream,
-            shard=np.repeat(np.arange(len(shards), dtype=np.int32), [len(spans) for *_, spans in shards]),
-            offset=spans[:, 0],
-            length=spans[:, 1],
-            label=np.array([label for _, manifest, _ in shards for label in manifest["labels"]], np.int32),
-            shards=np.array([path.name for path, *_ in shards]),
-            shard_bytes=np.array([path.stat().st_size for path, *_ in shards], np.int64),
-            image_size=np.int64(first["image_size"]),
-            classes=np.array(first["classes"]),
-            pillow=np.array(first["pillow"]),
-        )
+    index = {
+        "shard": np.repeat(np.arange(len(shards), dtype=np.int32), [len(spans) for *_, spans in shards]),
+        "offset": spans[:, 0],
+        "length": spans[:, 1],
+        "label": np.array([label for _, manifest, _ in shards for label in manifest["labels"]], np.int32),
+        "shards": [path.name for path, *_ in shards],
+        "shard_bytes": np.array([path.stat().st_size for path, *_ in shards], np.int64),
+        "image_size": np.int64(first["image_size"]),
+        "classes": first["classes"],
+        "pillow": first["pillow"],
+    }
+    write_arrays(output, index)
     logger.info("%s: %d images in %d shards", output, len(spans), len(shards))
 
 
@@ -162,19 +161,18 @@ def index_folder(
             classes than the other split.
     """
     source = source.absolute()
-    listing = _listed(source, images, classes)
+    listing = list_folder(source, images, classes)
     _check_classes(listing.classes, source, other)
-    with atomic_stream(output) as stream:
-        np.savez(
-            stream,
-            folder=np.array(str(source)),
-            # Bytes: text would take four times the room.
-            paths=np.array([os.fsencode(path.relative_to(source)) for path in listing.paths]),
-            label=listing.labels.astype(np.int32),
-            image_size=np.int64(size),
-            classes=np.array(listing.classes),
-            pillow=np.array(PIL.__version__),
-        )
+    index = {
+        "folder": str(source),
+        # Bytes: text would take four times the room.
+        "paths": [os.fsencode(path.relative_to(source)) for path in listing.paths],
+        "label": listing.labels.astype(np.int32),
+        "image_size": np.int64(size),
+        "classes": listing.classes,
+        "pillow": PIL.__version__,
+    }
+    write_arrays(output, index)
     logger.info("%s: %d images of %s", output, len(listing.paths), source)
 
 
@@ -194,19 +192,6 @@ def write_reference(images: Path, output: Path, count: int | None = None, seed: 
     chosen = np.sort(permutation(seed, "reference", 0, len(source))[:count])
     size = source.image_size
     write_images(output, (source.read(int(index))[None] for index in chosen), count, (size, size, 3))
-
-
-def _listed(source: Path, images: int | None, classes: int | None) -> Listing:
-    """List an ImageFolder and refuse unexpected numbers; of classes first, because one that lacks takes its images."""
-    listing = list_folder(source)
-    names = f"classes ({listing.classes[0]} to {listing.classes[-1]})"
-    for name, found, wanted in ((names, len(listing.classes), classes), ("images", len(listing.paths), images)):
-        if wanted is not None and found != wanted:
-            raise UserError(
-                f"{source}: holds {found} {name}, but the configuration says {wanted}; correct the configuration, or"
-                " give the right images"
-            )
-    return listing
 
 
 def _check_complete(shards: list[tuple[Path, Manifest]], output: Path) -> Manifest:

@@ -19,8 +19,8 @@ from dsr.data.order import batch_indices
 from dsr.demo.encoder import planted_neurons
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.decoder import ViTDecoder
-from dsr.encoder.neuron_lists import merge
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.discovery import merge
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
 
 STEPS, BATCH = 300, 64

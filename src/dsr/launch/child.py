@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 POLL_SECONDS = 0.5
+TORCHRUN = "torch.distributed.run"
 
 
 def run(command: Sequence[str]) -> tuple[int, bool]:
@@ -29,9 +30,12 @@ def run(command: Sequence[str]) -> tuple[int, bool]:
         while child.poll() is None:
             if _received_sigterm(POLL_SECONDS):
                 asked = True
-                for pid in descendants(child.pid):
+                for pid in (told := descendants(child.pid)):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGTERM)
+                # A torchrun that still waits for another node has no worker who would end it.
+                if told == [child.pid] and TORCHRUN in command:
+                    child.kill()
     # The signal may have reached the command first.
     asked = asked or (child.returncode != 0 and _received_sigterm(2 * POLL_SECONDS))
     return child.returncode if child.returncode >= 0 else 128 - child.returncode, asked

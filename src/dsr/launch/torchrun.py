@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from dsr.launch.child import TORCHRUN
 from dsr.launch.slurm import SlurmJob
 
 
@@ -18,6 +19,6 @@ def command_line(module: str, arguments: Sequence[str], processes: int, job: Slu
         place = ["--standalone", "--local-addr", "127.0.0.1"]
     else:
         return [sys.executable, "-m", module, *arguments]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *place, "--nproc-per-node", f"{processes}"]
+    torchrun = [sys.executable, "-m", TORCHRUN, *place, "--nproc-per-node", f"{processes}"]
     # Without the two dashes torchrun looks for its own options among the command's, and finds `--run` ambiguous.
     return [*torchrun, "-m", "--", module, *arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from functools import cached_property
@@ -12,8 +13,12 @@ from pydantic import RootModel
 
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
+from dsr.base.records import read_record
 from dsr.config.base import Section
 from dsr.config.encoders import Ttr
+from dsr.config.load import Config
+from dsr.config.sampling import CHOSEN, Guidance
+from dsr.config.specs import require
 
 UNGUIDED = "unguided"
 VALIDATION = "validation"
@@ -67,7 +72,7 @@ class Entry(Section):
     maps: Path | None = None
     """Token maps."""
     chosen: Path | None = None
-    """The guidance that the sweep chose."""
+    """The guidance that the sweep chose, which whatever is made with it waits for."""
     run: str = ""
     """Command that makes the scores."""
 
@@ -84,9 +89,44 @@ class Entry(Section):
             raise UserError(f"{self.metrics}: no {', '.join(missing)}; evaluate these samples again")
         return found
 
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What the metrics file records about how the samples were drawn; empty if there is none."""
+        return self.scores.get("spec", {}).get("samples") or {}
+
+    @property
+    def guided(self) -> Guidance | None:
+        """The guidance that the metrics file records."""
+        recorded = self.scores.get("guidance")
+        return None if recorded is None else Guidance.model_validate_json(json.dumps(recorded))
+
+    def asked(self, config: Config) -> dict[Path, Section]:
+        """What its files should record: the configuration's specification of each. A row that it lacks has none."""
+        found: dict[Path | None, Section] = {}
+        if self.row in config.rows:
+            weights = config.weights(self.row, self.epoch, self.decay)
+            guidance = None if self.guidance == CHOSEN else self.guidance
+            samples = config.sample(self.row, guidance, self.seed, weights=weights)
+            found[self.metrics] = config.evaluate(samples)
+            found[self.samples and self.samples.with_suffix(".json")] = samples
+            found[self.maps] = config.denoiser_maps(self.row, self.epoch)
+        elif self.encoder in config.encoders:
+            found[self.maps] = config.encoder_maps(self.encoder, self.ttr)
+        return {path: spec for path, spec in found.items() if path}
+
 
 class Entries(RootModel[tuple[Entry, ...]]):
     """Entries in the order in which they are shown."""
+
+    def require(self, config: Config) -> None:
+        """Compare what the files that exist record with what the configuration asks for.
+
+        Raises:
+            UserError: if they differ, naming the file and the keys.
+        """
+        for path, spec in itertools.chain.from_iterable(one.asked(config).items() for one in self.root):
+            if path.exists():
+                require(path, read_record(path).get("spec", {}), spec)
 
 
 def entries_json(entries: Iterable[Entry], *fields: str) -> str:

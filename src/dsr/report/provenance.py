@@ -20,6 +20,7 @@ from dsr.base.text import pipe_table
 from dsr.config.base import Section
 from dsr.config.load import Config
 from dsr.config.specs import spec_hash
+from dsr.report.entries import Entries
 from dsr.report.page import page
 
 PACKAGES = (
@@ -58,6 +59,7 @@ class Times(Section):
 
 def write_provenance(
     config: Config,
+    entries: Entries,
     source: Path,
     times: Times,
     environments: tuple[Path, ...],
@@ -71,6 +73,7 @@ def write_provenance(
 
     Args:
         config: the configuration.
+        entries: the results.
         source: folder of the code, inside or outside a git checkout.
         times: files that tell how long the jobs of rows and encoders took.
         environments: conda environment files whose pinned versions are recorded.
@@ -78,6 +81,7 @@ def write_provenance(
         markdown_file: Markdown file to write.
         html: page of its own to write.
     """
+    entries.require(config)
     jobs = times.read()
     record = {
         "name": config.name,

@@ -13,8 +13,9 @@ import pandas as pd
 from dsr.analysis.cost import denoiser_cost
 from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance, Table
+from dsr.config.specs import content
 from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED, VALIDATION, Entry
-from dsr.report.published import CHART, MAIN, Published
+from dsr.report.published import CHART, MAIN, Published, departures
 
 KEY = ["row", "epoch", "guidance"]
 """Columns that tell the lines of a table apart."""
@@ -69,15 +70,35 @@ class TableInput:
         shown = (one for one in self.entries if one.seed == seed and one.reference == VALIDATION)
         return {(one.row, one.epoch, one.guidance): one for one in shown}
 
+    @cached_property
+    def drawn(self) -> list[dict[str, Any]]:
+        """How the samples of every line were drawn, as files record it; if there are none yet, as is asked for."""
+        config, seed = self.config, self.config.sampling.seeds[0]
+        asked = (
+            config.sample(row, UNGUIDED, seed, weights=config.weights(row, config.epochs(row)[-1]))
+            for row in config.rows
+        )
+        return [one.drawn for one in self.measured.values() if one.drawn] or [*map(content, asked)]
+
     def epochs(self, row: str) -> list[int]:
         """Epochs of a row; weights that were fetched have one."""
         epochs = {one.epoch for one in self.entries}
         if self.section and self.section.epochs:
             epochs = {*self.section.epochs}
-        elif self.section and self.config.published:
+        elif self.section and self.comparable:
             epochs |= self.published.epochs(self.published_table, map(self.published_row, self.rows))
         known = self.config.rows.get(row)
         return sorted(epochs & {known.weights.epoch} if known and known.weights else epochs)
+
+    @cached_property
+    def departures(self) -> dict[str, list[str]]:
+        """In what every row is not the experiment of the published numbers."""
+        return {row: departures(self.config, row) for row in self.rows}
+
+    @property
+    def comparable(self) -> bool:
+        """Whether any row is the experiment of the published numbers."""
+        return not all(self.departures.values())
 
     def published_row(self, row: str) -> str:
         """Row of the published lists whose numbers stand beside those of ``row``."""
@@ -86,7 +107,7 @@ class TableInput:
 
     def published_values(self, row: str, epoch: int, guidance: str) -> dict[str, float | None]:
         """Published values by quantity, if they are comparable."""
-        if not self.config.published:
+        if self.departures[row]:
             return dict.fromkeys(QUANTITIES)
         known = self.guidance[guidance]
         kind = GUIDED if known is None or known.scale > 1 else UNGUIDED
@@ -103,7 +124,7 @@ def collect(given: TableInput) -> pd.DataFrame:
     """Return one line per row, epoch and guidance with an entry or a comparable published value.
 
     A metrics file that does not exist leaves the measured cells empty, with status NOT_RUN and the command that makes
-    it, or with the reason why there is none. Costs, and the guidance that sweeps chose, are read where they exist.
+    it, or with the reason why there is none.
 
     Raises:
         UserError: if a metrics file lacks a key.
@@ -130,8 +151,8 @@ def _line(
     status = MEASURED if found else given.absent(row) or NOT_RUN
     compared = any(published[name] is not None for name in METRICS)
     reference, samples = found.get("reference", {}), found.get("samples", {})
-    chosen = entry.chosen if entry.chosen and entry.chosen.exists() else None
-    used = Guidance.model_validate_json(chosen.read_text()) if chosen else given.guidance[guidance]
+    used = entry.guided or given.guidance[guidance]
+    decay = given.config.averages(row)[0] if row in given.config.rows else None
     low, high = used.interval if used else (None, None)
     measured = {**found, **_counted(given, row)}
     return {
@@ -147,7 +168,7 @@ def _line(
             for kind, value in _compared(name, published[name], measured.get(name)).items()
         },
         **{f"measured_{name}": measured.get(name) for name in EXTRA},
-        "ema_decay": given.config.averages(row)[0] if row in given.config.rows else None,
+        "ema_decay": entry.drawn.get("weights", {}).get("decay", decay),
         "guidance_scale": used.scale if used else None,
         "guidance_low": low,
         "guidance_high": high,

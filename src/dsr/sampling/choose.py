@@ -32,8 +32,7 @@ def choose(sweep: Sweep, metrics: tuple[Path, ...], chosen: Path, others: Path) 
                 f"{path}: {found['images']} images, expected sweep.images ({sweep.images}); FIDs of different"
                 " numbers of images must not be compared: sample and evaluate it again"
             )
-        if made := found.get("spec", {}).get("samples"):
-            require(path, made["guidance"] or {}, guidance)
+        require(path, found["guidance"], guidance)
         scores = {key: found[key] for key in ("fid", "inception_score", "images")}
         attempts.append({"name": name, "guidance": guidance.model_dump(mode="json"), **scores})
     attempts.sort(key=lambda attempt: (attempt["fid"], attempt["guidance"]["scale"]))

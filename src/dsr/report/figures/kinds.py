@@ -10,11 +10,9 @@ from matplotlib.figure import Figure
 
 from dsr.config.load import Config
 from dsr.report.entries import Entries
-from dsr.report.figures.averages import averages
-from dsr.report.figures.fid import fid
+from dsr.report.figures.fid import averages, fid
 from dsr.report.figures.given import FigureInput
-from dsr.report.figures.maps import attention, components, norms, times
-from dsr.report.figures.outliers import outliers
+from dsr.report.figures.maps import attention, components, norms, outliers, times
 from dsr.report.figures.samples import samples
 from dsr.report.figures.style import save, style
 
@@ -44,5 +42,6 @@ def draw(kind: Kind, config: Config, entries: Entries, png: Path, svg: Path, ima
         svg: SVG file to write.
         image: validation image whose token maps it shows; without it the first one.
     """
+    entries.require(config)
     with style():
         save(KINDS[kind](FigureInput(config, entries.root, image)), png, svg)
