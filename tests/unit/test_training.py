@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -23,7 +24,7 @@ from dsr.denoiser.build import build_denoiser
 from dsr.training.batches import Samples, Share, items
 from dsr.training.learner import NotFiniteError
 from dsr.training.loop import train
-from dsr.training.optim import MovingAverage
+from dsr.training.optim import MovingAverage, first_loss_scale
 
 from .training_row import (
     BATCH,
@@ -108,6 +109,44 @@ def test_frozen_tables_stay(row: Path, finished: Path, tmp_path: Path) -> None:
 def test_bfloat16_trains_with_float32_weights(row: Path, tmp_path: Path) -> None:
     assert train(tiny_job(row, tmp_path / "run-a", epoch=1, spec=tiny_spec(precision="bf16")), ONE)
     assert {value.dtype for value in final_state(tmp_path / "run-a")["model"].values()} == {torch.float32}
+
+
+def with_loss_scale(run: Path, scale: float) -> None:
+    path = max(run.glob("state-*.pt"))
+    torch.save({**final_state(run), "loss_scale": scale}, path)
+
+
+def test_fp16_trains_on_cpus_in_float32_with_one_warning(
+    row: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(tiny_job(row, tmp_path / "run-a", spec=tiny_spec(precision="fp16")), ONE)
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        "fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead"
+    ]
+    state, exact = final_state(tmp_path / "run-a"), final_state(finished)
+    assert state["loss_scale"] == first_loss_scale(tiny_spec(precision="fp16").recipe) == 2.0**15
+    for name in ("model", "averages", "optimizer"):
+        assert differences(state[name], exact[name]) == [], "powers of two change no bit"
+
+
+def test_an_overflow_is_taken_again_with_half_the_loss_scale_in_every_start(
+    row: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, resumed = (tiny_job(row, tmp_path / run, spec=tiny_spec(precision="fp16"), minutes=0.0) for run in "ab")
+    for job in (whole, resumed):
+        assert not train(job, ONE)
+        with_loss_scale(job.run_dir, 2.0**127)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert train(dataclasses.replace(whole, minutes=None), ONE)
+    assert "Step 2: the gradient overflowed; again, with a loss scale of" in caplog.text
+    while not train(resumed, ONE):
+        pass
+    states = [final_state(job.run_dir) for job in (whole, resumed)]
+    assert states[0]["loss_scale"] < 2.0**127
+    assert differences(*states) == []
+    for name in ("model", "averages"):
+        assert differences(states[0][name], final_state(finished)[name]) == []
 
 
 def test_a_finished_milestone_is_published_again_without_training(row: Path, copy: Path) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
-from dsr.config.base import Positive, Section
+from dsr.config.base import Positive, Precision, Section
 from dsr.config.denoisers import Denoiser
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.sampling import Guidance
@@ -98,7 +98,7 @@ class SampleSpec(Section):
     flow: Flow
     images: Positive
     steps: int
-    precision: Literal["fp32", "tf32", "bf16"]
+    precision: Precision
     guidance: Guidance
     seed: int
 

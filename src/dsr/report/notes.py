@@ -19,8 +19,6 @@ def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
     """Return the sentences (without full stop) that say how the numbers were measured."""
     config = given.config
     sampling, evaluation = config.sampling, config.evaluation
-    recipes = [config.rows[row].recipe for row in given.rows if row in config.rows]
-    training = sorted({config.recipes[recipe].precision for recipe in recipes if recipe})
     notes = [
         f"{sampling.images} images per row, classes balanced, sampling seed {sampling.seeds[0]}; with fewer images FID "
         "is higher",
@@ -30,7 +28,7 @@ def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
         *_guidance(given, frame),
         "Sampled with the moving average of the weights. Its decay stands beside every row: on one and the same "
         "training run it can move FID by as much as registers do",
-        f"Arithmetic: sampling in {sampling.precision}" + (f", training in {', '.join(training)}" if training else ""),
+        f"Arithmetic: sampling in {sampling.precision}{_training(given)}",
         f"ADM protocol: IS over splits of {evaluation.split} images, Precision and Recall with k = "
         f"{evaluation.neighbours} and float16 features as published tables have them (float32 values are in the CSV "
         "file)",
@@ -83,6 +81,18 @@ def _guidance(given: TableInput, frame: pd.DataFrame) -> list[str]:
             "for a better model"
         )
     return notes
+
+
+def _training(given: TableInput) -> str:
+    """Name the arithmetic in which rows were trained: of each row, if it is not the same for all."""
+    rows: dict[str, list[str]] = {}
+    for row in given.rows:
+        recipe = given.config.rows[row].recipe if row in given.config.rows else None
+        if recipe:
+            rows.setdefault(given.config.recipes[recipe].precision, []).append(row)
+    if len(rows) == 1:
+        return f", training in {next(iter(rows))}"
+    return "".join(f", training of {', '.join(names)} in {precision}" for precision, names in sorted(rows.items()))
 
 
 def _constant(frame: pd.DataFrame) -> list[str]:

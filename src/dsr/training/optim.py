@@ -9,6 +9,11 @@ from torch import nn
 
 from dsr.config.training import Recipe
 
+LOSS_SCALE = 2**12
+"""Loss scale of a batch of one image: gradients then lie in the middle of float16's range (`benchmarks/NOTES.md`)."""
+PATIENCE = 1000
+"""Steps after which a loss scale that had to be lowered is doubled again."""
+
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """Learning rate of the 0-based optimizer step ``step``.
@@ -23,6 +28,14 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     final_share = recipe.final_lr / recipe.lr
     # A multiple of lr, as LambdaLR forms it: the same floating-point numbers as the published runs.
     return recipe.lr * (final_share if progress == 1.0 else 1.0 - (1.0 - final_share) * progress)
+
+
+def first_loss_scale(recipe: Recipe) -> float | None:
+    """Return what a run in fp16 multiplies losses by at first, a power of two; None in other precisions.
+
+    It grows with the batch, because the loss is a mean over it.
+    """
+    return float(1 << (recipe.batch * LOSS_SCALE - 1).bit_length()) if recipe.precision == "fp16" else None
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
