@@ -18,10 +18,12 @@ from dsr.base import files, tensors
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.config.specs import spec_hash
-from dsr.data.images import Images
+from dsr.data.images import Images, open_images
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
+from dsr.encoder.autoencoder import load_autoencoder
 from dsr.training.batches import Samples, Share, items
+from dsr.training.encoding import use_half_if_close
 from dsr.training.learner import NotFiniteError
 from dsr.training.loop import train
 from dsr.training.optim import MovingAverage, first_loss_scale
@@ -120,9 +122,8 @@ def test_fp16_trains_on_cpus_in_float32_with_one_warning(
     row: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert train(tiny_job(row, tmp_path / "run-a", spec=tiny_spec(precision="fp16")), ONE)
-    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
-        "fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead"
-    ]
+    warnings = [record.message for record in caplog.records if record.name.startswith("dsr.")]
+    assert warnings == ["fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead"]
     state, exact = final_state(tmp_path / "run-a"), final_state(finished)
     assert state["loss_scale"] == first_loss_scale(tiny_spec(precision="fp16").recipe) == 2.0**15
     for name in ("model", "averages", "optimizer"):
@@ -147,6 +148,22 @@ def test_an_overflow_is_taken_again_with_half_the_loss_scale_in_every_start(
     assert differences(*states) == []
     for name in ("model", "averages"):
         assert differences(states[0][name], final_state(finished)[name]) == []
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e5])
+def test_the_encoder_multiplies_in_float16_if_its_latents_stay_what_they_are(
+    row: Path, caplog: pytest.LogCaptureFixture, factor: float
+) -> None:
+    spec, images = tiny_spec(precision="fp16"), open_images(row / "images" / "index.npz")
+    paths = {"encoder": row / "encoder", "neurons": row / "neurons.json", "statistics": row / "statistics.safetensors"}
+    autoencoder = load_autoencoder(spec.encoding, **paths, decoder=None)
+    assert autoencoder.encoder is not None
+    for name, parameter in autoencoder.encoder.named_parameters():
+        if name.endswith("fc1.bias"):
+            parameter.fill_(factor)
+    use_half_if_close(autoencoder, spec, images, ONE)
+    assert autoencoder.in_half == (factor == 1.0)
+    assert ("The encoder stays in TF32: float16 would change its latents by nan" in caplog.text) == (factor > 1)
 
 
 def test_a_finished_milestone_is_published_again_without_training(row: Path, copy: Path) -> None:

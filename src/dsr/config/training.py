@@ -55,7 +55,7 @@ class Recipe(Section):
     seed: int = 0
     """Seed of initial weights, data order, flips, noise, times and label drop."""
     precision: Precision
-    """Arithmetic of the denoiser (weights and optimizer state stay fp32). The encoder has TF32; with fp16 it has float16,
+    """Arithmetic of the denoiser (weights and optimizer state stay fp32). The encoder has TF32; with fp16, float16
     if that leaves the latents of the run's first images within 2e-3 of what they were."""
     train_all: bool = True
     """Train position tables and Fourier frequencies too, as the release does."""
