@@ -8,9 +8,10 @@ SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_in
 PYTHON ?= $(shell for candidate in python3.11 python3.12 python3; do \
 	$$candidate -c '$(SUPPORTED)' 2>/dev/null && { echo $$candidate; break; }; done)
 CORES ?= $(shell nproc)
-# Activates the environment for one command, as `source .venv/bin/activate` would.
-RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+# Activates the environment for one command, as `source .venv/bin/activate` would, with the package of this checkout.
+RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/src" PYTHONNOUSERSITE=1
 RESULTS ?= results
+SCENARIOS := python -m pytest -vv -rs --durations 0 --durations-min 1 -o python_files='scenario_*.py'
 DEMO := $(RUN) snakemake --profile profiles/demo --cores $(CORES)
 
 .PHONY: help setup demo test test-slurm test-environments test-report status lint format schema clean
@@ -30,7 +31,6 @@ setup: .venv/ready  ## Install everything into .venv (done by the other targets 
 	$(PYTHON) -m venv .venv
 	$(PYTHON) envs/pins.py $(filter envs/%,$^) > .venv/requirements.txt
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r .venv/requirements.txt
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 demo: .venv/ready  ## Run the whole workflow at demo scale (handwritten digits, no GPU)
@@ -43,8 +43,8 @@ test: .venv/ready lint  ## Lint, then run every test
 	@$(RUN) python -m pytest
 
 test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian or Ubuntu, root; else skipped)
-	@$(RUN) python -m pytest tests/slurm -n 10 --dist load -vv -rs --durations 0 --durations-min 1 \
-		-o python_files='scenario_*.py'
+	@$(RUN) $(SCENARIOS) tests/slurm -n 10 --dist load --ignore tests/slurm/scenario_controller.py
+	@$(RUN) $(SCENARIOS) tests/slurm/scenario_controller.py -n 0
 
 test-environments: .venv/ready  ## Resolve the pins of envs/ from the package index, installing nothing (no index: skipped)
 	@$(RUN) python -m pytest tests/environments -n 0 -vv -rs -o python_files='resolve_*.py'
@@ -56,13 +56,13 @@ test-report: demo  ## Open the demo's report in Chromium, look at everything, le
 	@$(RUN) python -m pytest -rs tests/report
 
 status:  ## Show where every row stands, also while it runs (RESULTS=results/demo for the demo's)
-	@$(RUN) PYTHONPATH=src python3 -m dsr.commands.status $(RESULTS)/status.json
+	@$(RUN) python3 -m dsr.commands.status $(RESULTS)/status.json
 
 lint: .venv/ready  ## Format, style, types, imports, and the workflow's own lint
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
-	@$(RUN) PYTHONPATH=src lint-imports --no-cache
+	@$(RUN) lint-imports --no-cache
 	@$(RUN) snakefmt --check Snakefile rules
 	@$(RUN) snakemake --lint
 

@@ -3,6 +3,8 @@
 # <results>/data/         images, raw and prepared          <results>/rows/{row}/    weights, samples, metrics of a row
 # <results>/encoders/     encoders and register neurons     <results>/figures/       every figure
 # <results>/latents/      latent statistics                 <results>/table1.md      the table
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.14")
@@ -11,9 +13,15 @@ min_version("9.14")
 configfile: "config.yaml"
 
 
+if Path(workflow.main_snakefile).name == "Snakefile.demo":
+
+    configfile: "profiles/demo/config-overlay.yaml"
+
+
 report: "docs/captions/workflow.rst"
 
 
+include: "src/package.smk"
 include: "rules/common.smk"
 include: "rules/sets.smk"
 include: "rules/results.smk"

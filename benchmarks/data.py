@@ -14,14 +14,14 @@ import torch
 from benchmarks import machine
 from benchmarks.train import specification
 from dsr.config.load import Config
-from dsr.data.images import PreparedImages
+from dsr.data.images import open_images
 from dsr.training.batches import Samples, Share
 
 
 def measure(config: Config, index: Path, *, batch: int, workers: int, batches: int = 60) -> dict[str, Any]:
     """Take batches as the trainer does, to the GPU as floats, with nothing else to do."""
     world = machine.one_gpu()
-    images = PreparedImages(index)
+    images = open_images(index)
     spec = specification(config, "dit-siglip2b-dsr", "bf16", batch, len(images))
     share = Share.of(world, batch, None)
     latents = torch.zeros(batch, 1, 1, 1, device=world.device)

@@ -12,9 +12,9 @@ from dsr.accel.device import set_arithmetic
 from dsr.accel.models import accelerated_encode
 from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
-from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import Autoencoder
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.discovery import read_neurons
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
 
 
@@ -23,7 +23,7 @@ def autoencoder(spec: EncoderSpec, device: torch.device) -> Autoencoder:
     encoder = Siglip2Encoder.from_vision_model(inputs.vision_model(spec), input_size=spec.encoder.input_size)
     path = inputs.neurons(spec.ttr)
     if path is not None and spec.ttr_options is not None:
-        encoder = with_registers(encoder, neuron_lists.read(path).layers, spec.ttr_options)
+        encoder = with_registers(encoder, read_neurons(path).layers, spec.ttr_options)
     return Autoencoder(encoder=encoder, decoder=None, normaliser=None).to(device)
 
 

@@ -150,7 +150,8 @@ def _official_distances() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 def our_evaluation(sample: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """All metrics, as the evaluation computes them."""
-    from dsr.evaluation.evaluate import EvaluateSpec, ImageSet, score
+    from dsr.config.specs import EvaluateSpec
+    from dsr.evaluation.evaluate import ImageSet, score
     from dsr.evaluation.inception import Activations
 
     features, others = (Activations(rows, rows[:, :SPATIAL].copy()) for rows in (sample, reference))

@@ -21,7 +21,7 @@ from dsr.config.sampling import Guidance
 from dsr.encoder.autoencoder import build_decoder
 from dsr.flow import Flow
 from dsr.sampling.ode import trajectory
-from dsr.training.optim import first_loss_scale
+from dsr.training.learner import first_loss_scale
 
 
 def error(fast: Tensor, exact: Tensor) -> float:

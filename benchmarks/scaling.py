@@ -30,7 +30,7 @@ from dsr.base import files
 from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.demo.encoder import write_encoder
-from dsr.encoder import neuron_lists
+from dsr.encoder.discovery import NeuronList
 
 log = logging.getLogger(__name__)
 
@@ -154,8 +154,8 @@ class Bench:
         path = inputs.neurons(spec.ttr)
         if stand_in or path is None:
             path = self._folder / "neurons.json"
-            neurons = neuron_lists.NeuronList(encoder="", layers={0: (0, 1), 1: (0,)}, ranked=(), source="benchmark")
-            neuron_lists.write(path, neurons)
+            neurons = NeuronList(encoder="", layers={0: (0, 1), 1: (0,)}, ranked=(), source="benchmark")
+            files.write_json(path, neurons.model_dump(mode="json", exclude_none=True))
         yield from ("--neurons", path)
 
     def _statistics(self, spec: EncoderSpec) -> Path:

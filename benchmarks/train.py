@@ -22,7 +22,7 @@ from dsr.accel.models import accelerate, accelerated_encode
 from dsr.analysis.cost import denoiser_cost
 from dsr.config.load import Config
 from dsr.config.specs import TrainSpec
-from dsr.data.images import PreparedImages
+from dsr.data.images import open_images
 from dsr.flow import Flow
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share
@@ -99,7 +99,7 @@ def measure(
     """Train for some steps: first freely, for the speed, then with the GPU's clock, for the breakdown."""
     machine.fresh()
     world = machine.one_gpu(needed=fast)
-    images = PreparedImages(index)
+    images = open_images(index)
     spec = specification(config, row, precision, batch, len(images))
     set_arithmetic(precision, 1, deterministic=deterministic)
     model, encoder = inputs.denoiser(spec.model), autoencoder(spec.encoding, world.device)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from dsr.config.encoders import Discovery, TestTimeRegisters
 from dsr.encoder.blocks import Mlp, Trace
-from dsr.encoder.discovery import NeuronScores, rank
-from dsr.encoder.neuron_lists import by_layer
+from dsr.encoder.discovery import NeuronScores, by_layer, rank
 from dsr.encoder.ttr import InterventionMlp
 
 PLANTED = (2, 11)

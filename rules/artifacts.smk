@@ -27,8 +27,8 @@ rule fetch_images:
         ),
     shell:
         f"{FETCH} --artifact"
-        " imagenet-{wildcards.split} --spec {params.spec:q} {params.local:q} --output {params.folder}"
-        " > {log} 2>&1 && echo {params.spec:q} > {output}"
+        " imagenet-{wildcards.split} --spec {params.spec:q} {params.local:q} --output {params.folder:q}"
+        " > {log:q} 2>&1 && echo {params.spec:q} > {output:q}"
 
 
 rule fetch_encoder:
@@ -47,7 +47,7 @@ rule fetch_encoder:
     shell:
         f"{FETCH} --artifact"
         " {wildcards.encoder} --spec {params.spec:q} {params.local:q}"
-        " --output $(dirname {output.weights}) > {log} 2>&1"
+        ' --output "$(dirname {output.weights:q})" > {log:q} 2>&1'
 
 
 rule fetch_decoder:
@@ -62,7 +62,7 @@ rule fetch_decoder:
         spec=lambda wildcards: spec_json(CONFIG.autoencoder(wildcards.encoder, "none")),
     shell:
         f"{FETCH} --artifact"
-        " decoder-{wildcards.encoder} --spec {params.spec:q} {params.local:q} --output {output} > {log} 2>&1"
+        " decoder-{wildcards.encoder} --spec {params.spec:q} {params.local:q} --output {output:q} > {log:q} 2>&1"
 
 
 ruleorder: fetch_statistics > statistics
@@ -87,7 +87,7 @@ rule fetch_statistics:
     shell:
         f"{FETCH} --artifact"
         " statistics-{wildcards.encoder}-{wildcards.ttr} --spec {params.spec:q} {params.local:q}"
-        " --output {output} > {log} 2>&1"
+        " --output {output:q} > {log:q} 2>&1"
 
 
 rule fetch_graph:
@@ -101,7 +101,7 @@ rule fetch_graph:
         local=local_copy("inception-graph"),
     shell:
         f"{FETCH} --artifact inception-graph"
-        " {params.local:q} --output {output} > {log} 2>&1"
+        " {params.local:q} --output {output:q} > {log:q} 2>&1"
 
 
 # ADM's reference batch: 10 000 images, and the statistics of the whole training set.
@@ -116,7 +116,7 @@ rule fetch_reference:
         local=local_copy("reference-imagenet256"),
     shell:
         f"{FETCH} --artifact reference-imagenet256"
-        " {params.local:q} --output {output} > {log} 2>&1"
+        " {params.local:q} --output {output:q} > {log:q} 2>&1"
 
 
 # For clusters on which only the login node has internet.

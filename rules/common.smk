@@ -1,4 +1,6 @@
 # Everything that the rules share: the checked configuration, wildcard constraints, input functions.
+import functools
+import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -6,11 +8,12 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
-from dsr.analysis import specs as analysis_specs
-from dsr.config.base import ConfigurationError
+from dsr.base.errors import UserError
+from dsr.base.files import write_text
+from dsr.base.records import read_record
+from dsr.config.agreement import overlay_rows
 from dsr.config.load import load
-from dsr.config.specs import spec_hash, spec_json
-from dsr.config.tables import overlay_rows
+from dsr.config.specs import differing_keys, spec_hash, spec_json
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
 with open(workflow.source_path("../config.yaml"), encoding="utf-8") as stream:
@@ -25,7 +28,7 @@ try:
         for name, table in CONFIG.tables.items()
         if table.overlay
     }
-except ConfigurationError as error:
+except UserError as error:
     raise WorkflowError(str(error)) from None
 
 EXECUTION = CONFIG.execution
@@ -33,12 +36,12 @@ EPOCHS = CONFIG.evaluation.epochs
 TRAINED = [name for name, row in CONFIG.rows.items() if row.recipe]
 FETCHED = [name for name, row in CONFIG.rows.items() if row.weights]
 
-# Both environments run the package from this checkout. Where TensorFlow is installed beside PyTorch, transformers
+# Both environments run the package from this checkout, and nothing from ~/.local. Where TensorFlow is installed beside PyTorch, transformers
 # would import it in every job for nothing. What PyTorch's compiler and Triton make is kept for the next job and start.
 # A SLURM job that obeys the SIGTERM of a preemption has failed; one that stays until it is killed is requeued.
 shell.prefix(
     "[ -z \"${{SLURM_STEP_ID:-}}\" ] || trap '' TERM;"
-    f" export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))} USE_TF=0"
+    f" export PYTHONPATH={shlex.quote(str(Path(workflow.basedir) / 'src'))} PYTHONNOUSERSITE=1 USE_TF=0"
     f" TORCHINDUCTOR_CACHE_DIR={shlex.quote(str(Path(CONFIG.results, 'cache/inductor').absolute()))}"
     f" TRITON_CACHE_DIR={shlex.quote(str(Path(CONFIG.results, 'cache/triton').absolute()))}; "
 )
@@ -65,6 +68,11 @@ wildcard_constraints:
     split="train|validation",
     shard=r"\d{5}",
     reference="validation|train|adm",
+
+
+def in_results(path):
+    """The path itself, where Snakemake would put it in."""
+    return path.replace("<results>", CONFIG.results)
 
 
 def encoder_of(wildcards):
@@ -105,9 +113,45 @@ def previous_epoch(wildcards):
     return [f"{folder}/epoch-{epoch}/ema.safetensors" for epoch in earlier[-1:]]
 
 
+def asked(output, spec):
+    """Input function of the rule that makes `output`: the file with the specification that is asked for.
+
+    It is newer than an output that records another specification and older than one that records this. So results are
+    made anew also where Snakemake's own metadata is gone, and never because settings were changed and changed back.
+    """
+    return lambda wildcards: write_asked(
+        output.format(**dict(wildcards.items())), spec_json(spec(wildcards))
+    )
+
+
+@functools.cache
+def write_asked(output, spec):
+    """Write that file and return its name."""
+    made = Path(in_results(output))
+    file = Path(CONFIG.results, "specs", f"{output}.json".removeprefix("<results>/"))
+    if not file.exists() or file.read_text(encoding="utf-8") != spec:
+        write_text(file, spec)
+    try:
+        recorded = read_record(made).get("spec") if made.exists() else None
+    except UserError:
+        recorded = None
+    if recorded is not None:
+        differences = differing_keys(recorded, json.loads(spec))
+        if differences:
+            logger.warning(f"{made} has other settings ({'; '.join(differences)})")
+        os.utime(file, None if differences else (0, 0))
+    return str(file)
+
+
 def train_spec(wildcards):
     """Everything that determines the weights of a row, as JSON: a change of it retrains the row."""
     return spec_json(CONFIG.train(wildcards.row))
+
+
+def weights_spec(wildcards):
+    """Everything that determines one of the moving averages of a row's weights."""
+    decay = float(wildcards.decay) if "decay" in wildcards.keys() else None
+    return CONFIG.weights(wildcards.row, int(wildcards.epoch), decay)
 
 
 def state_folder(row):
@@ -120,13 +164,35 @@ def threads_of(request):
     return getattr(CONFIG.resources, request).cpus
 
 
+# TERM two minutes before the time limit is the one notice that reaches the trainer, so it belongs to the jobs and not to
+# the default resources, which the command line replaces; what a user's say comes after it.
+OWN_EXTRA = (workflow.resource_settings.default_resources or {}).get("slurm_extra")
+SLURM_EXTRA = " ".join(
+    [
+        "--signal=TERM@120 --open-mode=append",
+        *shlex.split(str(OWN_EXTRA.raw) if OWN_EXTRA else ""),
+    ]
+)
+
+
+# On one machine, where every job takes the first GPUs, `gpu_jobs` lets one at a time have them (profiles/default). In a
+# cluster each job has GPUs of its own, and this counts within a job only.
+resource_scopes:
+    gpu_jobs="local",
+
+
 def resources_of(request, nodes=1):
     """What a job asks of a cluster besides CPU cores, as Snakemake's SLURM plugin wants it said."""
     asked = getattr(CONFIG.resources, request)
-    resources = {"mem_mb": asked.mem_mb, "runtime": asked.minutes}
+    resources = {
+        "mem_mb": asked.mem_mb,
+        "runtime": asked.minutes,
+        "slurm_extra": SLURM_EXTRA,
+    }
     if asked.gpus:
         # Without tasks_per_gpu the plugin would ask for all the CPU cores once per GPU.
-        resources |= {"gres": asked.gres or f"gpu:{asked.gpus}", "tasks_per_gpu": 0}
+        gres = asked.gres or f"gpu:{asked.gpus}"
+        resources |= {"gres": gres, "tasks_per_gpu": 0, "gpu_jobs": 1}
     if nodes > 1:
         resources |= {"mpi": "srun", "nodes": nodes, "tasks": nodes}
     return resources
@@ -148,9 +214,9 @@ EXECUTION_JSON = spec_json(EXECUTION).replace("{", "{{").replace("}", "}}")
 EXECUTION_OPTION = f" --execution {shlex.quote(EXECUTION_JSON)}"
 
 
-def option(name, files):
-    """Part of a shell line: an option with files such as '{input.neurons}', or nothing where there are none."""
-    return f'$([ -z "{files}" ] || echo {name} {files})'
+def option(name):
+    """Part of a shell line: an option with the file of the shell's variable of this name, or nothing without one."""
+    return f'${{{{{name}:+--{name} "${name}"}}}}'
 
 
 def encoders_with_released(file):
@@ -162,7 +228,7 @@ def encoders_with_released(file):
 def raw_images(wildcards):
     """What must exist before the images of a split can be prepared: a given ImageFolder, or a fetched one."""
     given = getattr(CONFIG.data, wildcards.split)
-    # A shared folder is touched now and then, and its images stay what they are.
+    # The folder itself may be touched; `raw_listing` notices what matters.
     return ancient(given) if given else f"<results>/data/raw/{wildcards.split}.json"
 
 
@@ -170,6 +236,32 @@ def raw_folder(wildcards):
     """ImageFolder of a split."""
     given = getattr(CONFIG.data, wildcards.split)
     return given or f"{CONFIG.results}/data/raw/{wildcards.split}"
+
+
+def raw_listing(wildcards):
+    """What changes where images are added to a given ImageFolder, removed or moved: its classes and their times."""
+    given = getattr(CONFIG.data, wildcards.split) or CONFIG.artifacts.get(
+        f"imagenet-{wildcards.split}"
+    )
+    return class_times(given) if given else ""
+
+
+@functools.cache
+def class_times(folder):
+    """Hash of the names of a folder's sub-folders and the times at which entries of theirs came or went."""
+    entries = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    times = [
+        f"{entry.name} {entry.stat().st_mtime_ns}"
+        for entry in entries
+        if entry.is_dir()
+    ]
+    return hashlib.sha256("\n".join(times).encode()).hexdigest()[:12]
+
+
+def other_index(wildcards):
+    """Index of the other split, whose classes must be the same."""
+    split = "validation" if wildcards.split == "train" else "train"
+    return f"{CONFIG.results}/data/prepared/{split}/index.npz"
 
 
 def encodings(rows):
@@ -181,10 +273,10 @@ ENCODINGS = encodings(CONFIG.rows)
 
 
 def discover_spec(wildcards):
-    """Everything but the images that determines a list of register neurons, as JSON."""
-    return spec_json(CONFIG.discover(wildcards.encoder, wildcards.ttr))
+    """Everything but the images that determines a list of register neurons."""
+    return CONFIG.discover(wildcards.encoder, wildcards.ttr)
 
 
 def statistics_spec(wildcards):
-    """Everything but the images that determines latent statistics, as JSON."""
-    return spec_json(CONFIG.statistics(wildcards.encoder, wildcards.ttr))
+    """Everything but the images that determines latent statistics."""
+    return CONFIG.statistics(wildcards.encoder, wildcards.ttr)

@@ -20,10 +20,11 @@ if CONFIG.data.prepared:
             shards=CONFIG.data.shards,
             images=lambda wildcards: getattr(CONFIG.data, f"{wildcards.split}_images"),
             classes=CONFIG.data.classes,
+            listing=raw_listing,
         shell:
             "python -m dsr.commands.prepare shard --source {params.source:q} --size {params.size}"
             " --images {params.images} --classes {params.classes}"
-            " --shard {wildcards.shard} --shards {params.shards} --output {output} > {log} 2>&1"
+            " --shard {wildcards.shard} --shards {params.shards} --output {output:q} > {log:q} 2>&1"
 
     rule prepare_index:
         input:
@@ -37,8 +38,11 @@ if CONFIG.data.prepared:
             "<logs>/prepare/{split}-index.log",
         conda:
             "../envs/torch.yaml"
+        params:
+            other=other_index,
         shell:
-            "python -m dsr.commands.prepare index --inputs {input} --output {output} > {log} 2>&1"
+            "python -m dsr.commands.prepare index --inputs {input:q} --other {params.other} --output {output:q}"
+            " > {log:q} 2>&1"
 
 else:
 
@@ -56,6 +60,9 @@ else:
             size=CONFIG.data.image_size,
             images=lambda wildcards: getattr(CONFIG.data, f"{wildcards.split}_images"),
             classes=CONFIG.data.classes,
+            listing=raw_listing,
+            other=other_index,
         shell:
             "python -m dsr.commands.prepare folder --source {params.source:q} --size {params.size}"
-            " --images {params.images} --classes {params.classes} --output {output} > {log} 2>&1"
+            " --images {params.images} --classes {params.classes} --other {params.other}"
+            " --output {output:q} > {log:q} 2>&1"

@@ -11,7 +11,7 @@ rule demo_digits:
     params:
         folder=f"{CONFIG.results}/data/raw",
     shell:
-        "python -m dsr.commands.demo digits --output {params.folder} > {log} 2>&1"
+        "python -m dsr.commands.demo digits --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule demo_encoder:
@@ -28,7 +28,7 @@ rule demo_encoder:
     params:
         spec=lambda wildcards: spec_json(CONFIG.encoders[wildcards.encoder]),
     shell:
-        "python -m dsr.commands.demo encoder --spec {params.spec:q} --output $(dirname {output.weights}) > {log} 2>&1"
+        'python -m dsr.commands.demo encoder --spec {params.spec:q} --output "$(dirname {output.weights:q})" > {log:q} 2>&1'
 
 
 rule demo_decoder:
@@ -44,8 +44,8 @@ rule demo_decoder:
     params:
         spec=lambda wildcards: spec_json(CONFIG.autoencoder(wildcards.encoder, "none")),
     shell:
-        "python -m dsr.commands.demo decoder --spec {params.spec:q} --encoder $(dirname {input.encoder})"
-        " --images {input.images} --output {output} > {log} 2>&1"
+        'python -m dsr.commands.demo decoder --spec {params.spec:q} --encoder "$(dirname {input.encoder:q})"'
+        " --images {input.images:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule demo_graph:
@@ -59,4 +59,4 @@ rule demo_graph:
     conda:
         "../envs/tensorflow.yaml"
     shell:
-        "python -m dsr.commands.demo graph --images {input} --output {output} > {log} 2>&1"
+        "python -m dsr.commands.demo_graph --images {input:q} --output {output:q} > {log:q} 2>&1"

@@ -3,6 +3,7 @@ rule discover_neurons:
     input:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         first=first_neurons,
+        spec=asked("<results>/encoders/{encoder}/neurons-{ttr}.json", discover_spec),
         images="<results>/data/prepared/train/index.npz",
     output:
         "<results>/encoders/{encoder}/neurons-{ttr}.json",
@@ -15,12 +16,11 @@ rule discover_neurons:
     threads: threads_of("discover_neurons")
     resources:
         **resources_of("discover_neurons"),
-    params:
-        spec=discover_spec,
     shell:
-        f"python -m dsr.commands.discover {option('--first', '{input.first}')}"
-        " --spec {params.spec:q} --encoder $(dirname {input.encoder})"
-        " --images {input.images} --output {output} > {log} 2>&1"
+        "first={input.first:q}; "
+        f"python -m dsr.commands.discover {option('first')}"
+        ' --spec {input.spec:q} --encoder "$(dirname {input.encoder:q})"'
+        " --images {input.images:q} --output {output:q} > {log:q} 2>&1"
 
 
 # Where the release has no list (SigLIP2-So400M with a single pass), neurons are discovered.
@@ -40,7 +40,7 @@ rule released_neurons:
     conda:
         "../envs/torch.yaml"
     shell:
-        "cp {input} {output} 2> {log}"
+        "cp {input:q} {output:q} 2> {log:q}"
 
 
 rule statistics:
@@ -48,6 +48,7 @@ rule statistics:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         images="<results>/data/prepared/train/index.npz",
+        spec=asked("<results>/latents/{encoder}-{ttr}.safetensors", statistics_spec),
     output:
         "<results>/latents/{encoder}-{ttr}.safetensors",
     log:
@@ -59,11 +60,10 @@ rule statistics:
     threads: threads_of("statistics")
     resources:
         **resources_of("statistics"),
-    params:
-        spec=statistics_spec,
     shell:
         # Nothing is kept there but the number of starts: when it is stopped, the job is requeued and begins anew.
-        f"{launch('statistics')} --state {CONFIG.results}/latents/.{{wildcards.encoder}}-{{wildcards.ttr}}"
-        f" dsr.commands.statistics{EXECUTION_OPTION} {option('--neurons', '{input.neurons}')}"
-        " --spec {params.spec:q} --encoder $(dirname {input.encoder}) --images {input.images}"
-        " --output {output} > {log} 2>&1"
+        "neurons={input.neurons:q}; "
+        f"{launch('statistics')} --state {shlex.quote(f'{CONFIG.results}/latents/.')}{{wildcards.encoder}}-{{wildcards.ttr}}"
+        f" dsr.commands.statistics{EXECUTION_OPTION} {option('neurons')}"
+        ' --spec {input.spec:q} --encoder "$(dirname {input.encoder:q})" --images {input.images:q}'
+        " --output {output:q} > {log:q} 2>&1"

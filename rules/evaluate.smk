@@ -14,7 +14,7 @@ rule reference:
     resources:
         **resources_of("reference"),
     shell:
-        "python -m dsr.commands.reference --images {input} --output {output} > {log} 2>&1"
+        "python -m dsr.commands.prepare reference --images {input:q} --output {output:q} > {log:q} 2>&1"
 
 
 # As many training images as there are validation images, chosen at random once and for all.
@@ -33,8 +33,8 @@ rule reference_train:
     params:
         chosen=CONFIG.data.validation_images,
     shell:
-        "python -m dsr.commands.reference --images {input} --count {params.chosen} --seed 0"
-        " --output {output} > {log} 2>&1"
+        "python -m dsr.commands.prepare reference --images {input:q} --count {params.chosen} --seed 0"
+        " --output {output:q} > {log:q} 2>&1"
 
 
 rule evaluate:
@@ -42,6 +42,9 @@ rule evaluate:
         samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
         reference="<results>/evaluator/reference-validation.npz",
         graph="<results>/evaluator/graph.pb",
+        spec=asked(
+            "<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json", evaluate_spec
+        ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
     log:
@@ -54,13 +57,12 @@ rule evaluate:
     resources:
         **resources_of("evaluate"),
     params:
-        spec=evaluate_spec,
         cache=f"{CONFIG.results}/evaluator/cache",
         keep=keep_samples,
     shell:
-        "python -m dsr.commands.evaluate --spec {params.spec:q} --samples {input.samples}"
-        " --reference {input.reference} --graph {input.graph} --cache {params.cache} {params.keep}"
-        " --threads {threads} --output {output} > {log} 2>&1"
+        "python -m dsr.commands.evaluate --spec {input.spec:q} --samples {input.samples:q}"
+        " --reference {input.reference:q} --graph {input.graph:q} --cache {params.cache:q} {params.keep}"
+        " --threads {threads} --output {output:q} > {log:q} 2>&1"
 
 
 # What depends on the samples alone is kept when there are several references: the network sees the samples once.
@@ -70,6 +72,10 @@ use rule evaluate as evaluate_again with:
         reference="<results>/evaluator/reference-{reference}.npz",
         graph="<results>/evaluator/graph.pb",
         first="<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
+        spec=asked(
+            "<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json",
+            evaluate_spec,
+        ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json",
     log:

@@ -1,8 +1,18 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
 FIGURE = (
-    "python -m dsr.commands.figure --kind {params.kind} --config {params.config:q} --entries {params.entries:q}"
-    " {params.image} --png {output.png} --svg {output.svg} > {log} 2>&1"
+    "python -m dsr.commands.report figure --kind {params.kind} --config {input.config:q} --entries {params.entries:q}"
+    " {params.image} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 )
+
+
+def encoder_maps_spec(wildcards):
+    """Everything that determines an encoder's maps."""
+    return CONFIG.encoder_maps(wildcards.encoder, wildcards.ttr)
+
+
+def denoiser_maps_spec(wildcards):
+    """Everything that determines a denoiser's maps."""
+    return CONFIG.denoiser_maps(wildcards.row, int(wildcards.epoch))
 
 
 wildcard_constraints:
@@ -16,6 +26,7 @@ rule encoder_maps:
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         decoder="<results>/decoders/{encoder}.safetensors",
         images="<results>/data/prepared/validation/index.npz",
+        spec=asked("<results>/maps/encoders/{encoder}-{ttr}.npz", encoder_maps_spec),
     output:
         "<results>/maps/encoders/{encoder}-{ttr}.npz",
     log:
@@ -25,15 +36,12 @@ rule encoder_maps:
     threads: threads_of("maps")
     resources:
         **resources_of("maps"),
-    params:
-        spec=lambda wildcards: spec_json(
-            analysis_specs.encoder_maps(CONFIG, wildcards.encoder, wildcards.ttr)
-        ),
     shell:
-        f"python -m dsr.commands.maps encoder {option('--neurons', '{input.neurons}')}"
-        " --spec {params.spec:q} --images {input.images}"
-        " --encoder $(dirname {input.encoder}) --decoder {input.decoder}"
-        " --threads {threads} --output {output} > {log} 2>&1"
+        "neurons={input.neurons:q}; "
+        f"python -m dsr.commands.maps encoder {option('neurons')}"
+        " --spec {input.spec:q} --images {input.images:q}"
+        ' --encoder "$(dirname {input.encoder:q})" --decoder {input.decoder:q}'
+        " --threads {threads} --output {output:q} > {log:q} 2>&1"
 
 
 rule denoiser_maps:
@@ -42,6 +50,7 @@ rule denoiser_maps:
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         images="<results>/data/prepared/validation/index.npz",
+        spec=asked("<results>/maps/rows/{row}-{epoch}.npz", denoiser_maps_spec),
     output:
         "<results>/maps/rows/{row}-{epoch}.npz",
     log:
@@ -51,20 +60,18 @@ rule denoiser_maps:
     threads: threads_of("maps")
     resources:
         **resources_of("maps"),
-    params:
-        spec=lambda wildcards: spec_json(
-            analysis_specs.denoiser_maps(CONFIG, wildcards.row)
-        ),
     shell:
-        f"python -m dsr.commands.maps denoiser {option('--neurons', '{input.neurons}')}"
-        " --spec {params.spec:q} --images {input.images}"
-        " --encoder $(dirname {input.encoder}) --statistics {input.statistics}"
-        " --decoder {input.decoder} --weights {input.weights} --threads {threads} --output {output} > {log} 2>&1"
+        "neurons={input.neurons:q}; "
+        f"python -m dsr.commands.maps denoiser {option('neurons')}"
+        " --spec {input.spec:q} --images {input.images:q}"
+        ' --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'
+        " --decoder {input.decoder:q} --weights {input.weights:q} --threads {threads} --output {output:q} > {log:q} 2>&1"
 
 
 rule figure_samples:
     input:
         files_of(DRAWN_ENTRIES, "samples"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/samples.png",
@@ -79,8 +86,7 @@ rule figure_samples:
         "../envs/torch.yaml"
     params:
         kind="samples",
-        config=CONFIG_JSON,
-        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "samples"),
+        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "seed", "samples"),
         image="",
     shell:
         FIGURE
@@ -89,6 +95,7 @@ rule figure_samples:
 use rule figure_samples as figure_encoder with:
     input:
         files_of(ENCODER_ENTRIES, "maps"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/{image}encoder-{kind}.png",
@@ -110,6 +117,7 @@ use rule figure_samples as figure_encoder with:
 use rule figure_samples as figure_denoiser with:
     input:
         files_of(DRAWN_ENTRIES, "maps"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/{image}denoiser-{kind}.png",
@@ -131,6 +139,7 @@ use rule figure_samples as figure_denoiser with:
 use rule figure_samples as figure_times with:
     input:
         lambda wildcards: files_of(drawn(wildcards.row), "maps"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/{image}times-{row}.png",
@@ -159,6 +168,7 @@ rule denoiser_figures:
 use rule figure_samples as figure_fid with:
     input:
         files_of(unguided(DRAWN), "metrics"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/fid.png",
@@ -171,13 +181,14 @@ use rule figure_samples as figure_fid with:
         "<logs>/figures/fid.log",
     params:
         kind="fid",
-        entries=entries_json(unguided(DRAWN), "row", "epoch", "metrics"),
+        entries=entries_json(unguided(DRAWN), "row", "epoch", "seed", "metrics"),
 
 
 # Drawn of rows whose recipe keeps several moving averages.
 use rule figure_samples as figure_averages with:
     input:
         lambda wildcards: files_of(averages(wildcards.row), "metrics"),
+        config=config_file,
     output:
         png=report(
             "<results>/figures/averages-{row}.png",
@@ -193,5 +204,5 @@ use rule figure_samples as figure_averages with:
     params:
         kind="averages",
         entries=lambda wildcards: entries_json(
-            averages(wildcards.row), "row", "epoch", "decay", "metrics"
+            averages(wildcards.row), "row", "epoch", "seed", "decay", "metrics"
         ),

@@ -1,5 +1,4 @@
 # What the manifest has for the rows of the configuration, and what the user has already.
-from dsr.artifacts.errors import ArtifactError
 from dsr.artifacts.manifest import load as load_manifest
 
 FETCH = f"python -m dsr.commands.fetch --lock {CONFIG.results}/artifacts.lock"
@@ -19,7 +18,7 @@ def encoder_artifacts():
 
 try:
     MANIFEST.refuse_unknown(encoder_artifacts(), CONFIG.artifacts)
-except ArtifactError as error:
+except UserError as error:
     raise WorkflowError(str(error)) from None
 
 

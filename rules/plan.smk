@@ -11,6 +11,6 @@ rule plan:
         file=f"{CONFIG.results}/plan.md",
     run:
         shell(
-            "{params.python:q} -m dsr.commands.plan --spec {params.spec:q} --output {params.file} 2> {log}"
-            " && cat {params.file}"
+            "{params.python:q} -m dsr.commands.plan --spec {params.spec:q} --output {params.file:q} 2> {log:q}"
+            " && cat {params.file:q}"
         )

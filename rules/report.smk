@@ -2,6 +2,7 @@
 rule provenance:
     input:
         "<results>/table1.md",
+        config=config_file,
     output:
         json="<results>/provenance.json",
         html=report(
@@ -17,7 +18,7 @@ rule provenance:
     conda:
         "../envs/torch.yaml"
     params:
-        config=CONFIG_JSON,
+        entries=table_json(reported(CONFIG.rows)),
         source=workflow.basedir,
         times=times,
         environments=[
@@ -25,6 +26,6 @@ rule provenance:
             for name in ("torch", "tensorflow", "workflow")
         ],
     shell:
-        "python -m dsr.commands.provenance --config {params.config:q} --source {params.source:q}"
-        " --times {params.times:q} --environments {params.environments:q} --json {output.json}"
-        " --markdown-file {output.markdown} --html {output.html} > {log} 2>&1"
+        "python -m dsr.commands.report provenance --config {input.config:q} --entries {params.entries:q} --source {params.source:q}"
+        " --times {params.times:q} --environments {params.environments:q} --json {output.json:q}"
+        " --markdown-file {output.markdown:q} --html {output.html:q} > {log:q} 2>&1"

@@ -19,6 +19,11 @@ MAP_KINDS = "norms|components|attention|outliers"
 CONFIG_JSON = CONFIG.model_dump_json(exclude_defaults=True)
 
 
+def config_file(wildcards):
+    """The configuration as a file."""
+    return write_asked("<results>/config", CONFIG_JSON)
+
+
 def averages(row):
     """Entries of every moving average of a row's weights, the reported one first."""
     return unguided([row]) + [one for one in ENTRIES if one.row == row and one.decay]
@@ -70,7 +75,7 @@ def table_files(entries, *kinds):
 
 def table_json(entries, *fields):
     """Entries as a table needs them, and these fields of them, as JSON."""
-    known = "row epoch guidance seed reference metrics chosen"
+    known = "row epoch guidance seed reference metrics"
     return entries_json(entries, *known.split(), *fields)
 
 
@@ -80,19 +85,14 @@ def written(entries):
     return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
-LAST_TOKEN = Path(CONFIG.results, ".table1-rerun-token")
-
-
-def rerun_token():
-    """Number that changes when a metrics file is missing, so that Snakemake notices: left to itself, it asks for
-    missing files only when something after them has to run. It is counted once a run, before anything is made.
-    """
-    last = int(LAST_TOKEN.read_text()) if LAST_TOKEN.exists() else 0
+def config_of_table(wildcards):
+    """The configuration as a file that is new when a metrics file is missing: left to itself, Snakemake asks for
+    missing files only when something after them has to run."""
+    file = write_asked("<results>/table1", CONFIG_JSON)
     files = files_of(reported(CONFIG.rows), "metrics", "chosen")
-    return last if all(Path(file).exists() for file in files) else last + 1
-
-
-RERUN_TOKEN = rerun_token()
+    if not all(Path(file).exists() for file in files):
+        os.utime(file)
+    return file
 
 
 def times(wildcards):

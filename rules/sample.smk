@@ -2,13 +2,14 @@
 rule sample:
     input:
         unpack(sample_inputs),
+        spec=asked("<results>/rows/{row}/epoch-{epoch}/{set}/samples.json", sample_spec),
     output:
-        samples="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/samples.npz",
-        about="<results>/rows/{row}/epoch-{epoch}/{guidance}-seed{seed}/samples.json",
+        samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
+        about="<results>/rows/{row}/epoch-{epoch}/{set}/samples.json",
     log:
-        "<logs>/sample/{row}-{epoch}-{guidance}-seed{seed}.log",
+        "<logs>/sample/{row}-{epoch}-{set}.log",
     benchmark:
-        "<benchmarks>/sample/{row}-{epoch}-{guidance}-seed{seed}.tsv"
+        "<benchmarks>/sample/{row}-{epoch}-{set}.tsv"
     conda:
         "../envs/torch.yaml"
     threads: threads_of("sample")
@@ -16,42 +17,18 @@ rule sample:
         **resources_of("sample"),
     params:
         # Finished shards are no output, so an interrupted job goes on where it stopped.
-        spec=sample_spec,
         shards=lambda wildcards, output: str(Path(output.samples).parent / "shards"),
     shell:
+        "guidance={input.guidance:q}; "
         f"{launch('sample')}"
-        " --state {params.shards}"
-        f" dsr.commands.sample{EXECUTION_OPTION} {option('--guidance', '{input.guidance}')}"
-        " --spec {params.spec:q} --weights {input.weights}"
-        " --statistics {input.statistics} --decoder {input.decoder} --shards {params.shards}"
-        " --output {output.samples} > {log} 2>&1"
+        " --state {params.shards:q}"
+        f" dsr.commands.sample{EXECUTION_OPTION} {option('guidance')}"
+        " --spec {input.spec:q} --weights {input.weights:q}"
+        " --statistics {input.statistics:q} --decoder {input.decoder:q} --shards {params.shards:q}"
+        " --output {output.samples:q} > {log:q} 2>&1"
 
 
-# With another moving average of the weights than the one that tables report.
-use rule sample as sample_average with:
-    output:
-        samples="<results>/rows/{row}/epoch-{epoch}/ema-{decay}/{guidance}-seed{seed}/samples.npz",
-        about="<results>/rows/{row}/epoch-{epoch}/ema-{decay}/{guidance}-seed{seed}/samples.json",
-    log:
-        "<logs>/sample/{row}-{epoch}-ema-{decay}/{guidance}-seed{seed}.log",
-    benchmark:
-        "<benchmarks>/sample/{row}-{epoch}-ema-{decay}/{guidance}-seed{seed}.tsv"
-
-
-# A few images with every guidance that the sweep tries,
-use rule sample as sample_candidate with:
-    output:
-        samples="<results>/rows/{row}/epoch-{epoch}/sweep/{candidate}/samples.npz",
-        about="<results>/rows/{row}/epoch-{epoch}/sweep/{candidate}/samples.json",
-    log:
-        "<logs>/sample/{row}-{epoch}-sweep/{candidate}.log",
-    benchmark:
-        "<benchmarks>/sample/{row}-{epoch}-sweep/{candidate}.tsv"
-    params:
-        spec=candidate_spec,
-
-
-# of which the one with the lowest FID is chosen,
+# Of a few images with every guidance that the sweep tries, the one with the lowest FID is chosen.
 rule choose_guidance:
     input:
         expand(
@@ -70,18 +47,5 @@ rule choose_guidance:
     params:
         spec=SWEEP.model_dump_json() if SWEEP else "",
     shell:
-        "python -m dsr.commands.choose --sweep {params.spec:q} --metrics {input}"
-        " --chosen {output.chosen} --others {output.tried} > {log} 2>&1"
-
-
-# and all images drawn with that.
-use rule sample as sample_chosen with:
-    input:
-        unpack(lambda wildcards: sample_inputs(wildcards, ["guidance.json"])),
-    output:
-        samples="<results>/rows/{row}/epoch-{epoch}/chosen-seed{seed}/samples.npz",
-        about="<results>/rows/{row}/epoch-{epoch}/chosen-seed{seed}/samples.json",
-    log:
-        "<logs>/sample/{row}-{epoch}-chosen-seed{seed}.log",
-    benchmark:
-        "<benchmarks>/sample/{row}-{epoch}-chosen-seed{seed}.tsv"
+        "python -m dsr.commands.choose --sweep {params.spec:q} --metrics {input:q}"
+        " --chosen {output.chosen:q} --others {output.tried:q} > {log:q} 2>&1"

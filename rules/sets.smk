@@ -44,7 +44,8 @@ def set_file(row, epoch, set_id, name):
 
 def command_with(*overlays):
     """How something is asked for: as this run was, with its configuration files and more of them."""
-    files = [*map(os.path.relpath, workflow.overwrite_configfiles), *overlays]
+    given = [file for file in workflow.configfiles if file != "config.yaml"]
+    files = [*map(os.path.relpath, given), *overlays]
     return " ".join(
         ["snakemake", *["--configfile"] * bool(files), *files, "--cores all --"]
     )
@@ -116,41 +117,42 @@ def files_of(entries, *kinds):
     return list(dict.fromkeys(str(path) for path in paths if path is not None))
 
 
-def in_results(path):
-    """The path itself, where Snakemake would put it in."""
-    return path.replace("<results>", CONFIG.results)
+def average_of(wildcards):
+    """Decay of the moving average that a set is drawn with; None is the reported one."""
+    name = wildcards.set.split("/")[0]
+    return name.removeprefix("ema-") if name.startswith("ema-") else None
 
 
 def sample_spec(wildcards):
-    """Everything but the weights that determines a reported set, as JSON; guidance that was chosen is in a file."""
-    guidance = wildcards.get("guidance", UNGUIDED)
-    return spec_json(CONFIG.sample(wildcards.row, guidance, int(wildcards.seed)))
+    """Everything that determines a set of images."""
+    row, decay = wildcards.row, average_of(wildcards)
+    weights = CONFIG.weights(row, int(wildcards.epoch), float(decay) if decay else None)
+    *folder, name = wildcards.set.split("/")
+    if folder == ["sweep"]:
+        return CONFIG.sample(
+            row, CANDIDATES[name], SWEEP.seed, SWEEP.images, weights=weights
+        )
+    guidance, seed = name.rsplit("-seed", 1)
+    chosen = guidance == CHOSEN
+    return CONFIG.sample(row, None if chosen else guidance, int(seed), weights=weights)
 
 
-def candidate_spec(wildcards):
-    """The same of a set with a guidance that the sweep tries."""
-    tried = CANDIDATES[wildcards.candidate]
-    return spec_json(CONFIG.sample(wildcards.row, tried, SWEEP.seed, SWEEP.images))
-
-
-def sample_inputs(wildcards, guidance=()):
-    """Files that a set of images is made from; `guidance` names the file that has it, if one does."""
+def sample_inputs(wildcards):
+    """Files that a set of images is made from; the guidance is one of them where a sweep chose it."""
     folder = f"<results>/rows/{wildcards.row}/epoch-{wildcards.epoch}"
-    decay = f"-{wildcards.decay}" if "decay" in wildcards.keys() else ""
+    decay = average_of(wildcards)
+    chosen = wildcards.set.startswith(CHOSEN)
     return {
-        "weights": f"{folder}/ema{decay}.safetensors",
-        "guidance": [f"{folder}/{name}" for name in guidance],
+        "weights": f"{folder}/ema{f'-{decay}' if decay else ''}.safetensors",
+        "guidance": [f"{folder}/guidance.json"] if chosen else [],
         "statistics": row_inputs(wildcards)["statistics"],
         "decoder": f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
     }
 
 
 def evaluate_spec(wildcards):
-    """The protocol's free numbers, and how many images there must be, as JSON."""
-    tried = wildcards.set.startswith("sweep/")
-    protocol = CONFIG.evaluation.model_dump(include={"neighbours", "split"})
-    images = SWEEP.images if tried else CONFIG.sampling.images
-    return json.dumps(protocol | {"images": images})
+    """Everything that determines the scores of a set but the reference."""
+    return CONFIG.evaluate(sample_spec(wildcards))
 
 
 # It takes `input` so that Snakemake counts it among what follows from other things, which reruns nothing.

@@ -1,6 +1,8 @@
 # Where the files of every row are, for `make status`: written when a run starts, read while it goes. Snakemake itself
 # locks the folder then, and could only be asked with --nolock.
+from dsr.base.errors import UserError
 from dsr.base.files import write_text
+from dsr.launch import submission
 from dsr.plan.status import RowFiles, StatusSpec
 
 
@@ -24,6 +26,10 @@ def row_files(row):
 
 
 onstart:
+    try:
+        submission.check(workflow)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
     write_text(
         Path(CONFIG.results, "status.json"),
         StatusSpec(

@@ -1,14 +1,15 @@
 # Every table: Table 1, of all rows or of one, finished or not, and those that the configuration names.
 TABLE = (
-    "python -m dsr.commands.table --config {params.config:q} --entries {params.entries:q} {params.table}"
-    " --markdown-file {output.markdown} --csv {output.csv} --html {output.html} --latex-file {output.latex}"
-    " > {log} 2>&1"
+    "python -m dsr.commands.report table --config {input.config:q} --entries {params.entries:q} {params.table}"
+    " --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q} --latex-file {output.latex:q}"
+    " > {log:q} 2>&1"
 )
 
 
 rule table:
     input:
         files_of(reported(CONFIG.rows), "metrics", "chosen"),
+        config=config_of_table,
     output:
         html=report(
             "<results>/table1.html",
@@ -25,17 +26,16 @@ rule table:
     conda:
         "../envs/torch.yaml"
     params:
-        config=CONFIG_JSON,
         entries=table_json(reported(CONFIG.rows)),
         table="",
-        rerun_token=RERUN_TOKEN,
     shell:
-        f"{TABLE} && echo {RERUN_TOKEN} > {LAST_TOKEN}"
+        TABLE
 
 
 rule row_table:
     input:
         lambda wildcards: files_of(reported([wildcards.row]), "metrics", "chosen"),
+        config=config_file,
     output:
         html="<results>/rows/{row}/table1.html",
         markdown="<results>/rows/{row}/table1.md",
@@ -47,7 +47,6 @@ rule row_table:
     conda:
         "../envs/torch.yaml"
     params:
-        config=CONFIG_JSON,
         entries=lambda wildcards: table_json(reported([wildcards.row])),
         table="",
     shell:
@@ -58,7 +57,7 @@ rule row_table:
 # they would be made again, and asking what is there must never train anything.
 use rule row_table as partial_table with:
     input:
-        [],
+        config=config_file,
     output:
         html=report(
             "<results>/table1-partial.html",
@@ -81,6 +80,7 @@ use rule row_table as partial_table with:
 use rule row_table as comparison with:
     input:
         lambda wildcards: table_files(table_entries(wildcards.table), "metrics"),
+        config=config_file,
     output:
         html=report(
             "<results>/tables/{table}.html",
@@ -103,7 +103,7 @@ use rule row_table as comparison with:
 # The same of what has been measured so far; like `partial_table` it trains nothing.
 use rule comparison as partial_comparison with:
     input:
-        [],
+        config=config_file,
     output:
         html="<results>/tables/{table}-partial.html",
         markdown="<results>/tables/{table}-partial.md",

@@ -4,6 +4,7 @@ rule train:
         unpack(row_inputs),
         images="<results>/data/prepared/train/index.npz",
         previous=ancient(previous_epoch),
+        asked=asked("<results>/rows/{row}/epoch-{epoch}/ema.safetensors", weights_spec),
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
     log:
@@ -24,21 +25,24 @@ rule train:
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
     shell:
-        "mkdir -p {params.run} && ln -srf {params.run}/train-{wildcards.epoch}.log {log} && "
+        "after={input.previous:q}; neurons={input.neurons:q}; "
+        "mkdir -p {params.run:q} && ln -srf {params.run:q}/train-{wildcards.epoch}.log {log:q} && "
         f"{launch('train', EXECUTION.nodes)}"
-        " --state {params.run}"
-        f" dsr.commands.train{EXECUTION_OPTION} {option('--after', '{input.previous}')}"
-        f" {option('--neurons', '{input.neurons}')}"
-        " --spec {params.spec:q} --epoch {wildcards.epoch} --images {input.images}"
-        " --encoder $(dirname {input.encoder}) --statistics {input.statistics}"
-        " --run-dir {params.run} --output {output}"
-        " >> {log} 2>&1"
+        " --state {params.run:q}"
+        f" dsr.commands.train{EXECUTION_OPTION} {option('after')} {option('neurons')}"
+        " --spec {params.spec:q} --epoch {wildcards.epoch} --images {input.images:q}"
+        ' --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'
+        " --run-dir {params.run:q} --output {output:q}"
+        " >> {log:q} 2>&1"
 
 
 # The recipe's other moving averages. The trainer keeps all of them beside its state; the first is what `train` gives.
 rule average:
     input:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+        asked=asked(
+            "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors", weights_spec
+        ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors",
     log:
@@ -53,4 +57,4 @@ rule average:
         run=lambda wildcards: state_folder(wildcards.row),
     shell:
         "python -m dsr.commands.average --spec {params.spec:q} --epoch {wildcards.epoch} --decay {wildcards.decay}"
-        " --run-dir {params.run} --output {output} > {log} 2>&1"
+        " --run-dir {params.run:q} --output {output:q} > {log:q} 2>&1"

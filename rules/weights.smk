@@ -18,7 +18,7 @@ rule fetch_weights:
         spec=lambda wildcards: spec_json(CONFIG.model(wildcards.row)),
     shell:
         f"{FETCH} --artifact"
-        " {params.artifact} --spec {params.spec:q} {params.local:q} --output {output} > {log} 2>&1"
+        " {params.artifact:q} --spec {params.spec:q} {params.local:q} --output {output:q} > {log:q} 2>&1"
 
 
 # What can be reproduced without training anything.

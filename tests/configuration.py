@@ -8,8 +8,11 @@ from typing import Any
 import yaml
 from snakemake.utils import update_config
 
-from dsr.base.files import write_json
+from dsr.analysis.maps import TokenMaps
+from dsr.base.files import read_json, write_json
 from dsr.config.load import Config, load
+from dsr.config.specs import content
+from dsr.report.entries import Entry
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = "profiles/demo/config-overlay.yaml"
@@ -27,6 +30,15 @@ def merged(*overlays: str, **changes: Any) -> dict[str, Any]:
 def configuration(*overlays: str, **changes: Any) -> Config:
     """Return the validated configuration."""
     return load(merged(*overlays, **changes))
+
+
+def record(config: Config, *entries: Entry) -> None:
+    """Let the files of these entries record what the configuration asks for."""
+    for path, spec in (item for one in entries for item in one.asked(config).items()):
+        if path.suffix == ".npz":
+            TokenMaps.load(path).save(path, spec)
+        elif path.exists():
+            write_json(path, read_json(path) | {"spec": content(spec)})
 
 
 def write_metrics(path: Path, fid: float, constant: int = 0) -> Path:

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,11 +23,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.slurm.host import (
     ClusterError,
     UnavailableError,
-    ancestors,
-    descendants,
     install,
     kill,
     output,
@@ -114,6 +115,24 @@ class Cluster:
         if state.startswith(("down", "drain")):
             subprocess.run(["scontrol", "update", f"NodeName={name}", "State=RESUME"], check=False)
 
+    @contextlib.contextmanager
+    def controller_away(self) -> Iterator[None]:
+        """Stop the controller for a while; nodes and jobs go on."""
+        controller = self._pid("slurmctld")
+        assert controller is not None
+        kill(controller, signal.SIGTERM)
+        wait_until(lambda: self._pid("slurmctld") is None, 60, "slurmctld does not end")
+        yield
+        self._start("slurmctld", ["slurmctld"])
+
+    def forget_after(self, seconds: int) -> None:
+        """Let the controller forget a job that long after its end, or at most a minute later."""
+        path = self.folder / "etc/slurm.conf"
+        text, count = re.subn(r"MinJobAge=\d+", f"MinJobAge={seconds}", path.read_text(encoding="utf-8"))
+        assert count == 1
+        path.write_text(text, encoding="utf-8")
+        assert succeeds("scontrol", "reconfigure")
+
     def fail_node(self, name: str) -> None:
         """Kill a node's daemon and every process of its jobs at once, as a power cut would."""
         daemon = self._pid(f"slurmd.{name}")
@@ -121,8 +140,9 @@ class Cluster:
             kill(daemon, signal.SIGKILL)
         for pid, command in processes():
             if command.startswith("slurmstepd") and works_in(pid, self.folder / f"log/slurmd.{name}"):
-                for member in (pid, *descendants(pid)):
-                    kill(member, signal.SIGKILL)
+                step = psutil.Process(pid)
+                for member in (step, *step.children(recursive=True)):
+                    kill(member.pid, signal.SIGKILL)
 
     def ready(self, states: str = "idle,mix,alloc") -> list[str]:
         """Names of the nodes in these states (default: the nodes that take jobs)."""
@@ -205,7 +225,7 @@ class Cluster:
 
     def _nothing_works(self) -> bool:
         """Kill what works in the folder; whether there was nothing to kill."""
-        spared = ancestors(os.getpid())
+        spared = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
         left = [pid for pid, _ in processes() if pid not in spared and works_in(pid, self.folder)]
         for pid in left:
             kill(pid, signal.SIGKILL)

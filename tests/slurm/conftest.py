@@ -69,6 +69,18 @@ def demo(cluster: Cluster) -> Workspace:
 
 
 @pytest.fixture
+def decoding(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Workspace]:
+    """Return a checkout in which everything is made that the job of the decoder needs."""
+    workspace = Workspace(copy_checkout(CHECKOUTS / request.node.name).folder, overlays=TINY)
+    workspace.settle("calm")
+    run = workspace.local("--cores", "2", "--until", "demo_encoder", "prepare_index", "--", DECODER)
+    assert run.returncode == 0, run.stdout[-5000:]
+    yield workspace
+    workspace.abandon()
+    workspace.close()
+
+
+@pytest.fixture
 def lane(cluster: Cluster) -> Iterator[Lane]:
     """Wait for a lane; those that begin with the session take them in the order of the scenarios."""
     time.sleep(int(re.sub(r"\D", "", os.environ.get(WORKER, "0"))))

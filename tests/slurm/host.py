@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 POLICY = Path("/usr/sbin/policy-rc.d")
 """While this exits with 101, packages do not start their daemons."""
 
@@ -97,31 +99,8 @@ def kill(pid: int, number: signal.Signals) -> None:
 
 def processes() -> Iterator[tuple[int, str]]:
     """Process id and command line of every process."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            yield int(folder.name), (folder / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
-
-
-def descendants(pid: int) -> list[int]:
-    """Children of a process, their children, and so on."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            children.setdefault(parent, []).append(int(folder.name))
-    found = list(children.get(pid, ()))
-    for child in found:
-        found += children.get(child, ())
-    return found
-
-
-def ancestors(pid: int) -> set[int]:
-    """Return a process, its parent, and so on."""
-    found = set()
-    while pid > 0:
-        found.add(pid)
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    return found
+    for process in psutil.process_iter(["cmdline"]):
+        yield process.pid, " ".join(process.info["cmdline"] or ())
 
 
 def works_in(pid: int, folder: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.slurm.host import output
+import time
+
+from tests.slurm.host import alive, output
 from tests.slurm.workspace import Workspace
 from tests.workflow.conftest import job_counts
 
@@ -13,12 +15,18 @@ ALONE = ("prepare_shard", "discover_neurons", "evaluate", "encoder_maps", "denoi
 
 def test_the_whole_demo_runs_as_jobs_that_ask_for_eight_gpus(demo: Workspace) -> None:
     run = demo.submit("--jobs", "6")
-    assert run.finish(1500) == 0, run.log[-5000:]
+    query = ("squeue", "--noheader", "--states", "all", "--partition", "calm", "--format", "%i %k %T %b")
+    asked: dict[str, str] = {}
+    end = time.monotonic() + 1500
+    # SLURM forgets a job some minutes after its end.
+    while alive(run.process.pid) and time.monotonic() < end:
+        asked.update(line.split(" ", 1) for line in output(*query).splitlines())
+        time.sleep(5)
+    asked.update(line.split(" ", 1) for line in output(*query).splitlines())
+    assert run.finish(1) == 0, run.log[-5000:]
     assert (demo.folder / "results/demo/table1.md").read_text(encoding="utf-8").count("| dit") >= 6
     planned = job_counts(run.log)
-    query = ("squeue", "--noheader", "--states", "all", "--partition", "calm", "--format", "%k %T %b")
-    asked = output(*query).splitlines()
     for rule in (*PARALLEL, *ALONE):
-        jobs = [line for line in asked if line.startswith(f"rule_{rule}_wildcards_")]
+        jobs = [line for line in asked.values() if line.startswith(f"rule_{rule}_wildcards_")]
         assert len(jobs) == planned[rule]
         assert all(" COMPLETED " in line and line.endswith("gpu:8") == (rule in PARALLEL) for line in jobs), jobs

@@ -63,6 +63,25 @@ class Workspace:
             assert count == 1, pattern
         path.write_text(text, encoding="utf-8")
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a user who has activated the project's own."""
+        return {
+            **os.environ,
+            "PATH": f"{self.folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            # What killed processes leave there goes with the cluster.
+            "TMPDIR": f"{Cluster.folder}/tmp",
+            "XDG_CACHE_HOME": f"{Cluster.folder}/tmp/cache",
+        }
+
+    def stand_in(self, program: str, script: str) -> None:
+        """Let Snakemake find a shell script in the place of one of the host's programs."""
+        path = self.folder / "bin" / program
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        path.chmod(0o755)
+
     def command(self, *arguments: str) -> list[str]:
         """Return Snakemake's command line."""
         return [f"{Path(sys.executable).parent}/snakemake", "--configfile", *self.overlays, *arguments]
@@ -70,7 +89,7 @@ class Workspace:
     def local(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end, without the cluster unless the arguments say so."""
         return subprocess.run(
-            self.command(*arguments), cwd=self.folder, env=environment(), text=True, timeout=6 * PATIENCE,
+            self.command(*arguments), cwd=self.folder, env=self.environment(), text=True, timeout=6 * PATIENCE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
 
@@ -79,7 +98,7 @@ class Workspace:
         path = self.folder / f"snakemake-{len(self.submissions)}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
-                self.command("--profile", "slurm", *arguments), cwd=self.folder, env=environment(),
+                self.command("--profile", "slurm", *arguments), cwd=self.folder, env=self.environment(),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.submissions.append(Submission(process, path))
@@ -214,19 +233,6 @@ def wait(
         if (over and not condition()) or time.monotonic() > end:
             raise AssertionError(problem())
         time.sleep(0.3)
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of a user who has activated the project's own."""
-    return {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        # What killed processes leave there goes with the cluster.
-        "TMPDIR": f"{Cluster.folder}/tmp",
-        "XDG_CACHE_HOME": f"{Cluster.folder}/tmp/cache",
-    }
 
 
 def state(job: str) -> str:

@@ -11,37 +11,31 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import SiglipVisionModel
 
-from dsr.analysis.denoiser_maps import map_denoiser, trace_denoiser
-from dsr.analysis.encoder_maps import map_encoder
-from dsr.analysis.maps import OUTPUT, TokenMaps
-from dsr.analysis.measure import measure_layer
-from dsr.analysis.outliers import (
-    attention_received,
+from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_mask, outlier_ratio, relative_norms
+from dsr.analysis.measure import (
     first_component,
-    outlier_mask,
-    outlier_ratio,
-    relative_norms,
+    map_denoiser,
+    map_encoder,
+    measure_layer,
     token_norms,
+    trace_denoiser,
 )
-from dsr.analysis.specs import DenoiserMapsSpec, EncoderMapsSpec, MapsFiles
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
-from dsr.config.denoisers import Dit, DitDh
 from dsr.config.encoders import Decoder
 from dsr.config.encoders import TestTimeRegisters as Registers
-from dsr.config.specs import AutoencoderSpec, ModelSpec
-from dsr.config.training import Flow
+from dsr.config.specs import AutoencoderSpec, DenoiserMapsSpec, EncoderMapsSpec, ModelSpec
+from dsr.config.training import Dit, DitDh, Flow
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
-from dsr.encoder.neuron_lists import NeuronList
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.discovery import NeuronList
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics
 from tests.unit import tiny_encoder
 
-CPU = torch.device("cpu")
 WIDTH, GRID, SIZE = 64, 8, 32
 STAND_IN = tiny_encoder.entry(
     hub="stand-in/siglip2-base", revision="0", input_size=SIZE, patch_size=SIZE // GRID, width=WIDTH
@@ -99,13 +93,12 @@ def test_first_component_finds_the_direction_of_most_variance() -> None:
 
 def test_attention_received_sums_to_one_with_registers() -> None:
     weights = torch.randn(2, 3, 11, 11).softmax(-1)
-    assert attention_received(weights[0].numpy()).sum() == pytest.approx(1.0)
     layer = measure_layer(torch.randn(2, 11, 8), slice(2, 11), weights)
-    assert np.allclose(layer.attention.sum((1, 2)) + layer.register_attention, 1.0)
+    assert np.allclose(layer["attention"].sum((1, 2)) + layer["register_attention"], 1.0)
     expected = weights[1].mean((0, 1))
-    assert np.allclose(layer.attention[1].ravel(), expected[2:])
-    assert layer.register_attention[1] == pytest.approx(expected[:2].sum().item())
-    assert layer.register_norms.shape == (2, 2)
+    assert np.allclose(layer["attention"][1].ravel(), expected[2:])
+    assert layer["register_attention"][1] == pytest.approx(expected[:2].sum().item())
+    assert layer["register_norms"].shape == (2, 2)
 
 
 def test_encoder_attention_is_that_of_transformers(tmp_path: Path) -> None:
@@ -157,13 +150,21 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "index.npz"
 
 
-def given(images: Path, files: dict[str, Path], *, ttr: bool = True) -> MapsFiles:
-    return MapsFiles(images, files["encoder"], files["decoder"], files["neurons"] if ttr else None)
+def maps_of(spec: EncoderMapsSpec, files: dict[str, Path], output: Path) -> TokenMaps:
+    """Make maps of the encoder, or of the denoiser, of a specification."""
+    needed = ["images", "encoder", "decoder", *(["neurons"] if spec.autoencoder.ttr_options else [])]
+    if isinstance(spec, DenoiserMapsSpec):
+        needed += ["statistics", "weights"]
+        map_denoiser(spec, output=output, **{name: files[name] for name in needed})
+    else:
+        map_encoder(spec, output=output, **{name: files[name] for name in needed})
+    return TokenMaps.load(output)
 
 
-def test_ttr_moves_the_encoders_outliers_to_the_register(files: dict[str, Path], images: Path) -> None:
-    before = map_encoder(EncoderMapsSpec(autoencoder=PLAIN, images=(2, 0)), given(images, files, ttr=False), CPU)
-    after = map_encoder(EncoderMapsSpec(autoencoder=WITH_TTR, images=(2, 0)), given(images, files), CPU)
+def test_ttr_moves_the_encoders_outliers_to_the_register(files: dict[str, Path], images: Path, tmp_path: Path) -> None:
+    given = {"images": images, **files}
+    before = maps_of(EncoderMapsSpec(autoencoder=PLAIN, images=(2, 0)), given, tmp_path / "before.npz")
+    after = maps_of(EncoderMapsSpec(autoencoder=WITH_TTR, images=(2, 0)), given, tmp_path / "after.npz")
 
     assert before.layers.tolist() == ["1", "2", "3", "4", OUTPUT]
     assert before.indices.tolist() == [2, 0]
@@ -219,7 +220,7 @@ def test_denoiser_maps(
         images=(0, 1),
         times=(0.3, 0.9),
     )
-    maps = map_denoiser(spec, given(images, files), files["statistics"], weights, CPU)
+    maps = maps_of(spec, {"images": images, "weights": weights, **files}, tmp_path / "maps.npz")
     assert maps.layers.tolist() == [*map(str, range(1, blocks + 1)), OUTPUT]
     assert maps.norms.shape == maps.attention.shape == (2, 2, blocks + 1, GRID, GRID)
     assert maps.decoded.shape == (2, 2, SIZE, SIZE, 3)
@@ -234,14 +235,14 @@ def test_denoiser_maps(
     layers, prediction = trace_denoiser(model, x, t, y)
     with torch.no_grad():
         assert torch.equal(prediction, model(x, t, y))
-    assert np.allclose(layers[-1].norms.reshape(2, -1), prediction.flatten(2).norm(dim=1).numpy(), rtol=1e-5)
+    assert np.allclose(layers[-1]["norms"].reshape(2, -1), prediction.flatten(2).norm(dim=1).numpy(), rtol=1e-5)
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_mistakes_are_named(files: dict[str, Path], images: Path, tmp_path: Path) -> None:
     spec = EncoderMapsSpec(autoencoder=PLAIN, images=(3,))
     with pytest.raises(UserError, match="below 3"):
-        map_encoder(spec, given(images, files, ttr=False), CPU)
+        maps_of(spec, {"images": images, **files}, tmp_path / "maps.npz")
     np.savez(tmp_path / "other.npz", norms=np.zeros(1))
     with pytest.raises(UserError, match="not a maps file"):
         TokenMaps.load(tmp_path / "other.npz")

@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from dsr.accel import models as accelerate
 from dsr.base.errors import UserError
+from dsr.base.files import write_json
 from dsr.config.encoders import TestTimeRegisters as Registers
-from dsr.encoder import neuron_lists
+from dsr.config.specs import EncoderSpec, StatisticsSpec
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder, load_encoder
 from dsr.encoder.blocks import Attention, attend
-from dsr.encoder.neuron_lists import NeuronList
+from dsr.encoder.discovery import NeuronList
+from dsr.encoder.statistics import LatentStatistics
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import SIZE, WIDTH, pixels
 
@@ -44,7 +46,8 @@ def test_decoder_positions_do_not_depend_on_the_seed_and_cls_has_none() -> None:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("autoencoder")
-    neuron_lists.write(place / "neurons.json", NeuronList(encoder="tiny", layers={0: (3, 17)}, source="test"))
+    neurons = NeuronList(encoder="tiny", layers={0: (3, 17)}, source="test")
+    write_json(place / "neurons.json", neurons.model_dump(mode="json"))
     torch.manual_seed(0)
     save_file(build_decoder(tiny_encoder.spec()).state_dict(), place / "decoder.safetensors")
     save_file(
@@ -105,6 +108,17 @@ def test_decode_only_and_encode_only(files: dict[str, Path]) -> None:
     assert torch.equal(encoding.encode(pixels(1)), whole.encode(pixels(1)))
     with pytest.raises(ValueError, match="can only encode"):
         encoding.decode(latents)
+
+
+def test_statistics_of_another_encoder_of_the_same_shape_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    place, plain = tmp_path / "statistics.safetensors", tiny_encoder.spec()
+    encoding = EncoderSpec.model_validate(plain.model_dump(exclude={"decoder"}))
+    statistics = LatentStatistics((WIDTH, 4, 4))
+    statistics.update(torch.randn(8, WIDTH, 4, 4))
+    statistics.save(place, StatisticsSpec(encoding=encoding, images=8, flip=True))
+    assert load_autoencoder(plain, **{**files, "neurons": None, "statistics": place})
+    with pytest.raises(UserError, match=rf"^{place} was made with other settings .*ttr_options: None -> "):
+        load_autoencoder(tiny_encoder.spec(Registers()), **{**files, "statistics": place})
 
 
 def test_files_must_fit_the_specification(files: dict[str, Path], tmp_path: Path) -> None:

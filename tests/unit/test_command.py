@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,34 @@ def test_arguments_are_what_their_types_say(monkeypatch: pytest.MonkeyPatch) -> 
     assert ran == ["second"]
 
 
+@dataclass(frozen=True)
+class Files:
+    """Options of a command."""
+
+    output: Path
+
+
+def test_what_cannot_be_written_is_seen_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = []
+    (tmp_path / "file").touch()
+
+    def own(output: Path) -> None:
+        ran.append(output)
+
+    def within(files: Files) -> None:
+        ran.append(files.output)
+
+    for step in (own, within):
+        run(monkeypatch, command(step), "--output", str(tmp_path / "folder/result"))
+        assert not [*(tmp_path / "folder").iterdir()]
+        with pytest.raises(SystemExit, match="1"):
+            run(monkeypatch, command(step), "--output", str(tmp_path / "file/result"))
+        assert str(tmp_path / "file") in caplog.messages[-1]
+    assert len(ran) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -58,19 +89,47 @@ def test_a_wrong_specification_is_one_line(
     assert "\n" not in caplog.messages[-1]
 
 
-def test_a_users_error_is_its_message_and_others_pass(
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("file.txt: missing"), "file.txt: missing"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/b"), "/a/b: No space left on device; make room there"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "/a/b"), "/a/b: Read-only file system; give a place that"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/a"), "/a: Permission denied; check who may read"),
+        (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "/a"), "/a: File name too long; use a shorter"),
+        (OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), "/a"), "/a: No locks available; its file system lacks"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), b"/a"), "/a: Input/output error; run the command again"),
+        (
+            OSError("no bundle,\n path: /no/ca.pem"),
+            "path: /no/ca.pem; the environment variable BUNDLE names /no/ca.pem,",
+        ),
+        (FileNotFoundError(errno.ENOENT, "none", "/no/ca.pem"), "/no/ca.pem: none; the environment variable BUNDLE"),
+        (MemoryError(), "not enough memory (MemoryError); ask for more"),
+        (UnicodeEncodeError("utf-8", "a\udcff.jpg", 1, 2, "no"), "'a\\udcff.jpg': not valid utf-8; rename the file"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_what_can_be_mended_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: BaseException, message: str
+) -> None:
+    def main() -> None:
+        raise error
+
+    monkeypatch.setenv("BUNDLE", "/no/ca.pem")
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, command(main))
+    (line,) = caplog.messages
+    assert message in line
+    assert "\n" not in line
+    assert caplog.records[0].exc_info is None
+
+
+def test_a_mistake_of_the_program_is_a_traceback(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    @command
-    def wrong() -> None:
-        raise UserError("file.txt: missing")
-
-    @command
-    def broken() -> None:
+    def main() -> None:
         raise KeyError("key")
 
     with pytest.raises(SystemExit, match="1"):
-        run(monkeypatch, wrong)
-    assert caplog.messages[-1] == "file.txt: missing"
-    with pytest.raises(KeyError):
-        run(monkeypatch, broken)
+        run(monkeypatch, command(main))
+    assert "KeyError: 'key'" in caplog.text

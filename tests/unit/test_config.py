@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from dsr.config.base import ConfigurationError
+from dsr.base.errors import UserError
+from dsr.config.agreement import overlay_rows
 from dsr.config.load import Config, load
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash, spec_json
-from dsr.config.tables import overlay_rows
 from tests.configuration import ROOT
 
 
@@ -79,6 +79,7 @@ def test_every_key_is_described() -> None:
         (("rows", "a b"), {}, "rows.a b.[key]: String should match pattern"),
         (("discovery", "images"), 2000000, "discovery.images: 2000000 is more than the 1281167 training images"),
         (("resources", "train", "gres"), "gpu:h100:4", "gres 'gpu:h100:4' is not gpus = 8"),
+        (("resources", "train", "gres"), "gpu:a100-sxm4-80gb:8", "expected name:number or name:type:number of letters"),
         (("sampling", "seeds"), [0, 1000], "sweep.seed: 1000 is one of `seeds`"),
         (("sampling", "sweep", "rows"), ["dit-x"], "sampling.sweep.rows: 'dit-x' is not one of dit-siglip2b"),
         (("sampling", "sweep", "images"), 10001, "sampling.sweep.images: 10001 is not a multiple of 1000"),
@@ -105,7 +106,7 @@ def test_mistakes_are_named(raw: dict[str, Any], path: tuple[str, ...], value: o
     for key in path[:-1]:
         section = section[key]
     section[path[-1]] = value
-    with pytest.raises(ConfigurationError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         load(raw)
 
 
@@ -122,7 +123,7 @@ def test_wrong_overlays_of_tables_are_named(tmp_path: Path, content: str | None,
     overlay = tmp_path / "overlay.yaml"
     if content is not None:
         overlay.write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(UserError, match=message):
         overlay_rows("scaling", overlay)
 
 
@@ -130,21 +131,21 @@ def test_settings_that_contradict_each_other_are_named(raw: dict[str, Any]) -> N
     guidance = {**raw["sampling"]["guidance"], "strong": {"scale": 2.0}}
     unguidable = {**raw["denoisers"], "dit-dh-xl": {**raw["denoisers"]["dit-dh-xl"], "class_dropout": 0.0}}
     guided = {**raw, "denoisers": unguidable, "sampling": {**raw["sampling"], "guidance": guidance, "sweep": None}}
-    with pytest.raises(ConfigurationError, match=r"sampling\.guidance\.strong: rows\.ditdh-siglip2b cannot be guided"):
+    with pytest.raises(UserError, match=r"sampling\.guidance\.strong: rows\.ditdh-siglip2b cannot be guided"):
         load(guided)
     digits = {**raw, "data": {**raw["data"], "source": "digits", "prepared": False}}
-    with pytest.raises(ConfigurationError, match=r"data\.prepared: the demo's digits are always prepared"):
+    with pytest.raises(UserError, match=r"data\.prepared: the demo's digits are always prepared"):
         load(digits)
     paths = {"source": "imagefolder", "train": "/a", "validation": "/b"}
     twice = {**raw, "data": {**raw["data"], **paths}, "artifacts": {"imagenet-validation": "/c"}}
-    with pytest.raises(ConfigurationError, match=r"artifacts\.imagenet-validation: .* takes data\.validation"):
+    with pytest.raises(UserError, match=r"artifacts\.imagenet-validation: .* takes data\.validation"):
         load(twice)
 
 
 def test_every_mistake_is_reported_at_once(raw: dict[str, Any]) -> None:
     raw["sampling"]["imges"] = 3
     raw["data"]["classes"] = 0
-    with pytest.raises(ConfigurationError) as error:
+    with pytest.raises(UserError) as error:
         load(raw)
     assert "sampling.imges" in str(error.value)
     assert "data.classes" in str(error.value)

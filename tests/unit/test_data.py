@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import pickle
 import re
 import zipfile
@@ -16,9 +18,9 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from dsr.base.errors import UserError
-from dsr.data.folder import UnreadableImageError, center_crop, list_folder
+from dsr.data.folder import UnreadableImageError, center_crop, list_folder, load_rgb
 from dsr.data.images import ListedImages, PreparedImages, check_index, fingerprint, open_images
-from dsr.data.loading import Item, Loader
+from dsr.data.loading import Item, load
 from dsr.data.order import batch_indices, rank_slice
 from dsr.data.prepare import index_folder, write_index, write_shard
 
@@ -68,9 +70,31 @@ def test_folders_are_listed_as_torchvision_does(folder: Path) -> None:
     (folder / "cow").mkdir()
     with pytest.raises(UserError, match=r"one sub-folder of images per class \(no image in cow\)"):
         list_folder(folder)
-    for wrong in (folder / "ant" / "deeper", folder / "absent"):
-        with pytest.raises(UserError, match="sub-folder of images per class"):
-            list_folder(wrong)
+    for wrong, message in (("ant/deeper", "1 images are in the folder itself"), ("absent", "there is none")):
+        with pytest.raises(UserError, match=rf"sub-folder of images per class \({message}"):
+            list_folder(folder / wrong)
+
+
+def test_hidden_files_and_unreadable_folders(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    before = list_folder(folder).paths
+    for name in (".git/a.png", "ant/._a.png", "ant/.DS_Store", "bee/__MACOSX/a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert list_folder(folder).paths == before
+    assert caplog.messages == [f"{folder}: 2 hidden files are left out"]
+    scan = os.scandir
+
+    def refuse(place: str | Path) -> object:
+        if Path(place).name == "bee":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*bee'"):
+        list_folder(folder)
 
 
 def test_prepared_images_equal_crops_on_the_fly(folder: Path, tmp_path: Path) -> None:
@@ -108,7 +132,7 @@ def test_batches_come_in_order_and_mirrored(folder: Path, tmp_path: Path, index:
     images.read(1)
     again = pickle.loads(pickle.dumps(images))
     batches: list[list[Item]] = [[(5, False), (2, True)], [(2, False)]]
-    with contextlib.closing(Loader(again, batches, workers=workers)) as loader:
+    with contextlib.closing(load(again, batches, workers=workers)) as loader:
         pixels, labels = next(loader)
         assert pixels.dtype == torch.uint8
         assert pixels.is_contiguous()
@@ -137,7 +161,7 @@ def test_an_image_that_cannot_be_read_is_one_error_that_names_it(folder: Path, t
         (direct, 0, f"{cmyk}: cannot be decoded"),
         (direct, list_folder(folder).paths.index(folder / "bee" / "grey-alpha.png") + 1, f"{grey}: cannot be decoded"),
     ):
-        with contextlib.closing(Loader(images, [[(index, False)]], workers=workers)) as loader:
+        with contextlib.closing(load(images, [[(index, False)]], workers=workers)) as loader:
             with pytest.raises(UserError, match=f"^{re.escape(message)}") as raised:
                 next(loader)
             assert "\n" not in str(raised.value)
@@ -191,10 +215,59 @@ def test_wrong_sets_of_shards_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="image_size differs"):
         write_index(shards, index)
     with pytest.raises(UserError, match="prepare the images again"):
-        PreparedImages(index)
+        open_images(index)
     shards[1].write_bytes(b"no zip")
     with pytest.raises(UserError, match=f"{shards[1].name}: not a shard"):
         write_index(shards, index)
+
+
+def test_shards_of_a_folder_that_changed_in_between_are_refused(folder: Path, tmp_path: Path) -> None:
+    index = prepare(folder, tmp_path / "prepared")
+    (folder / "ant" / "rgb.png").rename(folder / "ant" / "another.png")
+    write_shard(folder, SIZE, 1, SHARDS, index.with_name("shard-00001.zip"))
+    with pytest.raises(UserError, match=r"listing differs .* the images are others or changed in between"):
+        write_index(sorted(index.parent.glob("*.zip")), index)
+
+
+@pytest.mark.parametrize("index", [prepare, listed])
+def test_splits_whose_labels_mean_other_classes_are_refused(folder: Path, tmp_path: Path, index: object) -> None:
+    other = index(folder, tmp_path / "train")
+    output = tmp_path / "validation" / "index.npz"
+    index_folder(folder, SIZE, output, other=tmp_path / "absent.npz")
+    index_folder(folder, SIZE, output, other=other)
+    (folder / "bee").rename(folder / "zebra")
+    write_shard(folder, SIZE, 0, 1, output.with_name("shard.zip"))
+    with pytest.raises(UserError, match=f"class 1 is 'zebra', but 'bee' in {other}"):
+        write_index([output.with_name("shard.zip")], output, other=other)
+    with pytest.raises(UserError, match=f"class 1 is 'zebra', but 'bee' in {other}"):
+        index_folder(folder, SIZE, output, other=other)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [
+        ("deep.png", "<u2"),
+        ("deep.tif", "<u2"),
+        ("big-endian.tif", ">u2"),
+        ("deep.pgm", "<u2"),
+        ("compressed.tif", "<u2"),
+    ],
+)
+def test_pixels_of_16_bits_are_scaled(tmp_path: Path, name: str, pixels: str) -> None:
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    image = Image.fromarray(values.astype(pixels))
+    image.save(tmp_path / name, **({"compression": "tiff_lzw"} if "compressed" in name else {}))
+    assert Image.open(tmp_path / name).mode.startswith("I")
+    assert np.array_equal(np.asarray(load_rgb(tmp_path / name)), np.repeat((values // 257)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_whose_white_is_not_known_are_refused(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.ones((16, 16), kind)).save(tmp_path / "image.tif")
+    with pytest.raises(
+        UnreadableImageError, match=r"image.tif: .* their white is not known; save it with 8 or 16 bits"
+    ):
+        load_rgb(tmp_path / "image.tif")
 
 
 @pytest.mark.parametrize("index", [prepare, listed])
@@ -216,7 +289,7 @@ def test_index_is_checked_against_the_configuration(folder: Path, tmp_path: Path
     with pytest.raises(UserError, match="image_size is 16"):
         check_index(path, images=IMAGES, classes=2, image_size=256)
     np.savez(path, label=np.zeros(3))
-    with pytest.raises(UserError, match=r"not an index .* \(missing classes, image_size, pillow\); prepare the images"):
+    with pytest.raises(UserError, match=r"not an index.* \(missing classes, image_size, .*\); prepare the images"):
         open_images(path)
     path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a readable index"):

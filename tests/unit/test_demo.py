@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsr.analysis.outliers import outlier_ratio
+from dsr.analysis.maps import outlier_ratio
 from dsr.base.errors import UserError
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
@@ -20,9 +20,8 @@ from dsr.demo.decoder import training_pairs, write_decoder
 from dsr.demo.digits import write_digits
 from dsr.demo.graph import write_graph
 from dsr.encoder.autoencoder import load_decoder
-from dsr.encoder.discovery import find_register_neurons
-from dsr.encoder.neuron_lists import NeuronList, merge
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.discovery import NeuronList, find_register_neurons, merge
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
 from tests.unit import tiny_encoder
 
@@ -202,9 +201,9 @@ def test_frozen_classifier_runs_in_the_evaluator(prepared: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
-        ("torch", ["commands.demo", "demo.graph", "demo.digits", "commands.prepare", "commands.reference"]),
-        ("torch", ["commands.figure", "commands.table", "commands.fetch"]),
-        ("tensorflow", ["commands.table"]),
+        ("torch", ["commands.demo_graph", "demo.digits", "commands.prepare"]),
+        ("torch", ["commands.report", "commands.fetch"]),
+        ("tensorflow", ["commands.report"]),
         *((client, ["commands.fetch"]) for client in ("kaggle", "gdown", "huggingface_hub")),
         ("transformers", ["commands.train", "commands.sample", "commands.maps", "commands.statistics"]),
     ],

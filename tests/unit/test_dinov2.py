@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from dsr.analysis.encoder_maps import trace_encoder
+from dsr.analysis.measure import trace_encoder
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
 from dsr.config.encoders import Discovery
@@ -20,8 +20,8 @@ from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
 from dsr.encoder.blocks import Trace
-from dsr.encoder.dinov2 import Dinov2Encoder
 from dsr.encoder.discovery import NeuronScores, find_register_neurons
+from dsr.encoder.families import Dinov2Encoder
 from dsr.encoder.ttr import with_registers
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels
@@ -162,9 +162,9 @@ def test_maps_leave_out_what_is_no_image_token(folder: Path, kind: str) -> None:
     layers = trace_encoder(encoder, images)
     stream = encoder.trace(images).hidden_states[1]
     norms = stream.norm(dim=-1).numpy()
-    assert layers[0].norms == pytest.approx(norms[:, PREFIX[kind] :].reshape(2, 4, 4), rel=1e-5)
-    assert layers[0].register_norms == pytest.approx(norms[:, : PREFIX[kind]], rel=1e-5)
-    assert layers[0].attention.sum((1, 2)) + layers[0].register_attention == pytest.approx(1, rel=1e-5)
+    assert layers[0]["norms"] == pytest.approx(norms[:, PREFIX[kind] :].reshape(2, 4, 4), rel=1e-5)
+    assert layers[0]["register_norms"] == pytest.approx(norms[:, : PREFIX[kind]], rel=1e-5)
+    assert layers[0]["attention"].sum((1, 2)) + layers[0]["register_attention"] == pytest.approx(1, rel=1e-5)
 
 
 def test_discovery_and_test_time_registers(folder: Path, kind: str, index: Path) -> None:

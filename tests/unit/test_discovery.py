@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import dsr.encoder
 from dsr.base.errors import UserError
 from dsr.commands import discover as command
 from dsr.config.encoders import Discovery
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import DiscoverSpec
-from dsr.encoder import neuron_lists
 from dsr.encoder.blocks import Trace
-from dsr.encoder.discovery import NeuronScores, rank
+from dsr.encoder.discovery import NeuronList, NeuronScores, merge, rank, read_neurons
 from tests.unit import tiny_encoder
 
+RELEASED = Path(dsr.encoder.__path__[0]) / "neurons"
 FIRST, SECOND = (1, 7), (2, 11)
 IMAGES = 6
 
@@ -37,12 +38,12 @@ def options(**changes: object) -> Discovery:
     return Discovery(**{"images": IMAGES, "norm_threshold": 16.0, "top_k": 1, **changes})
 
 
-def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> neuron_lists.NeuronList:
+def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> NeuronList:
     """Run the command as a rule does and read what it wrote."""
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
     monkeypatch.setattr(sys, "argv", ["discover", "--spec", spec.model_dump_json(), *words])
     command.main()
-    return neuron_lists.read(paths["output"])
+    return read_neurons(paths["output"])
 
 
 def test_planted_neurons_are_found_one_after_the_other(
@@ -124,3 +125,44 @@ def test_ranking_filters_and_stops() -> None:
     assert rank(table, 2) == [(2, 0, 9.0), (0, 1, 5.0)]
     assert rank(table, 2, exclude=[(2, 0), (1, 0)]) == [(0, 1, 5.0), (1, 1, 2.0)]
     assert len(rank(table, 100)) == 6
+
+
+# Neuron files
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "widths"),
+    [("siglip2-b-single", 50, [3072] * 12), ("siglip2-so400m-recursive", 72, [4304] * 27)],
+)
+def test_released_lists(name: str, count: int, widths: list[int]) -> None:
+    neurons = read_neurons(RELEASED / f"{name}.json")
+    assert (
+        neurons.count == count == len({(layer, index) for layer in neurons.layers for index in neurons.layers[layer]})
+    )
+    assert all(0 <= index < widths[layer] for layer in neurons.layers for index in neurons.layers[layer])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"encoder": "x", "source": "y"}', "layers: Field required"),
+        ('{"encoder": "x", "source": "y", "layers": {}}', "at least one neuron"),
+        ('{"encoder": "x", "source": "y", "layers": {"1": [5, 5]}}', r"layers \[1\] name a neuron twice"),
+        ('{"encoder": "x", "source": "y", "layers": {"a": [5]}}', "layers.a"),
+        ("[1, 2", "Invalid JSON"),
+    ],
+)
+def test_bad_neuron_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "neurons.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"neurons.json: not a neuron file .*{message}"):
+        read_neurons(path)
+
+
+def test_a_missing_neuron_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.json: no such file"):
+        read_neurons(tmp_path / "nothing.json")
+
+
+def test_merging_keeps_every_neuron_once() -> None:
+    assert merge({2: (5, 1)}, {0: (3,), 2: (1, 4)}) == {0: (3,), 2: (5, 1, 4)}

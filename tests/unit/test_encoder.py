@@ -15,7 +15,7 @@ from transformers import SiglipVisionModel
 from dsr.base.errors import UserError
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.encoder.blocks import Mlp
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import InterventionMlp, with_registers
 from dsr.encoder.vit import resize
 from tests.unit import tiny_encoder
@@ -170,6 +170,17 @@ def test_intervening_leaves_the_plain_encoder_alone(folder: Path) -> None:
     assert torch.equal(plain(images), before)
     with pytest.raises(ValueError, match="registers already"):
         with_registers(with_registers(plain, NEURONS, Registers()), NEURONS, Registers())
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [({4: (0,)}, "layer 4 does not exist.*0-3"), ({1: (0, 48)}, "layer 1 has hidden units 0-47, not 48")],
+)
+def test_neurons_outside_the_encoder_are_refused(
+    encoder: Siglip2Encoder, layers: dict[int, tuple[int, ...]], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        with_registers(encoder, layers, Registers())
 
 
 def test_images_of_a_batch_are_independent(folder: Path) -> None:

@@ -135,6 +135,14 @@ def test_cache_computes_once_per_identity(tmp_path) -> None:
     assert len(calls) == 3
 
 
+def test_a_cache_that_cannot_be_written_or_read_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    cache = Cache(tmp_path / "file/cache")
+    assert cache.arrays("kind", ["value"], {}, lambda: {"value": np.arange(3.0)})["value"].tolist() == [0, 1, 2]
+    assert "kind is not kept for the next evaluation" in caplog.text
+    assert str(tmp_path / "file/cache") in caplog.text
+
+
 @pytest.mark.parametrize("defect", ["cut off", "empty", "other arrays", "flipped"])
 def test_a_damaged_cache_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, defect: str) -> None:
     def compute() -> dict[str, np.ndarray]:

@@ -12,8 +12,7 @@ from PIL import Image
 from dsr.base import files
 from dsr.base.errors import UserError
 from dsr.commands.evaluate import main as evaluate_command
-from dsr.commands.reference import main as reference_command
-from dsr.data.prepare import write_index, write_shard
+from dsr.data.prepare import write_index, write_reference, write_shard
 from dsr.evaluation import precision_recall
 from dsr.evaluation.inception import InceptionGraph
 from dsr.evaluation.precision_recall import Points
@@ -122,7 +121,7 @@ def test_float16_radii_are_those_of_the_official_distances(width: int, scale: fl
         assert np.sum(found != np.sort(official, axis=1)[:, 3]) <= 1  # the order of a long sum may move one rounding
 
 
-def test_reference_command_writes_prepared_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_holds_prepared_images(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
     for index, image in enumerate(pixels):
@@ -131,21 +130,18 @@ def test_reference_command_writes_prepared_images(tmp_path: Path, monkeypatch: p
         Image.fromarray(image).save(path)
     write_shard(tmp_path / "raw", 8, 0, 1, tmp_path / "prepared" / "shard-00000.zip")
     write_index([tmp_path / "prepared" / "shard-00000.zip"], tmp_path / "prepared" / "index.npz")
-    line = ["reference", "--images", str(tmp_path / "prepared" / "index.npz"), "--output", str(tmp_path / "all.npz")]
-    monkeypatch.setattr(sys, "argv", line)
-    reference_command()
+    given = tmp_path / "prepared" / "index.npz", tmp_path / "all.npz"
+    write_reference(*given)
     with np.load(tmp_path / "all.npz") as written:
         np.testing.assert_array_equal(written["arr_0"], pixels)
 
     chosen = []
-    for seed in ("1", "1", "2"):
-        monkeypatch.setattr(sys, "argv", [*line, "--count", "4", "--seed", seed])
-        reference_command()
+    for seed in (1, 1, 2):
+        write_reference(*given, count=4, seed=seed)
         with np.load(tmp_path / "all.npz") as written:
             chosen.append([int(np.nonzero((pixels == image).all(axis=(1, 2, 3)))[0][0]) for image in written["arr_0"]])
     assert chosen[0] == chosen[1] == sorted(chosen[0])
     assert chosen[1] != chosen[2]
 
-    monkeypatch.setattr(sys, "argv", [*line, "--count", "10"])
-    with pytest.raises(SystemExit):
-        reference_command()
+    with pytest.raises(UserError, match="holds 9 images"):
+        write_reference(*given, count=10)

@@ -3,11 +3,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from dsr.base.files import append_json_line, atomic, read_json_lines, sha256, write_text
+from dsr.base import tensors
+from dsr.base.files import append_json_line, atomic, atomic_stream, read_json_lines, sha256, write_text
+
+from .artifact_manifest import no_file_larger
 
 
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
@@ -23,6 +28,25 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
         interrupted()
     assert path.read_text(encoding="utf-8") == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+def write_tensors(path: Path) -> None:
+    tensors.write(path, {"a": torch.ones(5000)}, {})
+
+
+def write_state(path: Path) -> None:
+    with atomic_stream(path) as stream:
+        torch.save({"a": torch.ones(5000)}, stream)
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "a" * 5000), write_tensors, write_state])
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    with no_file_larger(1000), pytest.raises(OSError, match="File too large") as caught:
+        write(tmp_path / "file")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_line_cut_off_by_a_crash_is_skipped_and_spoils_no_other(tmp_path: Path) -> None:
@@ -47,12 +71,13 @@ def test_equal_tensors_are_equal_bytes_whatever_the_order_of_hashes(tmp_path: Pa
     program = """
 import sys, torch
 from pathlib import Path
-from dsr.base import tensors
+from dsr.base import records, tensors
 about = {name: name for name in "abcdefgh"}
-tensors.write(Path(sys.argv[1]), {name: torch.ones(2) for name in about}, about)
-assert tensors.read_about(Path(sys.argv[1])) == about
+path = Path(f"{sys.argv[1]}.safetensors")
+tensors.write(path, {name: torch.ones(2) for name in about}, about)
+assert records.read_record(path) == about
 """
     for seed in "12":
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", program, str(tmp_path / seed)], env=environment, check=True)
-    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()

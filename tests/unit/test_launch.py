@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dsr.launch.attempts import FRUITLESS_STARTS, Attempts
 from dsr.launch.slurm import SlurmJob
+from dsr.launch.supervise import FRUITLESS_STARTS, Attempts
 from dsr.launch.torchrun import command_line
 
 # Starts a worker in a session of its own, as torchrun does, and reports how it ended.
@@ -64,12 +64,18 @@ class Job:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(
-        self, *arguments: str, options: tuple[str, ...] | None = None, step: bool = True, works: bool = True
+        self,
+        *arguments: str,
+        options: tuple[str, ...] | None = None,
+        step: bool = True,
+        works: bool = True,
+        nodes: int = 1,
     ) -> subprocess.Popen[str]:
-        """Start the launcher as a rule's shell does, and wait until its worker works."""
+        """Start the launcher as a rule's shell does, and wait until its worker works; of several nodes, the first."""
         paths = f"{self._folder}:{os.environ.get('PYTHONPATH', '')}"
         programs = f"{self._folder}/bin:{os.environ['PATH']}"
         environment = {**os.environ, "PATH": programs, "PYTHONPATH": paths, "SLURM_JOB_ID": "7"}
+        environment["SLURM_STEP_NUM_NODES"] = f"{nodes}"
         options = ("--state", f"{self.state}") if options is None else options
         started = self._folder / "started"
         started.unlink(missing_ok=True)
@@ -81,7 +87,11 @@ class Job:
             env=environment, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.processes.append(process)
-        wait_for(started.exists if works else lambda: process.poll() is not None)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if nodes > 1:
+            wait_for(lambda: bool(children.read_text()))
+        else:
+            wait_for(started.exists if works else lambda: process.poll() is not None)
         return process
 
     def called(self) -> str:
@@ -117,6 +127,13 @@ def test_a_stopped_command_saves_and_is_requeued(job: Job) -> None:
     assert "squeue --noheader --jobs 7" in job.called()
     # SLURM ends it; until then it stays, because an exit would end the job.
     assert process.poll() is None
+
+
+def test_a_node_that_waits_for_another_one_is_requeued_too(job: Job) -> None:
+    process = job.start("saved", "75", nodes=2)
+    time.sleep(5)  # until torchrun waits; it could be ended before, too
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "scontrol requeue 7" in job.called())
 
 
 def test_a_cancelled_job_is_not_requeued(tmp_path: Path) -> None:
@@ -205,7 +222,18 @@ def test_another_job_begins_anew(tmp_path: Path) -> None:
 def test_processes_find_each_other_on_one_node_and_on_several() -> None:
     assert command_line("m", ["--run", "x"], 1, None)[1:] == ["-m", "m", "--run", "x"]
     one = command_line("m", ["--run", "x"], 8, None)
-    assert one[3:] == ["--standalone", "--nproc-per-node", "8", "-m", "--", "m", "--run", "x"]
+    assert one[3:] == [
+        "--standalone",
+        "--local-addr",
+        "127.0.0.1",
+        "--nproc-per-node",
+        "8",
+        "-m",
+        "--",
+        "m",
+        "--run",
+        "x",
+    ]
     environment = {
         "SLURM_JOB_ID": "12345678", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1",
         "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",

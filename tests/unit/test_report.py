@@ -18,21 +18,21 @@ from PIL import Image
 
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.base.errors import UserError
+from dsr.base.files import write_json
 from dsr.config.load import Config, load
 from dsr.data.npz import write_images
-from dsr.report.entries import Entry
+from dsr.report.entries import Entries, Entry
 from dsr.report.figures.fid import epoch_reaching, read_curves, registers_alone
 from dsr.report.figures.given import FigureInput, choose_columns
 from dsr.report.figures.kinds import KINDS, Kind, draw
 from dsr.report.figures.samples import choose_samples, read_chosen
 from dsr.report.figures.style import style
 from dsr.report.page import page
-from dsr.report.provenance import Times, provenance
-from dsr.report.provenance import markdown as provenance_markdown
+from dsr.report.provenance import Times, write_provenance
 from dsr.report.render import markdown
 from dsr.report.supplements import read_fids
 from dsr.report.table import TableInput, collect
-from tests.configuration import ROOT, configuration, write_metrics
+from tests.configuration import DEMO, ROOT, configuration, record, write_metrics
 
 # Provenance
 
@@ -48,15 +48,22 @@ def write_benchmark(folder: Path, job: str, *seconds: float) -> str:
     return job
 
 
+def provenance(
+    config: Config, source: Path, times: Times, *environments: Path, entries: tuple[Entry, ...] = ()
+) -> tuple[dict[str, Any], str]:
+    json_file, markdown_file, html = (source / f"record.{kind}" for kind in ("json", "md", "html"))
+    write_provenance(config, Entries(entries), source, times, environments, json_file, markdown_file, html)
+    return json.loads(json_file.read_text()), markdown_file.read_text()
+
+
 def test_provenance_outside_git(config: Config, tmp_path: Path) -> None:
     jobs = {"train": [write_benchmark(tmp_path, "train/a", 3600.5, 59.5)], "sample": ["sample/missing"]}
-    record = provenance(config, tmp_path, times_of(tmp_path, {"a": jobs}), [ROOT / "envs/tensorflow.yaml"])
+    record, text = provenance(config, tmp_path, times_of(tmp_path, {"a": jobs}), ROOT / "envs/tensorflow.yaml")
     assert record["code"] == {"commit": None, "dirty": False}
     assert record["wall_seconds"] == {"train/a": 3660.0}
     assert set(record["rows"]) == set(config.rows)
     assert record["hardware"]["cores"] >= 1
     assert any(line.startswith("tensorflow") for line in record["pinned"])
-    text = provenance_markdown(json.loads(json.dumps(record)))
     assert "not in a git checkout" in text
     assert "1:01:00" in text
 
@@ -66,10 +73,10 @@ def test_provenance_in_git(config: Config, tmp_path: Path) -> None:
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
     (tmp_path / "new.py").touch()
-    record = provenance(config, tmp_path, times_of(tmp_path, {}), [ROOT / "envs/torch.yaml"])
+    record, text = provenance(config, tmp_path, times_of(tmp_path, {}), ROOT / "envs/torch.yaml")
     assert len(record["code"]["commit"]) == 40
     assert record["code"]["dirty"]
-    assert "with uncommitted changes" in provenance_markdown(json.loads(json.dumps(record)))
+    assert "with uncommitted changes" in text
 
 
 def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path) -> None:
@@ -84,7 +91,7 @@ def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path
     encoder = {"statistics": [write_benchmark(tmp_path, "statistics/siglip2-b-none", 9.0)]}
     records = {"dit-siglip2b": record, "dit-so400m": tmp_path / "missing.jsonl"}
     times = times_of(tmp_path, {"siglip2-b-none": encoder, "dit-siglip2b": jobs}, **records)
-    found = provenance(config, tmp_path, times, [])
+    found, _ = provenance(config, tmp_path, times)
     assert len(found["wall_seconds"]) == 6
     assert set(found["row_times"]) == {"dit-siglip2b"}
     row = found["row_times"]["dit-siglip2b"]
@@ -114,7 +121,7 @@ def write_maps(path: Path, *, blocks: int = 3, times: tuple[float, ...] = (0.1, 
         register_attention=np.where(np.isnan(attention[..., 0, 0]), np.nan, 0.3 * (registers > 0)).astype(np.float32),
         register_norms=np.ones((*shape[:3], registers), np.float32),
         decoded=generator.integers(0, 256, (2, len(times), 16, 16, 3), dtype=np.uint8),
-    ).save(path)
+    ).save(path, Entry())
     return path
 
 
@@ -150,16 +157,17 @@ def words_of(figure: Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_kind_is_drawn_inside_the_figure(kind: Kind, raw: dict[str, Any], tmp_path: Path) -> None:
+def test_texts_of_no_kind_touch(kind: Kind, raw: dict[str, Any], tmp_path: Path) -> None:
     raw["figures"]["grid"] = 9
     config = load(raw)
     config = config.model_copy(update={"data": config.data.model_copy(update={"classes": 10})})
-    given = FigureInput(config, entries_of(kind, tmp_path))
-    draw(kind, given, tmp_path / "figure.png", tmp_path / "figure.svg")
+    entries = entries_of(kind, tmp_path)
+    record(config, *entries)
+    draw(kind, config, Entries(entries), tmp_path / "figure.png", tmp_path / "figure.svg")
     assert min(Image.open(tmp_path / "figure.png").size) > 200
     assert ElementTree.parse(tmp_path / "figure.svg").getroot().tag.endswith("svg")
     with style():
-        figure = KINDS[kind](given)
+        figure = KINDS[kind](FigureInput(config, entries))
         figure.draw_without_rendering()
         ticks = {
             label
@@ -169,14 +177,28 @@ def test_every_kind_is_drawn_inside_the_figure(kind: Kind, raw: dict[str, Any], 
         }
         texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text() and text not in ticks]
         boxes = [text.get_window_extent() for text in texts]
-        everything = figure.get_tightbbox()
-    width, height = figure.get_size_inches()
-    assert everything.x0 >= 0
-    assert everything.y0 >= 0
-    assert everything.x1 <= width
-    assert everything.y1 <= height
     for number, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+
+
+def test_figures_and_provenance_of_other_settings_are_refused(config: Config, tmp_path: Path) -> None:
+    samples = tmp_path / "samples.json"
+    write_json(samples, {})
+    entries = [
+        Entry(row="dit-siglip2b", epoch=80, maps=write_maps(tmp_path / "maps.npz")),
+        Entry(encoder="siglip2-b", ttr="single", maps=write_maps(tmp_path / "encoder.npz", times=(0.0,))),
+        Entry(row="dit-siglip2b", epoch=80, samples=samples.with_suffix(".npz")),
+    ]
+    record(config, *entries)
+    Entries(tuple(entries)).require(config)
+    other = configuration(figures={"images": [3, 7]}, sampling={"steps": 9})
+    for entry, said in zip(
+        entries, ("maps.npz.*images: ", "encoder.npz.*images: ", "samples.json.*steps: 50 -> 9"), strict=True
+    ):
+        with pytest.raises(UserError, match=said):
+            draw("norms", other, Entries((entry,)), tmp_path / "figure.png", tmp_path / "figure.svg")
+        with pytest.raises(UserError, match=said):
+            provenance(other, tmp_path, times_of(tmp_path, {}), entries=(entry,))
 
 
 @pytest.mark.parametrize("kind", ["norms", "attention", "outliers", "components"])
@@ -215,8 +237,7 @@ def test_every_figure_of_denoisers_has_the_papers_layers(config: Config, tmp_pat
     assert columns.same
     with style():
         norms, outliers = (KINDS[kind](given) for kind in ("norms", "outliers"))
-    words = [text.get_text() for text in norms.texts]
-    assert [word for word in words if word in shown] == shown
+    assert [word for word in words_of(norms) if word in shown] == shown
     assert [label.get_text() for label in outliers.axes[0].get_xticklabels()] == shown
     encoder = Entry(encoder="deep", maps=write_maps(tmp_path / "encoder.npz", blocks=28, times=(0.0,)))
     given = FigureInput(config, (encoder,))
@@ -242,7 +263,7 @@ def test_colours_of_norms_mean_the_same_in_every_figure(config: Config, tmp_path
     files = {"a": write_maps(tmp_path / "a.npz"), "b": tmp_path / "b.npz"}
     louder = TokenMaps.load(files["a"])
     louder.norms[..., 0, 0] *= 50
-    louder.save(files["b"])
+    louder.save(files["b"], Entry())
     entries = maps_of(files)
     with style():
         figures = [KINDS["times"](FigureInput(config, (entry,))) for entry in entries]
@@ -260,9 +281,9 @@ def test_networks_of_different_depth_are_compared_at_equal_shares_of_it(config: 
 
 
 def test_figures_are_reproducible(config: Config, tmp_path: Path) -> None:
-    given = FigureInput(config, entries_of("norms", tmp_path))
+    entries = Entries(entries_of("norms", tmp_path))
     for name in ("first", "second"):
-        draw("norms", given, tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
+        draw("norms", config, entries, tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
     for kind in ("png", "svg"):
         assert (tmp_path / f"first.{kind}").read_bytes() == (tmp_path / f"second.{kind}").read_bytes()
 
@@ -278,7 +299,7 @@ def test_epoch_reaching_interpolates_in_the_logarithm() -> None:
 def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path) -> None:
     entries = entries_of("fid", tmp_path)
     assert read_curves(entries) == {"dit-siglip2b": [(80, 5.9), (800, 3.9)], "dit-siglip2b-dsr": [(80, 4.6)]}
-    demo = FigureInput(config.model_copy(update={"published": False}), entries[-1:])
+    demo = FigureInput(configuration(DEMO), entries[-1:])
     with style(), pytest.raises(UserError, match="none of the metrics files exists"):
         KINDS["fid"](demo)
 
@@ -307,18 +328,18 @@ def test_samples_are_chosen_by_class_and_not_by_looks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("caption", sorted((ROOT / "docs/captions").glob("*.rst")), ids=lambda path: path.stem)
 def test_captions_are_valid_and_quote_the_configuration(caption: Path, raw: dict[str, Any]) -> None:
-    source = caption.read_text(encoding="utf-8")
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(source)
-    assert "snakemake.config" in source or "snakemake.wildcards" in source
+    written = caption.read_text(encoding="utf-8")
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(written)
+    assert "snakemake.config" in written or "snakemake.wildcards" in written
     texts = set()
     for kind in ("norms", "components", "attention", "outliers"):
-        for published in (True, False):
+        for source in ("kaggle", "digits"):
             wildcards = SimpleNamespace(row="dit-siglip2b", kind=kind, table="scaling")
-            job = SimpleNamespace(config={**raw, "published": published}, wildcards=wildcards)
+            job = SimpleNamespace(config={**raw, "data": {**raw["data"], "source": source}}, wildcards=wildcards)
             text = template.render(snakemake=job, files=[])
             docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
             texts.add(text)
-    assert len(texts) == (4 if "wildcards.kind" in source else 2 if "published" in source else 1)
+    assert len(texts) == (4 if "wildcards.kind" in written else 2 if '"digits"' in written else 1)
 
 
 def test_the_report_opens_with_the_table(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from dsr.base.randomness import uniforms
 from dsr.commands import statistics as command
 from dsr.config.specs import StatisticsSpec
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.statistics import Normaliser
 from tests.unit import tiny_encoder
 

@@ -11,15 +11,15 @@ import pytest
 
 from dsr.analysis.cost import Cost
 from dsr.base.errors import UserError
-from dsr.base.files import write_json
+from dsr.base.files import read_json, write_json
 from dsr.base.text import pipe_table
 from dsr.config.load import Config, load
-from dsr.report.entries import Entries, Entry, entries_json
-from dsr.report.published import METRICS, Published
-from dsr.report.render import latex, markdown
+from dsr.report.entries import METRICS, Entries, Entry, entries_json
+from dsr.report.published import Published, departures
+from dsr.report.render import latex, markdown, write_table
 from dsr.report.supplements import read_fids, references, sampling_seeds, training_seeds, with_variants
 from dsr.report.table import TableInput, collect
-from tests.configuration import write_metrics
+from tests.configuration import configuration, record, write_metrics
 
 NONE = read_fids([])
 
@@ -34,8 +34,8 @@ def table_of(config: Config, *entries: Entry, name: str = "") -> TableInput:
 
 
 def demo_of(config: Config) -> Config:
-    data = config.data.model_copy(update={"source": "digits"})
-    return config.model_copy(update={"published": False, "name": "Digits", "data": data})
+    data = config.data.model_copy(update={"source": "digits", "classes": 10})
+    return config.model_copy(update={"name": "Digits", "data": data})
 
 
 # Published values
@@ -54,6 +54,42 @@ def test_published_values_agree_across_tables_and_rows_are_the_projects(config: 
     assert chart[["inception_score", "precision", "recall", "gflops"]].isna().all(axis=None)
     assert published.chart("dit-siglip2b")[0] == (40, 7.97)
     assert len(published.chart("dit-siglip2b-dsr")) == 8
+
+
+ABLATIONS, REFERENCE = (f"profiles/{name}/config-overlay.yaml" for name in ("ablations", "reference-weights"))
+
+
+def test_the_projects_configurations_are_the_papers_experiment() -> None:
+    config = configuration(ABLATIONS, REFERENCE)
+    assert not any(departures(config, row) for row in (*config.rows, "dit-siglip2b-masked"))
+    assert {*Published().frame["row"]} - {*config.rows} == {"dit-siglip2b-masked"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": {"classes": 5}, "sampling": {"sweep": None}}, "data.classes: 1000 -> 5"),
+        ({"data": {"train_images": 1000000}}, "data.train_images: 1281167 -> 1000000"),
+        ({"sampling": {"images": 10000}}, "sampling.images: 50000 -> 10000"),
+        ({"encoders": {"siglip2-b": {"hub": "someone/own"}}}, "dit-siglip2b.encoder.hub: google/siglip2-base"),
+        ({"recipes": {"dit": {"lr": 1e-3}}}, "rows.dit-siglip2b.recipe.lr: 0.0002 -> 0.001"),
+        ({"denoisers": {"dit-xl": {"register_start": 4}}}, "denoiser.register_start: 8 -> 4"),
+        ({"rows": {"dit-siglip2b": {"registers": 16}}}, "rows.dit-siglip2b.registers: 0 -> 16"),
+        ({"rows": {"dit-siglip2b": {"compare_with": "dit-siglip2b-masked"}}}, "masked is none of the paper's"),
+        ({"recipes": {"dit": {"seed": 1, "precision": "bf16", "ema": [0.9999, 0.99]}}}, ""),
+    ],
+)
+def test_published_values_stand_only_beside_the_papers_experiment(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    config = configuration(**change)
+    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
+    given = table_of(config, entry)
+    lines = collect(given).set_index(["row", "epoch", "guidance"])
+    shown = lines["published_fid"].get(("dit-siglip2b", 80, "unguided"))
+    assert pd.isna(shown) if said else shown == 5.89
+    assert said in "; ".join(given.departures["dit-siglip2b"])
+    assert (said if given.comparable else "No number here is comparable") in markdown(given, collect(given), NONE)
 
 
 # The table
@@ -118,6 +154,40 @@ def test_table_compares_what_is_there_and_names_what_is_not(config: Config, tmp_
     assert r"\bottomrule" in latex(given, frame, NONE)
 
 
+def test_a_table_of_other_settings_is_refused(tmp_path: Path) -> None:
+    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
+    outputs = [tmp_path / name for name in ("t.md", "t.csv", "t.html", "t.tex")]
+    with pytest.raises(UserError, match=r"metrics\.json .*samples: default -> "):
+        write_table(configuration(), Entries((entry,)), *outputs)
+    record(configuration(), entry)
+    write_table(configuration(), Entries((entry,)), *outputs)
+    for change, said in (
+        ({"sampling": {"steps": 9}}, "samples.steps: 50 -> 9"),
+        ({"recipes": {"dit": {"lr": 1e-3}}}, "samples.weights.train.recipe.lr: 0.0002 -> 0.001"),
+        ({"evaluation": {"neighbours": 5}}, "neighbours: default -> 5"),
+    ):
+        with pytest.raises(UserError, match=rf"metrics\.json was made with other settings .*{said}"):
+            write_table(configuration(**change), Entries((entry,)), *outputs)
+
+
+def test_footnotes_say_what_the_files_record(config: Config, tmp_path: Path) -> None:
+    given = table_of(config)
+    assert "50 grid points, which are 49 network" in markdown(given, collect(given), NONE)
+    made = configuration(
+        sampling={"steps": 9, "images": 10000, "seeds": [0], "precision": "fp32"},
+        recipes={"dit": {"ema": [0.99], "precision": "bf16"}},
+    )
+    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
+    record(made, entry)
+    given = table_of(config, Entry(**dict(entry)))
+    frame = collect(given)
+    text = markdown(given, frame, NONE)
+    assert "10000 images per row, classes balanced, sampling seed 0" in text
+    assert "9 grid points, which are 8 network evaluations" in text
+    assert "sampling in fp32, training in bf16" in text
+    assert frame[frame["status"] == "measured"]["ema_decay"].tolist() == [0.99]
+
+
 def test_rows_with_images_of_one_colour_are_flagged(config: Config, tmp_path: Path) -> None:
     given = table_of(
         config,
@@ -141,19 +211,15 @@ def test_the_table_lists_published_values_that_nobody_asked_to_measure(config: C
     assert (frame["run"] == "").all()
 
 
-def test_at_demo_scale_published_values_stand_apart(config: Config, tmp_path: Path) -> None:
+def test_at_demo_scale_there_are_no_published_values(config: Config, tmp_path: Path) -> None:
     metrics = write_metrics(tmp_path / "metrics.json", 33.25)
     given = table_of(demo_of(config), Entry(row="dit-siglip2b", epoch=80, metrics=metrics))
     frame = collect(given)
-    own, apart = markdown(given, frame, NONE).split("## Published (ImageNet-256, not comparable)")
-    assert "handwritten digits" in own
-    assert "33.25" in own
-    for number in ("5.89", "3.26", "156.54", "arXiv"):
-        assert number not in own
-        assert number not in latex(given, frame, NONE)
-    assert "33.25" not in apart
-    assert "5.89" in apart
-    assert "arXiv" not in apart
+    for text in (markdown(given, frame, NONE), latex(given, frame, NONE)):
+        assert "33.25" in text
+        assert "not the paper's experiment" in text
+        for number in ("5.89", "3.26", "156.54", "arXiv"):
+            assert number not in text
 
 
 def test_incomplete_metrics_are_refused(config: Config, tmp_path: Path) -> None:
@@ -240,10 +306,13 @@ def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any
 
 def test_guidance_is_printed_beside_the_published_guided_fid(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["sampling"]["guidance"]["w15"] = {"scale": 1.5, "interval": [0.1, 0.9]}
-    config, metrics, chosen = load(raw), write_metrics(tmp_path / "metrics.json", 3.5), tmp_path / "guidance.json"
-    write_json(chosen, {"scale": 1.25, "interval": [0.0, 0.9]})
-    entry = Entry(row="dit-siglip2b", epoch=800, guidance="chosen", metrics=metrics, chosen=chosen)
-    given = table_of(config, entry, entry.model_copy(update={"guidance": "w15", "chosen": None}))
+    config, chosen = load(raw), {"scale": 1.25, "interval": [0.0, 0.9]}
+    entries = [
+        Entry(row="dit-siglip2b", epoch=800, guidance=name, metrics=write_metrics(tmp_path / f"{name}.json", 3.5))
+        for name in ("chosen", "w15")
+    ]
+    write_json(tmp_path / "chosen.json", read_json(tmp_path / "chosen.json") | {"guidance": chosen})
+    given = table_of(config, *entries)
     frame = collect(given)
     lines = frame[frame["status"] == "measured"].set_index("guidance")
     line = lines.loc["chosen"]
@@ -301,4 +370,4 @@ def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> N
     demo = TableInput(demo_of(config), (entry,), "epochs")
     frame = collect(demo)
     assert len(frame) == 1
-    assert "uncertain by 0.05" in markdown(demo, frame, NONE)
+    assert "uncertain by 0.05" not in markdown(demo, frame, NONE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -14,19 +13,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dsr.accel.device import Fetched
-from dsr.base import files, tensors
+from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.config.specs import spec_hash
-from dsr.data.images import Images, open_images
+from dsr.base.records import read_record
+from dsr.config.specs import WeightsSpec, content
+from dsr.data.images import Images
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.build import build_denoiser
-from dsr.encoder.autoencoder import load_autoencoder
+from dsr.training import checkpoint
 from dsr.training.batches import Samples, Share, items
-from dsr.training.encoding import use_half_if_close
-from dsr.training.learner import NotFiniteError
+from dsr.training.learner import MovingAverage, NotFiniteError
 from dsr.training.loop import train
-from dsr.training.optim import MovingAverage, first_loss_scale
 
 from .training_row import (
     BATCH,
@@ -94,8 +92,8 @@ def test_published_weights_are_the_first_average_with_buffers_and_provenance(fin
     assert weights.keys() == state["model"].keys()
     average = state["averages"]["0.9"]
     assert all(torch.equal(weights[name], average.get(name, state["model"][name])) for name in weights)
-    expected = {"row": "tiny", "epoch": "4", "step": "12", "decay": "0.9", "spec_hash": spec_hash(tiny_spec())}
-    assert tensors.read_about(output) == expected
+    made = content(WeightsSpec(train=tiny_spec(), epoch=4, decay=0.9))
+    assert read_record(output) == {"spec": made, "step": 12, "code": checkpoint.code()}
     assert not torch.equal(load_file(finished / "ema-4-0.99.safetensors")["pos_embed"], weights["pos_embed"])
 
 
@@ -113,59 +111,6 @@ def test_bfloat16_trains_with_float32_weights(row: Path, tmp_path: Path) -> None
     assert {value.dtype for value in final_state(tmp_path / "run-a")["model"].values()} == {torch.float32}
 
 
-def with_loss_scale(run: Path, scale: float) -> None:
-    path = max(run.glob("state-*.pt"))
-    torch.save({**final_state(run), "loss_scale": scale}, path)
-
-
-def test_fp16_trains_on_cpus_in_float32_with_one_warning(
-    row: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert train(tiny_job(row, tmp_path / "run-a", spec=tiny_spec(precision="fp16")), ONE)
-    warnings = [record.message for record in caplog.records if record.name.startswith("dsr.")]
-    assert warnings == ["fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead"]
-    state, exact = final_state(tmp_path / "run-a"), final_state(finished)
-    assert state["loss_scale"] == first_loss_scale(tiny_spec(precision="fp16").recipe) == 2.0**15
-    for name in ("model", "averages", "optimizer"):
-        assert differences(state[name], exact[name]) == [], "powers of two change no bit"
-
-
-def test_an_overflow_is_taken_again_with_half_the_loss_scale_in_every_start(
-    row: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    whole, resumed = (tiny_job(row, tmp_path / run, spec=tiny_spec(precision="fp16"), minutes=0.0) for run in "ab")
-    for job in (whole, resumed):
-        assert not train(job, ONE)
-        with_loss_scale(job.run_dir, 2.0**127)
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        assert train(dataclasses.replace(whole, minutes=None), ONE)
-    assert "Step 2: the gradient overflowed; again, with a loss scale of" in caplog.text
-    while not train(resumed, ONE):
-        pass
-    states = [final_state(job.run_dir) for job in (whole, resumed)]
-    assert states[0]["loss_scale"] < 2.0**127
-    assert differences(*states) == []
-    for name in ("model", "averages"):
-        assert differences(states[0][name], final_state(finished)[name]) == []
-
-
-@pytest.mark.parametrize("factor", [1.0, 1e5])
-def test_the_encoder_multiplies_in_float16_if_its_latents_stay_what_they_are(
-    row: Path, caplog: pytest.LogCaptureFixture, factor: float
-) -> None:
-    spec, images = tiny_spec(precision="fp16"), open_images(row / "images" / "index.npz")
-    paths = {"encoder": row / "encoder", "neurons": row / "neurons.json", "statistics": row / "statistics.safetensors"}
-    autoencoder = load_autoencoder(spec.encoding, **paths, decoder=None)
-    assert autoencoder.encoder is not None
-    for name, parameter in autoencoder.encoder.named_parameters():
-        if name.endswith("fc1.bias"):
-            parameter.fill_(factor)
-    use_half_if_close(autoencoder, spec, images, ONE)
-    assert autoencoder.in_half == (factor == 1.0)
-    assert ("The encoder stays in TF32: float16 would change its latents by nan" in caplog.text) == (factor > 1)
-
-
 def test_a_finished_milestone_is_published_again_without_training(row: Path, copy: Path) -> None:
     before = (copy / "metrics.jsonl").read_text()
     job = tiny_job(row, copy)
@@ -180,8 +125,30 @@ def test_a_finished_milestone_whose_state_was_removed_is_published_again(row: Pa
     job = tiny_job(row, copy)
     assert train(job, ONE)
     assert job.output.exists()
-    with pytest.raises(UserError, match="another specification"):
+    with pytest.raises(UserError, match=r"other settings .*train.recipe.lr: 0.001 -> 1.0"):
         train(tiny_job(row, copy, spec=tiny_spec(lr=1.0)), ONE)
+
+
+def test_an_average_that_is_partly_initial_weights_is_said_once(
+    row: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(tiny_job(row, tmp_path / "run-a", epoch=1, spec=tiny_spec(ema=[0.9999, 0.1])), ONE)
+    assert caplog.text.count("still partly initial weights (100% with decay 0.9999)") == 1
+    assert not tiny_spec(ema=[0.99]).recipe.initial_weights_left(460)
+    assert tiny_spec(ema=[0.99]).recipe.initial_weights_left(458) == "1% with decay 0.99"
+
+
+def test_what_is_finished_is_said_and_weights_of_other_code_are_not_published_again(
+    row: Path, copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny_job(row, copy)
+    assert train(job, ONE)
+    assert caplog.text.count("published again, and nothing is trained; to train afresh, move") == 1
+    job.output.unlink()
+    monkeypatch.setattr(checkpoint, "code", lambda: "other")
+    with pytest.raises(UserError, match=rf"the code that trains has changed since: move {copy} away to train afresh"):
+        train(job, ONE)
+    assert not job.output.exists()
 
 
 def test_a_milestone_in_the_past_without_its_averages_is_refused(row: Path, copy: Path) -> None:

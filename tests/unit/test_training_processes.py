@@ -23,18 +23,13 @@ from safetensors.torch import load_file
 from dsr.base import files
 from dsr.base.distributed import world
 from dsr.base.errors import EXIT_STOPPED, UserError
-from dsr.denoiser.build import build_denoiser
-from dsr.flow import Flow
 from dsr.launch.child import descendants
 from dsr.training import checkpoint
-from dsr.training.batches import MicroBatch
-from dsr.training.learner import Learner
 from dsr.training.loop import train
 from dsr.training.start import Job
 from dsr.training.stop import stop_request
 
 from .training_row import (
-    BATCH,
     ONE,
     STEPS,
     command_line,
@@ -189,43 +184,6 @@ def test_two_processes_agree_with_one_and_with_their_own_interrupted_run(row: Pa
     assert 5 <= stopped < EPOCHS * STEPS
     assert Workers(broken, broken).wait() == {0}
     assert differences(final_state(broken.run_dir), final_state(whole.run_dir)) == []
-
-
-def _overflow(rank: int, size: int, port: int, output: Path) -> None:
-    """Be one of ``size`` processes that take a step in float16, which CPUs can be told to compute in, and overflow."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    spec = tiny_spec(precision="fp16")
-    torch.manual_seed(0)
-    x, noise, t = torch.randn(BATCH, 8, 4, 4), torch.randn(BATCH, 8, 4, 4), torch.rand(BATCH)
-    model = build_denoiser(spec.model)
-    for parameter in model.parameters():
-        parameter.data.add_(0.02)
-    with world() as processes:
-        learner = Learner(model, Flow.from_config(spec.flow), spec.recipe, processes, steps_per_epoch=STEPS)
-        learner.precision = "fp16"
-        learner.load(dataclasses.replace(learner.state({}), loss_scale=2.0**40))
-        for _ in range(2):
-            share = slice(rank, None, size)
-            batch = MicroBatch(x[share], noise[share], t[share], torch.zeros(BATCH // size, dtype=torch.int64))
-            result = learner.update([batch], stop=lambda: False)
-        files.write_json(output / f"{size}-{rank}.json", [learner.state({}).loss_scale, result.loss, result.grad_norm])
-
-
-def test_an_overflow_of_float16_lowers_the_loss_scale_by_the_same_on_any_number_of_processes(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    for size in (1, 2):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        ranks = [context.Process(target=_overflow, args=(rank, size, port, tmp_path)) for rank in range(size)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(120)
-    alone, first, second = (files.read_json(tmp_path / f"{name}.json") for name in ("1-0", "2-0", "2-1"))
-    assert first == second
-    assert 1 < first[0] == alone[0] < 2.0**30
-    assert first[1:] == pytest.approx(alone[1:], rel=1e-3)
 
 
 def test_a_lost_process_ends_the_job_at_once_and_other_numbers_of_processes_go_on(row: Path, tmp_path: Path) -> None:

@@ -32,17 +32,15 @@ class Checkout:
         """Run Snakemake; stdout and stderr together in ``stdout``."""
         if "-n" in arguments:
             return self._dry(arguments)
-        binaries = str(Path(sys.executable).parent)
+        return self.run("snakemake", *arguments)
+
+    def run(self, *command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run one of the environment's programs, or of those in ``path``; stdout and stderr together."""
+        paths = f"{path or ''}:{Path(sys.executable).parent}:{os.environ['PATH']}".lstrip(":")
         return subprocess.run(
-            [f"{binaries}/snakemake", *arguments],
-            cwd=self.folder,
-            env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=1800,
-            check=False,
-        )
+            command, cwd=self.folder, env={**os.environ, "PATH": paths}, text=True, timeout=1800,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
 
     def _dry(self, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
@@ -60,15 +58,7 @@ class Checkout:
 
     def status(self) -> subprocess.CompletedProcess[str]:
         """Ask where the rows stand."""
-        return subprocess.run(
-            [sys.executable, "-m", "dsr.commands.status", "results/demo/status.json"],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": "src"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return self.run("python", "-m", "dsr.commands.status", "results/demo/status.json")
 
     def plan(self, *arguments: str, change: dict[str, Any] | None = None) -> tuple[dict[str, int], str]:
         """Return jobs by rule, and all that is said, of a dry run with a ``change`` of the configuration."""
@@ -126,7 +116,18 @@ def job_counts(output: str) -> dict[str, int]:
 
 def copy_checkout(folder: Path) -> Checkout:
     """Copy the files that belong to the project (no results, no environment)."""
-    names = ("Snakefile", "config.yaml", "rules", "envs", "src", "profiles", "slurm", "docs", "tests/workflow")
+    names = (
+        "Snakefile",
+        "Snakefile.demo",
+        "config.yaml",
+        "rules",
+        "envs",
+        "src",
+        "profiles",
+        "slurm",
+        "docs",
+        "tests/workflow",
+    )
     for name in names:
         source = ROOT / name
         if source.is_dir():

@@ -23,7 +23,6 @@ GRID = 16
 """The manifest's encoder has 256 positions whatever the configuration says."""
 
 OVERLAY: dict[str, Any] = {
-    "published": False,
     "results": "results/local",
     "discovery": {"images": IMAGES},
     "figures": {"images": [0]},

@@ -31,8 +31,8 @@ def overlay(folder: Path, content: dict[str, object]) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """Return a checkout in which the tiny workflow has run to the end."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("finished"))
+    """Return a checkout in which the tiny workflow has run to the end; its path has a blank."""
+    checkout = copy_checkout(tmp_path_factory.mktemp("finished run"))
     run = checkout.tiny()
     assert run.returncode == 0, run.stdout[-8000:]
     return checkout
@@ -54,7 +54,7 @@ def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
 
 def test_a_finished_run_is_done(finished: Checkout) -> None:
     shown = finished.status()
-    assert shown.returncode == 0, shown.stderr
+    assert shown.returncode == 0, shown.stdout
     rows = [line.split("|") for line in shown.stdout.splitlines() if line.startswith("| dit")]
     assert len(rows) == 6
     for cells in rows:
@@ -87,6 +87,19 @@ def test_a_comment_retrains_nothing(finished: Checkout, name: str) -> None:
     assert "Nothing to be done" in finished.tiny("-n").stdout
 
 
+def test_changed_settings_are_noticed_without_the_metadata_of_snakemake(finished: Checkout, tmp_path: Path) -> None:
+    shutil.move(finished.folder / ".snakemake/metadata", tmp_path)
+    steps, rate = ({"sampling": {"steps": 4}}, {"recipes": {"dit-dh": {"lr": 0.01}}})
+    run = finished.tiny("-n", overlays=overlay(tmp_path, steps))
+    assert "has other settings (steps: 3 -> 4)" in run.stdout
+    counts = job_counts(run.stdout)
+    assert counts["sample"] == counts["evaluate"] == 11
+    assert "train" not in counts
+    assert finished.planned(overlays=overlay(tmp_path, rate))["train"] == 2
+    # Settings that came back cost nothing but tables and figures.
+    assert not {"train", "sample", "evaluate", "statistics", "denoiser_maps"} & set(finished.planned())
+
+
 def test_another_learning_rate_retrains_one_row_from_the_start(finished: Checkout, tmp_path: Path) -> None:
     base = yaml.safe_load((finished.folder / "config.yaml").read_text(encoding="utf-8"))
     demo = yaml.safe_load((finished.folder / "profiles/demo/config-overlay.yaml").read_text(encoding="utf-8"))
@@ -112,7 +125,8 @@ def test_a_guidance_setting_was_chosen_and_drawn_in_full(finished: Checkout) -> 
     assert tried[0]["guidance"] == chosen
     assert tried[0]["fid"] <= tried[1]["fid"]
     drawn = json.loads((folder / "chosen-seed0/samples.json").read_text())
-    assert drawn["spec"]["guidance"] == chosen
+    assert drawn["guidance"] == chosen
+    assert "guidance" not in drawn["spec"]
     assert drawn["images"] == 20
     assert "chosen: scale 1.5 for t in" in (finished.folder / "results/demo/table1.md").read_text(encoding="utf-8")
 
@@ -171,7 +185,7 @@ def test_published_weights_are_sampled_scored_and_looked_at_without_training(
     assert "train" not in counts
     results = finished.folder / "results/demo"
     ours, theirs = (
-        json.loads((results / f"rows/{name}/epoch-1/unguided-seed0/samples.json").read_text())["pixels_sha256"]
+        (results / f"rows/{name}/epoch-1/unguided-seed0/samples.npz").read_bytes()
         for name in ("dit-siglip2b", "reference")
     )
     assert ours == theirs

@@ -67,7 +67,7 @@ def test_local_copies_are_checked_and_linked(given: tuple[Checkout, dict[str, st
 
 
 def test_images_need_not_be_prepared(given: tuple[Checkout, dict[str, str], str]) -> None:
-    checkout, _, overlay = given
+    checkout, copies, overlay = given
     direct = Path(overlay).with_name("direct.yaml")
     content = yaml.safe_load(Path(overlay).read_text(encoding="utf-8"))
     update_config(content, {"data": {"prepared": False}, "results": "results/direct"})
@@ -81,3 +81,8 @@ def test_images_need_not_be_prepared(given: tuple[Checkout, dict[str, str], str]
         classes=local_copies.CLASSES,
         image_size=local_copies.SIDE,
     )
+    # An image that comes, goes or moves behind the index is noticed by the next plan.
+    assert "Nothing to be done" in run(checkout, str(direct), "-n", index)
+    folder = next(path for path in Path(copies["imagenet-validation"]).iterdir() if path.is_dir())
+    next(folder.iterdir()).rename(folder / "renamed.png")
+    assert set(job_counts(run(checkout, str(direct), "-n", index))) == {"list_images"}

@@ -6,11 +6,12 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import Checkout, job_counts
+from .conftest import ROOT, TINY, Checkout, copy_checkout, job_counts
 
 LARGE = {
     "family": "siglip2", "hub": "google/siglip2-large-patch16-256", "revision": "main", "input_size": 256,
@@ -87,6 +88,28 @@ def test_only_sets_that_are_scored_again_are_kept(fresh: Checkout) -> None:
     counts, text = fresh.plan("-p", target, change={"evaluation": {"references": ["validation", "adm"]}})
     assert (counts["evaluate"], counts["evaluate_again"]) == (8 + 1, 1)
     assert text.count(" --keep ") == 2
+
+
+def test_what_jobs_need_survives_other_default_resources(fresh: Checkout) -> None:
+    target = "results/rows/dit-siglip2b/epoch-80/unguided-seed0/samples.npz"
+    _, text = fresh.plan("--default-resources", "slurm_extra='--mail-type=END'", "--", target)
+    (sample,) = re.findall(r"rule sample:.*?resources: (.*?)\n", text, re.DOTALL)
+    assert "slurm_extra=--signal=TERM@120 --open-mode=append --mail-type=END" in sample
+    # On one machine a job has the GPUs for itself.
+    assert "gres=gpu:8, tasks_per_gpu=0, gpu_jobs=1" in sample
+
+
+def test_a_configuration_file_adds_to_the_demo(fresh: Checkout) -> None:
+    run = fresh.snakemake("-n", "--profile", "profiles/demo", "--configfile", TINY[1])
+    assert job_counts(run.stdout) == fresh.planned()
+
+
+def test_another_checkout_runs_its_own_code(tmp_path: Path) -> None:
+    checkout = copy_checkout(tmp_path)
+    (checkout.folder / "src/dsr/config/load.py").write_text("raise ImportError('its own')", encoding="utf-8")
+    assert "its own" in checkout.run("snakemake", "-n").stdout
+    for file in ("Makefile", "rules/common.smk"):
+        assert "PYTHONNOUSERSITE=1" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_another_average_is_published_and_not_trained_again(fresh: Checkout) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsr.config.denoisers import Dit, DitDh
 from dsr.config.specs import AutoencoderSpec, ModelSpec
 
 TIME_FEATURES = 512
@@ -32,13 +31,13 @@ class Cost:
 
 def denoiser_cost(spec: ModelSpec) -> Cost:
     """Cost of a denoiser."""
-    shape, image, stacks = spec.denoiser, spec.grid**2, _stacks(spec.denoiser)
-    (width, _), (last, _) = stacks[0], stacks[-1]
+    shape, image, stacks = spec.denoiser, spec.grid**2, spec.denoiser.stacks
+    width, last = stacks[0][0], stacks[-1][0]
     labels = spec.classes + (shape.class_dropout > 0)
     cost = _linear(TIME_FEATURES, width, 1) + _linear(width, width, 1) + _weights(labels * width)
     cost += _linear(spec.channels, last, image) + _final(spec, last, image if len(stacks) > 1 else 1)
     cost += _frozen(TIME_FEATURES // 2 + image * width)
-    for number, (stack, depth) in enumerate(stacks):
+    for number, (stack, depth, _) in enumerate(stacks):
         cost += _weights(spec.registers * stack) + _frozen(spec.registers * stack)
         for block in range(depth):
             tokens = image + (spec.registers if number or block >= shape.register_start else 0)
@@ -62,15 +61,6 @@ def decoder_flops(spec: AutoencoderSpec) -> int:
 def transformer_flops(width: int, depth: int, intermediate_size: int, tokens: int) -> int:
     """FLOPs of a vision transformer's blocks; its patch embedding is left out."""
     return depth * tokens * width * (8 * width + 4 * intermediate_size + 4 * tokens)
-
-
-def _stacks(denoiser: Dit | DitDh) -> list[tuple[int, int]]:
-    """Width and depth of every stack of blocks."""
-    match denoiser:
-        case Dit():
-            return [(denoiser.hidden_size, denoiser.depth)]
-        case DitDh():
-            return [*zip(denoiser.hidden_size, denoiser.depth, strict=True)]
 
 
 def _block(width: int, mlp_ratio: float, tokens: int, *, conditions: int) -> Cost:

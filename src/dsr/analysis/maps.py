@@ -1,4 +1,7 @@
-"""The maps file: what one encoder or one denoiser does to chosen images, layer by layer (NumPy only)."""
+"""The maps file: what one encoder or one denoiser does to chosen images, layer by layer; and what an outlier token is.
+
+NumPy only, so that figures are drawn without PyTorch. Grids are (S, S) in row-major token order.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from dsr.base.errors import UserError
-from dsr.base.files import atomic_stream
+from dsr.config.specs import content
+from dsr.data.npz import write_arrays
+
+Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 OUTPUT = "output"
 """Name of the last layer: the encoder's final feature, or the denoiser's data prediction."""
@@ -49,10 +56,9 @@ class TokenMaps:
     decoded: npt.NDArray[np.uint8]
     """Decoded one-step prediction (denoiser) or reconstruction (encoder), (I, T, H, W, 3)."""
 
-    def save(self, path: Path) -> None:
-        """Write all arrays as one npz."""
-        with atomic_stream(path) as stream:
-            np.savez_compressed(stream, **{field.name: getattr(self, field.name) for field in fields(self)})
+    def save(self, path: Path, spec: BaseModel) -> None:
+        """Write all arrays as one npz, and the specification that they were made from."""
+        write_arrays(path, vars(self), {"spec": content(spec)}, compress=True)
 
     @classmethod
     def load(cls, path: Path) -> TokenMaps:
@@ -93,3 +99,27 @@ def equal_shares(blocks: Sequence[str], count: int) -> list[str]:
     ['2', '4', '6', '8', '10', '12']
     """
     return [blocks[math.ceil(number * len(blocks) / count) - 1] for number in range(1, count + 1)]
+
+
+def relative_norms(norms: Floats) -> npt.NDArray[np.float64]:
+    """Norms (..., S, S) as multiples of their own grid's median norm; 1 where both are zero."""
+    values = norms.astype(np.float64)
+    medians = np.median(values, axis=(-2, -1), keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(values == medians, 1.0, values / medians)
+
+
+def outlier_mask(norms: Floats, multiple: float) -> npt.NDArray[np.bool_]:
+    """Mark outlier tokens of norm grids (..., S, S): the project's only criterion.
+
+    A token is an outlier when its norm exceeds ``multiple`` times the median token norm of the same image after the
+    same block. The paper does not publish its criterion; a multiple of the median needs no threshold per model, layer
+    or noise level, and the median does not move while fewer than half of the tokens are outliers. Registers are not
+    image tokens and take no part.
+    """
+    return relative_norms(norms) > multiple
+
+
+def outlier_ratio(norms: Floats, multiple: float) -> npt.NDArray[np.float64]:
+    """Fraction of outlier tokens of every grid: (..., S, S) -> (...)."""
+    return np.asarray(outlier_mask(norms, multiple).mean(axis=(-2, -1)))

@@ -1,21 +1,172 @@
-"""From images, residual streams and attention weights to the arrays of a maps file."""
+"""Measure the token maps of an encoder or of a row's denoiser, block by block."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from dsr.analysis.outliers import attention_received, first_component, token_norms
+from dsr.analysis.maps import OUTPUT, Floats, TokenMaps
+from dsr.base.distributed import own_device
 from dsr.base.errors import UserError
-from dsr.data.images import Images
-from dsr.encoder.autoencoder import quantised
+from dsr.base.randomness import noise
+from dsr.config.specs import DenoiserMapsSpec, EncoderMapsSpec
+from dsr.data.images import Images, open_images
+from dsr.denoiser.build import load_denoiser
+from dsr.denoiser.layers import Block
+from dsr.encoder.autoencoder import load_autoencoder, quantised
+from dsr.encoder.vit import VitEncoder
+from dsr.flow import Flow
 
 Array = npt.NDArray[np.float32]
+Layer = dict[str, Array]
+
+
+def map_encoder(
+    spec: EncoderMapsSpec,
+    encoder: Path,
+    decoder: Path,
+    images: Path,
+    output: Path,
+    neurons: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """Map a frozen encoder, with or without TTR: run images through it and measure the stream after every block.
+
+    The last layer is the feature after the final LayerNorm without affine, whose norms are all sqrt(D); the
+    reconstruction of the raw feature is kept too.
+
+    Args:
+        spec: Encoder, TTR, decoder and images.
+        encoder: Hugging Face folder of the encoder.
+        decoder: Decoder weights.
+        images: Index of the prepared validation images.
+        output: Npz file to write.
+        neurons: Register neurons, with TTR.
+        threads: CPU threads.
+
+    Raises:
+        UserError: if a file does not fit the specification, or an image does not exist.
+    """
+    torch.set_num_threads(threads)
+    autoencoder = load_autoencoder(
+        spec.autoencoder, encoder=encoder, neurons=neurons, statistics=None, decoder=decoder
+    ).to(own_device())
+    shown = read_chosen(open_images(images), spec.images)
+    pixels = _to_pixels(shown)
+    network = autoencoder.encoder
+    if network is None:
+        raise ValueError("an encoder's maps need an encoder")
+    TokenMaps(
+        indices=np.array(spec.images),
+        images=shown,
+        times=np.zeros(1, np.float32),
+        decoded=_to_images(autoencoder.decode(autoencoder.encode(pixels)))[:, None],
+        **_stack_layers([trace_encoder(network, network.preprocess(pixels))]),
+    ).save(output, spec)
+
+
+def map_denoiser(
+    spec: DenoiserMapsSpec,
+    encoder: Path,
+    decoder: Path,
+    statistics: Path,
+    weights: Path,
+    images: Path,
+    output: Path,
+    neurons: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """Map the denoiser of a row: encode images, noise them to every t, run it once, and measure every block.
+
+    The last layer is the data prediction itself; it is also decoded. Noise is drawn on the CPU, from the seed and the
+    image's index, so every row of the same latent shape sees the same noise, at every time.
+
+    Args:
+        spec: Autoencoder, denoiser, images and times.
+        encoder: Hugging Face folder of the encoder.
+        decoder: Decoder weights.
+        statistics: Latent statistics.
+        weights: Moving average of the row's weights.
+        images: Index of the prepared validation images.
+        output: Npz file to write.
+        neurons: Register neurons, with TTR.
+        threads: CPU threads.
+
+    Raises:
+        UserError: if a file does not fit the specification, or an image does not exist.
+    """
+    torch.set_num_threads(threads)
+    device = own_device()
+    autoencoder = load_autoencoder(
+        spec.autoencoder, encoder=encoder, neurons=neurons, statistics=statistics, decoder=decoder
+    ).to(device)
+    model = load_denoiser(spec.model, weights, device, spec.weights)
+    flow = Flow.from_config(spec.flow)
+    source = open_images(images)
+    shown = read_chosen(source, spec.images)
+    latents = autoencoder.encode(_to_pixels(shown))
+    noises = noise(spec.seed, "maps", spec.images, latents.shape[1:]).to(device)
+    labels = torch.from_numpy(source.labels[list(spec.images)]).to(device)
+    passes, decoded = [], []
+    for time in spec.times:
+        times = torch.full((len(latents),), time, device=device)
+        layers, prediction = trace_denoiser(model, flow.interpolate(latents, noises, times), times, labels)
+        passes.append(layers)
+        decoded.append(_to_images(autoencoder.decode(prediction)))
+    TokenMaps(
+        indices=np.array(spec.images),
+        images=shown,
+        times=np.array(spec.times, np.float32),
+        decoded=np.stack(decoded, 1),
+        **_stack_layers(passes),
+    ).save(output, spec)
+
+
+@torch.no_grad()
+def trace_encoder(network: VitEncoder, inputs: torch.Tensor) -> list[Layer]:
+    """Measure the stream of preprocessed images (B, 3, H, W) after every block, and the final feature."""
+    stream = network.embed(inputs)
+    image = network.image_tokens(stream.shape[1])
+    layers = []
+    for block in network.blocks:
+        # The block itself uses a fused kernel that does not return its weights.
+        weights = block.attention.weights(block.norm1(stream))
+        stream = block(stream)
+        layers.append(measure_layer(stream, image, weights))
+    feature = network(inputs)
+    return [*layers, measure_layer(feature, slice(0, feature.shape[1]))]
+
+
+@torch.no_grad()
+def trace_denoiser(
+    model: nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor
+) -> tuple[list[Layer], torch.Tensor]:
+    """Measure the stream of one forward pass after every block; also return the data prediction (B, C, S, S).
+
+    Registers lie before the image tokens.
+    """
+    count = x.shape[-1] * x.shape[-2]
+    layers: list[Layer] = []
+
+    def read(block: Block, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        image = slice(output.shape[1] - count, output.shape[1])
+        layers.append(measure_layer(output, image, block.attention_weights(*inputs)))
+
+    with contextlib.ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, Block):
+                hooks.enter_context(module.register_forward_hook(read))
+        prediction: torch.Tensor = model(x, t, y)
+    return [*layers, measure_layer(prediction.flatten(2).transpose(1, 2), slice(0, count))], prediction
 
 
 def read_chosen(images: Images, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
@@ -29,36 +180,8 @@ def read_chosen(images: Images, indices: Sequence[int]) -> npt.NDArray[np.uint8]
     return np.stack([images.read(index) for index in indices])
 
 
-def to_pixels(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """Convert uint8 images (I, H, W, 3) to floats in [0, 1], (I, 3, H, W)."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
-
-
-def to_images(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are."""
-    return quantised(pixels).cpu().numpy()
-
-
-@dataclass(frozen=True)
-class LayerMaps:
-    """Measures of one layer for B images; S x S image tokens, R registers."""
-
-    norms: Array
-    """(B, S, S)."""
-    components: Array
-    """(B, S, S)."""
-    explained: Array
-    """(B,)."""
-    attention: Array
-    """(B, S, S)."""
-    register_attention: Array
-    """(B,)."""
-    register_norms: Array
-    """(B, R)."""
-
-
-def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | None = None) -> LayerMaps:
-    """Measure one layer.
+def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | None = None) -> Layer:
+    """Measure one layer: what :class:`TokenMaps` holds of it, by name, without the axes of times and layers.
 
     Args:
         stream: tokens after the layer, (B, T, D).
@@ -77,34 +200,65 @@ def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | No
     attention = np.full(tokens.shape[:2], np.nan, np.float32)
     register_attention = np.full(len(tokens), np.nan, np.float32)
     if weights is not None:
-        attention = np.stack([attention_received(one) for one in weights.float().cpu().numpy()])
+        # What every key receives, as a mean over heads and queries; registers count as both.
+        attention = weights.float().cpu().numpy().mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
         register_attention = _split(attention, image)[1].sum(1)
     grid = (len(tokens), side, side)
-    return LayerMaps(
-        norms=token_norms(pictured).reshape(grid),
-        components=np.stack([projection for projection, _ in components]).reshape(grid),
-        explained=np.array([share for _, share in components], np.float32),
-        attention=_split(attention, image)[0].reshape(grid),
-        register_attention=register_attention,
-        register_norms=token_norms(registers),
-    )
+    return {
+        "norms": token_norms(pictured).reshape(grid),
+        "components": np.stack([projection for projection, _ in components]).reshape(grid),
+        "explained": np.array([share for _, share in components], np.float32),
+        "attention": _split(attention, image)[0].reshape(grid),
+        "register_attention": register_attention,
+        "register_norms": token_norms(registers),
+    }
 
 
-def stack_layers(passes: Sequence[Sequence[LayerMaps]]) -> dict[str, Array]:
-    """Stack T forward passes of L layers to arrays (B, T, L, ...), named as the fields of a maps file.
+def first_component(tokens: Floats) -> tuple[npt.NDArray[np.float32], float]:
+    """Project the tokens of one image (N, D) on their first principal component.
+
+    Returns the centred projection (N,), signed so that its largest absolute value is positive, and the share of the
+    variance that it explains (0 when all tokens are equal). The (N, N) Gram matrix has the same leading component as
+    the (D, D) covariance and is the smaller one here.
+    """
+    centred = tokens.astype(np.float64) - tokens.mean(axis=0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centred @ centred.T)
+    total, leading = values.clip(min=0.0).sum(), max(float(values[-1]), 0.0)
+    projection = vectors[:, -1] * np.sqrt(leading)
+    if projection[np.abs(projection).argmax()] < 0:
+        projection = -projection
+    return projection.astype(np.float32), float(leading / total) if total > 0 else 0.0
+
+
+def token_norms(tokens: Floats) -> npt.NDArray[np.float32]:
+    """Return the L2 norm of every token: (..., N, D) -> (..., N) float32, summed in float64."""
+    return np.asarray(np.sqrt(np.square(tokens, dtype=np.float64).sum(-1)), np.float32)
+
+
+def _to_pixels(images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """Convert uint8 images (I, H, W, 3) to floats in [0, 1], (I, 3, H, W)."""
+    return torch.from_numpy(images).to(own_device()).permute(0, 3, 1, 2).float() / 255
+
+
+def _to_images(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are."""
+    return quantised(pixels).cpu().numpy()
+
+
+def _stack_layers(passes: Sequence[Sequence[Layer]]) -> dict[str, Any]:
+    """Stack T forward passes of L layers to arrays (B, T, L, ...), and name the layers: fields of a maps file.
 
     A layer without registers has NaN register norms where another one has registers.
     """
-    registers = max(layer.register_norms.shape[1] for layers in passes for layer in layers)
-    arrays = {}
-    for name in ("norms", "components", "explained", "attention", "register_attention"):
-        arrays[name] = np.stack([np.stack([getattr(layer, name) for layer in layers], 1) for layers in passes], 1)
-    padded = np.full((*arrays["explained"].shape, registers), np.nan, np.float32)
-    for time, layers in enumerate(passes):
-        for number, layer in enumerate(layers):
-            padded[:, time, number, : layer.register_norms.shape[1]] = layer.register_norms
-    arrays["register_norms"] = padded
-    return arrays
+    registers = max(layer["register_norms"].shape[1] for layers in passes for layer in layers)
+    for layer in itertools.chain.from_iterable(passes):
+        missing = registers - layer["register_norms"].shape[1]
+        layer["register_norms"] = np.pad(layer["register_norms"], ((0, 0), (0, missing)), constant_values=np.nan)
+    arrays = {
+        name: np.stack([np.stack([layer[name] for layer in layers], 1) for layers in passes], 1)
+        for name in passes[0][0]
+    }
+    return {**arrays, "layers": np.array([*map(str, range(1, len(passes[0]))), OUTPUT])}
 
 
 def _split(tokens: Array, image: slice) -> tuple[Array, Array]:

@@ -1,27 +1,29 @@
-"""Provide one artifact: from its source, or from the user's own copy."""
+"""Provide one artifact: from its source, or from the user's own copy. What is loaded later is loaded once before."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from dsr.artifacts import imagenet, transfer
 from dsr.artifacts import lock as locks
-from dsr.artifacts import transfer
-from dsr.artifacts.checks import Check, EncoderCheck
+from dsr.artifacts import manifest as manifests
 from dsr.artifacts.clients import drive, http, hub, kaggle
-from dsr.artifacts.content import Content
-from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, ContentError
-from dsr.artifacts.manifest import PACKAGED, Artifact, DriveSource, HttpSource, HubSource, KaggleSource, load
-from dsr.base.errors import first_problem
+from dsr.artifacts.manifest import MANIFEST, OWN_COPY, PACKAGED, DriveSource, HttpSource, HubSource, KaggleSource
+from dsr.base import files
+from dsr.base.errors import UserError, first_problem
 from dsr.config.base import Section
+from dsr.config.encoders import ENCODER_FILES
 from dsr.config.specs import EncoderSpec
+from dsr.data import npz
 
 log = logging.getLogger(__name__)
 
@@ -51,87 +53,195 @@ def fetch(
         manifest: Another manifest.
 
     Raises:
-        ArtifactError: if it cannot be provided; nothing that was received is lost.
+        UserError: if it cannot be provided; nothing that was received is lost.
     """
-    entry = load(manifest).get(artifact)
-    content = Content(artifact, entry, _parse(entry.check, spec), output)
-    job = _Job(content, lock)
+    entry = manifests.load(manifest).get(artifact)
+    recorded = locks.read(lock).artifacts.get(artifact)
+    job = Job(artifact, entry, _parse(entry.check, spec), output, lock, recorded)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with transfer.disk_errors(artifact, output.parent):
+    with files.naming(output):
         if local is not None:
             advice = "give another one, or none to download it"
             with _advising(f"It is your own copy of '{artifact}' (`artifacts` in config.yaml): {advice}"):
-                job.compare_unchanged(local)
-                content.publish_local(local)
-        elif content.exists():
+                job.measure(local)
+                # File by file of an encoder: the folder is the workflow's own, nothing may be written into the user's.
+                job.publish(local, _link)
+        elif job.exists():
             with _advising(f"{output} is there already: remove it and run again"):
-                content.verify(output)
-                job.compare_unchanged(output)
+                job.verify(output)
+                job.measure(output)
         else:
             job.download()
     log.info("%s: %s is complete", artifact, output)
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One artifact on its way to one place."""
 
-    content: Content
+    identifier: str
+    artifact: manifests.Artifact
+    spec: Section
+    """What it is for."""
+    output: Path
+    """File or folder to publish."""
     lock: Path
+    recorded: locks.Entry | None
+    """What the lock file says about it."""
+
+    def exists(self) -> bool:
+        """Whether everything that would be published is there, whatever it holds."""
+        if isinstance(self.artifact.check, manifests.EncoderCheck):
+            return all((self.output / name).exists() for name in ENCODER_FILES)
+        return any(self.output.iterdir()) if self.output.is_dir() else self.output.exists()
 
     def download(self) -> None:
         """Receive, compare with manifest and lock, publish, record: in this order, so that a failure repeats little."""
-        identifier, artifact = self.content.identifier, self.content.artifact
-        source = artifact.source
-        _refuse_other_encoder(artifact, self.content.spec)
+        source = self.artifact.source
+        self._refuse_other_encoder()
         # What another source sent is never taken for this one's. Both splits of a competition share one archive.
-        name = source.competition if isinstance(source, KaggleSource) else identifier
+        name = source.competition if isinstance(source, KaggleSource) else self.identifier
         digest = hashlib.sha256(source.model_dump_json(exclude={"split"}).encode()).hexdigest()
-        folder = self.content.output.parent / DOWNLOADS / f"{name}-{digest[:8]}"
+        folder = self.output.parent / DOWNLOADS / f"{name}-{digest[:8]}"
         with locks.exclusive(folder.with_name(f"{folder.name}.guard")):
             folder.mkdir(exist_ok=True)
-            commit = self._receive(folder)
+            revision, stated = self._receive(folder)
             with _advising(f"The download is kept in {folder}: if it is damaged, delete it and run the command again"):
-                places = {file.name: folder / file.name for file in artifact.files}
-                measures = locks.measure(self.lock, identifier, artifact, places, commit.sha256 if commit else {})
-                self.content.publish_download(folder)
-            locks.record(self.lock, identifier, artifact, commit.revision if commit else None, measures)
+                given = folder if len(self.artifact.files) > 1 else folder / self.artifact.files[0].name
+                measures = self.measure(given, stated)
+                self.publish(given, _move)
+            locks.record(self.lock, self.identifier, source, revision, measures)
             if isinstance(source, KaggleSource):
                 log.info("%s holds the archive of both splits; remove it when you have those that you need", folder)
             else:
                 shutil.rmtree(folder)
 
-    def compare_unchanged(self, place: Path) -> None:
-        """Compare what lies in ``place`` with manifest and lock, if it is in the publisher's own form."""
-        artifact = self.content.artifact
-        names = [file.name for file in artifact.files]
-        places = {name: place if len(names) == 1 else place / name for name in names}
-        if not self.content.is_converted(place) and all(path.is_file() for path in places.values()):
-            locks.measure(self.lock, self.content.identifier, artifact, places, {})
+    def _receive(self, folder: Path) -> tuple[str | None, dict[str, str]]:
+        """Have the publisher's files in ``folder``; those that an earlier attempt completed are kept.
 
-    def _receive(self, folder: Path) -> hub.Commit | None:
-        """Have the publisher's files in ``folder``; those that an earlier attempt completed are kept."""
-        identifier, artifact = self.content.identifier, self.content.artifact
-        source, first = artifact.source, folder / artifact.files[0].name
-        log.info("%s: downloading from %s", identifier, artifact.page)
+        Returns:
+            The source's commit and the SHA-256 of files, as far as the publisher states them.
+        """
+        source, first = self.artifact.source, folder / self.artifact.files[0].name
+        log.info("%s: downloading from %s", self.identifier, self.artifact.page)
         if isinstance(source, HubSource):
-            return hub.fetch(artifact, source, folder, locks.pinned_revision(self.lock, identifier, source))
+            # The commit of the first download, unless the manifest names another source by now.
+            pinned = self.recorded.revision if self.recorded and self.recorded.source == source else None
+            return hub.fetch(self.artifact, source, folder, pinned)
         if not first.exists():
             match source:
                 case DriveSource():
-                    drive.fetch(artifact, source, first)
+                    drive.fetch(self.artifact, source, first)
                 case HttpSource():
-                    http.fetch(source, first)
+                    denied = f"The address may have moved: check it in a browser, or {OWN_COPY}"
+                    http.fetch(source.url, first, transfer.plain(source.url), denied)
                 case KaggleSource():
-                    kaggle.fetch(artifact, source, first)
+                    kaggle.fetch(self.artifact, source, first)
                 case _:
-                    raise ArtifactError(f"{identifier}: nobody publishes it; {OWN_COPY}")
+                    raise UserError(f"{self.identifier}: nobody publishes it; {OWN_COPY}")
         try:
-            transfer.refuse_page(artifact.page, transfer.start_of(first))
-        except ArtifactError:
+            transfer.refuse_page(self.artifact.page, transfer.start_of(first))
+        except UserError:
             first.unlink()
             raise
-        return None
+        return None, {}
+
+    def measure(self, given: Path, stated: dict[str, str] | None = None) -> dict[str, locks.Measure]:
+        """Measure what is in the publisher's own form, and compare it with what publisher, manifest and lock file say.
+
+        Raises:
+            UserError: if a file is another one than any of them says.
+        """
+        places = {file: given / file.name if given.is_dir() else given for file in self.artifact.files}
+        if self._is_converted(given) or not all(place.is_file() for place in places.values()):
+            return {}
+        return locks.measure(self.lock, self.identifier, places, self.recorded, stated or {})
+
+    def verify(self, path: Path) -> None:
+        """Check content in the form in which it is published.
+
+        Raises:
+            UserError: saying what is wrong with it.
+        """
+        check, spec = self.artifact.check, self.spec
+        self._refuse_form(path)
+        if isinstance(spec, manifests.ImageCount):
+            imagenet.verify(path, spec)
+        elif isinstance(check, manifests.FileCheck):
+            look_for_names(check, path)
+        elif not isinstance(check, manifests.ImagesCheck):
+            # Frameworks are imported where they are needed.
+            from dsr.artifacts import weights
+
+            weights.verify(check, spec, path)
+
+    def publish(self, given: Path, put: Callable[[Path, Path], None]) -> None:
+        """Check what is given and ``put`` it in place; what needs another form is made from it without touching it.
+
+        Raises:
+            UserError: if it is not there or its content is wrong.
+            FileExistsError: if something else than an earlier link is in the way.
+        """
+        check, spec, source = self.artifact.check, self.spec, self.artifact.source
+        self._refuse_form(given)
+        if isinstance(check, manifests.EncoderCheck):
+            self.verify(given)
+            # The configuration last: while it is missing, nobody takes the folder for complete.
+            for name in sorted(ENCODER_FILES, key=lambda name: name == "config.json"):
+                put(given / name, self.output / name)
+        elif isinstance(check, manifests.FileCheck) or self._is_converted(given):
+            self.verify(given)
+            put(given, self.output)
+        elif isinstance(check, manifests.WeightsCheck):
+            from dsr.artifacts import weights
+
+            about = {"artifact": self.identifier, "source": f"{self.artifact.page} {self.artifact.files[0].name}"}
+            weights.convert(check, spec, given, self.output, about | check.metadata)
+        elif isinstance(source, KaggleSource) and isinstance(spec, manifests.ImageCount):
+            tree = given / imagenet.FOLDERS[source.split]
+            if given.is_file() or (tree.is_dir() and source.split == "validation"):
+                _replace(imagenet.arrange(given, source.split, self.output, spec), self.output)
+            else:
+                images = tree if tree.is_dir() else given
+                self.verify(images)
+                _link(images, self.output)
+
+    def _is_converted(self, path: Path) -> bool:
+        """Whether ``path`` has the form in which the workflow uses it, and its publisher hands out another."""
+        return isinstance(self.artifact.check, manifests.WeightsCheck) and path.suffix == ".safetensors"
+
+    def _refuse_form(self, path: Path) -> None:
+        """Refuse what is not there, a folder where a file belongs, and a folder that is not an encoder's."""
+        check = self.artifact.check
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        if path.is_dir() and not isinstance(check, manifests.EncoderCheck | manifests.ImagesCheck):
+            raise UserError(f"{path}: is a folder, expected the file itself")
+        missing = [name for name in ENCODER_FILES if not (path / name).is_file()]
+        if missing and isinstance(check, manifests.EncoderCheck):
+            raise UserError(f"{path}: lacks {missing[0]}; expected a folder with {', '.join(ENCODER_FILES)}")
+
+    def _refuse_other_encoder(self) -> None:
+        """Refuse, before anything is downloaded, an encoder that is not the configuration's."""
+        source, spec = self.artifact.source, self.spec
+        if self.artifact.check.kind == "encoder" and isinstance(source, HubSource) and isinstance(spec, EncoderSpec):
+            published, wanted = (source.repository, source.revision), (spec.encoder.hub, spec.encoder.revision)
+            if published != wanted:
+                raise UserError(
+                    f"the manifest has {' at '.join(published)}, the configuration {' at '.join(wanted)}. Make "
+                    f"config.yaml and {MANIFEST} agree, or {OWN_COPY}"
+                )
+
+
+def look_for_names(check: manifests.FileCheck, path: Path) -> None:
+    """Refuse a file that is another one; nothing is unpickled, and no framework is needed."""
+    if check.kind == "arrays":
+        missing = sorted(set(check.names).difference(npz.keys(path)))
+    else:
+        content = path.read_bytes()
+        missing = [name for name in check.names if name.encode() not in content]
+    if missing:
+        raise UserError(f"{path}: lacks {', '.join(missing)}; it is another file than expected, or cut off")
 
 
 @contextlib.contextmanager
@@ -139,27 +249,41 @@ def _advising(advice: str) -> Iterator[None]:
     """End messages about wrong content with what to do about it, which depends on whose it is."""
     try:
         yield
-    except ContentError as error:
-        raise ContentError(f"{error}. {advice}") from error
+    except UserError as error:
+        raise UserError(f"{error}. {advice}") from error
 
 
-def _parse(check: Check, spec: str) -> Section:
-    expected = check.specification or Section
+def _parse(check: manifests.Check, spec: str) -> Section:
+    expected = manifests.SPECIFICATIONS.get(check.kind, Section)
     try:
         return expected.model_validate_json(spec)
     except ValidationError as error:
-        raise ArtifactError(
+        raise UserError(
             f"--spec: content of kind '{check.kind}' needs the JSON of {expected.__name__} ({first_problem(error)})"
         ) from None
 
 
-def _refuse_other_encoder(artifact: Artifact, spec: Section) -> None:
-    """Refuse, before anything is downloaded, an encoder that is not the configuration's."""
-    source = artifact.source
-    if isinstance(artifact.check, EncoderCheck) and isinstance(source, HubSource) and isinstance(spec, EncoderSpec):
-        published, wanted = (source.repository, source.revision), (spec.encoder.hub, spec.encoder.revision)
-        if published != wanted:
-            raise ArtifactError(
-                f"the manifest has {' at '.join(published)}, the configuration {' at '.join(wanted)}. Make config.yaml "
-                f"and {MANIFEST} agree, or {OWN_COPY}"
-            )
+def _move(part: Path, output: Path) -> None:
+    """Move a complete file to ``output`` (same file system), replacing what is there."""
+    with files.atomic(output) as temporary:
+        part.replace(temporary)
+
+
+def _link(target: Path, output: Path) -> None:
+    """Make ``output`` a symbolic link to ``target``."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    link = output.with_name(f".{output.name}.link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.absolute())
+    _replace(link, output)
+
+
+def _replace(made: Path, output: Path) -> None:
+    """Give ``made``, a folder or link beside it, the name ``output``; only links and empty folders make way."""
+    if output.is_symlink():
+        output.unlink()
+    elif output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+    elif output.exists():
+        raise FileExistsError(errno.EEXIST, "in the way and will not be overwritten; remove it", str(output))
+    made.replace(output)

@@ -13,10 +13,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from dsr.artifacts.errors import ArtifactError, ContentError
-from dsr.artifacts.manifest import Artifact, Source
+from dsr.artifacts.manifest import File, Source
 from dsr.base import files
-from dsr.base.errors import first_problem
+from dsr.base.errors import UserError, first_problem
 from dsr.config.base import Section
 
 log = logging.getLogger(__name__)
@@ -57,44 +56,36 @@ def read(path: Path) -> Lock:
     """Read a lock file; one that does not exist yet is empty.
 
     Raises:
-        ArtifactError: if it is damaged.
+        UserError: if it is damaged.
     """
     try:
         return Lock.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return Lock()
     except ValidationError as error:
-        raise ArtifactError(
+        raise UserError(
             f"{path}: not a lock file ({first_problem(error)}). Restore it from version control, or remove it to "
             "record everything anew"
         ) from None
 
 
-def pinned_revision(path: Path, identifier: str, source: Source) -> str | None:
-    """Return the commit recorded for an artifact, unless the manifest names another source by now."""
-    entry = read(path).artifacts.get(identifier)
-    return entry.revision if entry is not None and entry.source == source else None
-
-
 def measure(
-    path: Path, identifier: str, artifact: Artifact, places: dict[str, Path], stated: dict[str, str]
+    path: Path, identifier: str, places: dict[File, Path], recorded: Entry | None, stated: dict[str, str]
 ) -> dict[str, Measure]:
     """Measure files, and compare them with what publisher, manifest and lock file say.
 
     Args:
         path: the lock file.
         identifier: the artifact's id.
-        artifact: the artifact.
-        places: name of the file in the manifest -> where it lies.
+        places: file of the manifest -> where it lies.
+        recorded: what the lock file says.
         stated: name of the file -> SHA-256 that its publisher states.
 
     Raises:
-        ContentError: if a file is another one than any of them says.
+        UserError: if a file is another one than any of them says.
     """
-    recorded = read(path).artifacts.get(identifier)
     measures = {}
-    for file in artifact.files:
-        place = places[file.name]
+    for file, place in places.items():
         log.info("Computing the SHA-256 of %s (%.1f GB)", place, place.stat().st_size / 1e9)
         now = Measure(size=place.stat().st_size, sha256=files.sha256(place))
         before = recorded.files.get(file.name) if recorded else None
@@ -104,7 +95,7 @@ def measure(
             (f"{path} recorded", before and before.size, before and before.sha256),
         ):
             if size not in (None, now.size) or sha256 not in (None, now.sha256):
-                raise ContentError(
+                raise UserError(
                     f"{identifier}: {place} has {now.size} bytes and sha256 {now.sha256}, but {authority} "
                     f"{size or 'any number of'} bytes and sha256 {sha256 or 'unknown'}: it is damaged, or its "
                     f"publisher replaced it; if you accept that, remove the entry '{identifier}' from {path}"
@@ -113,14 +104,14 @@ def measure(
     return measures
 
 
-def record(path: Path, identifier: str, artifact: Artifact, revision: str | None, measures: dict[str, Measure]) -> None:
+def record(path: Path, identifier: str, source: Source, revision: str | None, measures: dict[str, Measure]) -> None:
     """Record an artifact in the lock file unless it is there already."""
-    with exclusive(path.with_name(f".{path.name}.guard")):
+    with exclusive(path.with_name(f".{path.name}.guard"), warn=False):
         lock = read(path)
         if identifier in lock.artifacts:
             return
         entry = Entry(
-            source=artifact.source,
+            source=source,
             revision=revision,
             recorded=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             files=measures,
@@ -132,10 +123,11 @@ def record(path: Path, identifier: str, artifact: Artifact, revision: str | None
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, warn: bool = True) -> Iterator[None]:
     """Hold the advisory lock ``path``, waiting for another process that has it; it ends with the process.
 
-    The empty file stays: whoever removed it would let a waiting process and a new one in together.
+    Where the file system has no locks, nothing is held, and ``warn`` says so. The empty file stays: whoever removed it
+    would let a waiting process and a new one in together.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
@@ -145,5 +137,6 @@ def exclusive(path: Path) -> Iterator[None]:
             log.info("Waiting for another process that holds %s", path)
             fcntl.lockf(stream, fcntl.LOCK_EX)
         except OSError as error:
-            log.warning("%s: no locks on this file system (%s); run one fetch at a time (--cores 1)", path, error)
+            level = logging.WARNING if warn else logging.DEBUG
+            log.log(level, "%s: no locks on this file system (%s); run one fetch at a time (--cores 1)", path, error)
         yield

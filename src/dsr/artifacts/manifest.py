@@ -10,13 +10,18 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from dsr.artifacts.checks import Check
-from dsr.artifacts.errors import ArtifactError
-from dsr.base.errors import problems
+from dsr.base.errors import UserError, problems
 from dsr.config.base import Positive, Section
+from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 
 PACKAGED = Path(__file__).with_name("manifest.yaml")
 """The manifest that is used unless another is named."""
+
+MANIFEST = "src/dsr/artifacts/manifest.yaml"
+"""Where messages say that addresses stand."""
+
+OWN_COPY = "give a copy of your own (`artifacts` in config.yaml)"
+"""What messages advise where nothing can be downloaded."""
 
 
 class File(Section):
@@ -86,6 +91,68 @@ class NoSource(Section):
 Source = Annotated[HubSource | DriveSource | HttpSource | KaggleSource | NoSource, Field(discriminator="client")]
 
 
+class ImageCount(Section):
+    """How many images an ImageFolder must hold."""
+
+    images: Positive
+    """Images in all classes together."""
+    classes: Positive
+    """Class folders."""
+
+
+class ImagesCheck(Section):
+    """An ImageFolder: one folder of images per class."""
+
+    kind: Literal["images"]
+
+
+class EncoderCheck(Section):
+    """A Hugging Face folder (config.json, model.safetensors, preprocessor_config.json) of a vision transformer."""
+
+    kind: Literal["encoder"]
+    model_type: Literal["siglip", "dinov2", "dinov2_with_registers"]
+    """What config.json calls the architecture."""
+    width: Positive
+    """Width of a token."""
+    positions: Positive
+    """Rows of the position table."""
+    depth: Positive
+    """Number of blocks."""
+    intermediate_size: Positive
+    """Hidden width of the MLP."""
+
+
+class WeightsCheck(Section):
+    """Every tensor there, in the right shape, and no other; safetensors, made of a PyTorch file of its publisher."""
+
+    kind: Literal["decoder", "denoiser", "statistics"]
+    """The pixel decoder, a denoiser, or mean and variance of latents."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """What is known of the training run: epoch, decay of the moving average."""
+
+
+class FileCheck(Section):
+    """A file of the evaluator that names certain things; whether it can be used is said where it is."""
+
+    kind: Literal["graph", "arrays"]
+    """A frozen TensorFlow graph, or an npz."""
+    names: tuple[str, ...]
+    """Nodes of the graph, arrays of the npz."""
+
+
+Check = Annotated[ImagesCheck | EncoderCheck | WeightsCheck | FileCheck, Field(discriminator="kind")]
+"""What the content must be; what depends on the configuration is in the specification that it is for."""
+
+SPECIFICATIONS: dict[str, type[Section]] = {
+    "images": ImageCount,
+    "encoder": EncoderSpec,
+    "statistics": EncoderSpec,
+    "decoder": AutoencoderSpec,
+    "denoiser": ModelSpec,
+}
+"""What content of a kind is for."""
+
+
 class Artifact(Section):
     """One thing to fetch."""
 
@@ -140,10 +207,10 @@ class Manifest(Section):
         """Return an artifact.
 
         Raises:
-            ArtifactError: if there is none of this id; the message lists them.
+            UserError: if there is none of this id; the message lists them.
         """
         if identifier not in self.artifacts:
-            raise ArtifactError(f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}")
+            raise UserError(f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}")
         return self.artifacts[identifier]
 
     def publishes(self, identifier: str) -> bool:
@@ -158,17 +225,17 @@ class Manifest(Section):
             given: ids of which the configuration gives a copy.
 
         Raises:
-            ArtifactError: naming those that the manifest does not have.
+            UserError: naming those that the manifest does not have.
         """
         missing = [name for name in needed if name not in self.artifacts]
         if missing:
-            raise ArtifactError(
+            raise UserError(
                 f"encoders: {', '.join(missing)} not in {PACKAGED}. An encoder needs its files there, `{{id}}` and "
                 "`decoder-{id}`; add them as the other encoders' are"
             )
         unknown = [name for name in given if name not in self.artifacts]
         if unknown:
-            raise ArtifactError(
+            raise UserError(
                 f"artifacts: {', '.join(unknown)} not in the manifest (misspelt?). It has: {', '.join(self.artifacts)}"
             )
 
@@ -177,16 +244,16 @@ def load(path: Path = PACKAGED) -> Manifest:
     """Read and validate a manifest.
 
     Raises:
-        ArtifactError: naming the file and every wrong key.
+        UserError: naming the file and every wrong key.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such manifest") from None
+        raise UserError(f"{path}: no such manifest") from None
     except yaml.YAMLError as error:
-        raise ArtifactError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     try:
         # Strict validation of Python values would refuse the lists that YAML has for tuples.
         return Manifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise ArtifactError(f"{path}: not a valid manifest ({'; '.join(problems(error))})") from None
+        raise UserError(f"{path}: not a valid manifest ({'; '.join(problems(error))})") from None

@@ -1,13 +1,11 @@
-"""What every client shares: bounded retries, HTTP statuses, web pages instead of files, full disks."""
+"""What every client shares: bounded retries, HTTP statuses, web pages instead of files."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import html
 import logging
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +15,8 @@ import requests
 from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
-from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, TransientError
+from dsr.artifacts.manifest import MANIFEST, OWN_COPY
+from dsr.base.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,6 @@ TIMEOUT = (15.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes."""
 
 _WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -39,6 +37,18 @@ LONGEST_WAIT = 300.0
 """Seconds; a server that asks for a longer wait is taken at its word, and the command gives up."""
 
 
+class TransientError(Exception):
+    """A failure that is worth another attempt; never leaves this package.
+
+    Attributes:
+        retry_after: seconds that the server asks to wait, if it does.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
     """Call ``action``, which uses requests, until it succeeds, waiting longer after every transient failure.
 
@@ -48,7 +58,7 @@ def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
         action: may raise TransientError to be called again.
 
     Raises:
-        ArtifactError: if no further attempt would help, after the last one, or if the server asks for a longer wait
+        UserError: if no further attempt would help, after the last one, or if the server asks for a longer wait
             than is allowed.
     """
     attempt = 1
@@ -67,19 +77,19 @@ def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
                 time.sleep(wait)
                 attempt += 1
                 continue
-            raise ArtifactError(f"{what}: {error}; {ending}: what has been received is kept") from error
+            raise UserError(f"{what}: {error}; {ending}: what has been received is kept") from error
 
 
 def refuse_page(what: str, start: bytes) -> None:
     """Refuse a web page that came instead of a file; ``start`` is the beginning of the content.
 
     Raises:
-        ArtifactError: quoting the page's first words.
+        UserError: quoting the page's first words.
     """
     if _PAGE.match(start):
         text = re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", start.decode("utf-8", "replace"))
         words = " ".join(html.unescape(text).split())[:160]
-        raise ArtifactError(
+        raise UserError(
             f'{what}: the server sent a web page instead of the file, saying: "{words}". Nothing of it was kept. Open '
             f"the source in a browser to see why, or {OWN_COPY}"
         )
@@ -97,33 +107,14 @@ def plain(text: object) -> str:
 
 
 @contextlib.contextmanager
-def disk_errors(what: str, folder: Path) -> Iterator[None]:
-    """Turn a full disk, an exhausted quota and a file-size limit into one clear error.
-
-    Raises:
-        ArtifactError: naming the folder and the space left.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        raise ArtifactError(
-            f"{what}: {error.strerror} under {folder} ({shutil.disk_usage(folder).free / 1e9:.2f} GB free). Make room "
-            "and run the command again: what has been written is kept"
-        ) from error
-
-
-@contextlib.contextmanager
 def _errors_of_requests(what: str, denied: str) -> Iterator[None]:
     try:
         yield
     except requests.HTTPError as error:
         _refuse_status(what, denied, error.response)
-    except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-        raise ArtifactError(
-            f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine"
-        ) from error
+    # An address of a proxy that is none is a ValueError.
+    except (requests.exceptions.SSLError, requests.exceptions.ProxyError, requests.exceptions.InvalidURL) as error:
+        raise UserError(f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine") from error
     except requests.RequestException as error:
         raise TransientError(f"the connection failed ({plain(error)})") from error
 
@@ -137,10 +128,12 @@ def _refuse_status(what: str, denied: str, response: requests.Response) -> NoRet
             wait = Retry().parse_retry_after(response.headers["Retry-After"])
         raise TransientError(f"the server answered HTTP {status}", wait)
     if status in (401, 403):
-        raise ArtifactError(f"{what}: access refused (HTTP {status}). {denied}")
+        sent = "Authorization" in response.request.headers
+        reason = "the token that was sent is refused" if sent and status == 401 else "access refused"
+        raise UserError(f"{what}: {reason} (HTTP {status}). {denied}")
     if status in (404, 410):
-        raise ArtifactError(
+        raise UserError(
             f"{what}: not there any more (HTTP {status}). Find where the publisher moved it and change "
             f"{MANIFEST}, or {OWN_COPY}"
         )
-    raise ArtifactError(f"{what}: the server answered HTTP {status}. Try again later, or {OWN_COPY}")
+    raise UserError(f"{what}: the server answered HTTP {status}. Try again later, or {OWN_COPY}")

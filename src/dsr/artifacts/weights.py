@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
-from dsr.artifacts.checks import DecoderCheck, EncoderCheck, WeightsCheck
-from dsr.artifacts.errors import ContentError
+from dsr.artifacts.manifest import EncoderCheck, WeightsCheck
 from dsr.base import files, tensors
 from dsr.base.errors import UserError
 from dsr.config.base import Section
@@ -36,19 +33,14 @@ def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, abou
     Raises:
         UserError: if the file is damaged, holds Python objects, or other tensors than expected.
     """
-    unused = check.unused if isinstance(check, DecoderCheck) else ()
     # Tensors that share memory cannot be saved, and the file must not depend on strides.
-    kept = {
-        name: tensor.to(torch.float32, copy=True).contiguous()
-        for name, tensor in _read_checkpoint(source).items()
-        if name not in unused
-    }
+    kept = {name: value.to(torch.float32, copy=True).contiguous() for name, value in _read_checkpoint(source).items()}
     with files.atomic(output) as temporary:
-        temporary.write_bytes(save(kept, metadata={tensors.KEY: json.dumps(about, sort_keys=True)}))
+        tensors.write(temporary, kept, about)
         try:
             verify(check, spec, temporary)
         except UserError as error:
-            raise ContentError(str(error).replace(str(temporary), str(source))) from None
+            raise UserError(str(error).replace(str(temporary), str(source))) from None
 
 
 def verify(check: WeightsCheck | EncoderCheck, spec: Section, path: Path) -> None:
@@ -71,7 +63,7 @@ def verify(check: WeightsCheck | EncoderCheck, spec: Section, path: Path) -> Non
             raise TypeError(f"{type(spec).__name__} is no specification of weights")
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
-            raise ContentError(f"{path}: {name} holds values that are not finite")
+            raise UserError(f"{path}: {name} holds values that are not finite")
 
 
 def _load_encoder(check: EncoderCheck, spec: EncoderSpec, folder: Path) -> nn.Module:
@@ -85,7 +77,7 @@ def _load_encoder(check: EncoderCheck, spec: EncoderSpec, folder: Path) -> nn.Mo
         "intermediate_size": encoder.blocks[0].mlp.fc1.out_features,
     }.items():
         if found != getattr(check, key):
-            raise ContentError(f"{folder}: {key} is {found}, expected {getattr(check, key)}; it is another encoder")
+            raise UserError(f"{folder}: {key} is {found}, expected {getattr(check, key)}; it is another encoder")
     return encoder
 
 
@@ -98,12 +90,12 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         raise
     except Exception as error:
         # Damaged bytes are a damaged program for the unpickler, which can stumble in any way.
-        raise ContentError(
+        raise UserError(
             f"{path}: not a PyTorch file of plain tensors. It is damaged, or holds Python objects, which are never "
             "loaded because they could run code"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("ema"), dict):
         content = content["ema"]
     if not isinstance(content, dict) or not all(torch.is_tensor(value) for value in content.values()):
-        raise ContentError(f"{path}: expected a dictionary of tensors; it is another file than expected")
+        raise UserError(f"{path}: expected a dictionary of tensors; it is another file than expected")
     return {str(name): tensor for name, tensor in content.items()}

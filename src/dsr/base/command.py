@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -14,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dsr.base import logs
-from dsr.base.errors import UserError, first_problem
+from dsr.base.errors import UserError, explain, first_problem
+from dsr.base.files import check_writable
 
 log = logging.getLogger("dsr")
 
@@ -23,7 +25,9 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
     """Return a program that runs ``main``, or the one of several ``steps`` that its first argument names.
 
     A function's parameters, or the fields of the dataclass that is its parameter, are the options. Specifications and
-    sections of the configuration are given as JSON. A user's error is one line in the log and exit code 1.
+    sections of the configuration are given as JSON, or as a file of it. What a user can mend, and what the system
+    refuses, is one line in the log (where it happened follows at the level DEBUG), a mistake of the program is a
+    traceback; the exit code is 1.
     """
 
     def run() -> None:
@@ -32,9 +36,18 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             _parse(main, steps)()
-        except UserError as error:
-            log.error("%s", error)
-            sys.exit(1)
+        except KeyboardInterrupt:
+            log.error("interrupted")
+        except Exception as error:
+            message = str(error) if isinstance(error, UserError) else explain(error)
+            if message is None:
+                log.exception("a mistake in the program itself")
+            else:
+                log.error("%s", message)
+                log.debug("where it happened", exc_info=True)
+        else:
+            return
+        sys.exit(1)
 
     return run
 
@@ -56,10 +69,18 @@ def _deferred(step: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     """Keep errors of the function itself apart from those of its command line, which tyro reports."""
 
     @functools.wraps(step)
-    def later(*args: Any, **kwargs: Any) -> Callable[[], None]:
-        return functools.partial(step, *args, **kwargs)
+    def later(**arguments: Any) -> Callable[[], None]:
+        return functools.partial(_run, step, arguments)
 
     return later
+
+
+def _run(step: Callable[..., None], arguments: dict[str, Any]) -> None:
+    """Run a function; that what it writes can be written, its `output` or that of an argument, is seen before."""
+    for output in (arguments.get("output"), *(getattr(value, "output", None) for value in arguments.values())):
+        if isinstance(output, Path):
+            check_writable(output)
+    step(**arguments)
 
 
 def _registry() -> ConstructorRegistry:
@@ -82,6 +103,8 @@ def _registry() -> ConstructorRegistry:
 
 
 def _read(model: type[BaseModel], text: str) -> BaseModel:
+    if not text.startswith(("{", "[")):
+        text = Path(text).read_text(encoding="utf-8")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

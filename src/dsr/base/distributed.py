@@ -85,7 +85,7 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
         LostProcessError: if the processes could not exchange something because one is gone.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    device = _own_device()
+    device = own_device()
     if size == 1:
         yield World(rank=0, size=1, device=device)
         return
@@ -108,8 +108,12 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _own_device() -> torch.device:
-    """Take the GPU of this process's number on its node, or the CPU where there are none."""
+def own_device() -> torch.device:
+    """Take the GPU of this process's number on its node, or the CPU where there are none.
+
+    Raises:
+        UserError: if there are GPUs, but fewer than processes.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()

@@ -1,6 +1,9 @@
-"""How a command ends that cannot go on: the one kind of error that a user can mend, and a stop."""
+"""How a command ends that cannot go on: errors that a user can mend, in one line, and a stop."""
 
 from __future__ import annotations
+
+import errno
+import os
 
 from pydantic import ValidationError
 
@@ -10,6 +13,46 @@ EXIT_STOPPED = 75
 
 class UserError(ValueError):
     """Wrong input; the message names the file or key, what was expected and what to do."""
+
+
+_REMEDIES = {
+    "make room there (or in your quota) and run the command again": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "check who may read and write it, or give another place": (errno.EACCES, errno.EPERM),
+    "give a place that can be written to": (errno.EROFS,),
+    "check the path": (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    "move or remove what is there": (errno.EEXIST, errno.ENOTEMPTY),
+    "use a shorter path": (errno.ENAMETOOLONG,),
+    "its file system lacks locks or another feature: give a place on another one": (
+        errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS,
+    ),
+    "raise the limit of open files (`ulimit -n`), or use fewer workers": (errno.EMFILE, errno.ENFILE),
+}  # fmt: skip
+
+
+def explain(error: Exception) -> str | None:
+    """Say on one line what the system refused, of which file, and what to do; None if it was not the system."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"not enough memory ({_line(error)}); ask for more, or for less at a time (`resources`, `execution`)"
+    if "DataLoader worker (pid" in str(error):
+        # Without a class, and raised wherever the process is when one that reads ahead for it ends.
+        remedy = "ask for more memory (resources.*.mem_mb), or lower execution.workers"
+        return f"{_line(error)}: probably for want of memory; {remedy}"
+    if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
+        return f"{error.object!r:.120}: not valid {error.encoding}; rename the file, or save its text as UTF-8"
+    if not isinstance(error, OSError):
+        return None
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    text = ": ".join(filter(None, [name, error.strerror if error.errno else _line(error)]))
+    remedy = next((remedy for remedy, numbers in _REMEDIES.items() if error.errno in numbers), "run the command again")
+    for variable, value in os.environ.items():
+        named = value == name or (not name and os.path.isabs(value) and value in text)
+        if named and not os.path.exists(value):
+            remedy = f"the environment variable {variable} names {value}, which does not exist: unset or correct it"
+    return f"{text}; {remedy}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def problems(error: ValidationError) -> list[str]:

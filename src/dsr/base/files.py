@@ -6,10 +6,36 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let what the system refuses be an OSError that names ``path``, where it names no file or a temporary one."""
+    try:
+        yield
+    except Exception as error:
+        refused = _refused(error)
+        if refused is None or refused.errno is None:
+            raise
+        if not refused.filename or Path(os.fsdecode(refused.filename)).name.startswith(f".{path.name}."):
+            refused.filename = str(path)
+        raise refused from None
+
+
+def _refused(error: Exception) -> OSError | None:
+    """What the system said, of which PyTorch makes a RuntimeError and Rust's libraries a text."""
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        return error.__context__
+    number = None if isinstance(error, OSError | ValueError) else re.search(r"\(os error (\d+)\)", str(error))
+    if number:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return error if isinstance(error, OSError) else None
 
 
 @contextlib.contextmanager
@@ -18,18 +44,16 @@ def atomic(path: Path) -> Iterator[Path]:
 
     A reader therefore sees the old content or the new one, never a part of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        _fsync(temporary)
-        temporary.replace(path)
-        _fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{path.suffix}")
+        try:
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -38,6 +62,19 @@ def atomic_stream(path: Path) -> Iterator[IO[bytes]]:
     with atomic(path) as temporary, temporary.open("wb") as stream:
         yield stream
         stream.flush()
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that a file or folder can be written there, before anything is computed for it.
+
+    Raises:
+        OSError: as writing would.
+    """
+    with naming(path):
+        # A link to a folder is replaced, and what it leads to is somebody else's.
+        folder = path if path.is_dir() and not path.is_symlink() else path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(prefix=f".{path.name}.", dir=folder).close()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -89,9 +126,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

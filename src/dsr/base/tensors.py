@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dsr.base import files
 from dsr.base.errors import UserError
-
-KEY = "about"
-"""The one key of the metadata: safetensors writes several in random order."""
+from dsr.base.records import KEY
 
 
 class WeightsError(UserError):
@@ -31,20 +29,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
             temporary,
             metadata={KEY: json.dumps(about, sort_keys=True)},
         )
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """Return what is known about a safetensors file; of one that was not written here, its metadata.
-
-    Raises:
-        UserError: if the file is missing or is no safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            found: dict[str, str] = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    return json.loads(found[KEY]) if KEY in found else dict(found)
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsr.base.command import command
-from dsr.training.snapshot import publish
+from dsr.training.checkpoint import publish
 
 main = command(publish)
 

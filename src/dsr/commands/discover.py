@@ -6,11 +6,11 @@ from pathlib import Path
 
 from dsr.base.command import command
 from dsr.base.distributed import world
-from dsr.config.specs import DiscoverSpec
+from dsr.base.files import write_json
+from dsr.config.specs import DiscoverSpec, content
 from dsr.data.images import open_images
-from dsr.encoder import neuron_lists
 from dsr.encoder.autoencoder import load_encoder
-from dsr.encoder.discovery import find_register_neurons
+from dsr.encoder.discovery import find_register_neurons, read_neurons
 
 
 @command
@@ -25,10 +25,11 @@ def main(spec: DiscoverSpec, encoder: Path, images: Path, output: Path, first: P
         first: Neuron file of the first discovery, for a recursive one.
     """
     network = load_encoder(spec.encoding, encoder=encoder, neurons=first)
-    known = neuron_lists.read(first) if first else None
+    known = read_neurons(first) if first else None
     with world() as process:
         found = find_register_neurons(spec, network.to(process.device), open_images(images), first=known)
-    neuron_lists.write(output, found)
+    found = found.model_copy(update={"spec": content(spec)})
+    write_json(output, found.model_dump(mode="json", exclude_none=True))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dsr.base.command import command
 from dsr.base.files import write_json
-from dsr.evaluation.evaluate import EvaluateSpec, Job, evaluate
+from dsr.config.specs import EvaluateSpec
+from dsr.evaluation.evaluate import Job, evaluate
 
 
 @command

@@ -1,9 +1,9 @@
-"""Prepare images for training: crop an ImageFolder into shards (one job each) and index them, or list it as it is."""
+"""Prepare images: crop an ImageFolder into shards (one job each) and index them, or list it; collect a reference."""
 
 from dsr.base.command import command
-from dsr.data.prepare import index_folder, write_index, write_shard
+from dsr.data.prepare import index_folder, write_index, write_reference, write_shard
 
-main = command(shard=write_shard, index=write_index, folder=index_folder)
+main = command(shard=write_shard, index=write_index, folder=index_folder, reference=write_reference)
 
 if __name__ == "__main__":
     main()

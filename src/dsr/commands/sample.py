@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-
 from dsr.base.command import command
 from dsr.base.distributed import world
-from dsr.config.sampling import Guidance
 from dsr.sampling.generate import Job, generate
 
 PATIENCE_MINUTES = 24 * 60.0
@@ -15,15 +11,8 @@ PATIENCE_MINUTES = 24 * 60.0
 
 
 @command
-def main(job: Job, guidance: Path | None = None) -> None:
-    """Write the images and, beside them, what they were made from.
-
-    Args:
-        guidance: JSON file with scale and interval, instead of the specification's.
-    """
-    if guidance is not None:
-        chosen = Guidance.model_validate_json(guidance.read_text(encoding="utf-8"))
-        job = dataclasses.replace(job, spec=job.spec.model_copy(update={"guidance": chosen}))
+def main(job: Job) -> None:
+    """Write the images and, beside them, what they were made from."""
     with world(timeout_minutes=PATIENCE_MINUTES) as processes:
         generate(job, processes)
 

@@ -46,7 +46,7 @@ def main(
             workers=execution.workers,
         )
         if process.is_main:
-            statistics.save(output)
+            statistics.save(output, spec)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Collection, Iterator
+from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsr.config.tables import published_rows
+import yaml
+
+from dsr.base.errors import UserError
 
 if TYPE_CHECKING:
     from dsr.config.load import Config
@@ -18,15 +23,18 @@ def disagreements(config: Config) -> list[str]:
 
 
 def _unknown_names(config: Config) -> Iterator[str]:
-    sweep, comparable = config.sampling.sweep, [*config.rows, *sorted(published_rows())]
-    names: list[tuple[str, str | None, Collection[str]]] = []
-    for name, row in config.rows.items():
-        names += [
-            (f"rows.{name}.encoder", row.encoder, config.encoders),
-            (f"rows.{name}.denoiser", row.denoiser, config.denoisers),
-            (f"rows.{name}.recipe", row.recipe, config.recipes),
-            (f"rows.{name}.compare_with", row.compare_with, comparable),
-        ]
+    sweep = config.sampling.sweep
+    known_to_rows: dict[str, Collection[str]] = {
+        "encoder": config.encoders,
+        "denoiser": config.denoisers,
+        "recipe": config.recipes,
+        "compare_with": [*config.rows, *sorted(published_rows())],
+    }
+    names: list[tuple[str, str | None, Collection[str]]] = [
+        (f"rows.{name}.{key}", getattr(row, key), known)
+        for name, row in config.rows.items()
+        for key, known in known_to_rows.items()
+    ]
     names += [("sampling.sweep.rows", row, config.rows) for row in (sweep.rows if sweep else ())]
     names += [("figures.rows", row, config.rows) for row in config.figures.rows or ()]
     for key, value, known in names:
@@ -116,3 +124,25 @@ def _figures(config: Config) -> Iterator[str]:
             f"figures.layers: {figures.layers[-1]} is beyond the last block ({deepest}) of every denoiser drawn;"
             " give fewer, or null for equal shares of the depth"
         )
+
+
+def published_rows() -> set[str]:
+    """Names of the rows of which the paper publishes numbers."""
+    text = (resources.files("dsr.report") / "published.csv").read_text(encoding="utf-8")
+    return {line["row"] for line in csv.DictReader(text.splitlines())}
+
+
+def overlay_rows(table: str, overlay: Path) -> list[str]:
+    """Return the names of the rows that the overlay of a table has.
+
+    Raises:
+        UserError: if there is no such file, or it is not a configuration with `rows`.
+    """
+    key = f"tables.{table}.overlay"
+    if not overlay.is_file():
+        raise UserError(f"{key}: there is no file {overlay}; give its path from the folder of the Snakefile")
+    try:
+        content = yaml.safe_load(overlay.read_text(encoding="utf-8"))
+        return [*content["rows"]]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise UserError(f"{key}: {overlay} is not a configuration file with a section `rows`") from None

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-
-from dsr.base.errors import UserError
-
-
-class ConfigurationError(UserError):
-    """The configuration is wrong; the message names the key, what was expected and what to do."""
 
 
 class Section(BaseModel):
@@ -28,7 +22,7 @@ def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
-def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if list(values) != sorted(values):
         raise ValueError("must be ascending")
     return values
@@ -46,3 +40,5 @@ Distinct = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_each_on
 """At least one, and none twice."""
 Ascending = Annotated[Distinct[T], AfterValidator(_ascending)]
 """Distinct, in order."""
+Interval = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+"""From a first share to a last one, which may be the same."""

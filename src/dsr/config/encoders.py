@@ -1,4 +1,4 @@
-"""Encoders, test-time registers, decoder."""
+"""Images, encoders, test-time registers, decoder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,31 @@ Ttr = Literal["none", "single", "recursive"]
 
 ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 """What the folder of an encoder holds, as the Hugging Face hub publishes it."""
+
+
+class Data(Section):
+    """The images that everything is trained on and compared with."""
+
+    source: Literal["imagefolder", "kaggle", "digits"]
+    """Where images come from: existing ImageFolders, the Kaggle competition, or the demo's handwritten digits."""
+    train: str | None = None
+    """Existing ImageFolder of training images (source: imagefolder)."""
+    validation: str | None = None
+    """Existing ImageFolder of validation images (source: imagefolder)."""
+    classes: Positive
+    """Number of classes; the label after the last one is the null label."""
+    train_images: Positive
+    """Training images; with the batch it fixes the steps of an epoch."""
+    validation_images: Positive
+    """Validation images; the evaluation reference is made of them."""
+    prepared: bool = True
+    """Crop all images once, into shards; false crops them from the ImageFolder whenever they are read (same pixels)."""
+    image_size: Positive
+    """Side of the prepared square images in pixels (ADM centre crop)."""
+    shards: Positive
+    """Files that the prepared images of a split are spread over; each is one job."""
+    flip: bool = True
+    """Flip half of the training images horizontally."""
 
 
 class Encoder(Section):

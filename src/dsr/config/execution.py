@@ -45,7 +45,8 @@ class Request(Section):
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs."""
     gres: str | None = None
-    """SLURM's name of the GPUs where `gpu:<gpus>` does not do, for example gpu:h100:8."""
+    """SLURM's name of the GPUs where `gpu:<gpus>` does not do, for example gpu:h100:8; Snakemake's SLURM plugin cannot
+    ask for names with a dash."""
     mem_mb: Positive
     """Memory in MB."""
     minutes: Positive
@@ -53,8 +54,14 @@ class Request(Section):
 
     @model_validator(mode="after")
     def _gres_is_as_many(self) -> Request:
-        count = None if self.gres is None else re.search(r":(\d+)$", self.gres)
-        if self.gres is not None and (count is None or int(count[1]) != self.gpus):
+        # The plugin's own pattern: what it refuses is refused in a thread, and nobody sees it.
+        match = None if self.gres is None else re.fullmatch(r"\w+(:[\w.]+)?:(\d+)", self.gres, re.ASCII)
+        if self.gres is not None and match is None:
+            raise ValueError(
+                f"gres {self.gres!r}: expected name:number or name:type:number of letters, digits, '_' and '.', as in"
+                f" gpu:h100:{self.gpus}. Leave it out and choose the GPUs by partition or constraint"
+            )
+        if match is not None and int(match[2]) != self.gpus:
             raise ValueError(f"gres {self.gres!r} is not gpus = {self.gpus}; expected for example gpu:h100:{self.gpus}")
         return self
 

@@ -8,25 +8,31 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from dsr.base.errors import problems
+from dsr.base.errors import UserError, problems
 from dsr.config.agreement import disagreements
-from dsr.config.base import ConfigurationError, Name, Section
-from dsr.config.data import Data
-from dsr.config.denoisers import Denoiser
-from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
+from dsr.config.base import Name, Section
+from dsr.config.encoders import Data, Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.execution import Execution, Resources
-from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling
+from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling, Table
 from dsr.config.specs import (
+    DISCOVER,
+    ENCODE,
+    EVALUATE,
+    SAMPLE,
+    TRAIN,
     AutoencoderSpec,
+    DenoiserMapsSpec,
     DiscoverSpec,
+    EncoderMapsSpec,
     EncoderSpec,
+    EvaluateSpec,
     ModelSpec,
     SampleSpec,
     StatisticsSpec,
     TrainSpec,
+    WeightsSpec,
 )
-from dsr.config.tables import Table
-from dsr.config.training import Flow, Recipe, Row
+from dsr.config.training import Denoiser, Flow, Recipe, Row
 
 
 class Config(Section):
@@ -34,8 +40,6 @@ class Config(Section):
 
     name: str
     """Title of tables and report."""
-    published: bool
-    """Whether the published numbers are comparable with these results (not so at demo scale)."""
     results: Annotated[str, Field(pattern=r"^[\w./+-]+$")]
     """Folder of all results; without blanks and signs that mean something to a shell."""
     artifacts: dict[str, str | None] = Field(default_factory=dict)
@@ -81,6 +85,7 @@ class Config(Section):
     def encoding(self, encoder: str, ttr: Ttr) -> EncoderSpec:
         """What turns images into latents, for one encoder with or without TTR."""
         return EncoderSpec(
+            edition=ENCODE,
             encoder=self.encoders[encoder],
             ttr=ttr,
             ttr_options=self.ttr_options if ttr != "none" else None,
@@ -98,7 +103,7 @@ class Config(Section):
     def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
         """Everything that determines an encoder's register neurons; a recursive discovery builds on a single one."""
         first: Ttr = "single" if ttr == "recursive" else "none"
-        return DiscoverSpec(encoding=self.encoding(encoder, first), discovery=self.discovery)
+        return DiscoverSpec(edition=DISCOVER, encoding=self.encoding(encoder, first), discovery=self.discovery)
 
     def model(self, row: str) -> ModelSpec:
         """Return the denoiser of a row."""
@@ -137,6 +142,7 @@ class Config(Section):
         if entry.recipe is None:
             raise ValueError(f"rows.{row} is not trained: its weights are fetched")
         return TrainSpec(
+            edition=TRAIN,
             row=row,
             encoding=self.encoding(entry.encoder, entry.ttr),
             model=self.model(row),
@@ -146,13 +152,29 @@ class Config(Section):
             flip=self.data.flip,
         )
 
-    def sample(self, row: str, guidance: str | Guidance, seed: int, images: int | None = None) -> SampleSpec:
-        """Everything but the weights that determines images of a row: with a named guidance setting or any other.
+    def weights(self, row: str, epoch: int, decay: float | None = None) -> WeightsSpec:
+        """Where the weights of a row come from; without ``decay`` they are the reported moving average."""
+        fetched = self.rows[row].weights
+        if fetched:
+            return WeightsSpec(artifact=fetched.artifact)
+        return WeightsSpec(train=self.train(row), epoch=epoch, decay=decay or self.averages(row)[0])
 
-        ``images`` is their number if it is not `sampling.images`.
+    def sample(
+        self,
+        row: str,
+        guidance: str | Guidance | None,
+        seed: int,
+        images: int | None = None,
+        weights: WeightsSpec | None = None,
+    ) -> SampleSpec:
+        """Everything that determines images of a row: with a named guidance, any other, or (None) what a sweep chooses.
+
+        ``images`` is their number if it is not `sampling.images`; ``weights`` are any if not given.
         """
         entry = self.rows[row]
         return SampleSpec(
+            edition=SAMPLE,
+            weights=weights,
             autoencoder=self.autoencoder(entry.encoder, entry.ttr),
             model=self.model(row),
             flow=self.flow,
@@ -163,10 +185,31 @@ class Config(Section):
             seed=seed,
         )
 
+    def evaluate(self, samples: SampleSpec) -> EvaluateSpec:
+        """Everything that determines the scores of samples but the reference."""
+        protocol = self.evaluation
+        return EvaluateSpec(edition=EVALUATE, neighbours=protocol.neighbours, split=protocol.split, samples=samples)
+
+    def encoder_maps(self, encoder: str, ttr: Ttr) -> EncoderMapsSpec:
+        """Everything that determines an encoder's maps."""
+        return EncoderMapsSpec(autoencoder=self.autoencoder(encoder, ttr), images=self.figures.images)
+
+    def denoiser_maps(self, row: str, epoch: int) -> DenoiserMapsSpec:
+        """Everything that determines the maps of a row's denoiser."""
+        entry = self.rows[row]
+        return DenoiserMapsSpec(
+            **dict(self.encoder_maps(entry.encoder, entry.ttr)),
+            model=self.model(row),
+            weights=self.weights(row, epoch),
+            flow=self.flow,
+            times=self.figures.times,
+        )
+
 
 REMOVED = {
     "discovery.highest_layer": "gone after version 0.1.0, because nothing used it; all layers are considered",
     "discovery.sparsity_filter": "gone after version 0.1.0, because nothing used it; it was off",
+    "published": "gone after version 0.1.0; published numbers stand beside what has the paper's settings",
     "recipes.*.encoder_half": "gone after version 0.1.0; with precision fp16 the encoder multiplies in float16 too",
     "sampling.precision=fp8": "gone after version 0.1.0, because its effect on FID was never measured; use bf16",
     "ttr": "called ttr_options after version 0.1.0, because `ttr` is the mode of a row",
@@ -178,7 +221,7 @@ def load(raw: Mapping[str, Any]) -> Config:
     """Validate a parsed configuration.
 
     Raises:
-        ConfigurationError: naming every wrong key, one a line.
+        UserError: naming every wrong key, one a line.
     """
     wrong = [f"{key}: {why}" for key, why in REMOVED.items() if _sets(raw, key)]
     try:
@@ -186,7 +229,7 @@ def load(raw: Mapping[str, Any]) -> Config:
             return Config.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         wrong = problems(error)
-    raise ConfigurationError(
+    raise UserError(
         "The configuration is not valid (`rules/config.schema.json` describes every key):\n  " + "\n  ".join(wrong)
     )
 

@@ -1,4 +1,4 @@
-"""How images are drawn, scored and shown."""
+"""How images are drawn, scored and shown: sampling, evaluation, figures, tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dsr.config.base import Ascending, Distinct, Name, Natural, Positive, Precision, Section, Share
+from dsr.config.base import Ascending, Distinct, Interval, Name, Natural, Positive, Precision, Section, Share
 
 
 class Guidance(Section):
@@ -14,14 +14,8 @@ class Guidance(Section):
 
     scale: Annotated[float, Field(ge=1)] = 1.0
     """Guidance scale; 1 is none."""
-    interval: tuple[Share, Share] = (0.0, 1.0)
+    interval: Interval = (0.0, 1.0)
     """Closed interval of the shifted time t in which guidance acts."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Guidance:
-        if self.interval[0] > self.interval[1]:
-            raise ValueError(f"interval {list(self.interval)}: the first must not be above the second")
-        return self
 
 
 class Sweep(Section):
@@ -33,7 +27,7 @@ class Sweep(Section):
     """Images per candidate, balanced over the classes; with the chosen setting `sampling.images` are drawn."""
     scales: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)]
     """Guidance scales to try."""
-    intervals: Annotated[tuple[tuple[Share, Share], ...], Field(min_length=1)] = ((0.0, 1.0),)
+    intervals: Annotated[tuple[Interval, ...], Field(min_length=1)] = ((0.0, 1.0),)
     """Intervals of t to try with every scale."""
     seed: int = 1000
     """Sampling seed of the candidates; none of `sampling.seeds`, so that no setting is chosen for a lucky draw that is
@@ -120,3 +114,21 @@ class Figures(Section):
     """A token is an outlier when its norm exceeds this multiple of its image's median token norm."""
     grid: Positive = 64
     """Images in a sample grid."""
+
+
+class Table(Section):
+    """A table of its own, `<results>/tables/{id}.md`: published, measured and the difference, without guidance."""
+
+    title: str
+    """Heading."""
+    rows: Distinct[str]
+    """Rows in order, by id. One that only `overlay` has is shown as not run, with the command that runs it; one that
+    neither has as not reproduced."""
+    epochs: Ascending[Positive] | None = None
+    """Epochs to show; null is those of `evaluation.epochs` and of the published values."""
+    chart: bool = False
+    """Compare with the FIDs read off the published chart instead of those of the published tables."""
+    overlay: str | None = None
+    """Configuration file that has the rows which this one lacks; it becomes part of their command."""
+    note: str | None = None
+    """What a reader has to know besides."""

@@ -2,7 +2,8 @@
 
 Each is everything that determines one result and nothing else, so that a changed entry of the configuration reruns
 exactly the rows that it concerns. Keys at their defaults are left out of it, so that a key that is added reruns nothing
-where it is not used; a default therefore never changes its meaning.
+where it is not used; a default therefore never changes its meaning. What is made records its specification, and
+whatever uses it compares (`require`).
 """
 
 from __future__ import annotations
@@ -10,20 +11,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from dsr.config.base import Positive, Precision, Section
-from dsr.config.denoisers import Denoiser
+from dsr.base.errors import UserError
+from dsr.config.base import Positive, Precision, Section, Share
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.sampling import Guidance
-from dsr.config.training import Flow, Recipe
+from dsr.config.training import Denoiser, Flow, Recipe
+
+ENCODE, DISCOVER, TRAIN, SAMPLE, EVALUATE = 1, 1, 1, 1, 1
+"""Edition of each stage's arithmetic: raised when the same specification gives other results, so that what was made
+before is made anew. `tests/unit/test_editions.py` fails if results change and it was not raised."""
 
 
 class EncoderSpec(Section):
     """What turns images into latents: the encoding half of an autoencoder."""
 
+    edition: int = 1
+    """Edition of the encoders' arithmetic."""
     encoder: Encoder
     ttr: Ttr = "none"
     """Test-time registers, as in a row."""
@@ -56,6 +64,8 @@ class StatisticsSpec(Section):
 class DiscoverSpec(Section):
     """Everything that determines a list of register neurons."""
 
+    edition: int = 1
+    """Edition of the discovery."""
     encoding: EncoderSpec
     """Its TTR is how a first list intervenes in a recursive discovery; null in a first discovery."""
     discovery: Discovery
@@ -76,6 +86,8 @@ class ModelSpec(Section):
 class TrainSpec(Section):
     """Everything that determines the weights of a row."""
 
+    edition: int = 1
+    """Edition of the training's arithmetic."""
     row: str
     encoding: EncoderSpec
     model: ModelSpec
@@ -90,17 +102,70 @@ class TrainSpec(Section):
         return self.images // self.recipe.batch
 
 
-class SampleSpec(Section):
-    """Everything but the weights that determines a set of sampled images."""
+class WeightsSpec(Section):
+    """Where weights come from: trained here, or fetched."""
 
+    train: TrainSpec | None = None
+    """What determines them, if they are trained here."""
+    epoch: Positive | None = None
+    """Epoch after which they were taken, if they are trained here."""
+    decay: float | None = None
+    """Decay of the moving average that they are, if they are trained here."""
+    artifact: str | None = None
+    """Id in `src/dsr/artifacts/manifest.yaml`, if they are fetched."""
+
+
+class SampleSpec(Section):
+    """Everything that determines a set of sampled images."""
+
+    edition: int = 1
+    """Edition of the sampler's arithmetic."""
+    weights: WeightsSpec | None = None
+    """The denoiser's weights; null takes any."""
     autoencoder: AutoencoderSpec
     model: ModelSpec
     flow: Flow
     images: Positive
     steps: int
     precision: Precision
-    guidance: Guidance
+    guidance: Guidance | None
+    """Null is what a sweep chooses, which comes in a file."""
     seed: int
+
+
+class EvaluateSpec(Section):
+    """Everything that determines scores but the reference; the defaults are the official evaluator's."""
+
+    edition: int = 1
+    """Edition of the metrics' arithmetic."""
+    neighbours: Positive = 3
+    """k of Precision and Recall."""
+    split: Positive = 5000
+    """Images in a split of the Inception Score."""
+    samples: SampleSpec | None = None
+    """The samples; null takes any."""
+
+
+class EncoderMapsSpec(Section):
+    """Token maps of an encoder, with or without TTR."""
+
+    autoencoder: AutoencoderSpec
+    """Encoder, TTR and decoder."""
+    images: tuple[int, ...]
+    """Validation images, by index."""
+
+
+class DenoiserMapsSpec(EncoderMapsSpec):
+    """Token maps of a row's denoiser."""
+
+    model: ModelSpec
+    weights: WeightsSpec | None = None
+    """Its weights; null takes any."""
+    flow: Flow
+    times: tuple[Share, ...]
+    """Times t at which the denoiser is looked at."""
+    seed: int = 0
+    """Seed of the noise; an image has the same noise at every time and for every row of the same latent shape."""
 
 
 def content(spec: BaseModel) -> dict[str, Any]:
@@ -128,3 +193,17 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
         elif before != after:
             lines.append(f"{prefix}{key}: {before} -> {after}")
     return lines
+
+
+def require(source: Path, recorded: Mapping[str, Any], asked: BaseModel) -> None:
+    """Compare what ``source`` records of its specification with the one that is asked for.
+
+    Raises:
+        UserError: if they differ, naming the file and the keys.
+    """
+    known = {key: value for key, value in recorded.items() if key in type(asked).model_fields}
+    if differences := differing_keys(known, content(asked)):
+        raise UserError(
+            f"{source} was made with other settings than the configuration's ({'; '.join(differences[:3])}"
+            f"{'; ...' if len(differences) > 3 else ''}); make it again, or restore the settings"
+        )

@@ -1,17 +1,99 @@
-"""How a denoiser is trained: the flow, the recipe, the row that names both."""
+"""The two denoisers, and how one is trained: the flow, the recipe, the row that names them."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dsr.config.base import Distinct, Natural, Positive, PositiveFloat, Precision, Section
+from dsr.config.base import Distinct, Natural, Positive, PositiveFloat, Precision, Section, Share
 from dsr.config.encoders import Ttr
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Denoiser(Section):
+    register_start: Natural = 0
+    """Diffusion registers enter before this block (0-based)."""
+    mlp_ratio: PositiveFloat = 4.0
+    """Hidden width of the MLP over the width of a token, before SwiGLU's 2/3."""
+    class_dropout: Share = 0.1
+    """Probability that a training label becomes the null label."""
+
+    @property
+    def stacks(self) -> list[tuple[int, int, int]]:
+        """Width of a token, number of blocks and attention heads of every stack of blocks."""
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> int:
+        """Number of all blocks."""
+        return sum(depth for _, depth, _ in self.stacks)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Denoiser:
+        for width, _, heads in self.stacks:
+            if width % (4 * heads):
+                raise ValueError(
+                    f"hidden_size {width} must be a multiple of 4 * num_heads ({heads}) for rotary positions"
+                )
+        last = self.stacks[0][1] - 1
+        if self.register_start > last:
+            raise ValueError(
+                f"register_start {self.register_start} is beyond the last block ({last}): no block would see them"
+            )
+        return self
+
+
+class Dit(_Denoiser):
+    """LightningDiT: one stack of blocks."""
+
+    kind: Literal["dit"]
+    """Which backbone."""
+    hidden_size: Positive
+    """Width of a token."""
+    depth: Positive
+    """Number of blocks."""
+    num_heads: Positive
+    """Attention heads."""
+
+    @property
+    def stacks(self) -> list[tuple[int, int, int]]:
+        """The one stack."""
+        return [(self.hidden_size, self.depth, self.num_heads)]
+
+
+class DitDh(_Denoiser):
+    """DiT with a wide shallow head: (encoder stack, head stack)."""
+
+    kind: Literal["dit-dh"]
+    """Which backbone."""
+    hidden_size: tuple[Positive, Positive]
+    """Width of a token in the encoder stack and in the head."""
+    depth: tuple[Positive, Positive]
+    """Number of blocks in the encoder stack and in the head."""
+    num_heads: tuple[Positive, Positive]
+    """Attention heads in the encoder stack and in the head."""
+
+    @property
+    def stacks(self) -> list[tuple[int, int, int]]:
+        """The encoder stack and the head."""
+        return [*zip(self.hidden_size, self.depth, self.num_heads, strict=True)]
+
+
+Denoiser = Annotated[Dit | DitDh, Field(discriminator="kind")]
+"""All denoisers. What a new one needs:
+
+- its section above, with ``stacks``, and a place in this union; then `make schema`;
+- a module in `dsr/denoiser` with the arguments of `dit.py`: blocks of the class `Block` in `layers.py`, the only one
+  that maps and fused kernels know; attributes ``blocks``, ``final_layer``, ``run_blocks`` and ``null_label``;
+  registers before the image tokens;
+- a case in `dsr/denoiser/build.py`, whose own union it joins (mypy says if it is missing), and what is different in
+  its blocks in `dsr/analysis/cost.py`;
+- where it has a reference, recorded vectors and a case in `tests/golden/cases/denoiser.py`.
+"""
 
 
 class Flow(Section):
@@ -59,6 +141,11 @@ class Recipe(Section):
     if that leaves the latents of the run's first images within 2e-3 of what they were."""
     train_all: bool = True
     """Train position tables and Fourier frequencies too, as the release does."""
+
+    def initial_weights_left(self, steps: int) -> str:
+        """Say how much of the initial weights the moving averages hold after ``steps``; '' if it is at most 1 %."""
+        left = {decay: decay**steps for decay in self.ema}
+        return ", ".join(f"{share:.0%} with decay {decay}" for decay, share in left.items() if share > 0.01)
 
     @model_validator(mode="after")
     def _schedule(self) -> Recipe:

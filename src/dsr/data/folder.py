@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from dsr.base.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -28,44 +35,85 @@ class Listing:
     labels: npt.NDArray[np.int64]
     classes: list[str]
 
+    def digest(self, folder: Path) -> str:
+        """SHA-256 of which images there are, by their paths in ``folder``; they are not read."""
+        names = b"\0".join(os.fsencode(path.relative_to(folder)) for path in self.paths)
+        return hashlib.sha256(names).hexdigest()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a system's own, such as `.DS_Store`, `._a.jpg` and `__MACOSX` of a Mac."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and each one below that is not hidden, with the names of its files.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield place, sorted(names)
+
 
 def list_folder(folder: Path) -> Listing:
-    """List the images of an ImageFolder.
+    """List the images of an ImageFolder; hidden files are left out.
 
     Raises:
         UserError: if there is no folder, no class or an empty class.
+        OSError: if a folder cannot be read.
     """
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    classes = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
     paths: list[Path] = []
-    counts = []
+    counts, hidden = [], 0
     for name in classes:
-        found = [
-            Path(place, file)
-            for place, _, files in sorted(os.walk(folder / name, followlinks=True))
-            for file in sorted(files)
-            if file.lower().endswith(_EXTENSIONS)
-        ]
-        paths += found
-        counts.append(len(found))
+        found = [(place, file) for place, files in sorted(walk(folder / name)) for file in files]
+        visible = [Path(place, file) for place, file in found if not is_hidden(file)]
+        hidden += len(found) - len(visible)
+        images = [path for path in visible if path.suffix.lower() in _EXTENSIONS]
+        paths += images
+        counts.append(len(images))
+    if hidden:
+        log.info("%s: %d hidden files are left out", folder, hidden)
     if not counts or not all(counts):
-        empty = ", ".join(name for name, count in zip(classes, counts, strict=True) if not count)
-        found_none = f"no image in {empty}" if empty else "there is none"
-        raise UserError(f"{folder}: expected one sub-folder of images per class ({found_none})")
+        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+        flat = sum(entry.suffix.lower() in _EXTENSIONS for entry in entries)
+        instead = f"{flat} images are in the folder itself" if flat else "there is none"
+        if empty:
+            instead = f"no image in {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"
+        raise UserError(f"{folder}: expected one sub-folder of images per class ({instead})")
     return Listing(paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts), classes)
 
 
 def load_rgb(path: Path) -> Image.Image:
     """Decode an image of any mode and format as RGB; transparency is dropped, as torchvision's loader does.
 
+    Grey pixels of 16 bits are scaled to 8 as Pillow scales coloured ones: their higher byte counts.
+
     Raises:
-        UnreadableImageError: if the file is truncated or no image.
+        UnreadableImageError: if the file is truncated or no image, or its pixels have no known white (floats).
     """
     try:
         with path.open("rb") as stream, Image.open(stream) as image:
-            return image.convert("RGB")
+            return (_eight_bits(image) if image.mode[0] in "IF" else image).convert("RGB")
     # All that PIL's decoders raise for bytes that they cannot make sense of.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{path}: cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    # A 16-bit PNG can come as mode I; what is stored tells it from one of 32 bits, whose white is not known.
+    stored: Any = getattr(image, "tile")[0].args  # noqa: B009 (no type says that it is there)
+    kind = stored if isinstance(stored, str) else str(stored[0])
+    if not re.fullmatch("I;16[BLNR]?", kind):
+        raise ValueError(f"its pixels are {kind}, and their white is not known; save it with 8 or 16 bits")
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

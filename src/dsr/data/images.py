@@ -51,17 +51,13 @@ class PreparedImages(Images):
 
     They can be pickled, and used after a fork: a process opens the shards that it reads.
 
-    Args:
-        index: file written by ``dsr.commands.prepare index``; the shards lie beside it.
-
     Raises:
-        UserError: if the index or a shard is missing, or a shard is not the one that was indexed.
+        UserError: if a shard is missing beside the index, or is not the one that was indexed.
     """
 
-    def __init__(self, index: Path) -> None:
-        arrays = _arrays(index, _PREPARED)
+    def __init__(self, index: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
         super().__init__(arrays)
-        self._shard, self._offset, self._length = arrays["shard"], arrays["offset"], arrays["length"]
+        self._spans = np.stack([arrays["shard"], arrays["offset"], arrays["length"]], axis=1)
         self._paths = [index.parent / str(name) for name in arrays["shards"]]
         self._files: dict[int, int] = {}
         for shard, size in zip(self._paths, arrays["shard_bytes"], strict=True):
@@ -72,18 +68,18 @@ class PreparedImages(Images):
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
         """Return image ``index``, uint8 (H, W, 3); its shard may have been cut off after the index was opened."""
-        shard, encoded = int(self._shard[index]), bytearray(int(self._length[index]))
-        path = self._paths[shard]
+        shard, offset, length = self._spans[index].tolist()
+        path, encoded = self._paths[shard], bytearray(length)
         try:
             if shard not in self._files:
                 self._files[shard] = os.open(path, os.O_RDONLY)
-            read = os.preadv(self._files[shard], [encoded], int(self._offset[index]))
+            read = os.preadv(self._files[shard], [encoded], offset)
         except OSError as error:
             raise UserError(
                 f"{path}: image {index} cannot be read ({error.strerror}); see to the storage, or prepare the images"
                 " again, and run the same command again"
             ) from None
-        if read != len(encoded):
+        if read != length:
             raise UserError(f"{path}: ends inside image {index}; prepare the images again")
         try:
             return np.asarray(Image.open(io.BytesIO(encoded)))
@@ -101,15 +97,11 @@ class PreparedImages(Images):
 class ListedImages(Images):
     """The images of an ImageFolder, cropped when read: byte for byte what preparing them gives.
 
-    Args:
-        index: file written by ``dsr.commands.prepare folder``.
-
     Raises:
-        UserError: if the index or the folder is missing, or another version of Pillow wrote the index.
+        UserError: if the folder is missing, or another version of Pillow wrote the index.
     """
 
-    def __init__(self, index: Path) -> None:
-        arrays = _arrays(index, _LISTED)
+    def __init__(self, index: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
         super().__init__(arrays)
         self._folder, self._paths = Path(str(arrays["folder"])), arrays["paths"]
         if str(arrays["pillow"]) != PIL.__version__:
@@ -134,7 +126,13 @@ def open_images(index: Path) -> Images:
     Raises:
         UserError: if something is missing or is not what the index says.
     """
-    return ListedImages(index) if "paths" in _arrays(index, _COMMON) else PreparedImages(index)
+    arrays = _arrays(index)
+    return (ListedImages if "paths" in arrays else PreparedImages)(index, arrays)
+
+
+def class_names(index: Path) -> list[str]:
+    """Return the names of an index's classes, in the order of their labels."""
+    return [str(name) for name in _arrays(index)["classes"]]
 
 
 def check_index(path: Path, *, images: int, classes: int, image_size: int) -> None:
@@ -158,7 +156,7 @@ def fingerprint(path: Path) -> str:
 
     It depends on Pillow's version, which crops do, but not on where the images lie or how they are spread over shards.
     """
-    arrays = _arrays(path, _COMMON)
+    arrays = _arrays(path)
     digest = hashlib.sha256()
     for key in sorted(_COMMON | ({"length", "paths"} & arrays.keys())):
         digest.update(f"{key} {arrays[key].dtype.str} {arrays[key].shape}".encode())
@@ -166,7 +164,7 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _arrays(path: Path, expected: set[str]) -> dict[str, npt.NDArray[Any]]:
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
@@ -174,9 +172,8 @@ def _arrays(path: Path, expected: set[str]) -> dict[str, npt.NDArray[Any]]:
         raise UserError(f"{path}: no such file; write it with `python -m dsr.commands.prepare index`") from None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a readable index of prepared images ({error})") from None
-    if missing := expected - arrays.keys():
+    if missing := (_LISTED if "paths" in arrays else _PREPARED) - arrays.keys():
         raise UserError(
-            f"{path}: not an index of prepared images, or an old one (missing {', '.join(sorted(missing))}); prepare"
-            " the images again"
+            f"{path}: not an index, or an old one (missing {', '.join(sorted(missing))}); prepare the images again"
         )
     return arrays

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dsr.base import files
 from dsr.base.errors import UserError
+from dsr.base.records import MEMBER
 
 IMAGES_KEY = "arr_0"
 """Name of the images in the archive; NumPy's for the first unnamed array."""
@@ -43,13 +44,28 @@ def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: in
             if batch.dtype != np.uint8 or batch.shape[1:] != shape:
                 raise ValueError(f"{path}: got {batch.dtype} images {batch.shape[1:]}, expected uint8 {shape}")
             written += len(batch)
-            if written > count:
-                break
             output.write(np.ascontiguousarray(batch).data)
         if written != count:
-            raise ValueError(
-                f"{path}: expected {count} images, the batches hold {'more' if written > count else written}"
-            )
+            raise ValueError(f"{path}: expected {count} images, the batches hold {written}")
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any] | None = None, *, compress: bool = False
+) -> None:
+    """Write arrays as an npz, atomically, with a record of how they were made (`dsr.base.records`) if there is one.
+
+    Equal content gives equal bytes. NumPy's own function leaves its archive open when a disk is full.
+    """
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with files.atomic(path) as temporary, zipfile.ZipFile(temporary, "w", method) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(  # type: ignore[no-untyped-call]
+                    member, np.asarray(values), allow_pickle=False
+                )
+        if record is not None:
+            with archive.open(MEMBER, "w") as member:
+                member.write(json.dumps(record, sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
@@ -119,25 +135,19 @@ def read_images(path: Path, batch: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open an npz; whatever is wrong with its bytes until it is closed is an ArchiveError."""
     try:
-        archive = zipfile.ZipFile(path)
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except FileNotFoundError:
         raise ArchiveError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise ArchiveError(f"{path} is a folder, expected an npz file") from None
-    except zipfile.BadZipFile as error:
-        size = os.path.getsize(path)
+    except ArchiveError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ArchiveError(
-            f"{path} ({size} bytes) is not an npz, or was cut off ({error}); copy or make it again"
+            f"{path} ({path.stat().st_size} bytes) is not an npz, or was cut off, or fails its checksum ({error}); copy"
+            " or make it again"
         ) from None
-    with archive:
-        try:
-            yield archive
-        except ArchiveError:
-            raise
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ArchiveError(
-                f"{path}: its arrays are damaged or fail their checksum ({error}); copy or make the file again"
-            ) from None
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ shard the bytes of every image lie, so that training reads an image with one sys
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -18,15 +19,17 @@ import numpy as np
 import PIL
 
 from dsr.base.errors import UserError
-from dsr.base.files import atomic, atomic_stream
+from dsr.base.files import atomic
+from dsr.base.randomness import permutation
 from dsr.data.folder import Listing, UnreadableImageError, center_crop, list_folder, load_rgb
+from dsr.data.images import class_names, open_images
+from dsr.data.npz import write_arrays, write_images
 from dsr.data.order import rank_slice
 
 MANIFEST = "manifest.json"
-_TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
 Manifest = dict[str, Any]
-"""A shard's own description: image_size, shard, shards, total, classes, labels, and the Pillow that made the crops."""
+"""A shard's own description: image_size, shard, shards, total, classes, labels, digest of the listing, and Pillow."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,9 @@ def write_shard(
             except UnreadableImageError as error:
                 bad.append(f"  {error}")
                 continue
-            with archive.open(_member(f"{path.relative_to(source).as_posix()}.png"), "w") as stream:
+            # A ZipInfo of its own has no time, which would make equal shards differ.
+            member = zipfile.ZipInfo(f"{path.relative_to(source).as_posix()}.png")
+            with archive.open(member, "w") as stream:
                 image.save(stream, "PNG")
         if bad:
             raise UserError(
@@ -85,13 +90,14 @@ def write_shard(
             "total": len(listing.paths),
             "classes": listing.classes,
             "labels": listing.labels[part.start : part.stop].tolist(),
+            "listing": listing.digest(source),
             "pillow": PIL.__version__,
         }
-        archive.writestr(_member(MANIFEST), json.dumps(manifest))
+        archive.writestr(zipfile.ZipInfo(MANIFEST), json.dumps(manifest))
     logger.info("shard %d of %d: %d images of %d pixels", shard, shards, len(part), size)
 
 
-def write_index(inputs: Sequence[Path], output: Path) -> None:
+def write_index(inputs: Sequence[Path], output: Path, *, other: Path | None = None) -> None:
     """List where in the shards every image lies.
 
     The file holds, per image, shard (int32), offset and length in bytes (int64) and label (int32); and the names
@@ -100,34 +106,42 @@ def write_index(inputs: Sequence[Path], output: Path) -> None:
     Args:
         inputs: All shards, beside the index, in any order.
         output: Npz file to write.
+        other: Index of another split, which must have the same classes in the same order where it exists.
 
     Raises:
-        UserError: if a shard is missing, double, damaged, elsewhere, or made from other images or by another Pillow.
+        UserError: if a shard is missing, double, damaged, elsewhere, or made from other images or by another Pillow;
+            or if the other split has other classes.
     """
     for path in inputs:
         if path.resolve().parent != output.resolve().parent:
             raise UserError(f"{path}: the shards must lie beside the index {output}")
     shards = sorted(((path, *_read(path)) for path in inputs), key=lambda entry: entry[1]["shard"])
     first = _check_complete([(path, manifest) for path, manifest, _ in shards], output)
+    _check_classes(first["classes"], output, other)
     spans = np.array([span for *_, spans in shards for span in spans], np.int64).reshape(-1, 2)
-    with atomic_stream(output) as stream:
-        np.savez(
-            stream,
-            shard=np.repeat(np.arange(len(shards), dtype=np.int32), [len(spans) for *_, spans in shards]),
-            offset=spans[:, 0],
-            length=spans[:, 1],
-            label=np.array([label for _, manifest, _ in shards for label in manifest["labels"]], np.int32),
-            shards=np.array([path.name for path, *_ in shards]),
-            shard_bytes=np.array([path.stat().st_size for path, *_ in shards], np.int64),
-            image_size=np.int64(first["image_size"]),
-            classes=np.array(first["classes"]),
-            pillow=np.array(first["pillow"]),
-        )
+    index = {
+        "shard": np.repeat(np.arange(len(shards), dtype=np.int32), [len(spans) for *_, spans in shards]),
+        "offset": spans[:, 0],
+        "length": spans[:, 1],
+        "label": np.array([label for _, manifest, _ in shards for label in manifest["labels"]], np.int32),
+        "shards": [path.name for path, *_ in shards],
+        "shard_bytes": np.array([path.stat().st_size for path, *_ in shards], np.int64),
+        "image_size": np.int64(first["image_size"]),
+        "classes": first["classes"],
+        "pillow": first["pillow"],
+    }
+    write_arrays(output, index)
     logger.info("%s: %d images in %d shards", output, len(spans), len(shards))
 
 
 def index_folder(
-    source: Path, size: int, output: Path, *, images: int | None = None, classes: int | None = None
+    source: Path,
+    size: int,
+    output: Path,
+    *,
+    images: int | None = None,
+    classes: int | None = None,
+    other: Path | None = None,
 ) -> None:
     """List an ImageFolder whose images are cropped when they are read.
 
@@ -140,24 +154,44 @@ def index_folder(
         output: Npz file to write.
         images: Refuse a folder with another number of images.
         classes: Refuse a folder with another number of classes.
+        other: Index of another split, which must have the same classes in the same order where it exists.
 
     Raises:
-        UserError: if there is no such folder, or it holds other numbers of images and classes than expected.
+        UserError: if there is no such folder, or it holds other numbers of images and classes than expected, or other
+            classes than the other split.
     """
     source = source.absolute()
     listing = _listed(source, images, classes)
-    with atomic_stream(output) as stream:
-        np.savez(
-            stream,
-            folder=np.array(str(source)),
-            # Bytes: text would take four times the room.
-            paths=np.array([os.fsencode(path.relative_to(source)) for path in listing.paths]),
-            label=listing.labels.astype(np.int32),
-            image_size=np.int64(size),
-            classes=np.array(listing.classes),
-            pillow=np.array(PIL.__version__),
-        )
+    _check_classes(listing.classes, source, other)
+    index = {
+        "folder": str(source),
+        # Bytes: text would take four times the room.
+        "paths": [os.fsencode(path.relative_to(source)) for path in listing.paths],
+        "label": listing.labels.astype(np.int32),
+        "image_size": np.int64(size),
+        "classes": listing.classes,
+        "pillow": PIL.__version__,
+    }
+    write_arrays(output, index)
     logger.info("%s: %d images of %s", output, len(listing.paths), source)
+
+
+def write_reference(images: Path, output: Path, count: int | None = None, seed: int = 0) -> None:
+    """Collect prepared images, or a random choice of them, in their order into one npz that samples are compared with.
+
+    Args:
+        images: Index of the prepared images.
+        output: Npz file to write.
+        count: Images chosen at random (default: all).
+        seed: Seed of the choice.
+    """
+    source = open_images(images)
+    count = len(source) if count is None else count
+    if not 0 < count <= len(source):
+        raise UserError(f"--count {count}: {images} holds {len(source)} images, expected 1..{len(source)}")
+    chosen = np.sort(permutation(seed, "reference", 0, len(source))[:count])
+    size = source.image_size
+    write_images(output, (source.read(int(index))[None] for index in chosen), count, (size, size, 3))
 
 
 def _listed(source: Path, images: int | None, classes: int | None) -> Listing:
@@ -184,10 +218,11 @@ def _check_complete(shards: list[tuple[Path, Manifest]], output: Path) -> Manife
                 f"{path}: made with Pillow {manifest['pillow']}, but {first_path} with Pillow {first['pillow']}, which"
                 " may round crops otherwise; delete the shards of one version and prepare them again with the other"
             )
-        for key in ("image_size", "shards", "total", "classes"):
-            if manifest[key] != first[key]:
+        for key in ("image_size", "shards", "total", "classes", "listing"):
+            if manifest.get(key) != first.get(key):
                 raise UserError(
-                    f"{path}: its {key} differs from that of {first_path}; prepare both from the same images"
+                    f"{path}: its {key} differs from that of {first_path}, because the images are others or changed in"
+                    " between; delete both and prepare them again"
                 )
     numbers = [manifest["shard"] for _, manifest in shards]
     if numbers != list(range(first["shards"])):
@@ -195,12 +230,16 @@ def _check_complete(shards: list[tuple[Path, Manifest]], output: Path) -> Manife
     return first
 
 
-def _member(name: str) -> zipfile.ZipInfo:
-    """Describe a member without the time and the system, which would make equal shards differ."""
-    member = zipfile.ZipInfo(name, _TIMESTAMP)
-    member.create_system = 3
-    member.external_attr = 0o644 << 16
-    return member
+def _check_classes(classes: list[str], place: Path, other: Path | None) -> None:
+    """Refuse labels that mean other classes in the index of another split, if there is one."""
+    if other is None or not other.exists():
+        return
+    for label, (ours, theirs) in enumerate(itertools.zip_longest(classes, class_names(other))):
+        if ours != theirs:
+            raise UserError(
+                f"{place}: class {label} is {ours!r}, but {theirs!r} in {other}; name the classes of both splits alike,"
+                " or delete that index if it is out of date"
+            )
 
 
 def _read(path: Path) -> tuple[Manifest, list[tuple[int, int]]]:

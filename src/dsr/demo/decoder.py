@@ -19,8 +19,8 @@ from dsr.data.order import batch_indices
 from dsr.demo.encoder import planted_neurons
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.decoder import ViTDecoder
-from dsr.encoder.neuron_lists import merge
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.discovery import merge
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
 
 STEPS, BATCH = 300, 64
@@ -33,7 +33,15 @@ logger = logging.getLogger(__name__)
 
 
 def write_decoder(spec: AutoencoderSpec, encoder: Path, images: Path, output: Path, *, steps: int = STEPS) -> None:
-    """Train a decoder of the frozen encoder's latents, with and without test-time registers, and write it."""
+    """Train a decoder of the frozen encoder's latents, with and without test-time registers, and write it.
+
+    Args:
+        spec: Encoder and decoder.
+        encoder: Hugging Face folder of the encoder.
+        images: Index of the prepared images.
+        output: Safetensors file to write.
+        steps: Steps of training.
+    """
     latents, pixels = training_pairs(spec, Siglip2Encoder.load(encoder, spec.encoder.input_size), open_images(images))
     with atomic(output) as temporary:
         save_file(train(spec, latents, pixels, steps).state_dict(), temporary)

@@ -86,7 +86,11 @@ def planted_neurons(spec: config.Encoder) -> list[dict[int, tuple[int, ...]]]:
 
 
 def write_encoder(spec: config.Encoder, output: Path) -> None:
-    """Write the stand-in that ``spec.hub`` names as a Hugging Face folder; ``spec.revision`` is its seed.
+    """Write a tiny SigLIP2 vision tower with planted outliers.
+
+    Args:
+        spec: Its hub names the stand-in, its revision the seed.
+        output: Hugging Face folder to write.
 
     Raises:
         UserError: if there is no stand-in of that name, the revision is no number, or the width is too small.
@@ -156,15 +160,8 @@ class _Tower:
         for layer in range(self.stand_in.layers):
             block = self._attention(layer) | self._mlp(layer)
             block |= {f"layer_norm{number}.weight": ones for number in (1, 2)}
-            missing = (
-                "layer_norm1",
-                "layer_norm2",
-                "self_attn.k_proj",
-                "self_attn.v_proj",
-                "self_attn.out_proj",
-                "mlp.fc2",
-            )
-            block |= {f"{name}.bias": zeros for name in missing}
+            names = ("layer_norm1", "layer_norm2", *(f"self_attn.{name}_proj" for name in ("k", "v", "out")), "mlp.fc2")
+            block |= {f"{name}.bias": zeros for name in names}
             weights |= {f"encoder.layers.{layer}.{key}": value for key, value in block.items()}
         return {key: value.to(torch.float32, copy=True).contiguous() for key, value in weights.items()}
 

@@ -31,14 +31,20 @@ _SEED = 0
 logger = logging.getLogger(__name__)
 
 
-def write_graph(index: Path, output: Path, *, steps: int = STEPS) -> None:
-    """Train the classifier on prepared images for a fixed number of steps and freeze it as a GraphDef."""
+def write_graph(images: Path, output: Path, *, steps: int = STEPS) -> None:
+    """Train a digit classifier with the tensor names of the Inception graph and freeze it.
+
+    Args:
+        images: Index of the prepared images.
+        output: GraphDef to write.
+        steps: Steps of training.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
-    images = open_images(index)
-    pixels = np.stack([images.read(position) for position in range(len(images))]).astype(np.float32)
-    weights = _train(tf, pixels, images.labels, len(images.classes), steps)
+    source = open_images(images)
+    pixels = np.stack([source.read(position) for position in range(len(source))]).astype(np.float32)
+    weights = _train(tf, pixels, source.labels, len(source.classes), steps)
     with atomic_stream(output) as stream:
         stream.write(_freeze(tf, weights))
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from dsr.base.records import read_record
 from dsr.base.tensors import assign, read
-from dsr.config.denoisers import Dit, DitDh
-from dsr.config.specs import ModelSpec
+from dsr.config.specs import ModelSpec, WeightsSpec, require
+from dsr.config.training import Dit, DitDh
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
 
@@ -36,12 +37,15 @@ def build_denoiser(spec: ModelSpec, *, train_all: bool = True) -> Denoiser:
             return DiTDH(hidden_size=widths, depth=depths, num_heads=heads_each, **common)
 
 
-def load_denoiser(spec: ModelSpec, weights: Path, device: torch.device) -> Denoiser:
+def load_denoiser(spec: ModelSpec, weights: Path, device: torch.device, origin: WeightsSpec | None = None) -> Denoiser:
     """Build the denoiser of ``spec`` with the weights of a safetensors file, frozen and in evaluation mode.
 
     Raises:
-        WeightsError: if the file does not hold exactly the tensors that the denoiser has.
+        UserError: if the file records another ``origin``, or does not hold exactly the tensors that the denoiser has.
     """
+    if origin is not None:
+        recorded = read_record(weights)
+        require(weights, recorded.get("spec", recorded), origin)
     with torch.device("meta"):
         model = build_denoiser(spec)
     assign(model, read(weights, device), weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -10,18 +9,15 @@ import torch
 from torch import nn
 
 from dsr.base.errors import UserError
+from dsr.base.records import read_record
 from dsr.base.tensors import assign, read
-from dsr.config.specs import AutoencoderSpec, EncoderSpec
-from dsr.encoder import neuron_lists
+from dsr.config.specs import AutoencoderSpec, EncoderSpec, require
 from dsr.encoder.decoder import ViTDecoder
-from dsr.encoder.dinov2 import Dinov2Encoder
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.discovery import read_neurons
+from dsr.encoder.families import FAMILIES
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import VitEncoder
-
-FAMILIES: Mapping[str, type[VitEncoder]] = {"siglip2": Siglip2Encoder, "dinov2": Dinov2Encoder}
-"""By `encoders.*.family`. To add one: a class here, and its name in `dsr.config.encoders.Encoder.family`."""
 
 
 def quantised(pixels: torch.Tensor) -> torch.Tensor:
@@ -117,9 +113,17 @@ def load_autoencoder(
     return Autoencoder(
         encoder=load_encoder(spec, encoder=encoder, neurons=neurons) if encoder else None,
         decoder=load_decoder(cast(AutoencoderSpec, spec), decoder) if decoder else None,
-        normaliser=Normaliser.load(statistics, spec.latent_shape) if statistics else None,
+        normaliser=_load_normaliser(spec, statistics) if statistics else None,
         family=spec.encoder.family,
     )
+
+
+def _load_normaliser(spec: EncoderSpec, path: Path) -> Normaliser:
+    """Read statistics that were computed here with the same encoder, or by others."""
+    if made := read_record(path).get("spec"):
+        asked = EncoderSpec.model_validate(spec.model_dump(include=set(EncoderSpec.model_fields)))
+        require(path, made["encoding"], asked)
+    return Normaliser.load(path, spec.latent_shape)
 
 
 def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> VitEncoder:
@@ -141,7 +145,7 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
         return loaded
     if neurons is None:
         raise UserError("the specification has test-time registers: give the neuron file")
-    return with_registers(loaded, neuron_lists.read(neurons).layers, spec.ttr_options)
+    return with_registers(loaded, read_neurons(neurons).layers, spec.ttr_options)
 
 
 def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:

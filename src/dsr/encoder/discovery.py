@@ -2,47 +2,82 @@
 
 An image's outliers are the image tokens whose norm after the detection layer exceeds a threshold. A neuron's score is
 its mean absolute activation on those tokens, averaged over the images that have outliers.
+
+A neuron file is the JSON of a :class:`NeuronList`: a discovery's, or one of the release's lists (`neurons/`).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError, field_validator
 
-from dsr.base.errors import UserError
+from dsr.base.errors import UserError, first_problem
 from dsr.base.randomness import permutation
+from dsr.config.base import Section
 from dsr.config.encoders import Discovery
 from dsr.config.specs import DiscoverSpec
 from dsr.data.images import Images
 from dsr.data.loading import pixel_batches
 from dsr.encoder.blocks import Trace
-from dsr.encoder.neuron_lists import NeuronList, by_layer, merge
 from dsr.encoder.vit import VitEncoder
 
 log = logging.getLogger(__name__)
 
-SPARSE_ACTIVATION = 0.5
-"""The sparsity filter asks for an activation below this on at least half of the tokens."""
 
-Ranked = list[tuple[int, int, float]]
+class NeuronList(Section):
+    """Register neurons of one encoder."""
+
+    encoder: str
+    """Model id or folder of the encoder that the indices belong to."""
+    layers: dict[int, tuple[int, ...]]
+    """Layer (0-based) -> hidden indices of its MLP, without repetition."""
+    ranked: tuple[tuple[int, int, float], ...] = ()
+    """(layer, neuron, score) of the discovery, best first; empty where scores are not known."""
+    source: str
+    """Where the list comes from."""
+    spec: dict[str, Any] | None = None
+    """Specification of the discovery; none of the release's lists."""
+
+    @field_validator("layers")
+    @classmethod
+    def _plausible(cls, layers: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+        if not layers or not all(layers.values()):
+            raise ValueError("expected at least one neuron, and no layer without neurons")
+        repeated = [layer for layer, indices in layers.items() if len(set(indices)) < len(indices)]
+        if repeated:
+            raise ValueError(f"layers {repeated} name a neuron twice")
+        return layers
+
+    @property
+    def count(self) -> int:
+        """Number of neurons."""
+        return sum(map(len, self.layers.values()))
+
+
+def by_layer(neurons: Sequence[tuple[int, int]]) -> dict[int, tuple[int, ...]]:
+    """Group (layer, neuron) pairs: layers ascending, neurons in the given order, repetitions dropped."""
+    layers: dict[int, tuple[int, ...]] = {}
+    for layer, neuron in sorted(dict.fromkeys(neurons), key=lambda pair: pair[0]):
+        layers[layer] = (*layers.get(layer, ()), neuron)
+    return layers
+
+
+def merge(first: Mapping[int, Sequence[int]], second: Mapping[int, Sequence[int]]) -> dict[int, tuple[int, ...]]:
+    """Return the union of two lists, as recursive TTR uses it."""
+    return by_layer([(layer, neuron) for part in (first, second) for layer in part for neuron in part[layer]])
 
 
 class NeuronScores:
-    """Scores of all neurons, summed over images.
+    """Scores of all neurons, summed over images; ``options`` give threshold and detection layer."""
 
-    Args:
-        options: threshold and detection layer.
-        mean_token: put the mean token of every layer before the image tokens, in activations and in outputs. The
-            release does so for SigLIP2, which has no CLS token; the mean token then counts like any other.
-        sparsity_filter: count a neuron only where at least half of the tokens have an activation below 0.5, an option
-            of the release.
-    """
-
-    def __init__(self, options: Discovery, *, mean_token: bool = False, sparsity_filter: bool = False) -> None:
+    def __init__(self, options: Discovery) -> None:
         self.options = options
-        self.mean_token, self.sparsity_filter = mean_token, sparsity_filter
         self.images = 0
         """Images with at least one outlier so far."""
         self.largest_norm = 0.0
@@ -52,16 +87,16 @@ class NeuronScores:
     def add(self, trace: Trace, registers: int = 0, *, prefix: int = 0) -> None:
         """Add the images of one trace; its first ``prefix`` and last ``registers`` tokens take no part."""
         image = slice(prefix, trace.hidden_states[0].shape[1] - registers)
-        norms = self._tokens(self._detected(trace)[:, image]).norm(dim=-1)
+        norms = self._detected(trace)[:, image].norm(dim=-1)
         outliers = norms > self.options.norm_threshold
         contributing = outliers.any(dim=1)
         self.largest_norm = max(self.largest_norm, float(norms.max()))
         if not contributing.any():
             return
         outliers = outliers[contributing]
-        scores = torch.stack(
-            [self._score(self._tokens(layer[contributing][:, image]), outliers) for layer in trace.activations]
-        )
+        weights = outliers.double() / outliers.sum(dim=1, keepdim=True)
+        activations = (layer[contributing][:, image].abs().double() for layer in trace.activations)
+        scores = torch.stack([torch.einsum("bt,btm->bm", weights, layer).sum(dim=0) for layer in activations])
         self.images += len(outliers)
         self._sum = scores if self._sum is None else self._sum + scores
 
@@ -86,20 +121,8 @@ class NeuronScores:
             )
         return outputs[self.options.layer]
 
-    def _tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1) if self.mean_token else tokens
 
-    def _score(self, activations: torch.Tensor, outliers: torch.Tensor) -> torch.Tensor:
-        """Sum over images of each neuron's score: (B, T, M) and (B, T) -> (M,)."""
-        weights = outliers.double() / outliers.sum(dim=1, keepdim=True)
-        scores = torch.einsum("bt,btm->bm", weights, activations.abs().double())
-        if self.sparsity_filter:
-            quiet = (activations < SPARSE_ACTIVATION).double().mean(dim=1)
-            scores = torch.where(quiet >= 0.5, scores, 0.0)
-        return scores.sum(dim=0)
-
-
-def rank(scores: torch.Tensor, top_k: int, *, exclude: Iterable[tuple[int, int]] = ()) -> Ranked:
+def rank(scores: torch.Tensor, top_k: int, *, exclude: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int, float]]:
     """Return the ``top_k`` best (layer, neuron, score), best first.
 
     Args:
@@ -109,14 +132,9 @@ def rank(scores: torch.Tensor, top_k: int, *, exclude: Iterable[tuple[int, int]]
     """
     left_out = set(exclude)
     order = torch.argsort(scores.flatten(), descending=True, stable=True)
-    best: Ranked = []
-    for flat in order.tolist():
-        layer, neuron = divmod(flat, scores.shape[1])
-        if len(best) == top_k:
-            break
-        if (layer, neuron) not in left_out:
-            best.append((layer, neuron, float(scores[layer, neuron])))
-    return best
+    found = (divmod(flat, scores.shape[1]) for flat in order.tolist())
+    best = itertools.islice((pair for pair in found if pair not in left_out), top_k)
+    return [(layer, neuron, float(scores[layer, neuron])) for layer, neuron in best]
 
 
 @torch.no_grad()
@@ -145,11 +163,7 @@ def find_register_neurons(
     items = [(index, False) for index in chosen.tolist()]
     for pixels in pixel_batches(images, items, batch=batch, device=encoder.pixel_mean.device):
         scores.add(encoder.trace(encoder.preprocess(pixels)), encoder.registers, prefix=encoder.prefix)
-    ranked = rank(
-        scores.mean(),
-        options.top_k,
-        exclude=[(layer, neuron) for layer in known for neuron in known[layer]],
-    )
+    ranked = rank(scores.mean(), options.top_k, exclude=[(layer, unit) for layer in known for unit in known[layer]])
     log.info("%d of %d images have outliers; largest norm %.4g", scores.images, options.images, scores.largest_norm)
     return NeuronList(
         encoder=spec.encoding.encoder.hub,
@@ -158,3 +172,17 @@ def find_register_neurons(
         source=f"discovery on {scores.images} images with outliers among {options.images}"
         + (f", on top of {first.count} neurons: {first.source}" if first else ""),
     )
+
+
+def read_neurons(path: Path) -> NeuronList:
+    """Read a neuron file.
+
+    Raises:
+        UserError: if it is missing or is not one.
+    """
+    try:
+        return NeuronList.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; find register neurons with `python -m dsr.commands.discover`") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: not a neuron file ({first_problem(error)})") from None

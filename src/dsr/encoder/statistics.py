@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.base.files import atomic
 from dsr.base.randomness import uniforms
-from dsr.base.tensors import assign, read
-from dsr.config.specs import StatisticsSpec
+from dsr.base.tensors import assign, read, write
+from dsr.config.specs import StatisticsSpec, content
 from dsr.data.images import Images
 from dsr.data.loading import pixel_batches
 from dsr.data.order import rank_slice
@@ -70,11 +68,10 @@ class LatentStatistics:
         """Biased variance (C, S, S), float64."""
         return self._squares / self.count
 
-    def save(self, path: Path) -> None:
-        """Write mean and variance as float32 and the count as metadata."""
-        tensors = {"mean": self.mean.float().cpu().contiguous(), "var": self.variance.float().cpu().contiguous()}
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={"count": str(self.count)})
+    def save(self, path: Path, spec: StatisticsSpec | None = None) -> None:
+        """Write mean and variance as float32, with the count and, if there is one, the specification."""
+        about = {"count": self.count, "spec": content(spec) if spec else None}
+        write(path, {"mean": self.mean.float().cpu(), "var": self.variance.float().cpu()}, about)
 
 
 def compute_statistics(

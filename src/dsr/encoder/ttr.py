@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from dsr.base.errors import UserError
 from dsr.config.encoders import TestTimeRegisters
 from dsr.encoder.blocks import Mlp
-from dsr.encoder.neuron_lists import check_ranges
 from dsr.encoder.vit import Encoder
 
 
@@ -75,7 +75,16 @@ def with_registers(encoder: Encoder, neurons: Mapping[int, Sequence[int]], optio
     if encoder.registers:
         raise ValueError("the encoder has test-time registers already; start from the plain one")
     blocks = list(encoder.blocks)
-    check_ranges(neurons, [block.mlp.fc1.out_features for block in blocks])
     for layer, indices in neurons.items():
+        if not 0 <= layer < len(blocks):
+            raise UserError(
+                f"register neurons: layer {layer} does not exist, the encoder has layers 0-{len(blocks) - 1}"
+            )
+        units = blocks[layer].mlp.fc1.out_features
+        if outside := [index for index in indices if not 0 <= index < units]:
+            raise UserError(
+                f"register neurons: layer {layer} has hidden units 0-{units - 1}, not {outside[0]}; "
+                "use the list that was made for this encoder"
+            )
         blocks[layer] = blocks[layer].with_mlp(InterventionMlp(blocks[layer].mlp, indices, options))
     return encoder.with_blocks(blocks, options.registers)

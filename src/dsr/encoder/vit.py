@@ -72,11 +72,14 @@ class VitEncoder(nn.Module, abc.ABC):
         """Load the vision model of a Hugging Face folder (config, weights, processor), in float32.
 
         Raises:
-            UserError: if a file is missing or the weights are not those of the configured model.
+            UserError: if a file is missing or lacks something, or the weights are not those of the configured model.
         """
-        mean, std = read_scale(folder)
-        model = cls.read_vision_model(folder)
-        return cls.from_vision_model(model, input_size=input_size, pixel_mean=mean, pixel_std=std)
+        processor = _read(folder, "preprocessor_config.json")
+        missing = [key for key in ("image_mean", "image_std") if key not in processor]
+        if missing:
+            raise UserError(f"{folder / 'preprocessor_config.json'}: {', '.join(missing)} missing; download it again")
+        scale = {"pixel_mean": processor["image_mean"], "pixel_std": processor["image_std"]}
+        return cls.from_vision_model(cls.read_vision_model(folder), input_size=input_size, **scale)
 
     @classmethod
     @abc.abstractmethod
@@ -155,19 +158,6 @@ def resize(pixels: torch.Tensor, size: int) -> torch.Tensor:
         return pixels
     resized: torch.Tensor = F.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)
     return resized
-
-
-def read_scale(folder: Path) -> tuple[Sequence[float], Sequence[float]]:
-    """Return the processor's mean and standard deviation of pixels in [0, 1], per channel.
-
-    Raises:
-        UserError: if the processor's file is missing or lacks them.
-    """
-    processor = _read(folder, "preprocessor_config.json")
-    missing = [key for key in ("image_mean", "image_std") if key not in processor]
-    if missing:
-        raise UserError(f"{folder / 'preprocessor_config.json'}: {', '.join(missing)} missing; download it again")
-    return processor["image_mean"], processor["image_std"]
 
 
 def read_model_type(folder: Path, expected: Collection[str]) -> str:

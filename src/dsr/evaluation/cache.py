@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dsr.base import files
+from dsr.base.errors import explain
 from dsr.data import npz
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
@@ -31,23 +31,25 @@ class Cache:
     ) -> Arrays:
         """Return the arrays of an earlier call with the same ``kind`` and ``identity``, or compute and keep them.
 
-        A kept file that is damaged, or does not hold exactly ``names``, is replaced.
+        A kept file that is damaged, or does not hold exactly ``names``, is replaced. What cannot be read or written is
+        a warning.
         """
         if self.folder is None:
             return compute()
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{kind}-{digest}.npz"
-        if path.exists():
-            try:
+        try:
+            if path.exists():
                 kept = {key: npz.read_array(path, key) for key in npz.keys(path)}
                 if set(kept) != set(names):
                     raise npz.ArchiveError(f"{path}: holds {', '.join(kept)}, expected {', '.join(names)}")
-            except npz.ArchiveError as error:
-                _log.warning("%s; %s is computed again", error, kind)
-            else:
                 _log.info("%s: from %s", kind, path)
                 return kept
+        except (npz.ArchiveError, OSError) as error:
+            _log.warning("%s; %s is computed again", explain(error) or error, kind)
         arrays = compute()
-        with files.atomic_stream(path) as stream:
-            np.savez(stream, **arrays)
+        try:
+            npz.write_arrays(path, arrays)
+        except OSError as error:
+            _log.warning("%s; %s is not kept for the next evaluation", explain(error), kind)
         return arrays

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dsr.config.base import Positive, Section
+from dsr.base.records import read_record
+from dsr.config.specs import EvaluateSpec, SampleSpec, content, require
 from dsr.data import npz
 from dsr.evaluation import frechet, inputs, precision_recall
 from dsr.evaluation.cache import Arrays, Cache
@@ -24,17 +25,6 @@ from dsr.evaluation.inputs import ImageFile
 from dsr.evaluation.precision_recall import Points, Radii
 
 _log = logging.getLogger(__name__)
-
-
-class EvaluateSpec(Section):
-    """The free numbers of the protocol; the defaults are the official evaluator's."""
-
-    neighbours: Positive = 3
-    """k of Precision and Recall."""
-    split: Positive = 5000
-    """Images in a split of the Inception Score."""
-    images: Positive | None = None
-    """Refuse another number of samples; null takes any."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,9 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     with stage("checks", seconds):
         at_least = spec.neighbours + 1
-        samples = inputs.check_samples(job.samples, expected=spec.images, at_least=at_least)
+        made = _check_made(job.samples, spec.samples) if spec.samples else {}
+        expected = spec.samples.images if spec.samples else None
+        samples = inputs.check_samples(job.samples, expected=expected, at_least=at_least)
         reference = inputs.check_reference(job.reference, samples, at_least=at_least)
         graph_sha256 = inputs.hash_graph(job.graph)
     cache = Cache(job.cache)
@@ -105,6 +97,8 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
     origins = {"statistics": _origin(known.pooled), "spatial_statistics": _origin(known.spatial)}
     return {
         **scores,
+        "spec": content(spec),
+        "guidance": made.get("guidance"),
         "images": samples.images,
         "reference": reference.record() | origins,
         "samples": samples.record(),
@@ -114,6 +108,14 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
         "device": network.device,
         "seconds": seconds,
     }
+
+
+def _check_made(samples: Path, spec: SampleSpec) -> dict[str, Any]:
+    """Return what is recorded about the samples, which must be those that are to be scored."""
+    record = samples.with_suffix(".json")
+    made = read_record(record)
+    require(record, made.get("spec", {}), spec)
+    return made
 
 
 def _image_set(file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]) -> ImageSet:

@@ -161,16 +161,16 @@ def _describe_values(path: Path, header: npz.Header) -> str:
 
 def _scan(path: Path, header: npz.Header) -> ImageFile:
     """Read all images once: length, checksum, range of values and images of one colour."""
-    largest, constant, start = 0, [], 0
+    between, constant, start = False, [], 0
     for batch in npz.read_images(path):
-        largest = max(largest, int(batch.max()))
+        between = between or bool(((batch > 1) & (batch < 255)).any())
         flat = batch.reshape(len(batch), -1, batch.shape[-1])
         constant += (np.nonzero((flat == flat[:, :1]).all(axis=(1, 2)))[0] + start).tolist()
         start += len(batch)
-    if largest <= 1:
+    if not between:
         raise UserError(
-            f"{path}: no value is above {largest}, expected 0..255; images in [0, 1] must be multiplied by 255 and "
-            "rounded before they become uint8"
+            f"{path}: no value is between 2 and 254, expected 0..255; images in [0, 1] or [-1, 1] must be brought to "
+            "0..255 and rounded before they become uint8"
         )
     if constant:
         shown = ", ".join(map(str, constant[:_SHOWN])) + (" ..." if len(constant) > _SHOWN else "")

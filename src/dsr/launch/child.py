@@ -7,27 +7,20 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 POLL_SECONDS = 0.5
+TORCHRUN = "torch.distributed.run"
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a command ended."""
-
-    code: int
-    """Exit code, as a shell reports it."""
-    asked: bool
-    """Whether this process received SIGTERM while the command ran."""
-
-
-def run(command: Sequence[str]) -> Ending:
+def run(command: Sequence[str]) -> tuple[int, bool]:
     """Run ``command`` and pass a SIGTERM on to the processes that it started, however deep.
 
     The command inherits a blocked SIGTERM. That makes torchrun deaf to it, which would otherwise kill its workers 30
     seconds later, possibly in the middle of a checkpoint; the workers unblock it (`dsr.base.command`).
+
+    Returns:
+        Exit code as a shell reports it, and whether this process received SIGTERM while the command ran.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     # In cluster jobs it comes ignored (rules/common.smk), and what is ignored may never become pending.
@@ -37,12 +30,15 @@ def run(command: Sequence[str]) -> Ending:
         while child.poll() is None:
             if _received_sigterm(POLL_SECONDS):
                 asked = True
-                for pid in descendants(child.pid):
+                for pid in (told := descendants(child.pid)):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGTERM)
+                # A torchrun that still waits for another node has no worker who would end it.
+                if told == [child.pid] and TORCHRUN in command:
+                    child.kill()
     # The signal may have reached the command first.
     asked = asked or (child.returncode != 0 and _received_sigterm(2 * POLL_SECONDS))
-    return Ending(child.returncode if child.returncode >= 0 else 128 - child.returncode, asked)
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode, asked
 
 
 def descendants(pid: int) -> list[int]:

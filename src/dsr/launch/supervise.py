@@ -5,17 +5,66 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dsr.base import files
 from dsr.base.errors import EXIT_STOPPED
 from dsr.launch import child
-from dsr.launch.attempts import FRUITLESS_STARTS, Attempts
 from dsr.launch.slurm import SlurmJob
 
 log = logging.getLogger(__name__)
 
+FRUITLESS_STARTS = 5
+"""Starts in a row that may end without a new file; a preemption or a failing node during start-up is no fault."""
 END_SECONDS = 300
 """A requeued job is ended by SLURM within seconds; after this long something is wrong."""
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Count of a job's fruitless starts, kept beside its state.
+
+    Progress is a new name among the files of the state's folder: a later checkpoint, one more shard of images.
+    """
+
+    state: Path
+
+    @property
+    def path(self) -> Path:
+        """File of the count."""
+        return self.state / "starts.json"
+
+    def begin(self, job: str) -> bool:
+        """Count a start of ``job``; another job number begins from zero.
+
+        Returns:
+            Whether it may start: not if so many starts before it were fruitless. SLURM itself requeues a job whose
+            node fails, as often as that happens, even if it is the job that brings the node down.
+        """
+        last, names = self._read(), self._names()
+        count = last["fruitless"] + 1 if (last.get("job"), last.get("names")) == (job, names) else 0
+        files.write_json(self.path, {"job": job, "names": names, "fruitless": count})
+        return count < FRUITLESS_STARTS
+
+    def end(self) -> None:
+        """Forget the starts of a job that is done, and the state's folder if nothing else is in it."""
+        self.path.unlink(missing_ok=True)
+        if self.state.is_dir() and not any(self.state.iterdir()):
+            self.state.rmdir()
+
+    def may_continue(self) -> bool:
+        """Whether this start, or one of the few before it, made progress."""
+        last = self._read()
+        return last.get("names") != self._names() or last["fruitless"] + 1 < FRUITLESS_STARTS
+
+    def _read(self) -> dict[str, Any]:
+        return dict(files.read_json(self.path)) if self.path.exists() else {}
+
+    def _names(self) -> list[str]:
+        """Names of the files in the state's folder."""
+        return sorted(entry.name for entry in self.state.glob("[!.]*") if entry != self.path)
 
 
 def supervise(command: Sequence[str], job: SlurmJob, state: Path | None) -> int:
@@ -31,12 +80,12 @@ def supervise(command: Sequence[str], job: SlurmJob, state: Path | None) -> int:
     if attempts is not None and job.node == 0 and not attempts.begin(job.id):
         log.error("Started %d times in a row without a new file in %s: giving up", FRUITLESS_STARTS, state)
         return 1
-    ending = child.run(command)
-    if ending.code == 0 and attempts is not None and job.node == 0:
+    code, asked = child.run(command)
+    if code == 0 and attempts is not None and job.node == 0:
         attempts.end()
-    stopped = ending.code == EXIT_STOPPED or (ending.asked and ending.code != 0)
+    stopped = code == EXIT_STOPPED or (asked and code != 0)
     if not stopped or attempts is None:
-        return ending.code
+        return code
     if job.node > 0:
         # The first node decides; leaving before it would make the job fail.
         time.sleep(END_SECONDS)
@@ -49,4 +98,4 @@ def supervise(command: Sequence[str], job: SlurmJob, state: Path | None) -> int:
     else:
         log.warning("Job %s is requeued and will go on from %s", job.id, state)
         time.sleep(END_SECONDS)
-    return ending.code
+    return code

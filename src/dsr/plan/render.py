@@ -31,14 +31,12 @@ def markdown(config: Config, manifest: Manifest, measurements: Sequence[Measurem
         ]
     else:
         parts.append("This configuration asks for no GPU, and times are known for GPUs only.")
-    unknown = [stage for stage in STAGES if any(w.stage == stage and w.hours is None and w.gpus for w in found)]
-    if unknown:
-        parts.append(f"Not measured, so in no total: {', '.join(unknown)}.")
-    crops = speed(measurements, CORE, Job(stage="prepare"))
-    if crops is not None and config.data.prepared:
+    if config.data.prepared and (crops := speed(measurements, CORE, Job(stage="prepare"))):
         hours = (config.data.train_images + config.data.validation_images) / crops.images_per_second / 3600
         jobs = 2 * config.data.shards
         parts.append(f"Preparing images: {hours:,.1f} core-hours in {jobs} jobs of {duration(hours / jobs)} each.")
+    if early := _early_averages(config):
+        parts += ["## Moving averages that are still partly initial weights", early]
     parts += ["## Disk", _size_table(storage.disk(config, manifest))]
     parts += ["## Downloads", _size_table(storage.downloads(config, manifest))]
     sources = [*dict.fromkeys(work.speed.measurement for work in found if work.speed)]
@@ -47,18 +45,29 @@ def markdown(config: Config, manifest: Manifest, measurements: Sequence[Measurem
     return "\n\n".join(parts) + "\n"
 
 
+def _early_averages(config: Config) -> str:
+    """Say of each milestone of a trained row how much of its initial weights is left, where that is above 1 %."""
+    lines = []
+    for row in (name for name, entry in config.rows.items() if entry.recipe):
+        spec = config.train(row)
+        for epoch in config.evaluation.epochs:
+            if left := spec.recipe.initial_weights_left(epoch * spec.steps_per_epoch):
+                lines.append(f"- {row}, epoch {epoch} ({epoch * spec.steps_per_epoch:,} steps): {left}")
+    remedy = "Their images will be noisy: train longer, or put a smaller decay first in `recipe.ema`."
+    return "\n".join([remedy, "", *lines]) if lines else ""
+
+
 def _time_table(found: Sequence[Work]) -> str:
     header = ["row or encoder", "stage", "images", "images/s a GPU", "GPUs", "wall time", "jobs", "GPU-hours", "from"]
     rows = []
     for work in found:
-        rate = pieces = spent = "-"
+        rate = time = pieces = spent = "-"
         basis = "not measured" if work.gpus else "no GPU"
-        if work.speed and work.hours is not None:
+        if work.speed:
             rate, basis = f"{work.speed.images_per_second:.1f}", work.speed.basis
+            time, spent = duration(work.hours), f"{work.gpu_hours:,.1f}"
             pieces = f"{max(1, math.ceil(work.hours * 60 / work.minutes))}"
-            spent = f"{work.gpu_hours:,.1f}"
-        cells = [work.name, work.label, f"{work.images:,}", rate, f"{work.gpus}", duration(work.hours), pieces, spent]
-        rows.append([*cells, basis])
+        rows.append([work.name, work.label, f"{work.images:,}", rate, f"{work.gpus}", time, pieces, spent, basis])
     return pipe_table(header, rows, header[2:8]) + (
         "\n\n`jobs`: pieces that the time limits of `resources` cut this into; training and sampling go on by"
         " themselves."
@@ -66,27 +75,19 @@ def _time_table(found: Sequence[Work]) -> str:
 
 
 def _total_table(found: Sequence[Work]) -> str:
+    def total(name: str, works: Sequence[Work]) -> list[str]:
+        return [name, f"{sum(work.gpu_hours for work in works):,.0f}", duration(sum(work.hours for work in works))]
+
     header = ["stage", "GPU-hours", "wall time one after the other"]
     rows = []
     for stage in STAGES:
         of_stage = [work for work in found if work.stage == stage]
-        if of_stage and all(work.hours is not None for work in of_stage):
-            rows.append([stage, f"{_gpu_hours(of_stage):,.0f}", duration(_hours(of_stage))])
-        elif of_stage:
-            rows.append([stage, "-", "-"])
-    rows.append(["all that is known", f"{_gpu_hours(found):,.0f}", duration(_hours(found))])
+        if of_stage:
+            rows.append(total(stage, of_stage) if all(work.speed for work in of_stage) else [stage, "-", "-"])
+    rows.append(total("all that is known", found))
     trained = {work.name for work in found if work.stage == "train"}
-    longest = max((_hours([work for work in found if work.name == row]) for row in trained), default=0.0)
-    rows.append(["all rows side by side", "", duration(longest)])
-    return pipe_table(header, rows, header[1:])
-
-
-def _hours(found: Sequence[Work]) -> float:
-    return sum(work.hours or 0.0 for work in found)
-
-
-def _gpu_hours(found: Sequence[Work]) -> float:
-    return sum(work.gpu_hours or 0.0 for work in found)
+    longest = max((sum(work.hours for work in found if work.name == row) for row in trained), default=0.0)
+    return pipe_table(header, [*rows, ["all rows side by side", "", duration(longest)]], header[1:])
 
 
 def _size_table(items: Mapping[str, float | None]) -> str:
@@ -98,12 +99,5 @@ def _size_table(items: Mapping[str, float | None]) -> str:
 
 
 def _source_table(sources: Sequence[Measurement]) -> str:
-    header = ["stage", "networks", "precision", "images", "images/s", "GB", "whose code", "source"]
-    rows = []
-    for entry in sources:
-        registers = f"{entry.registers} registers" if entry.registers else None
-        ttr = f"{entry.ttr} TTR" if entry.ttr not in (None, "none") else None
-        network = ", ".join(part for part in (entry.denoiser, registers, entry.encoder, ttr) if part)
-        about = (entry.precision, entry.batch, entry.images_per_second, entry.memory_gb, entry.code, entry.source)
-        rows.append([entry.stage, network, *("" if cell is None else str(cell) for cell in about)])
-    return pipe_table(header, rows, header[3:6])
+    rows = [["" if cell is None else f"{cell}" for cell in entry.model_dump().values()] for entry in sources]
+    return pipe_table([*Measurement.model_fields], rows)

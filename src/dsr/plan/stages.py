@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsr.analysis.cost import decoder_flops, denoiser_cost, transformer_flops
-from dsr.artifacts.checks import EncoderCheck
-from dsr.artifacts.manifest import Manifest
+from dsr.artifacts.manifest import EncoderCheck, Manifest
 from dsr.config.load import Config
 from dsr.config.sampling import Guidance
 from dsr.plan.throughput import Job, Measurement, Speed, Stage, speed
@@ -25,9 +24,9 @@ class Work:
 
     name: str
     """Row, or encoder and TTR."""
-    stage: Stage
     label: str
     """What to call the stage."""
+    stage: Stage
     images: int
     """Images that go through the networks, all jobs of this stage together."""
     gpus: int
@@ -40,67 +39,67 @@ class Work:
     """None where nothing is known."""
 
     @property
-    def hours(self) -> float | None:
-        """Wall time, without waiting in a queue and without starting."""
-        return self.images / (self.speed.images_per_second * self.gpus) / 3600 if self.speed else None
+    def hours(self) -> float:
+        """Wall time, without waiting in a queue and without starting; 0 where no speed is known."""
+        return self.images / (self.speed.images_per_second * self.gpus) / 3600 if self.speed else 0.0
 
     @property
-    def gpu_hours(self) -> float | None:
+    def gpu_hours(self) -> float:
         """Hours that GPUs are held."""
-        return None if self.hours is None else self.hours * self.held
+        return self.hours * self.held
 
 
 def works(config: Config, manifest: Manifest, measurements: Sequence[Measurement], gpu: str) -> list[Work]:
     """Return what the rows of a configuration need on GPUs of this name, encoders first."""
 
-    def work(name: str, job: Job, images: int, label: str | None = None) -> Work:
+    def work(name: str, label: str, job: Job, images: int) -> Work:
         request = getattr(config.resources, REQUESTS.get(job.stage, job.stage))
         nodes = config.execution.nodes if job.stage == "train" else 1
         # The evaluator is one process; the others take a GPU each.
         processes = 1 if job.stage == "evaluate" else config.execution.processes
-        return Work(
-            name=name,
-            stage=job.stage,
-            label=label or job.stage,
-            images=images,
-            gpus=processes * nodes if request.gpus else 0,
-            held=request.gpus * nodes,
-            minutes=request.minutes,
-            speed=speed(measurements, gpu, job) if request.gpus else None,
-        )
+        gpus = processes * nodes if request.gpus else 0
+        found = speed(measurements, gpu, job) if request.gpus else None
+        return Work(name, label, job.stage, images, gpus, request.gpus * nodes, request.minutes, found)
 
     found = []
     for encoder, ttr in sorted({(row.encoder, row.ttr) for row in config.rows.values()}):
         # Without a release's file, statistics are computed whatever the configuration says.
         if config.encoders[encoder].statistics == "computed" or f"statistics-{encoder}-{ttr}" not in manifest.artifacts:
             job = encode_job(config, manifest, encoder, ttr)
-            found.append(work(f"{encoder}-{ttr}", job, config.data.train_images))
+            found.append(work(f"{encoder}-{ttr}", "encode", job, config.data.train_images))
     for row, entry in config.rows.items():
         if entry.recipe is not None:
             spec = config.train(row)
             images = spec.steps_per_epoch * config.evaluation.epochs[-1] * spec.recipe.batch
-            found.append(work(row, train_job(config, manifest, row), images))
+            found.append(work(row, "train", train_job(config, manifest, row), images))
         sets = sample_sets(config, row)
         for guided, label in ((False, "sample"), (True, "sample, guided")):
             part = [(setting, images) for setting, images in sets if (setting.scale > 1) is guided]
             if part:
-                found.append(work(row, sample_job(config, row, part), sum(images for _, images in part), label))
+                found.append(work(row, label, sample_job(config, row, part), sum(images for _, images in part)))
         scored = sum(images for _, images in sets) * len(config.evaluation.references)
-        found.append(work(row, Job(stage="evaluate"), scored))
+        found.append(work(row, "evaluate", Job(stage="evaluate"), scored))
     return found
 
 
 def sample_sets(config: Config, row: str) -> list[tuple[Guidance, int]]:
     """Every set of images that is drawn of a row: its guidance setting and its number of images."""
-    sampling, epochs = config.sampling, config.epochs(row)
-    settings = [*sampling.guidance.values()] * len(epochs)
-    sweep = sampling.sweep if sampling.sweep and row in sampling.sweep.rows else None
-    if sweep:
+    sampling = config.sampling
+    sets = reported_sets(config, row)
+    sets += [(Guidance(), sampling.images)] * (len(config.averages(row)) - 1) * len(config.epochs(row))
+    if sampling.sweep and row in sampling.sweep.rows:
+        sets += [(setting, sampling.sweep.images) for setting in sampling.sweep.candidates.values()]
+    return sets
+
+
+def reported_sets(config: Config, row: str) -> list[tuple[Guidance, int]]:
+    """Those of them that tables report."""
+    sampling = config.sampling
+    settings = [*sampling.guidance.values()] * len(config.epochs(row))
+    if sampling.sweep and row in sampling.sweep.rows:
         # Which setting is chosen is not known before; none costs more than guidance at every t.
-        settings.append(Guidance(scale=max(sweep.scales)))
-    sets = [(setting, sampling.images) for setting in settings for _ in sampling.seeds]
-    sets += [(Guidance(), sampling.images)] * (len(config.averages(row)) - 1) * len(epochs)
-    return sets + ([(setting, sweep.images) for setting in sweep.candidates.values()] if sweep else [])
+        settings.append(Guidance(scale=max(sampling.sweep.scales)))
+    return [(setting, sampling.images) for setting in settings for _ in sampling.seeds]
 
 
 def train_job(config: Config, manifest: Manifest, row: str) -> Job:
@@ -109,10 +108,6 @@ def train_job(config: Config, manifest: Manifest, row: str) -> Job:
     encoder = encoder_flops(config, manifest, entry.encoder, entry.ttr)
     return Job(
         stage="train",
-        denoiser=entry.denoiser,
-        registers=entry.registers,
-        encoder=entry.encoder,
-        ttr=entry.ttr,
         precision=spec.recipe.precision,
         batch=run.micro_batch or spec.recipe.batch // (run.processes * run.nodes),
         gflops=(encoder + BACKWARD * denoiser_cost(spec.model).flops) / 1e9,
@@ -124,21 +119,15 @@ def sample_job(config: Config, row: str, sets: Sequence[tuple[Guidance, int]]) -
     entry = config.rows[row]
     passes = sum(images * _passes(config, setting) for setting, images in sets) / sum(images for _, images in sets)
     decoder = decoder_flops(config.autoencoder(entry.encoder, entry.ttr))
-    return Job(
-        stage="sample",
-        denoiser=entry.denoiser,
-        registers=entry.registers,
-        encoder=entry.encoder,
-        precision=config.sampling.precision,
-        batch=config.execution.sample_batch,
-        gflops=(passes * denoiser_cost(config.model(row)).flops + decoder) / 1e9,
-    )
+    flops = passes * denoiser_cost(config.model(row)).flops + decoder
+    batch = config.execution.sample_batch
+    return Job(stage="sample", precision=config.sampling.precision, batch=batch, gflops=flops / 1e9)
 
 
 def encode_job(config: Config, manifest: Manifest, encoder: str, ttr: str) -> Job:
     """What an image needs to become a latent."""
     flops = encoder_flops(config, manifest, encoder, ttr)
-    return Job(stage="encode", encoder=encoder, ttr=ttr, precision="tf32", gflops=flops / 1e9 if flops else None)
+    return Job(stage="encode", precision="tf32", gflops=flops / 1e9 if flops else None)
 
 
 def encoder_flops(config: Config, manifest: Manifest, encoder: str, ttr: str) -> int:

@@ -52,6 +52,10 @@ class QueuedJob(NamedTuple):
     comment: str
     """`rule_{rule}_wildcards_{row}_...`, as Snakemake's SLURM plugin writes it."""
 
+    def belongs_to(self, row: str) -> bool:
+        """Whether it works for a row."""
+        return f"{self.comment}_".partition("_wildcards_")[2].startswith(f"{row}_")
+
 
 def table(spec: StatusSpec, queue: Sequence[QueuedJob] | None, now: float) -> str:
     """Return the state of all rows as a table.
@@ -66,11 +70,10 @@ def table(spec: StatusSpec, queue: Sequence[QueuedJob] | None, now: float) -> st
     lines = []
     for row, files in spec.rows.items():
         scored = f"{sum(Path(path).exists() for path in files.scores)}/{len(files.scores)}"
-        own = [job for job in here if _belongs(job, row)]
+        own = [job for job in here if job.belongs_to(row)]
         lines.append([row, *_progress(files, now), scored, "-" if queue is None else _count(own)])
     text = f"{spec.title}\n\n" + pipe_table(header, lines, header[1:9]) + "\n"
-    others = [job for job in here if not any(_belongs(job, row) for row in spec.rows)]
-    if others:
+    if others := [job for job in here if not any(map(job.belongs_to, spec.rows))]:
         rules = Counter(re.sub(r"^rule_|_wildcards_.*$", "", job.comment) for job in others)
         text += f"\nOther jobs: {_count(others)} ({', '.join(f'{count} {rule}' for rule, count in rules.items())}).\n"
     return text
@@ -102,8 +105,8 @@ def _progress(files: RowFiles, now: float) -> list[str]:
         f"{speed:.0f}" if speed >= 100 else f"{speed:.1f}",
         "done" if done else duration(max(hours, 0.0)),
         f"{newest['loss']:.4f}",
-        _ago(newest["time"], now),
-        _ago(_newest_state(record.parent), now),
+        f"{duration(max(now - newest['time'], 0.0) / 3600)} ago",
+        _age_of_state(record.parent, now),
         # A milestone is a job of its own, so its first start is no restart.
         str(max(0, newest["restart"] + 1 - begun)),
     ]
@@ -116,21 +119,13 @@ def _speed(lines: Sequence[dict[str, Any]]) -> float:
     return float(steps / sum(line["steps"] / line["images_per_second"] for line in recent))
 
 
-def _newest_state(run: Path) -> float | None:
-    """When the newest file of a training state was written; one may go while this looks."""
-    times = []
+def _age_of_state(run: Path, now: float) -> str:
+    """How long ago the newest file of a training state was written; one may go while this looks."""
+    ages = []
     for path in run.glob("state-*.pt"):
         with contextlib.suppress(FileNotFoundError):
-            times.append(path.stat().st_mtime)
-    return max(times, default=None)
-
-
-def _ago(time: float | None, now: float) -> str:
-    return "-" if time is None else f"{duration(max(now - time, 0.0) / 3600)} ago"
-
-
-def _belongs(job: QueuedJob, row: str) -> bool:
-    return f"{job.comment}_".partition("_wildcards_")[2].startswith(f"{row}_")
+            ages.append(now - path.stat().st_mtime)
+    return f"{duration(max(min(ages), 0.0) / 3600)} ago" if ages else "-"
 
 
 def _count(jobs: Sequence[QueuedJob]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dsr.analysis.cost import denoiser_cost
 from dsr.artifacts.manifest import Manifest
 from dsr.config.load import Config
-from dsr.plan.stages import sample_sets
+from dsr.plan.stages import reported_sets, sample_sets
 
 GIGABYTE = 1e9
 
@@ -70,18 +70,8 @@ def disk(config: Config, manifest: Manifest) -> dict[str, float | None]:
     items[f"samples, {len(sets)} sets"] = (sum(sets) + max(sets)) * image
     references = len([name for name in config.evaluation.references if name != "adm"])
     items["references"] = references * data.validation_images * image
-    items["activations kept by the evaluation"] = _kept_images(config) * ACTIVATION_BYTES / GIGABYTE
+    kept = len(config.evaluation.references) * data.validation_images
+    if len(config.evaluation.references) > 1:
+        kept += sum(images for row in config.rows for _, images in reported_sets(config, row))
+    items["activations kept by the evaluation"] = kept * ACTIVATION_BYTES / GIGABYTE
     return {**items}
-
-
-def _kept_images(config: Config) -> int:
-    """Images whose activations are kept: the references', and where there are several, those of reported samples."""
-    sampling, references = config.sampling, len(config.evaluation.references)
-    kept = references * config.data.validation_images
-    if references == 1:
-        return kept
-    for row in config.rows:
-        swept = sampling.sweep is not None and row in sampling.sweep.rows
-        sets = (len(sampling.guidance) * len(config.epochs(row)) + swept) * len(sampling.seeds)
-        kept += sets * sampling.images
-    return kept

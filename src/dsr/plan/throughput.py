@@ -34,10 +34,6 @@ class Job(Section):
     """What one image of a stage needs."""
 
     stage: Stage
-    denoiser: str | None = None
-    registers: int | None = None
-    encoder: str | None = None
-    ttr: str | None = None
     precision: str | None = None
     batch: int | None = None
     """Images per GPU (and backward pass)."""
@@ -50,6 +46,11 @@ class Measurement(Job):
 
     gpu: str
     """Name and memory, as in 'H100 80GB', or CORE."""
+    denoiser: str | None = None
+    registers: int | None = None
+    encoder: str | None = None
+    ttr: str | None = None
+    """For readers, as the three before it; which networks are alike is told by their arithmetic."""
     images_per_second: float | None = None
     """Per GPU (or core); none: the batch did not fit into its memory."""
     memory_gb: float | None = None
@@ -107,13 +108,10 @@ def speed(measurements: Sequence[Measurement], gpu: str, job: Job) -> Speed | No
     entry = min((entry for entry in known if entry.images_per_second), key=lambda at: _distance(at, job), default=None)
     if entry is None or not entry.images_per_second:
         return None
-    rate = entry.images_per_second
-    if _is_same(entry, job):
-        notes = ["measured"]
-    elif job.gflops and entry.gflops:
-        rate *= entry.gflops / job.gflops
-        notes = ["scaled by GFLOPs"]
-    else:
+    rate, notes = entry.images_per_second, ["measured"]
+    if job.gflops and entry.gflops and abs(entry.gflops / job.gflops - 1) > SAME:
+        rate, notes = rate * entry.gflops / job.gflops, ["scaled by GFLOPs"]
+    elif (job.gflops is None) is not (entry.gflops is None):
         notes = ["taken from another network"]
     if entry.precision != job.precision:
         notes.append(f"at {entry.precision} (no measurement at {job.precision})")
@@ -124,23 +122,12 @@ def speed(measurements: Sequence[Measurement], gpu: str, job: Job) -> Speed | No
     return Speed(rate, ", ".join(notes), entry)
 
 
-def _is_same(entry: Measurement, job: Job) -> bool:
-    """Whether a measurement is of this job's networks; their ids alone do not say so, their arithmetic must agree."""
-    for key in ("denoiser", "registers", "encoder", "ttr"):
-        if getattr(entry, key) not in (None, getattr(job, key)):
-            return False
-    if entry.gflops is None or job.gflops is None:
-        return entry.gflops is job.gflops
-    return abs(entry.gflops / job.gflops - 1) <= SAME
-
-
-def _distance(entry: Measurement, job: Job) -> tuple[bool, bool, bool, bool, float, float]:
+def _distance(entry: Measurement, job: Job) -> tuple[bool, bool, bool, float, float]:
     return (
         entry.precision != job.precision,
         # For float32, TF32 says more than bf16, and for fp16 less.
         (entry.precision in HALF) != (job.precision in HALF),
         entry.code != "own",
-        not _is_same(entry, job),
         _ratio(entry.gflops, job.gflops),
         _ratio(entry.batch, job.batch),
     )

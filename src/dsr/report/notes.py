@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from dsr.config.load import Config
@@ -9,45 +11,50 @@ from dsr.config.sampling import CHOSEN, Guidance
 from dsr.report.published import CHART
 from dsr.report.table import MEASURED, TableInput
 
-OFF_CHART = "FIDs read off a chart of arXiv 2605.05206, uncertain by 0.05"
-"""What published values of the list CHART are."""
 MARK = "†"
 """Stands at the FID of a row some of whose images are one colour all over."""
 
 
 def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
     """Return the sentences (without full stop) that say how the numbers were measured."""
-    config = given.config
-    sampling, evaluation = config.sampling, config.evaluation
+    evaluation, drawn = given.config.evaluation, given.drawn
+    trained = [one.get("weights", {}).get("train", {}).get("recipe", {}) for one in drawn]
+    training = _each(recipe["precision"] for recipe in trained if recipe)
     notes = [
-        f"{sampling.images} images per row, classes balanced, sampling seed {sampling.seeds[0]}; with fewer images FID "
-        "is higher",
+        f"{_each(one['images'] for one in drawn)} images per row, classes balanced, sampling seed "
+        f"{_each(one['seed'] for one in drawn)}; with fewer images FID is higher",
         "One training run a row, unless it says otherwise; another training seed moves FID more than another sampling "
         "seed",
-        f"Euler sampler with {sampling.steps} grid points, which are {sampling.steps - 1} network evaluations",
+        f"Euler sampler with {_each(one['steps'] for one in drawn)} grid points, which are "
+        f"{_each(one['steps'] - 1 for one in drawn)} network evaluations",
         *_guidance(given, frame),
         "Sampled with the moving average of the weights. Its decay stands beside every row: on one and the same "
         "training run it can move FID by as much as registers do",
-        f"Arithmetic: sampling in {sampling.precision}{_training(given)}",
+        f"Arithmetic: sampling in {_each(one['precision'] for one in drawn)}"
+        + (f", training in {training}" if training else ""),
         f"ADM protocol: IS over splits of {evaluation.split} images, Precision and Recall with k = "
         f"{evaluation.neighbours} and float16 features as published tables have them (float32 values are in the CSV "
         "file)",
         "FID depends on the reference images; here: " + (_references(frame) or "none measured yet"),
         "Parameters are those with a gradient as constructed (position tables and Fourier frequencies excluded); "
         "GFLOPs are one forward pass of one image, two per multiply-add; both are counted from the models"
-        + (", and compared as rounded as they are published" if config.published else ""),
+        + (", and compared as rounded as they are published" if given.comparable else ""),
         *_constant(frame),
     ]
     if given.section and given.section.note:
         notes.append(given.section.note.strip().rstrip("."))
-    if config.published and given.published_table == CHART:
-        notes.append(f"Published: {OFF_CHART}")
-    elif config.published:
+    if given.comparable and given.published_table == CHART:
+        notes.append("Published: FIDs read off a chart of arXiv 2605.05206, uncertain by 0.05")
+    elif given.comparable:
         notes.append(
             "Published: arXiv 2605.05206, most likely measured against the 50 000 validation images; the scale and "
             "interval of its guided FIDs are not published; what the paper leaves empty stays empty"
         )
-    return notes
+    return notes + [
+        f"{row} is not the paper's experiment ({'; '.join(found)})"
+        for row, found in given.departures.items()
+        if given.comparable and found and given.published.label(given.published_row(row))
+    ]
 
 
 def disclaimer(config: Config) -> str:
@@ -66,7 +73,12 @@ def describe(guidance: Guidance) -> str:
 
 
 def _guidance(given: TableInput, frame: pd.DataFrame) -> list[str]:
-    guided = [f"{name} has {describe(one)}" for name, one in given.guidance.items() if one and one.scale > 1]
+    columns = ["guidance", "guidance_scale", "guidance_low", "guidance_high"]
+    guided = [
+        f"{name} has {describe(Guidance(scale=scale, interval=(low, high)))}"
+        for name, scale, low, high in frame[columns].drop_duplicates().itertuples(index=False)
+        if name != CHOSEN and scale > 1
+    ]
     notes = ["; ".join(["Guidance: unguided has none", *guided])]
     sweep = given.config.sampling.sweep
     if sweep and CHOSEN in set(frame["guidance"]):
@@ -83,16 +95,9 @@ def _guidance(given: TableInput, frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _training(given: TableInput) -> str:
-    """Name the arithmetic in which rows were trained: of each row, if it is not the same for all."""
-    rows: dict[str, list[str]] = {}
-    for row in given.rows:
-        recipe = given.config.rows[row].recipe if row in given.config.rows else None
-        if recipe:
-            rows.setdefault(given.config.recipes[recipe].precision, []).append(row)
-    if len(rows) == 1:
-        return f", training in {next(iter(rows))}"
-    return "".join(f", training of {', '.join(names)} in {precision}" for precision, names in sorted(rows.items()))
+def _each(values: Iterable[object]) -> str:
+    """Every value once, in words."""
+    return " or ".join(dict.fromkeys(map(str, values)))
 
 
 def _constant(frame: pd.DataFrame) -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,13 @@ import pandas as pd
 import yaml
 
 from dsr.base.errors import UserError
-from dsr.base.files import read_json_lines
+from dsr.base.files import read_json_lines, write_json, write_text
 from dsr.base.text import pipe_table
 from dsr.config.base import Section
 from dsr.config.load import Config
 from dsr.config.specs import spec_hash
+from dsr.report.entries import Entries
+from dsr.report.page import page
 
 PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "tensorflow", "numpy", "scipy", "pandas"),
@@ -45,30 +46,44 @@ class Times(Section):
 
     def read(self) -> pd.DataFrame:
         """Return the wall time of every job: columns name (of the row or encoder), stage, job, seconds."""
-        jobs = [
-            (name, stage, job, self.folder / f"{job}.tsv")
+        lines = [
+            [name, stage, job, _seconds(path)]
             for name, stages in self.jobs.items()
-            for stage, names in stages.items()
-            for job in names
+            for stage, jobs in stages.items()
+            for job in jobs
+            if (path := self.folder / f"{job}.tsv").exists()
         ]
-        lines = [[name, stage, job, _seconds(path)] for name, stage, job, path in jobs if path.exists()]
         frame: pd.DataFrame = pd.DataFrame(lines, columns=["name", "stage", "job", "seconds"])
         return frame
 
 
-def provenance(config: Config, source: Path, times: Times, environments: Sequence[Path]) -> dict[str, Any]:
-    """Return what is known about how the results were made.
+def write_provenance(
+    config: Config,
+    entries: Entries,
+    source: Path,
+    times: Times,
+    environments: tuple[Path, ...],
+    json: Path,
+    markdown_file: Path,
+    html: Path,
+) -> None:
+    """Record where the results come from: code, configuration, versions, hardware and wall time.
 
     Hardware and installed packages are those of the machine and environment that run this; jobs may run elsewhere.
 
     Args:
         config: the configuration.
+        entries: the results.
         source: folder of the code, inside or outside a git checkout.
-        times: files that tell how long jobs took.
+        times: files that tell how long the jobs of rows and encoders took.
         environments: conda environment files whose pinned versions are recorded.
+        json: JSON file to write.
+        markdown_file: Markdown file to write.
+        html: page of its own to write.
     """
+    entries.require(config)
     jobs = times.read()
-    return {
+    record = {
         "name": config.name,
         "code": _git(source),
         "configuration": spec_hash(config),
@@ -84,6 +99,9 @@ def provenance(config: Config, source: Path, times: Times, environments: Sequenc
         "row_times": row_times(config, times, jobs),
         "gpus": {stage: gpus(config, stage) for stage in STAGES},
     }
+    write_json(json, record)
+    write_text(markdown_file, text := markdown(record))
+    write_text(html, page(text))
 
 
 def row_times(config: Config, times: Times, jobs: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -120,7 +138,7 @@ def gpus(config: Config, stage: str) -> int:
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """Write the record of :func:`provenance` as Markdown."""
+    """Write the record of :func:`write_provenance` as Markdown."""
     code, hardware = record["code"], record["hardware"]
     commit = "not in a git checkout" if code["commit"] is None else code["commit"]
     facts = {
@@ -170,30 +188,26 @@ def _git(source: Path) -> dict[str, Any]:
 
 
 def _hardware() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    cpu = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
     gpus = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "host": platform.node(),
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu[1] if cpu else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
         "gpus": gpus.splitlines() if gpus else [],
     }
 
 
-def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    name = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return name[1] if name else platform.processor() or platform.machine()
-
-
 def _output(*command: str) -> str | None:
     """Output of a command, stripped; None where it is not installed or fails."""
-    if shutil.which(command[0]) is None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
         return None
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _installed() -> dict[str, str]:

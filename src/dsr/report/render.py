@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from dsr.base.files import write_text
 from dsr.base.text import pipe_table
+from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance
-from dsr.report.notes import MARK, OFF_CHART, describe, disclaimer, footnotes
-from dsr.report.published import CHART, QUANTITIES
-from dsr.report.supplements import supplements
-from dsr.report.table import MEASURED, TableInput
+from dsr.report.entries import QUANTITIES, Entries
+from dsr.report.notes import MARK, describe, disclaimer, footnotes
+from dsr.report.page import page
+from dsr.report.supplements import read_fids, supplements, with_variants
+from dsr.report.table import MEASURED, TableInput, collect
 
 _WORDS = {"Row", "Rows", "Epochs", "Guidance", "Value", "EMA decay", "Reference"}
 """Columns that hold words; the others hold numbers."""
@@ -21,8 +25,31 @@ _TTR = {"none": "no test-time register", "single": "test-time register", "recurs
 Line = dict[str, str]
 
 
+def write_table(
+    config: Config, entries: Entries, markdown_file: Path, csv: Path, html: Path, latex_file: Path, table: str = ""
+) -> None:
+    """Write a table in every format: published, measured and the difference, for every row, epoch and guidance.
+
+    Args:
+        config: the configuration.
+        entries: what is measured, or can be.
+        markdown_file: Markdown file to write.
+        csv: CSV file to write, with more columns.
+        html: page of its own to write.
+        latex_file: LaTeX file to write.
+        table: id of one of the configuration's tables; empty is Table 1.
+    """
+    entries.require(config)
+    given = TableInput(config, entries.root, table)
+    frame, fids = collect(given), read_fids(entries.root)
+    write_text(markdown_file, text := markdown(given, frame, fids))
+    write_text(html, page(text))
+    write_text(latex_file, latex(given, frame, fids))
+    write_text(csv, with_variants(config, frame, fids).to_csv(index=False, float_format="%.6g"))
+
+
 def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
-    """Return a table as Markdown; where published values are not comparable they stand in a table of their own.
+    """Return a table as Markdown.
 
     Args:
         given: what the table is made of.
@@ -30,14 +57,10 @@ def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
         fids: FIDs of all sampling seeds and references.
     """
     project = [f"{given.config.name}."] if given.section else []
-    if given.config.published:
+    if given.comparable:
         parts = [f"# {_title(given)}: published and measured", *project, _pipe(_compared(frame))]
     else:
         parts = [f"# {_title(given)}", *project, disclaimer(given.config), _pipe(_measured(frame))]
-        known = given.published.lines(given.published_table)
-        if not known.empty:
-            label = [f"{OFF_CHART}."] if given.published_table == CHART else []
-            parts += ["## Published (ImageNet-256, not comparable)", *label, _pipe(_published(known))]
     for one in supplements(given.config, frame, fids):
         parts += [f"## {one.title}", one.note, pipe_table(one.heading, one.lines, {*one.heading} - _WORDS)]
     absent = frame[frame["run"] != ""]
@@ -50,11 +73,11 @@ def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
 
 
 def latex(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
-    """Return a table in LaTeX (needs `booktabs`), without published values that are not comparable.
+    """Return a table in LaTeX (needs `booktabs`).
 
     Seeds and references follow in tables of their own. The arguments are those of :func:`markdown`.
     """
-    lines = _compared(frame) if given.config.published else _measured(frame)
+    lines = _compared(frame) if given.comparable else _measured(frame)
     notes = " ".join(f"{note}." for note in footnotes(given, frame))
     columns = _filled(lines)
     values = [[line[name] for name in columns] for line in lines]
@@ -73,7 +96,7 @@ def _latex_table(caption: str, heading: Sequence[str], lines: Sequence[Sequence[
 
 def _title(given: TableInput) -> str:
     title = given.section.title if given.section else given.config.name
-    return title if given.config.published else f"{title} (not the paper's experiment)"
+    return title if given.comparable else f"{title} (not the paper's experiment)"
 
 
 def _compared(frame: pd.DataFrame) -> list[Line]:
@@ -87,12 +110,6 @@ def _compared(frame: pd.DataFrame) -> list[Line]:
 
 def _measured(frame: pd.DataFrame) -> list[Line]:
     return [{**_label(entry), **_cells(entry, "measured")} for _, entry in frame.iterrows()]
-
-
-def _published(known: pd.DataFrame) -> list[Line]:
-    names = {"row": "id", "label": "row", "epochs": "epoch"} | {name: f"published_{name}" for name in QUANTITIES}
-    renamed = known.rename(columns=names)
-    return [{**_label(entry), **_cells(entry, "published")} for _, entry in renamed.iterrows()]
 
 
 def _label(entry: pd.Series) -> Line:

@@ -10,7 +10,7 @@ import pandas as pd
 from dsr.config.load import Config
 from dsr.config.specs import spec_hash
 from dsr.report.entries import VALIDATION, Entry
-from dsr.report.table import KEY, MEASURED, read_metrics
+from dsr.report.table import KEY, MEASURED
 
 SPREAD = "Mean and sample standard deviation of FID over"
 STAR = "A star marks a difference from the published value that exceeds it."
@@ -28,9 +28,7 @@ class Supplement(NamedTuple):
 def read_fids(entries: Iterable[Entry]) -> pd.DataFrame:
     """Read the FID of every entry (columns KEY, reference, seed, fid); files that do not exist are left out."""
     lines = [
-        [one.row, one.epoch, one.guidance, one.reference, one.seed, float(read_metrics(one.metrics)["fid"])]
-        for one in entries
-        if one.metrics is not None and one.metrics.exists()
+        [one.row, one.epoch, one.guidance, one.reference, one.seed, one.scores["fid"]] for one in entries if one.scores
     ]
     frame: pd.DataFrame = pd.DataFrame(lines, columns=[*KEY, "reference", "seed", "fid"])
     return frame

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dsr.analysis.cost import denoiser_cost
-from dsr.base.errors import UserError
-from dsr.base.files import read_json
 from dsr.config.load import Config
-from dsr.config.sampling import CHOSEN, Guidance
-from dsr.config.tables import Table
-from dsr.report.entries import UNGUIDED, VALIDATION, Entry
-from dsr.report.published import CHART, COUNTED, MAIN, METRICS, QUANTITIES, Published
+from dsr.config.sampling import CHOSEN, Guidance, Table
+from dsr.config.specs import content
+from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED, VALIDATION, Entry
+from dsr.report.published import CHART, MAIN, Published, departures
 
 KEY = ["row", "epoch", "guidance"]
 """Columns that tell the lines of a table apart."""
@@ -72,15 +70,35 @@ class TableInput:
         shown = (one for one in self.entries if one.seed == seed and one.reference == VALIDATION)
         return {(one.row, one.epoch, one.guidance): one for one in shown}
 
+    @cached_property
+    def drawn(self) -> list[dict[str, Any]]:
+        """How the samples of every line were drawn, as files record it; if there are none yet, as is asked for."""
+        config, seed = self.config, self.config.sampling.seeds[0]
+        asked = (
+            config.sample(row, UNGUIDED, seed, weights=config.weights(row, config.epochs(row)[-1]))
+            for row in config.rows
+        )
+        return [one.drawn for one in self.measured.values() if one.drawn] or [*map(content, asked)]
+
     def epochs(self, row: str) -> list[int]:
         """Epochs of a row; weights that were fetched have one."""
         epochs = {one.epoch for one in self.entries}
         if self.section and self.section.epochs:
             epochs = {*self.section.epochs}
-        elif self.section and self.config.published:
+        elif self.section and self.comparable:
             epochs |= self.published.epochs(self.published_table, map(self.published_row, self.rows))
         known = self.config.rows.get(row)
         return sorted(epochs & {known.weights.epoch} if known and known.weights else epochs)
+
+    @cached_property
+    def departures(self) -> dict[str, list[str]]:
+        """In what every row is not the experiment of the published numbers."""
+        return {row: departures(self.config, row) for row in self.rows}
+
+    @property
+    def comparable(self) -> bool:
+        """Whether any row is the experiment of the published numbers."""
+        return not all(self.departures.values())
 
     def published_row(self, row: str) -> str:
         """Row of the published lists whose numbers stand beside those of ``row``."""
@@ -89,7 +107,7 @@ class TableInput:
 
     def published_values(self, row: str, epoch: int, guidance: str) -> dict[str, float | None]:
         """Published values by quantity, if they are comparable."""
-        if not self.config.published:
+        if self.departures[row]:
             return dict.fromkeys(QUANTITIES)
         known = self.guidance[guidance]
         kind = GUIDED if known is None or known.scale > 1 else UNGUIDED
@@ -106,7 +124,7 @@ def collect(given: TableInput) -> pd.DataFrame:
     """Return one line per row, epoch and guidance with an entry or a comparable published value.
 
     A metrics file that does not exist leaves the measured cells empty, with status NOT_RUN and the command that makes
-    it, or with the reason why there is none. Costs, and the guidance that sweeps chose, are read where they exist.
+    it, or with the reason why there is none.
 
     Raises:
         UserError: if a metrics file lacks a key.
@@ -120,43 +138,23 @@ def collect(given: TableInput) -> pd.DataFrame:
                 every = given.section is not None and given.section.epochs is not None
                 if every or compared or (row, epoch, guidance) in given.measured:
                     lines.append(_line(given, row, epoch, guidance, known))
-    frame: pd.DataFrame = pd.DataFrame(lines, columns=_columns())
-    for name in QUANTITIES:
-        published, measured = (pd.to_numeric(frame[f"{kind}_{name}"]) for kind in ("published", "measured"))
-        difference = measured - published
-        if name in COUNTED:
-            decimals = COUNTED[name].published
-            difference = (measured.round(decimals) - published).round(decimals)
-        frame[f"difference_{name}"] = difference
+    columns = [*_line(given, "", 0, UNGUIDED, dict.fromkeys(QUANTITIES))]
+    frame: pd.DataFrame = pd.DataFrame(lines, columns=columns)
     return frame
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """Read a metrics file.
-
-    Raises:
-        UserError: if it lacks one of METRICS.
-    """
-    found: dict[str, Any] = read_json(path)
-    missing = [name for name in METRICS if name not in found]
-    if missing:
-        raise UserError(f"{path}: no {', '.join(missing)}; evaluate these samples again")
-    return found
 
 
 def _line(
     given: TableInput, row: str, epoch: int, guidance: str, published: Mapping[str, float | None]
 ) -> dict[str, Any]:
     entry = given.measured.get((row, epoch, guidance), Entry())
-    exists = entry.metrics is not None and entry.metrics.exists()
-    found = read_metrics(entry.metrics) if entry.metrics and exists else {}
-    status = MEASURED if exists else given.absent(row) or NOT_RUN
+    found = entry.scores
+    status = MEASURED if found else given.absent(row) or NOT_RUN
     compared = any(published[name] is not None for name in METRICS)
     reference, samples = found.get("reference", {}), found.get("samples", {})
-    chosen = entry.chosen if entry.chosen and entry.chosen.exists() else None
-    used = Guidance.model_validate_json(chosen.read_text()) if chosen else given.guidance[guidance]
+    used = entry.guided or given.guidance[guidance]
+    decay = given.config.averages(row)[0] if row in given.config.rows else None
     low, high = used.interval if used else (None, None)
-    measured = {name: found.get(name) for name in (*METRICS, *EXTRA)} | _counted(given, row)
+    measured = {**found, **_counted(given, row)}
     return {
         "row": row,
         "epoch": epoch,
@@ -164,9 +162,13 @@ def _line(
         "status": status,
         "run": entry.run if status == NOT_RUN else "",
         "published_from": ("chart" if given.published_table == CHART else "tables") if compared else None,
-        **{f"published_{name}": value for name, value in published.items()},
-        **{f"measured_{name}": value for name, value in measured.items()},
-        "ema_decay": given.config.averages(row)[0] if row in given.config.rows else None,
+        **{
+            f"{kind}_{name}": value
+            for name in QUANTITIES
+            for kind, value in _compared(name, published[name], measured.get(name)).items()
+        },
+        **{f"measured_{name}": measured.get(name) for name in EXTRA},
+        "ema_decay": entry.drawn.get("weights", {}).get("decay", decay),
         "guidance_scale": used.scale if used else None,
         "guidance_low": low,
         "guidance_high": high,
@@ -179,11 +181,15 @@ def _line(
     }
 
 
-def _columns() -> list[str]:
-    compared = [f"{kind}_{name}" for name in QUANTITIES for kind in ("published", "measured", "difference")]
-    details = ["ema_decay", "guidance_scale", "guidance_low", "guidance_high", "images", "reference"]
-    details += ["reference_images", "constant_images", "samples_sha256"]
-    return [*KEY, "status", "run", "published_from", *compared, *(f"measured_{name}" for name in EXTRA), *details]
+def _compared(name: str, published: float | None, measured: float | None) -> dict[str, float | None]:
+    """Published and measured value of a quantity, and the difference where there are both."""
+    difference = None
+    if published is not None and measured is not None:
+        difference = measured - published
+        if name in COUNTED:
+            decimals = COUNTED[name].published
+            difference = np.round(np.round(measured, decimals) - published, decimals)
+    return {"published": published, "measured": measured, "difference": difference}
 
 
 def _counted(given: TableInput, row: str) -> dict[str, float]:

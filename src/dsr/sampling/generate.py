@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,15 +16,17 @@ import numpy as np
 import torch
 
 from dsr.accel.device import set_arithmetic
-from dsr.base import files, tensors
+from dsr.base import files
 from dsr.base.distributed import World
+from dsr.base.errors import UserError
 from dsr.base.progress import Progress
+from dsr.base.records import read_record
 from dsr.config.execution import Execution
-from dsr.config.specs import SampleSpec, spec_hash
+from dsr.config.sampling import Guidance
+from dsr.config.specs import SampleSpec, content, spec_hash
 from dsr.data import npz
-from dsr.sampling.labels import balanced_labels
 from dsr.sampling.sampler import Drawing, Sampler
-from dsr.sampling.shards import Images, Shards
+from dsr.sampling.shards import Shards
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +49,22 @@ class Job:
     """Npz of the images (arr_0); what they were made from is written beside it, with the suffix .json."""
     execution: Execution
     """How the job runs."""
+    guidance: Path | None = None
+    """JSON file with scale and interval, where the specification has none."""
+
+    def drawn(self) -> SampleSpec:
+        """The specification with the guidance that images are drawn with."""
+        if (self.guidance is None) == (self.spec.guidance is None):
+            raise UserError("--guidance: expected a file exactly where the specification has no guidance")
+        if self.guidance is None:
+            return self.spec
+        chosen = Guidance.model_validate_json(self.guidance.read_text(encoding="utf-8"))
+        return self.spec.model_copy(update={"guidance": chosen})
 
     def origin(self, device: torch.device) -> dict[str, str]:
         """Return what determines the images; CPU and GPU draw different noise, so the kind of device is part of it."""
         return {
-            "specification": spec_hash(self.spec),
+            "specification": spec_hash(self.drawn()),
             "weights": files.sha256(self.weights),
             "statistics": files.sha256(self.statistics),
             "decoder": files.sha256(self.decoder),
@@ -68,7 +80,7 @@ def generate(job: Job, world: World) -> None:
     """
     set_arithmetic(job.spec.precision, job.execution.threads)
     sampler = Sampler(
-        job.spec,
+        job.drawn(),
         weights=job.weights,
         statistics=job.statistics,
         decoder=job.decoder,
@@ -83,8 +95,10 @@ def generate(job: Job, world: World) -> None:
     draw(job, sampler, shards, missing[world.rank :: world.size], world)
     world.barrier()
     if world.is_main:
-        digest = _publish(job, shards)
-        files.write_json(job.output.with_suffix(".json"), _provenance(job, origin, digest))
+        # One shard in memory at a time.
+        stored = map(shards.read, range(len(shards.parts)))
+        npz.write_images(job.output, stored, job.spec.images, (side, side, 3))
+        files.write_json(job.output.with_suffix(".json"), _provenance(job, origin))
         shards.remove()
         log.info("Wrote %d images to %s", job.spec.images, job.output)
 
@@ -129,34 +143,16 @@ def _write(shards: Shards, number: int, drawings: Sequence[Drawing]) -> None:
     shards.write(number, np.concatenate([drawing.wait() for drawing in drawings]))
 
 
-def _publish(job: Job, shards: Shards) -> str:
-    """Write all images to the output, one shard in memory at a time; return the SHA-256 of their pixels."""
-    digest = hashlib.sha256()
-
-    def read() -> Iterator[Images]:
-        for number in range(len(shards.parts)):
-            images = shards.read(number)
-            digest.update(images.data)
-            yield images
-
-    side = job.spec.autoencoder.image_size
-    npz.write_images(job.output, read(), job.spec.images, (side, side, 3))
-    return digest.hexdigest()
-
-
-def _provenance(job: Job, origin: dict[str, str], digest: str) -> dict[str, Any]:
+def _provenance(job: Job, origin: dict[str, str]) -> dict[str, Any]:
     """Return what the file beside the images says."""
-    labels = balanced_labels(job.spec.model.classes, job.spec.images, job.spec.seed)
     return {
         "images": job.spec.images,
         "seed": job.spec.seed,
-        "pixels_sha256": digest,
-        "labels_sha256": hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest(),
-        "spec_hash": origin["specification"],
-        "weights": {"sha256": origin["weights"], **tensors.read_about(job.weights)},
+        "weights": {"sha256": origin["weights"], **read_record(job.weights)},
         "statistics_sha256": origin["statistics"],
         "decoder_sha256": origin["decoder"],
         "device": origin["device"],
         "versions": {"torch": str(torch.__version__), "dsr": metadata.version("dsr")},
-        "spec": job.spec.model_dump(mode="json"),
+        "guidance": content(job.drawn())["guidance"],
+        "spec": content(job.spec),
     }

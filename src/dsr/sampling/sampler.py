@@ -43,15 +43,17 @@ class Sampler:
         device: torch.device,
         compiled: bool = False,
     ) -> None:
+        if spec.guidance is None:
+            raise ValueError("a sampler needs a guidance")
         if spec.guidance.scale != 1 and not spec.model.denoiser.class_dropout:
             raise UserError(
                 f"guidance.scale {spec.guidance.scale}: the denoiser was trained with class_dropout 0 and has no null"
                 " label; sample it unguided"
             )
-        self._spec, self._device = spec, device
+        self._spec, self._guidance, self._device = spec, spec.guidance, device
         self._flow = Flow.from_config(spec.flow)
         self._labels = balanced_labels(spec.model.classes, spec.images, spec.seed)
-        model = load_denoiser(spec.model, weights, device)
+        model = load_denoiser(spec.model, weights, device, spec.weights)
         self._autoencoder = load_autoencoder(
             spec.autoencoder, encoder=None, neurons=None, statistics=statistics, decoder=decoder
         ).to(device)
@@ -94,7 +96,7 @@ class Sampler:
             self._labels[list(numbers)].to(self._device),
             null_label=spec.model.classes,
             steps=spec.steps,
-            guidance=spec.guidance,
+            guidance=self._guidance,
         )
         with autocast(self._device, self._precision):
             return deque(states, maxlen=1).pop()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+import torch
 
-from dsr.base import files
+from dsr.base import tensors
+from dsr.base.errors import UserError
+from dsr.base.records import read_record
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +52,12 @@ class Shards:
 
     def write(self, number: int, images: Images) -> None:
         """Write shard ``number``, uint8 (n, H, W, 3), atomically."""
-        about = {"origin": json.dumps(self._origin), "sha256": _digest(images)}
-        with files.atomic(self.path(number)) as temporary:
-            save_file({"images": np.ascontiguousarray(images)}, temporary, metadata=about)
+        about = {"origin": self._origin, "sha256": _digest(images)}
+        tensors.write(self.path(number), {"images": torch.from_numpy(images)}, about)
 
     def read(self, number: int) -> Images:
         """Read the images of shard ``number``, uint8 (n, H, W, 3)."""
-        with safe_open(self.path(number), framework="np") as file:
-            return np.asarray(file.get_tensor("images"))
+        return tensors.read(self.path(number))["images"].numpy()
 
     def verify_or_delete(self, number: int) -> bool:
         """Return whether shard ``number`` is complete; one that is damaged or of another origin is removed."""
@@ -89,17 +87,14 @@ class Shards:
     def _problem(self, number: int) -> str:
         """Return what is wrong with a shard's file ('' if nothing is)."""
         try:
-            with safe_open(self.path(number), framework="np") as file:
-                about, images = file.metadata() or {}, np.asarray(file.get_tensor("images"))
-        except SafetensorError as error:
+            about, images = read_record(self.path(number)), self.read(number)
+        except UserError as error:
             return f"is damaged ({error})"
-        origin = json.loads(about.get("origin", "{}"))
-        others = [key for key in self._origin if origin.get(key) != self._origin[key]]
-        if others:
+        if others := [key for key in self._origin if about["origin"].get(key) != self._origin[key]]:
             return f"was sampled with another {' and another '.join(others)}"
         if images.shape != (len(self.parts[number]), *self._shape) or images.dtype != np.uint8:
             return f"holds {images.dtype} {images.shape}, which is not this shard"
-        return "" if _digest(images) == about.get("sha256") else "is damaged (its pixels fail their checksum)"
+        return "" if _digest(images) == about["sha256"] else "is damaged (its pixels fail their checksum)"
 
 
 def _digest(images: Images) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from dsr.base.errors import UserError
 from dsr.base.randomness import uniforms
 from dsr.config.specs import ModelSpec, TrainSpec
 from dsr.data.images import Images
-from dsr.data.loading import Batch, Item, Loader
+from dsr.data.loading import Batch, Item, load
 from dsr.data.order import batch_indices
 from dsr.flow import Flow
 from dsr.training.stop import ignore_stop_signals
@@ -88,6 +87,7 @@ class Samples:
         encode: pixels (n, 3, H, W), floats in [0, 1] -> latents (n, C, S, S).
         first: 0-based step that the first call of :meth:`next_step` gives.
         last: step before which the samples end.
+        stop: whether to give up waiting for images.
     """
 
     def __init__(
@@ -101,18 +101,19 @@ class Samples:
         first: int,
         last: int = sys.maxsize,
         workers: int = 0,
+        stop: Callable[[], object] = lambda: False,
     ) -> None:
         self._spec, self._encode, self._device, self._share = spec, encode, world.device, share
         self._flow = Flow.from_config(spec.flow)
-        asked, places = itertools.tee(share.places(first, last))
-        self._loader = Loader(
+        self._loaded = load(
             images,
-            (items(spec, *place) for place in asked),
+            (items(spec, *place) for place in share.places(first, last)),
             workers=workers,
             pin_memory=world.device.type == "cuda",
             worker_init=ignore_stop_signals,
+            stop=stop,
         )
-        self._batches = zip(places, self._loader, strict=False)
+        self._batches = zip(share.places(first, last), self._loaded, strict=False)
         self._ahead: MicroBatch | Exception | None = None
 
     def next_step(self) -> Iterator[MicroBatch]:
@@ -121,6 +122,7 @@ class Samples:
         Raises:
             Exception: if one of them could not be made, also if that was found by :meth:`prepare`.
             ValueError: if there is no step left.
+            StoppedError: if ``stop`` became true while no image came.
         """
         for _ in self._share.parts:
             micro_batch, self._ahead = self._ahead or self._next(), None
@@ -137,7 +139,7 @@ class Samples:
 
     def close(self) -> None:
         """Stop the workers."""
-        self._loader.close()
+        self._loaded.close()
 
     def _next(self) -> MicroBatch | Exception:
         try:

@@ -1,10 +1,13 @@
-"""The training state on disk: written whole or not at all, checked before it is trusted, the newest two kept."""
+"""What a run keeps on disk: training states, the newest two and checked, and the EMA weights of its milestones."""
 
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import logging
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,14 +18,21 @@ from typing import Any
 
 import torch
 
-from dsr.base import files
+from dsr.base import files, tensors
 from dsr.base.errors import UserError
-from dsr.config.specs import differing_keys
+from dsr.base.records import read_record
+from dsr.config.specs import TrainSpec, WeightsSpec, content, differing_keys, require
 
 log = logging.getLogger(__name__)
 
 KEPT = 2
 """States kept in a run directory: the newest, and one to fall back to."""
+
+COMPUTING = (
+    "flow.py", "base/positions.py", "base/randomness.py",
+    "accel/*.py", "data/*.py", "denoiser/*.py", "encoder/*.py", "training/*.py",
+)  # fmt: skip
+"""The part of the package that weights depend on."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,14 @@ class TrainState:
     """What fp16 multiplies losses by before the backward pass; None in other precisions."""
 
 
+@functools.cache
+def code() -> str:
+    """Short hash of the modules that weights depend on, as this process found them."""
+    package = Path(__file__).parents[1]
+    hashes = [files.sha256(path) for part in COMPUTING for path in sorted(package.glob(part))]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]
+
+
 def state_path(run: Path, step: int) -> Path:
     """File of the state after ``step`` steps."""
     return run / f"state-{step:08d}.pt"
@@ -62,8 +80,8 @@ def state_steps(run: Path) -> list[int]:
 def save(run: Path, state: TrainState) -> Path:
     """Write a state atomically, then remove all but the newest two."""
     path = state_path(run, state.step)
-    with files.atomic(path) as temporary:
-        torch.save(vars(state), temporary)
+    with files.atomic_stream(path) as stream:
+        torch.save(vars(state), stream)
     for step in state_steps(run)[KEPT:]:
         state_path(run, step).unlink()
     return path
@@ -142,3 +160,55 @@ def check_recipe(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any
             + "\n  ".join(differences)
             + f"\nGo back to what the state was trained with, or move {path.parent} away to train afresh."
         )
+
+
+def snapshot_path(run: Path, epoch: int, decay: float) -> Path:
+    """File of the averages with ``decay`` after ``epoch`` epochs."""
+    return run / f"ema-{epoch}-{decay}.safetensors"
+
+
+def write_averages(run: Path, state: TrainState, spec: TrainSpec, epoch: int) -> None:
+    """Write the averages of every decay at a milestone, each a complete denoiser (the model's buffers included)."""
+    for decay, average in state.averages.items():
+        weights = WeightsSpec(train=spec, epoch=epoch, decay=float(decay))
+        about = {"spec": content(weights), "step": state.step, "code": state.versions["code"]}
+        tensors.write(snapshot_path(run, epoch, float(decay)), {**state.model, **average}, about)
+
+
+def epoch_of(weights: Path) -> int:
+    """Return the epoch after which a file written here was made.
+
+    Raises:
+        UserError: if the file is missing or was not written here.
+    """
+    try:
+        return int(read_record(weights)["spec"]["epoch"])
+    except (UserError, KeyError):
+        raise UserError(f"{weights}: expected the EMA weights of a milestone; train that milestone first") from None
+
+
+def publish(spec: TrainSpec, epoch: int, decay: float, run_dir: Path, output: Path) -> None:
+    """Publish one of the moving averages that the trainer keeps of a milestone; nothing is trained.
+
+    Args:
+        spec: What determines the weights.
+        epoch: The milestone.
+        decay: Decay of the average, one of the recipe's.
+        run_dir: Directory of the training state.
+        output: Weights to write, atomically.
+
+    Raises:
+        UserError: if there is no such average, or it was trained with another specification.
+    """
+    if decay not in spec.recipe.ema:
+        raise UserError(
+            f"decay {decay} is none of recipe.ema ({', '.join(map(str, spec.recipe.ema))}); an average cannot be had"
+            " afterwards: add it to the recipe, which trains the row anew"
+        )
+    snapshot = snapshot_path(run_dir, epoch, decay)
+    if not snapshot.exists():
+        raise UserError(f"{snapshot}: no such file; restore the run directory, or train this milestone again")
+    require(snapshot, read_record(snapshot).get("spec", {}), WeightsSpec(train=spec, epoch=epoch, decay=decay))
+    with files.atomic(output) as temporary:
+        shutil.copyfile(snapshot, temporary)
+    log.info("Published %s", output)

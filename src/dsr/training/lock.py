@@ -57,33 +57,30 @@ def exclusive(run: Path, *, patience: float = PATIENCE_SECONDS, beat: float = BE
 
 
 def _take(descriptor: int, path: Path, patience: float) -> None:
-    try:
+    taken = False
+    with contextlib.suppress(BlockingIOError, PermissionError):
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise _in_use(path, _holder(descriptor)) from None
-    holder = _holder(descriptor)
-    if holder.get("host", socket.gethostname()) == socket.gethostname():
-        return
-    log.warning(
-        "%s names %s on another host; watching for %.0f seconds whether it is alive",
-        path, _name(holder), patience,
-    )  # fmt: skip
-    before, end = _touched(path), time.monotonic() + patience
-    while time.monotonic() < end:
-        time.sleep(min(1.0, patience / 10))
-        if _touched(path) != before:
-            raise _in_use(path, holder)
-    log.warning("%s is gone; taking over", _name(holder))
+        taken = True
+    here, holder = socket.gethostname(), _holder(descriptor)
+    name = f"process {holder.get('pid', '?')} on host {holder.get('host', '?')}"
+    if taken and holder.get("host", here) != here:
+        log.warning("%s names %s on another host; watching for %.0f seconds whether it is alive", path, name, patience)
+        # Asked for by name, which makes a network file system look at the server.
+        before, end = path.stat().st_mtime_ns, time.monotonic() + patience
+        while (taken := path.stat().st_mtime_ns == before) and time.monotonic() < end:
+            time.sleep(min(1.0, patience / 10))
+        if taken:
+            log.warning("%s is gone; taking over", name)
+    if not taken:
+        raise UserError(
+            f"{path.parent}: another trainer is using this run directory ({name}); wait for it, or end it, and run the"
+            " same command again"
+        )
 
 
 def _beat(descriptor: int, released: threading.Event, seconds: float) -> None:
     while not released.wait(seconds):
         os.utime(descriptor)
-
-
-def _touched(path: Path) -> int:
-    """Ask for the time of the last touch by name, which makes a network file system look at the server."""
-    return path.stat().st_mtime_ns
 
 
 def _holder(descriptor: int) -> dict[str, Any]:
@@ -92,14 +89,3 @@ def _holder(descriptor: int) -> dict[str, Any]:
         if isinstance(holder, dict):
             return holder
     return {}
-
-
-def _name(holder: dict[str, Any]) -> str:
-    return f"process {holder.get('pid', '?')} on host {holder.get('host', '?')}"
-
-
-def _in_use(path: Path, holder: dict[str, Any]) -> UserError:
-    return UserError(
-        f"{path.parent}: another trainer is using this run directory ({_name(holder)});"
-        " wait for it, or end it, and run the same command again"
-    )

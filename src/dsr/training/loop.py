@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 
 import torch
@@ -12,14 +13,15 @@ from dsr.accel.device import set_arithmetic
 from dsr.accel.models import accelerate, accelerated_encode
 from dsr.base import files
 from dsr.base.distributed import World
-from dsr.base.errors import UserError
+from dsr.base.errors import EXIT_STOPPED, UserError
 from dsr.base.randomness import derive
 from dsr.config.specs import content
 from dsr.data.images import open_images
+from dsr.data.loading import StoppedError
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.flow import Flow
-from dsr.training import checkpoint, snapshot
+from dsr.training import checkpoint
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share, blank
 from dsr.training.encoding import use_half_if_close
@@ -52,7 +54,7 @@ def train(job: Job, world: World) -> bool:
         start = world.on_main(begin)
         finished = start.finished or _run(job, world, request, start.step)
         if finished and world.is_main:
-            snapshot.publish(job.spec, job.epoch, job.spec.recipe.ema[0], job.run_dir, job.output)
+            checkpoint.publish(job.spec, job.epoch, job.spec.recipe.ema[0], job.run_dir, job.output)
         world.barrier()
         return finished
 
@@ -67,7 +69,7 @@ def _run(job: Job, world: World, request: StopRequest, resumed: int | None) -> b
     else:
         share = Share.of(world, spec.recipe.batch, execution.micro_batch)
     try:
-        with contextlib.closing(_samples(job, world, share, learner.step)) as samples:
+        with contextlib.closing(_samples(job, world, share, request, learner.step)) as samples:
             learner.warm_up_ddp(blank(spec.model, share.micro_batch, world.device))
             return _loop(job, world, request, learner, samples)
     except torch.OutOfMemoryError as error:
@@ -97,7 +99,7 @@ def _loop(job: Job, world: World, request: StopRequest, learner: Learner, sample
             if finished:
                 writer.finish()
                 if world.is_main:
-                    snapshot.write(job.run_dir, learner, job.spec, job.epoch)
+                    checkpoint.write_averages(job.run_dir, learner.state(recipe), job.spec, job.epoch)
                 return True
             if stopping:
                 writer.finish()
@@ -112,6 +114,10 @@ def _loop(job: Job, world: World, request: StopRequest, learner: Learner, sample
                 result = learner.update(
                     samples.next_step(), stop=lambda: bool(request.reason), meanwhile=samples.prepare
                 )
+            except StoppedError:
+                # Other processes may be inside the step, which cannot be finished, so nothing is saved.
+                log.warning("Stopped (%s) while no images came; %s is as it was", request.reason, job.run_dir)
+                sys.exit(EXIT_STOPPED)
             except NotFiniteError as error:
                 # The message names the newest state, so it must be there.
                 writer.finish()
@@ -138,7 +144,7 @@ def _learner(job: Job, world: World, resumed: int | None) -> Learner:
     return learner
 
 
-def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
+def _samples(job: Job, world: World, share: Share, request: StopRequest, first: int) -> Samples:
     """Open the images and the frozen encoder, from step ``first`` on."""
     autoencoder = load_autoencoder(
         job.spec.encoding, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
@@ -156,6 +162,7 @@ def _samples(job: Job, world: World, share: Share, first: int) -> Samples:
         first=first,
         last=job.last_step,
         workers=job.execution.workers,
+        stop=lambda: request.reason,
     )
 
 

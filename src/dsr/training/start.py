@@ -13,13 +13,13 @@ import torch
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
+from dsr.base.records import read_record
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.execution import Execution
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
 from dsr.data.images import check_index, fingerprint
 from dsr.training import checkpoint
 from dsr.training.batches import Share
-from dsr.training.snapshot import epoch_of, snapshot_path
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Job:
     @functools.cached_property
     def reached(self) -> int | None:
         """Epoch that an earlier job reached, if there was one."""
-        return epoch_of(self.after) if isinstance(self.after, Path) else self.after
+        return checkpoint.epoch_of(self.after) if isinstance(self.after, Path) else self.after
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
@@ -102,6 +102,12 @@ def check(job: Job, world: World) -> None:
     for path in filter(None, (job.images, job.encoder, job.neurons, job.statistics)):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; run the rule that makes it first")
+    if left := spec.recipe.initial_weights_left(job.last_step):
+        log.warning(
+            "After the %d steps to epoch %d the moving averages are still partly initial weights (%s): images will be"
+            " noisy; train longer, or put a smaller decay first in recipe.ema",
+            job.last_step, job.epoch, left,
+        )  # fmt: skip
     check_index(job.images, images=spec.images, classes=spec.model.classes, image_size=spec.encoding.image_size)
 
 
@@ -111,13 +117,12 @@ def decide(job: Job) -> Start:
     Raises:
         UserError: if going on would mean to start over silently, to mix recipes, or to go back in time.
     """
-    snapshot = snapshot_path(job.run_dir, job.epoch, job.spec.recipe.ema[0])
+    snapshot = checkpoint.snapshot_path(job.run_dir, job.epoch, job.spec.recipe.ema[0])
     path = checkpoint.newest(job.run_dir)
     if path is None:
         checkpoint.clean(job.run_dir, 0)
         if snapshot.exists():
-            log.warning("%s exists but the run has no state; publishing it again without training", snapshot)
-            return Start(None, finished=True)
+            return _publish_again(job, snapshot, None)
         if job.reached is not None:
             raise UserError(
                 f"{job.run_dir}: epoch {job.epoch} continues from epoch {job.reached}, but there is no saved state;"
@@ -127,11 +132,12 @@ def decide(job: Job) -> Start:
         return Start(None)
     state = checkpoint.load(path, mapped=True)
     checkpoint.check_recipe(path, state.recipe, job.recipe)
-    if state.versions["torch"] != torch.__version__:
-        log.warning(
-            "%s was saved under torch %s; going on under %s may round differently",
-            path, state.versions["torch"], torch.__version__,
-        )  # fmt: skip
+    for name, present in (("torch", torch.__version__), ("code", checkpoint.code())):
+        if state.versions.get(name) != present:
+            log.warning(
+                "%s was saved under %s %s; going on under %s may give other numbers",
+                path, name, state.versions.get(name), present,
+            )  # fmt: skip
     epoch = state.step / job.spec.steps_per_epoch
     if job.reached is not None and epoch < job.reached:
         raise UserError(
@@ -143,7 +149,23 @@ def decide(job: Job) -> Start:
             f" remove {job.epoch} from evaluation.epochs, or remove the run directory to train from the start"
         )
     checkpoint.clean(job.run_dir, state.step)
-    return Start(state.step, finished=state.step >= job.last_step and snapshot.exists())
+    if state.step >= job.last_step and snapshot.exists():
+        return _publish_again(job, snapshot, state.step)
+    return Start(state.step)
+
+
+def _publish_again(job: Job, snapshot: Path, step: int | None) -> Start:
+    """Say that nothing is left to train; refuse weights of other code, which may be asked for anew because of it."""
+    if read_record(snapshot).get("code") != checkpoint.code():
+        raise UserError(
+            f"{snapshot} is finished, but the code that trains has changed since: move {job.run_dir} away to train"
+            f" afresh, or copy the file to {job.output} to keep it"
+        )
+    log.warning(
+        "%s is finished: published again, and nothing is trained; to train afresh, move %s away",
+        snapshot, job.run_dir,
+    )  # fmt: skip
+    return Start(step, finished=True)
 
 
 def _explain_new_run(job: Job) -> None:

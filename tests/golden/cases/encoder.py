@@ -11,9 +11,10 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.config.encoders import Discovery, TestTimeRegisters
 from dsr.encoder.autoencoder import Autoencoder
+from dsr.encoder.blocks import Trace
 from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.discovery import NeuronScores, rank
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics, Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import resize
@@ -115,8 +116,11 @@ def register_neurons(golden: Golden) -> Computed:
             top_k=meta["top_k"],
         )
         sparse = "sparse" in variant or meta["apply_sparsity_filter"]
-        scores = NeuronScores(options, mean_token="meantok" in variant, sparsity_filter=sparse)
-        scores.add(trace)
+        # The release puts the mean token before the image tokens, where it counts like any other.
+        tokens = with_mean_token if "meantok" in variant else torch.Tensor.clone
+        shown = [only_sparse(layer, tokens(layer)) for layer in trace.activations] if sparse else trace.activations
+        scores = NeuronScores(options)
+        scores.add(Trace([*map(tokens, trace.hidden_states)], [*map(tokens, shown)]))
         best = rank(scores.mean(), options.top_k)
         computed |= {
             f"{variant}_layer_neuron": np.array([(layer, neuron) for layer, neuron, _ in best]),
@@ -124,6 +128,16 @@ def register_neurons(golden: Golden) -> Computed:
             f"{variant}_all_scores": scores.mean().numpy(),
         }
     return computed
+
+
+def with_mean_token(values: torch.Tensor) -> torch.Tensor:
+    """Put the mean of all tokens (B, T, D) before them."""
+    return torch.cat([values.mean(dim=1, keepdim=True), values], dim=1)
+
+
+def only_sparse(activations: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Silence a neuron (B, T, M) in images where fewer than half of ``tokens`` are below 0.5, the release's option."""
+    return activations * ((tokens < 0.5).double().mean(dim=1, keepdim=True) >= 0.5)
 
 
 def batches(golden: Golden) -> list[torch.Tensor]:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dsr.config.specs import EvaluateSpec
 from dsr.evaluation import frechet, precision_recall
-from dsr.evaluation.evaluate import EvaluateSpec, ImageSet, score
+from dsr.evaluation.evaluate import ImageSet, score
 from dsr.evaluation.frechet import Moments
 from dsr.evaluation.inception import BATCH, Activations, InceptionGraph
 from dsr.evaluation.inception_score import inception_score

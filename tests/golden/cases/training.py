@@ -13,8 +13,7 @@ from dsr.base.distributed import World
 from dsr.config.training import Recipe
 from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
-from dsr.training.learner import Learner
-from dsr.training.optim import MovingAverage, learning_rate
+from dsr.training.learner import Learner, MovingAverage, learning_rate
 
 from .common import Computed, Family, Golden, Tolerance
 from .denoiser import build

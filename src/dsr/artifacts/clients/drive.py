@@ -6,17 +6,15 @@ import sys
 from pathlib import Path, PurePosixPath
 
 from dsr.artifacts import transfer
-from dsr.artifacts.errors import MANIFEST, OWN_COPY, ArtifactError, TransientError
-from dsr.artifacts.manifest import Artifact, DriveSource
-
-_QUOTA = "too many users have viewed or downloaded"
+from dsr.artifacts.manifest import MANIFEST, OWN_COPY, Artifact, DriveSource
+from dsr.base.errors import UserError
 
 
 def fetch(artifact: Artifact, source: DriveSource, target: Path) -> None:
     """Download to ``target``, going on with what an earlier attempt received.
 
     Raises:
-        ArtifactError: if it cannot be had.
+        UserError: if it cannot be had.
     """
     what = f"Google Drive {source.path}"
     denied = f"The file is no longer shared with everyone: see {artifact.page}, or {OWN_COPY}"
@@ -32,13 +30,13 @@ def _find(page: str, source: DriveSource) -> str:
     try:
         found = gdown.download_folder(id=source.folder, quiet=True, skip_download=True, timeout=transfer.TIMEOUT)
     except DownloadError as error:
-        raise ArtifactError(
+        raise UserError(
             f"{page}: cannot be listed ({_line(error)}). Open it in a browser; if it has moved, change "
             f"{MANIFEST}, or {OWN_COPY}"
         ) from error
     listing = {PurePosixPath(file.path): file.id for file in found}
     if PurePosixPath(source.path) not in listing:
-        raise ArtifactError(
+        raise UserError(
             f"{page}: has no {source.path}, but {', '.join(map(str, listing)) or 'no file at all'}. Change the "
             f"path in {MANIFEST}, or {OWN_COPY}"
         )
@@ -55,22 +53,16 @@ def _download(what: str, identifier: str, target: Path) -> None:
     try:
         gdown.download(id=identifier, output=str(target), quiet=quiet, resume=True, timeout=transfer.TIMEOUT)
     except FileURLRetrievalError as error:
-        if _QUOTA in _line(error).lower():
-            raise ArtifactError(
-                f"{what}: the file's download quota is used up (Google says that too many users downloaded it "
-                f"lately). Run the command again in a day, or download {browser} in a browser with a Google account "
-                f"and {OWN_COPY}"
-            ) from error
-        raise ArtifactError(
-            f"{what}: Google Drive does not hand the file out ({_line(error)}). Open {browser} in a browser; if it "
-            f"works there, {OWN_COPY}"
+        raise UserError(
+            f"{what}: Google Drive does not hand the file out ({_line(error)}). If too many users downloaded it "
+            f"lately, run the command again in a day; or open {browser} in a browser with an account, and {OWN_COPY}"
         ) from error
     except DownloadError as error:
         if "byte range" in str(error):
             for part in target.parent.glob(f"{target.name}*.part"):
                 part.unlink()
-            raise TransientError("the server does not continue partial transfers; starting over") from error
-        raise TransientError(_line(error)) from error
+            raise transfer.TransientError("the server does not continue partial transfers; starting over") from error
+        raise transfer.TransientError(_line(error)) from error
 
 
 def _line(error: Exception) -> str:

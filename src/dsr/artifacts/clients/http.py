@@ -3,62 +3,66 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import requests
 from tqdm import tqdm
 
 from dsr.artifacts import transfer
-from dsr.artifacts.errors import OWN_COPY, TransientError
-from dsr.artifacts.manifest import HttpSource
 from dsr.base import files
 
-_DENIED = f"The address may have moved: check it in a browser, or {OWN_COPY}"
 
-
-def fetch(source: HttpSource, target: Path) -> None:
-    """Download to ``target``, going on with what an earlier attempt received.
+def fetch(url: str, target: Path, what: str, denied: str, headers: Mapping[str, str] | None = None) -> None:
+    """Download to ``target`` unless it is there, going on with what an earlier attempt received.
 
     Bytes arrive in `<target>.part`; `<target>.part.version` says which version of the remote file they belong to.
 
+    Args:
+        url: where from.
+        target: where to.
+        what: what messages name.
+        denied: what to do where access is refused.
+        headers: to send besides.
+
     Raises:
-        ArtifactError: if it cannot be had.
+        UserError: if it cannot be had.
     """
     part = target.with_name(f"{target.name}.part")
-    transfer.retrying(transfer.plain(source.url), _DENIED, lambda: _attempt(source.url, part))
-    part.replace(target)
+    if not target.exists():
+        transfer.retrying(what, denied, lambda: _attempt(url, part, what, headers or {}))
+        part.replace(target)
 
 
-def _attempt(url: str, part: Path) -> None:
+def _attempt(url: str, part: Path, what: str, headers: Mapping[str, str]) -> None:
     """Receive what is missing of ``part``."""
     version = part.with_name(f"{part.name}.version")
     known = version.read_text(encoding="utf-8") if version.exists() else ""
     have = part.stat().st_size if known and part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}
-    if have:
-        # If-Range: a file that changed since comes whole instead of being spliced onto old bytes.
-        headers |= {"Range": f"bytes={have}-", "If-Range": known}
-    with requests.get(url, headers=headers, stream=True, timeout=transfer.TIMEOUT) as response:
+    # If-Range: a file that changed since comes whole instead of being spliced onto old bytes.
+    rest = {"Range": f"bytes={have}-", "If-Range": known} if have else {}
+    asked = {**headers, "Accept-Encoding": "identity", **rest}
+    with requests.get(url, headers=asked, stream=True, timeout=transfer.TIMEOUT) as response:
         place, _, total = response.headers.get("Content-Range", "").partition("/")
-        rest = response.status_code == requests.codes.partial_content
+        is_rest = response.status_code == requests.codes.partial_content
         if response.status_code == requests.codes.requested_range_not_satisfiable or (
-            rest and not place.startswith(f"bytes {have}-")
+            is_rest and not place.startswith(f"bytes {have}-")
         ):
             part.unlink(missing_ok=True)
-            raise TransientError("the server has no such rest of the file; starting over")
+            raise transfer.TransientError("the server has no such rest of the file; starting over")
         response.raise_for_status()
         blocks = response.iter_content(1 << 20)
         first = next(blocks, b"")
-        if not rest:
-            transfer.refuse_page(transfer.plain(url), first)
+        if not is_rest:
+            transfer.refuse_page(what, first)
             files.write_text(version, _version(response))
             total = response.headers.get("Content-Length", "")
-        with part.open("ab" if rest else "wb") as stream:
+        with part.open("ab" if is_rest else "wb") as stream:
             for block in tqdm(itertools.chain([first], blocks), unit=" MB", desc=part.stem, disable=None):
                 stream.write(block)
     received = part.stat().st_size
     if total.isdigit() and received != int(total):
-        raise TransientError(f"received {received} of {total} bytes")
+        raise transfer.TransientError(f"received {received} of {total} bytes")
 
 
 def _version(response: requests.Response) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dsr.artifacts import transfer
-from dsr.artifacts.errors import ArtifactError, TransientError
 from dsr.artifacts.manifest import Artifact, KaggleSource
+from dsr.base.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def fetch(artifact: Artifact, source: KaggleSource, target: Path) -> None:
     """Download the competition's archive to ``target``, going on with what an earlier attempt received.
 
     Raises:
-        ArtifactError: if it cannot be had.
+        UserError: if it cannot be had.
     """
     what = f"Kaggle {source.competition}"
     denied = (
@@ -45,13 +45,13 @@ def _client(what: str, terms: str) -> Any:
         try:
             from kaggle.api.kaggle_api_extended import KaggleApi
         except ImportError:
-            raise ArtifactError(f"{what}: needs {_NEEDED}; or {_OWN_IMAGES}") from None
+            raise UserError(f"{what}: needs {_NEEDED}; or {_OWN_IMAGES}") from None
         api = KaggleApi()
         try:
             api.authenticate()
         except SystemExit:
-            raise ArtifactError(
-                f"{what}: no valid token. Make one at {_TOKENS} and store it as ~/.kaggle/kaggle.json (or set "
+            raise UserError(
+                f"{what}: no valid token. Make one at {_TOKENS} and save it as ~/.kaggle/access_token (or set "
                 f"KAGGLE_API_TOKEN), accept the rules at {terms}, then run the command again; or {_OWN_IMAGES}"
             ) from None
     return api
@@ -70,7 +70,7 @@ def _download(what: str, client: Any, competition: str, target: Path) -> None:
             if not str(error).startswith("Downloaded file size"):
                 raise
             # What the client received stays and is continued.
-            raise TransientError(str(error)) from error
+            raise transfer.TransientError(str(error)) from error
     if zipfile.is_zipfile(archive):
         archive.replace(target)
         return
@@ -80,4 +80,4 @@ def _download(what: str, client: Any, competition: str, target: Path) -> None:
         start = b"".join(transfer.start_of(file) for file in [path, *path.rglob("*")] if file.is_file())
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         transfer.refuse_page(what, start)
-    raise TransientError("what was received is not a zip; starting over")
+    raise transfer.TransientError("what was received is not a zip; starting over")

@@ -6,9 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from dsr.base.errors import UserError
-from dsr.base.files import read_json
 from dsr.report.figures.given import FigureInput
-from dsr.report.figures.style import BODY, plot_axes
+from dsr.report.figures.style import BODY, plot
 
 
 def averages(given: FigureInput) -> Figure:
@@ -22,14 +21,13 @@ def averages(given: FigureInput) -> Figure:
     rows = {one.row for one in given.entries}
     lines: dict[int, list[tuple[float, float]]] = {}
     for one in given.entries:
-        if one.metrics is not None and one.metrics.exists():
+        if one.scores:
             decay = one.decay or given.config.averages(one.row)[0]
-            lines.setdefault(one.epoch, []).append((decay, float(read_json(one.metrics)["fid"])))
+            lines.setdefault(one.epoch, []).append((decay, one.scores["fid"]))
     if not lines or len(rows) != 1:
         raise UserError(f"FID against EMA decay: metrics of {len(lines)} epochs of {len(rows)} rows, expected one row")
     subtitle = " · ".join([given.config.name, *rows, "unguided, one training run"])
-    names = [f"epoch {epoch}" for epoch in sorted(lines)]
-    figure, axes = plot_axes((3.9, 3.0), "FID against the decay of the moving average", subtitle, names, bottom=0.62)
+    figure, axes = plot((3.9, 3.0), "FID against the decay of the moving average", subtitle)
     for epoch, line in sorted(lines.items()):
         reach, fids = zip(*((1 / (1 - decay), fid) for decay, fid in sorted(line)), strict=True)
         axes.plot(reach, fids, "o-", lw=1.8, ms=5.5, label=f"epoch {epoch}")

@@ -9,15 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from dsr.base.errors import UserError
-from dsr.base.files import read_json
 from dsr.config.load import Config
 from dsr.report.entries import Entry
 from dsr.report.figures.given import FigureInput
-from dsr.report.figures.style import BODY, INK, MUTED, SMALL, plot_axes
-from dsr.report.published import Published
+from dsr.report.figures.style import BODY, INK, MUTED, SMALL, plot
+from dsr.report.published import Published, departures
 
 Curve = Sequence[tuple[int, float]]
 """(epoch, FID) points, by epoch."""
@@ -30,20 +29,21 @@ def fid(given: FigureInput) -> Figure:
         UserError: if there is nothing to draw.
     """
     config, measured, published = given.config, read_curves(given.entries), {}
-    if config.published:
-        lists = Published()
-        curves = {name: lists.chart(config.rows[name].compare_with or name) for name in measured}
-        published = {name: curve for name, curve in curves.items() if curve}
+    lists = Published()
+    for name in measured:
+        curve = [] if departures(config, name) else lists.chart(config.rows[name].compare_with or name)
+        if curve:
+            published[name] = curve
     points = [point for curve in [*measured.values(), *published.values()] for point in curve]
     if not points:
         raise UserError("FID against epochs: none of the metrics files exists yet; evaluate at least one row")
     off_chart = ["published points: read off the paper's chart, ±0.05"] if published else []
     subtitle = " · ".join([config.name, "unguided", *off_chart])
-    figure, axes = plot_axes((3.9, 3.6), "FID against training epochs", subtitle, [*measured, "published"])
+    figure, axes = plot((3.9, 3.6), "FID against training epochs", subtitle)
     for number, name in enumerate(measured):
         colour, known = f"C{number}", published.get(name, [])
-        axes.plot(*_columns(known), "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
-        axes.plot(*_columns(measured[name]), "o-", color=colour, lw=1.8, ms=5.5)
+        axes.plot(*np.reshape(known, (-1, 2)).T, "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
+        axes.plot(*np.reshape(measured[name], (-1, 2)).T, "o-", color=colour, lw=1.8, ms=5.5)
         if measured[name] or known:
             axes.plot([], [], color=colour, lw=1.8, label=name)
     if published and any(measured.values()):
@@ -51,7 +51,7 @@ def fid(given: FigureInput) -> Figure:
     if published:
         axes.plot([], [], color=MUTED, lw=1, ls="--", marker="o", mfc="white", ms=4.5, label="published")
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), borderaxespad=0)
-    _scales(axes, points)
+    _epochs(axes, sorted({epoch for epoch, _ in points}))
     baseline, faster = registers_alone(config)
     for found, kind in ((measured, "measured"), (published, "published")):
         if _arrow(axes, found.get(baseline, []), found.get(faster, []), kind):
@@ -64,8 +64,8 @@ def read_curves(entries: Iterable[Entry]) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for one in entries:
         curve = curves.setdefault(one.row, [])
-        if one.metrics is not None and one.metrics.exists():
-            curve.append((one.epoch, float(read_json(one.metrics)["fid"])))
+        if one.scores:
+            curve.append((one.epoch, one.scores["fid"]))
     return {row: sorted(curve) for row, curve in curves.items()}
 
 
@@ -129,29 +129,16 @@ def _arrow(axes: Axes, baseline: Curve, faster: Curve, kind: str) -> bool:
     return True
 
 
-def _scales(axes: Axes, points: Curve) -> None:
-    epochs = sorted({epoch for epoch, _ in points})
-    values = [value for _, value in points]
-    spread = (max(values) - min(values)) or max(abs(values[0]) * 0.1, 0.1)
-    axes.set_xscale("log")
-    axes.set_xlim(epochs[0] / 1.15, epochs[-1] * 1.15)
-    axes.set_ylim(min(values) - 0.08 * spread, max(values) + 0.08 * spread)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator(_apart(epochs)))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("epochs (log scale)", fontsize=BODY)
-    axes.set_ylabel("FID", fontsize=BODY)
-
-
-def _apart(epochs: Sequence[int]) -> list[int]:
-    """Leave out ticks whose labels would touch: at least 6 % of the axis apart, both ends kept."""
+def _epochs(axes: Axes, epochs: Sequence[int]) -> None:
+    """Label the axes; ticks whose labels would touch (less than 6 % of the axis apart) are left out, not the ends."""
     span = np.log(epochs[-1] / epochs[0]) or 1.0
     kept = [epochs[0]]
     for epoch in epochs[1:-1]:
         if min(np.log(epoch / kept[-1]), np.log(epochs[-1] / epoch)) > 0.06 * span:
             kept.append(epoch)
-    return [*kept, *epochs[1:][-1:]]
-
-
-def _columns(curve: Curve) -> tuple[list[int], list[float]]:
-    return [epoch for epoch, _ in curve], [value for _, value in curve]
+    axes.set_xscale("log")
+    axes.margins(0.08)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks([*kept, epochs[-1]], labels=[*map(str, [*kept, epochs[-1]])])
+    axes.set_xlabel("epochs (log scale)", fontsize=BODY)
+    axes.set_ylabel("FID", fontsize=BODY)

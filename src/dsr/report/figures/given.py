@@ -42,12 +42,6 @@ class FigureInput:
         epochs = {one.epoch for one in self.entries if one.row}
         return [self.config.name, *(f"epoch {epoch}" for epoch in epochs if len(epochs) == 1)]
 
-    @property
-    def time(self) -> float:
-        """Time t at which rows are compared."""
-        times = self.config.figures.times
-        return times[len(times) // 2]
-
     def maps(self) -> dict[str, TokenMaps]:
         """Read the maps files, by label."""
         files = zip(self.labels, self.entries, strict=True)
@@ -58,8 +52,9 @@ class FigureInput:
         return 0 if self.image is None else file.image(self.image)
 
     def time_position(self, file: TokenMaps) -> int:
-        """Position of the time to show; an encoder has only one."""
-        return 0 if len(file.times) == 1 else file.time(self.time)
+        """Position of the time at which rows are compared; an encoder has only one."""
+        times = self.config.figures.times
+        return 0 if len(file.times) == 1 else file.time(times[len(times) // 2])
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
+from dsr.config.load import Config
+from dsr.report.entries import Entries
 from dsr.report.figures.averages import averages
 from dsr.report.figures.fid import fid
 from dsr.report.figures.given import FigureInput
@@ -31,7 +33,17 @@ KINDS: Mapping[Kind, Callable[[FigureInput], Figure]] = {
 """Each draws the maps of the entries, but for `samples` (their samples), `fid` and `averages` (their metrics)."""
 
 
-def draw(kind: Kind, given: FigureInput, png: Path, svg: Path) -> None:
-    """Draw one figure and write it as PNG and as SVG."""
+def draw(kind: Kind, config: Config, entries: Entries, png: Path, svg: Path, image: int | None = None) -> None:
+    """Draw one figure from maps, samples or metrics files; drawing is cheap, nothing is computed anew.
+
+    Args:
+        kind: what to draw.
+        config: the configuration.
+        entries: what it shows, in order.
+        png: PNG file to write.
+        svg: SVG file to write.
+        image: validation image whose token maps it shows; without it the first one.
+    """
+    entries.require(config)
     with style():
-        save(KINDS[kind](given), png, svg)
+        save(KINDS[kind](FigureInput(config, entries.root, image)), png, svg)

@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from dsr.analysis.maps import OUTPUT, TokenMaps
-from dsr.analysis.outliers import outlier_ratio, relative_norms
+from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_ratio, relative_norms
 from dsr.report.figures.given import FigureInput, choose_columns, is_denoiser, subject_of
 from dsr.report.figures.panels import Map, MapRow, Scale, draw_maps
 
@@ -80,8 +79,8 @@ def _draw(
                 for layer, (_, note) in zip(shown, panels, strict=True)
             ]
             label = f"t = {file.times[time]:g}" if every_time else name
-            after = file.decoded[image, time] if file.decoded.size else None
-            rows.append(MapRow(label, [values for values, _ in panels], notes, file.images[image], after))
+            maps = [values for values, _ in panels]
+            rows.append(MapRow(label, file.images[image], maps, notes, file.decoded[image, time]))
     first = next(iter(files.values()))
     parts = [*given.subtitle, f"validation image {first.indices[given.image_position(first)]}"]
     if is_denoiser(first) and not every_time:
@@ -89,12 +88,10 @@ def _draw(
     decoded = "prediction" if is_denoiser(first) else "decoded"
     return draw_maps(
         rows,
-        [heading for heading in columns.headings if output or heading != OUTPUT],
+        ["image", *(heading for heading in columns.headings if output or heading != OUTPUT), decoded],
         scale if isinstance(scale, Scale) else scale(rows),
         title=title.format(subject=subject_of(first)),
         subtitle=" · ".join([*parts, text]),
-        before="image",
-        after=decoded if any(file.decoded.size for file in files.values()) else "",
     )
 
 

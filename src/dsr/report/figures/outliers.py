@@ -7,13 +7,12 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from dsr.analysis.maps import OUTPUT, TokenMaps
-from dsr.analysis.outliers import outlier_ratio
+from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_ratio
 from dsr.report.figures.given import FigureInput, choose_columns, is_denoiser, subject_of
-from dsr.report.figures.style import BODY, EDGE, MAP, SMALL, heading, heading_height, text_width
+from dsr.report.figures.style import BODY, MAP, SMALL, grid, heading
 
-_WIDTH, _HEIGHT, _HEADER = 0.78, 0.44, 0.28
-"""Inches: a cell, and the room for column headings."""
+_WIDTH, _HEIGHT = 0.78, 0.44
+"""Inches of a cell."""
 
 
 def outliers(given: FigureInput) -> Figure:
@@ -28,14 +27,9 @@ def outliers(given: FigureInput) -> Figure:
         parts.append(f"t = {first.times[given.time_position(first)]:g}")
     multiple = given.config.figures.outlier_multiple
     subtitle = " · ".join([*parts, f"share of tokens whose norm exceeds {multiple:g}× the median of their map"])
-    left = EDGE + text_width(labels, BODY) + 0.12
-    width = max(left + len(columns.headings) * _WIDTH + EDGE, 5.0)
-    top = heading_height(subtitle, width) + _HEADER
-    height = top + len(files) * _HEIGHT + EDGE
-    figure = Figure(figsize=(width, height))
-    heading(figure, f"Outlier tokens in {subject_of(first)}", subtitle)
-    box = (left / width, EDGE / height, len(columns.headings) * _WIDTH / width, len(files) * _HEIGHT / height)
-    axes = figure.add_axes(box)
+    width = len(columns.headings) * _WIDTH
+    figure, ((axes,),) = grid(1, 1, (width, len(files) * _HEIGHT))
+    heading(axes, f"Outlier tokens in {subject_of(first)}", subtitle, width, above=28)
     norm = Normalize(0.0, max(float(ratios.max()), 0.01))
     axes.pcolormesh(ratios, cmap=MAP, norm=norm, edgecolors="white", linewidth=1.5)
     axes.invert_yaxis()

@@ -1,4 +1,4 @@
-"""Rows of token maps: label, image, one map per column, decoded image; sized in inches so that nothing overlaps."""
+"""Rows of token maps: label, image, one map per column, decoded image."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from dsr.report.figures.style import BODY, EDGE, FRAME, MAP, MUTED, NOTE, SMALL, heading, heading_height, text_width
+from dsr.report.figures.style import FRAME, MAP, MUTED, NOTE, SMALL, grid, heading
 
-CELL, GAP, NOTE_HEIGHT, LINE, HEADER = 1.0, 0.07, 0.17, 0.12, 0.24
-"""Inches: side of a panel, space between panels, a note below one, each further line of it, column headings."""
-BAR, BAR_WIDTH = 1.05, 0.14
-"""Inches: room at the right for the colour bar with its labels, and its own width."""
+GAP, NOTE_HEIGHT, LINE = 0.07, 0.24, 0.12
+"""Inches: space between panels, which are an inch wide, room for a note below one, each further line of it."""
 LABEL_CHARACTERS = 20
 """Row labels are wrapped after this many characters, between words."""
 
@@ -32,13 +29,13 @@ class MapRow:
     """One row of panels."""
 
     label: str
+    image: Image
+    """Image left of the maps."""
     maps: Sequence[Map]
     """One (S, S) map per column."""
     notes: Sequence[str]
     """Text below each map."""
-    before: Image | None = None
-    """Image left of the maps."""
-    after: Image | None = None
+    decoded: Image
     """Image right of the maps."""
 
 
@@ -57,64 +54,35 @@ class Scale:
     """Whether values beyond the ends have the colours of the ends."""
 
 
-def draw_maps(
-    rows: Sequence[MapRow],
-    columns: Sequence[str],
-    scale: Scale,
-    *,
-    title: str,
-    subtitle: str,
-    before: str = "",
-    after: str = "",
-) -> Figure:
-    """Draw rows of maps under ``columns``; ``before`` and ``after`` head the columns of images."""
+def draw_maps(rows: Sequence[MapRow], columns: Sequence[str], scale: Scale, *, title: str, subtitle: str) -> Figure:
+    """Draw rows of panels under the headings of their ``columns``, images included."""
     wrapped = textwrap.TextWrapper(LABEL_CHARACTERS, break_long_words=False, break_on_hyphens=False)
-    labels = [wrapped.fill(row.label) for row in rows]
-    heads = [before] * bool(before) + list(columns) + [after] * bool(after)
-    left = EDGE + text_width(labels, BODY) + 0.12
-    width = left + len(heads) * (CELL + GAP) + BAR
-    notes = max(note.count("\n") for row in rows for note in row.notes) * LINE + NOTE_HEIGHT
-    pitch = CELL + notes + GAP
-    top = heading_height(subtitle, width) + HEADER
-    height = top + len(rows) * pitch + EDGE
-    figure = Figure(figsize=(width, height))
-    heading(figure, title, subtitle)
-
-    for column, head in enumerate(heads):
-        x = left + column * (CELL + GAP) + CELL / 2
-        figure.text(x / width, 1 - (top - 0.06) / height, head, ha="center", va="bottom", fontsize=SMALL)
-    for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        y = top + number * pitch
-        figure.text((left - 0.12) / width, 1 - (y + CELL / 2) / height, label, ha="right", va="center", linespacing=1.3)
-        images = [[] if image is None else [image] for image in (row.before, row.after)]
-        for column, content in enumerate([*images[0], *row.maps, *images[1]]):
-            box = (left + column * (CELL + GAP), height - y - CELL, CELL, CELL)
-            axes = _axes(figure, box)
-            place = column - len(images[0])
-            if 0 <= place < len(row.maps):
-                axes.imshow(content, cmap=MAP, norm=scale.norm, interpolation="none")
-                axes.set_xlabel(row.notes[place], fontsize=NOTE, color=MUTED, labelpad=2.5)
-            else:
-                axes.imshow(content, interpolation="lanczos")
-    _colour_bar(figure, scale, left + len(heads) * (CELL + GAP) + 0.1, top, len(rows) * pitch - notes - GAP)
+    below = NOTE_HEIGHT + LINE * max(note.count("\n") for row in rows for note in row.notes)
+    figure, places = grid(len(rows), len(columns), gaps=(GAP, below))
+    heading(places[0, 0], title, subtitle, len(columns), above=28)
+    for axes, column in zip(places[0], columns, strict=True):
+        axes.set_title(column, fontsize=SMALL, pad=4)
+    for line, row in zip(places, rows, strict=True):
+        for axes in line:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=True, color=FRAME, linewidth=0.6)
+        first, *middle, last = line
+        first.set_ylabel(wrapped.fill(row.label), rotation=0, ha="right", va="center", labelpad=8, linespacing=1.3)
+        first.imshow(row.image, interpolation="lanczos")
+        last.imshow(row.decoded, interpolation="lanczos")
+        for axes, values, note in zip(middle, row.maps, row.notes, strict=True):
+            axes.imshow(values, cmap=MAP, norm=scale.norm, interpolation="none")
+            axes.set_xlabel(note, fontsize=NOTE, color=MUTED, labelpad=2.5)
+    _colour_bar(figure, scale, min(3, len(rows)) * (1 + below) - below)
     return figure
 
 
-def _axes(figure: Figure, box: tuple[float, float, float, float]) -> Axes:
-    """Axes without ticks at (left, bottom, width, height) in inches."""
+def _colour_bar(figure: Figure, scale: Scale, length: float) -> None:
+    """Draw the bar, so many inches long, at the right of the first rows."""
     width, height = figure.get_size_inches()
-    axes: Axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=FRAME, linewidth=0.6)
-    return axes
-
-
-def _colour_bar(figure: Figure, scale: Scale, left: float, top: float, height: float) -> None:
-    """Draw the bar beside the first rows, at most three panels high."""
-    height = min(height, 3 * CELL)
-    axes = _axes(figure, (left, figure.get_size_inches()[1] - top - height, BAR_WIDTH, height))
+    axes = figure.add_axes((1 + 0.17 / width, 1 - length / height, 0.14 / width, length / height))
     bar = figure.colorbar(ScalarMappable(norm=scale.norm or Normalize(0, 1), cmap=MAP), cax=axes, extend=scale.extend)
+    axes.spines["outline"].set(color=FRAME, linewidth=0.6)
     bar.ax.minorticks_off()
     if scale.norm is None:
         bar.set_ticks([0, 1], labels=["min", "max"])

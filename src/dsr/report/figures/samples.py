@@ -14,10 +14,10 @@ from PIL import Image
 from dsr.base.errors import UserError
 from dsr.data.npz import read_header, read_images
 from dsr.report.figures.given import FigureInput
-from dsr.report.figures.style import BODY, EDGE, heading, heading_height
+from dsr.report.figures.style import BODY, grid, heading
 
-_WIDTH, _LARGEST, _GAP, _LABEL = 10.0, 4.6, 0.2, 0.26
-"""Inches: all panels of a line, largest side of one, space between panels, room for a label."""
+_WIDTH, _LARGEST, _GAPS = 10.0, 4.6, (0.2, 0.46)
+"""Inches: all panels of a line, largest side of one, space between panels: beside, and below with room for labels."""
 _THUMBNAIL, _BORDER = 96, 2
 """Pixels: largest side of an image in the grid, and white lines between images."""
 
@@ -51,19 +51,13 @@ def samples(given: FigureInput) -> Figure:
         parts.append("a place is the same class and seed in every panel")
     subtitle = " · ".join(parts)
     across = min(3, len(files)) if len(files) != 4 else 2
-    down = math.ceil(len(files) / across)
-    panel = min(_LARGEST, (_WIDTH + _GAP) / across - _GAP)
-    width = 2 * EDGE + across * (panel + _GAP) - _GAP
-    top = heading_height(subtitle, width)
-    height = top + down * (_LABEL + panel + _GAP)
-    figure = Figure(figsize=(width, height))
-    heading(figure, "Samples", subtitle)
-    for number, (label, path) in enumerate(zip(given.labels, files, strict=True)):
-        row, column = divmod(number, across)
-        left, bottom = EDGE + column * (panel + _GAP), height - top - (row + 1) * (_LABEL + panel) - row * _GAP
-        axes = figure.add_axes((left / width, bottom / height, panel / width, panel / height))
-        axes.imshow(tile(read_chosen(path, chosen), side), interpolation="lanczos")
+    panel = min(_LARGEST, (_WIDTH + _GAPS[0]) / across - _GAPS[0])
+    figure, places = grid(math.ceil(len(files) / across), across, (panel, panel), _GAPS)
+    heading(places[0, 0], "Samples", subtitle, across * panel, above=24)
+    for axes in places.flat:
         axes.set_axis_off()
+    for axes, label, path in zip(places.flat, given.labels, files, strict=False):
+        axes.imshow(tile(read_chosen(path, chosen), side), interpolation="lanczos")
         axes.set_title(label, fontsize=BODY, loc="left", pad=4)
     return figure
 

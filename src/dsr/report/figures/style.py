@@ -1,11 +1,14 @@
-"""The one look of all figures: fonts, colours, headings, and how files are written."""
+"""The one look of all figures: fonts, colours, headings, and how files are written.
+
+Axes have sizes in inches; headings, labels and legends lie around them, and a file is as large as all of it.
+"""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.style as mpl_style
 from matplotlib.axes import Axes
@@ -35,48 +38,38 @@ def style() -> AbstractContextManager[None]:
     return context
 
 
-def heading(figure: Figure, title: str, subtitle: str) -> None:
-    """Write title and subtitle into the top of a figure; :func:`heading_height` is the room that they take."""
-    width, height = figure.get_size_inches()
-    lines = _wrapped(subtitle, width)
-    place = {"x": EDGE / width, "va": "top", "ha": "left"}
-    figure.text(y=1 - EDGE / height, s=title, fontsize=TITLE, fontweight="bold", **place)
-    figure.text(y=1 - (EDGE + 0.26) / height, s="\n".join(lines), fontsize=SMALL, color=MUTED, linespacing=1.4, **place)
+def grid(
+    down: int, across: int, size: tuple[float, float] = (1.0, 1.0), gaps: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Figure, Any]:
+    """Return a figure and its axes (down, across), each of ``size`` (width, height) inches with ``gaps`` between."""
+    (width, height), (between, below) = size, gaps
+    figure = Figure(figsize=(across * (width + between) - between, down * (height + below) - below))
+    spacing = {"wspace": between / width, "hspace": below / height}
+    whole = {"left": 0, "right": 1, "bottom": 0, "top": 1}
+    return figure, figure.subplots(down, across, squeeze=False, gridspec_kw=whole | spacing)
 
 
-def heading_height(subtitle: str, width: float) -> float:
-    """Height in inches of a heading in a figure of ``width`` inches."""
-    return EDGE + 0.26 + 0.16 * len(_wrapped(subtitle, width)) + 0.08
-
-
-def plot_axes(
-    size: tuple[float, float], title: str, subtitle: str, names: Sequence[str], bottom: float = 0.5
-) -> tuple[Figure, Axes]:
-    """Return axes of ``size`` inches under a heading, with room for a legend of ``names`` at their right."""
-    left = 0.62
-    width = left + size[0] + 0.65 + text_width(names, SMALL)
-    height = heading_height(subtitle, width) + size[1] + bottom
-    figure = Figure(figsize=(width, height))
-    heading(figure, title, subtitle)
-    axes: Axes = figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
+def plot(size: tuple[float, float], title: str, subtitle: str) -> tuple[Figure, Axes]:
+    """Return axes of ``size`` inches under a heading."""
+    figure, ((axes,),) = grid(1, 1, size)
+    heading(axes, title, subtitle, size[0] + 1)
     axes.grid(color=FRAME, linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)
     return figure, axes
 
 
-def _wrapped(subtitle: str, width: float) -> list[str]:
-    """Lines of a subtitle; running text is narrower than the widest letters that `text_width` allows for."""
-    return textwrap.wrap(subtitle, max(20, int((width - 2 * EDGE) / (0.92 * text_width(["x"], SMALL)))))
-
-
-def text_width(texts: Sequence[str], size: float) -> float:
-    """Width in inches of the widest text at a font size in points (DejaVu Sans; newlines respected)."""
-    longest = max((len(line) for text in texts for line in text.splitlines()), default=0)
-    return longest * size * 0.6 / 72
+def heading(axes: Axes, title: str, subtitle: str, width: float, above: float = 12) -> None:
+    """Write title and subtitle, ``width`` inches wide, ``above`` points over the upper left corner of the axes."""
+    place: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "annotation_clip": False}
+    lines = textwrap.fill(subtitle, max(30, int(16 * width)))
+    below = axes.annotate(
+        lines, (0, 1), (0, above), "axes fraction", fontsize=SMALL, color=MUTED, linespacing=1.4, **place
+    )
+    axes.annotate(title, (0, 1), (0, 5), below, fontsize=TITLE, fontweight="bold", **place)
 
 
 def save(figure: Figure, png: Path, svg: Path) -> None:
     """Write a figure as PNG and as SVG, without dates or versions inside."""
     for path, metadata in ((png, {"Software": None}), (svg, {"Date": None, "Creator": None})):
         with atomic(path) as temporary:
-            figure.savefig(temporary, dpi=DPI, metadata=metadata)
+            figure.savefig(temporary, dpi=DPI, metadata=metadata, bbox_inches="tight", pad_inches=EDGE)

@@ -1,0 +1,11 @@
+"""Make what stands in for the evaluator's graph in the demo; unlike the rest of the demo it needs TensorFlow."""
+
+from __future__ import annotations
+
+from dsr.base.command import command
+from dsr.demo.graph import write_graph
+
+main = command(write_graph)
+
+if __name__ == "__main__":
+    main()

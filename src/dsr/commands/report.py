@@ -1,0 +1,13 @@
+"""Write a table, draw a figure, or record where the results come from."""
+
+from __future__ import annotations
+
+from dsr.base.command import command
+from dsr.report.figures.kinds import draw
+from dsr.report.provenance import write_provenance
+from dsr.report.render import write_table
+
+main = command(table=write_table, figure=draw, provenance=write_provenance)
+
+if __name__ == "__main__":
+    main()

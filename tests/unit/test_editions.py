@@ -1,0 +1,93 @@
+"""Results of every stage, in small: when one changes, its edition must be raised, so that old results are made anew."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dsr.base.files import read_json_lines
+from dsr.base.randomness import noise
+from dsr.config import specs
+from dsr.config.encoders import Discovery
+from dsr.config.sampling import Guidance
+from dsr.data.images import open_images
+from dsr.data.loading import pixel_batches
+from dsr.denoiser.build import load_denoiser
+from dsr.encoder.autoencoder import load_autoencoder, load_encoder
+from dsr.encoder.discovery import find_register_neurons
+from dsr.flow import Flow
+from dsr.sampling.ode import trajectory
+from dsr.training.loop import train
+
+from .training_row import CLASSES, ONE, make_files, tiny_job, tiny_spec
+
+CPU = torch.device("cpu")
+RECORDED = {
+    "ENCODE": (1, [1.0782124, -0.054787392]),
+    "DISCOVER": (1, [1.3770149, -0.17576152]),
+    "TRAIN": (1, [0.050021541, 0.00015704366, 2.9856358, 1.8605189]),
+    "SAMPLE": (1, [0.0024913056, -0.002649594]),
+}
+"""Edition of each stage, and a summary of its results then."""
+
+
+def summary(values: torch.Tensor) -> list[float]:
+    """Return the mean square of all values, and their mean with weights that tell positions apart."""
+    values = values.detach().double().flatten()
+    return [float(values.square().mean()), float((values * torch.linspace(-1, 1, len(values))).mean())]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """Return a summary of what every stage makes of the tiny row."""
+    folder = tmp_path_factory.mktemp("editions")
+    row = make_files(folder / "row")
+    spec = tiny_spec()
+    autoencoder = load_autoencoder(
+        spec.encoding,
+        encoder=row / "encoder",
+        neurons=row / "neurons.json",
+        statistics=row / "statistics.safetensors",
+        decoder=None,
+    )
+    plain = spec.encoding.model_copy(update={"ttr": "none", "ttr_options": None})
+    images = open_images(row / "images" / "index.npz")
+    pixels = next(iter(pixel_batches(images, [(0, False), (1, True)], batch=2, device=CPU)))
+    found = find_register_neurons(
+        specs.DiscoverSpec(encoding=plain, discovery=Discovery(images=8, norm_threshold=0.1, top_k=2)),
+        load_encoder(plain, encoder=row / "encoder", neurons=None),
+        images,
+        first=None,
+    )
+    job = tiny_job(row, folder / "run")
+    assert train(job, ONE)
+    model = load_denoiser(spec.model, job.output, CPU)
+    shape = (spec.model.channels, spec.model.grid, spec.model.grid)
+    with torch.no_grad():
+        *_, latents = trajectory(
+            model,
+            Flow.from_config(spec.flow),
+            noise(0, "sample", range(4), shape, CPU),
+            torch.arange(4) % CLASSES,
+            null_label=CLASSES,
+            steps=6,
+            guidance=Guidance(scale=2.0),
+        )
+    return {
+        "ENCODE": summary(autoencoder.encode(pixels)),
+        "DISCOVER": summary(torch.tensor([score for _, _, score in found.ranked])),
+        "TRAIN": summary(torch.cat([tensor.flatten().float() for tensor in load_file(job.output).values()]))
+        + [entry["loss"] for entry in read_json_lines(job.run_dir / "metrics.jsonl") if "loss" in entry][:2],
+        "SAMPLE": summary(latents),
+    }
+
+
+@pytest.mark.parametrize("stage", ["ENCODE", "DISCOVER", "TRAIN", "SAMPLE"])
+def test_results_that_change_have_another_edition(results: dict[str, list[float]], stage: str) -> None:
+    edition, recorded = RECORDED[stage]
+    same = results[stage] == pytest.approx(recorded, rel=1e-4, abs=1e-6)
+    # Processors round differently in the last digits.
+    assert (edition, same) == (getattr(specs, stage), True), (
+        f"raise {stage} in dsr/config/specs.py if results of this stage changed, and record {results[stage]} here"
+    )
