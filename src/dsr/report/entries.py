@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from pydantic import RootModel
 
-from dsr.analysis import specs
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
 from dsr.base.records import read_record
@@ -110,9 +109,9 @@ class Entry(Section):
             samples = config.sample(self.row, guidance, self.seed, weights=weights)
             found[self.metrics] = config.evaluate(samples)
             found[self.samples and self.samples.with_suffix(".json")] = samples
-            found[self.maps] = specs.denoiser_maps(config, self.row, self.epoch)
+            found[self.maps] = config.denoiser_maps(self.row, self.epoch)
         elif self.encoder in config.encoders:
-            found[self.maps] = specs.encoder_maps(config, self.encoder, self.ttr)
+            found[self.maps] = config.encoder_maps(self.encoder, self.ttr)
         return {path: spec for path, spec in found.items() if path}
 
 
