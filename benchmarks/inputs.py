@@ -118,7 +118,7 @@ def denoiser(spec: ModelSpec) -> nn.Module:
     return model
 
 
-def plant_outliers(model: nn.Module, tokens: int = 4, norm: float = 500.0) -> dict[str, float]:
+def plant_outliers(model: Any, tokens: int = 4, norm: float = 500.0) -> dict[str, float]:
     """Let a neuron of a middle block make outlier tokens of some positions, to which keys of the later blocks respond.
 
     A mark in one channel of the position table makes the neuron fire; it writes another channel. Returns the norms of
@@ -152,7 +152,7 @@ def plant_outliers(model: nn.Module, tokens: int = 4, norm: float = 500.0) -> di
 
 
 @torch.no_grad()
-def _norms_after(model: nn.Module, block: nn.Module) -> torch.Tensor:
+def _norms_after(model: Any, block: nn.Module) -> torch.Tensor:
     found: list[torch.Tensor] = []
     handle = block.register_forward_hook(lambda *given: found.append(given[2].float().norm(dim=-1)))
     x = torch.randn(2, model.in_channels, model.input_size, model.input_size, device=_device())
