@@ -69,9 +69,9 @@ def official_fid(sample: np.ndarray, reference: np.ndarray) -> float:
 
 def our_inception_score(sample: np.ndarray, reference: np.ndarray) -> float:
     """Inception Score from log-probabilities."""
-    from dsr.evaluation.inception_score import inception_score
+    from dsr.evaluation.inception import inception_score
 
-    return inception_score(sample, draw_weights())
+    return inception_score(sample, draw_weights(), 5_000)
 
 
 def official_inception_score(sample: np.ndarray, reference: np.ndarray) -> float:

@@ -114,7 +114,7 @@ def previous_epoch(wildcards):
 
 
 def asked(output, spec):
-    """Input function of the rule that makes `output`: the file with the specification that is asked for.
+    """Input function: the file with the specification that is asked for of `output`.
 
     It is newer than an output that records another specification and older than one that records this. So results are
     made anew also where Snakemake's own metadata is gone, and never because settings were changed and changed back.
@@ -166,12 +166,10 @@ def threads_of(request):
 
 # TERM two minutes before the time limit is the one notice that reaches the trainer, so it belongs to the jobs and not to
 # the default resources, which the command line replaces; what a user's say comes after it.
-OWN_EXTRA = (workflow.resource_settings.default_resources or {}).get("slurm_extra")
+DEFAULTS = workflow.resource_settings.default_resources or {}
+OWN_EXTRA = DEFAULTS["slurm_extra"].raw if "slurm_extra" in DEFAULTS else ""
 SLURM_EXTRA = " ".join(
-    [
-        "--signal=TERM@120 --open-mode=append",
-        *shlex.split(str(OWN_EXTRA.raw) if OWN_EXTRA else ""),
-    ]
+    ["--signal=TERM@120 --open-mode=append", *shlex.split(OWN_EXTRA)]
 )
 
 

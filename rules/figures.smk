@@ -5,16 +5,6 @@ FIGURE = (
 )
 
 
-def encoder_maps_spec(wildcards):
-    """Everything that determines an encoder's maps."""
-    return CONFIG.encoder_maps(wildcards.encoder, wildcards.ttr)
-
-
-def denoiser_maps_spec(wildcards):
-    """Everything that determines a denoiser's maps."""
-    return CONFIG.denoiser_maps(wildcards.row, int(wildcards.epoch))
-
-
 wildcard_constraints:
     # Folder of the figures that show another image than the first.
     image=f"(?:{one_of(IMAGES)})?",

@@ -24,6 +24,16 @@ def config_file(wildcards):
     return write_asked("<results>/config", CONFIG_JSON)
 
 
+def encoder_maps_spec(wildcards):
+    """Everything that determines an encoder's maps."""
+    return CONFIG.encoder_maps(wildcards.encoder, wildcards.ttr)
+
+
+def denoiser_maps_spec(wildcards):
+    """Everything that determines a denoiser's maps."""
+    return CONFIG.denoiser_maps(wildcards.row, int(wildcards.epoch))
+
+
 def averages(row):
     """Entries of every moving average of a row's weights, the reported one first."""
     return unguided([row]) + [one for one in ENTRIES if one.row == row and one.decay]

@@ -216,7 +216,7 @@ def test_local_copy_must_pass_check_and_lock(case: Case, tmp_path: Path, server:
     with pytest.raises(UserError, match=r"recorded .*remove the entry 'thing' .*It is your own copy.*give another"):
         case.fetch(local=own)
     own.write_bytes(CONTENT)
-    with pytest.raises(FileExistsError, match="in the way and will not be overwritten"):
+    with pytest.raises(FileExistsError, match="is in the way and will not be overwritten"):
         case.fetch(local=own)
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from dsr.artifacts import lock
 from dsr.artifacts.manifest import ImageCount
-from dsr.base.errors import UserError
+from dsr.base.errors import UserError, explain
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.specs import EncoderSpec
 
@@ -167,7 +167,10 @@ def test_hub_errors(hub: Hub, route: Route, message: str) -> None:
 @pytest.mark.parametrize(
     ("route", "message"),
     [
-        (status(403), r"access refused \(HTTP 403\). If https://huggingface.co/someone/vit asks .* accept them there"),
+        (
+            status(403),
+            r"access refused \(HTTP 403\).* accept the terms of https://huggingface.co/someone/vit",
+        ),
         (status(404), r"hub someone/vit/config.json: not there any more"),
     ],
 )
@@ -175,6 +178,20 @@ def test_hub_errors_of_a_file(hub: Hub, route: Route, message: str) -> None:
     hub.serve()
     hub.add("config.json", route)
     with pytest.raises(UserError, match=message):
+        hub.fetch()
+
+
+def test_settings_of_the_network(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.serve()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with pytest.raises(OSError, match=r"invalid path: .*/ca.pem") as caught:
+        hub.fetch()
+    assert "the environment variable REQUESTS_CA_BUNDLE names" in str(explain(caught.value))
+    (tmp_path / "ca.pem").write_text("nothing like a certificate")
+    with pytest.raises(UserError, match=r"Check this machine's proxy and certificates \(.*REQUESTS_CA_BUNDLE.* set\)"):
+        hub.fetch()
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:nowhere")
+    with pytest.raises(UserError, match=r"Check this machine's proxy and certificates \(.*HTTPS_PROXY.* set\)"):
         hub.fetch()
 
 
@@ -415,9 +432,13 @@ def test_kaggle_interrupted_transfer_continues(
 @pytest.mark.parametrize(
     ("place", "code", "message"),
     [
-        (API, 401, r"the token that was sent is refused \(HTTP 401\).*rules at https://rules.example.*check the token"),
-        (API, 403, r"access refused \(HTTP 403\).*rules at https://rules.example with the .*give an ImageFolder"),
-        (LOGIN, 403, r"no valid token. Make one at https://www.kaggle.com/settings"),
+        (API, 401, r"the token that was sent is refused \(HTTP 401\). Make a token .* ~/.kaggle/access_token"),
+        (
+            API,
+            403,
+            r"access refused \(HTTP 403\).*https://rules.example with its account.*give an ImageFolder",
+        ),
+        (LOGIN, 403, r"no valid token. Make a token at https://www.kaggle.com/settings"),
         (LOGIN, 503, r"HTTP 503; gave up after 3 attempts"),
     ],
 )
@@ -460,7 +481,7 @@ def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
     assert failed.returncode == 1
     assert failed.stdout == ""
     assert failed.stderr.count("\n") == 2, failed.stderr
-    assert "no valid token. Make one at https://www.kaggle.com/settings" in failed.stderr
+    assert "no valid token. Make a token at https://www.kaggle.com/settings" in failed.stderr
     assert "https://rules.example" in failed.stderr
 
 

@@ -98,12 +98,14 @@ def test_a_wrong_specification_is_one_line(
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/a"), "/a: Permission denied; check who may read"),
         (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "/a"), "/a: File name too long; use a shorter"),
         (OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), "/a"), "/a: No locks available; its file system lacks"),
-        (OSError(errno.EIO, os.strerror(errno.EIO), b"/a"), "/a: Input/output error; run the command again"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), b"/a"), "/a: Input/output error; see whether the disk"),
         (
             OSError("no bundle,\n path: /no/ca.pem"),
             "path: /no/ca.pem; the environment variable BUNDLE names /no/ca.pem,",
         ),
         (FileNotFoundError(errno.ENOENT, "none", "/no/ca.pem"), "/no/ca.pem: none; the environment variable BUNDLE"),
+        (OSError(errno.ENOSPC, "No space"), "No space; make room there"),
+        (RuntimeError("can't allocate memory: 9 bytes"), "not enough memory (can't allocate memory: 9 bytes); ask"),
         (MemoryError(), "not enough memory (MemoryError); ask for more"),
         (UnicodeEncodeError("utf-8", "a\udcff.jpg", 1, 2, "no"), "'a\\udcff.jpg': not valid utf-8; rename the file"),
         (KeyboardInterrupt(), "interrupted"),
@@ -116,6 +118,7 @@ def test_what_can_be_mended_is_one_line(
         raise error
 
     monkeypatch.setenv("BUNDLE", "/no/ca.pem")
+    monkeypatch.setenv("EMPTY", "")
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, command(main))
     (line,) = caplog.messages

@@ -16,8 +16,8 @@ from dsr.base.text import duration
 from dsr.config.load import Config
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
-from dsr.plan import stages, storage, throughput
-from dsr.plan.render import markdown
+from dsr.plan import stages, throughput
+from dsr.plan.render import disk, downloads, markdown
 from dsr.plan.stages import Work
 from tests.configuration import DEMO, configuration
 
@@ -64,7 +64,7 @@ def test_formulas_count_as_the_real_modules(overlays: tuple[str, ...]) -> None:
 def test_activations_are_kept_for_further_references() -> None:
     def kept(references: list[str]) -> float | None:
         config = configuration(evaluation={"references": references}, sampling={"seeds": [0, 1]})
-        return storage.disk(config, MANIFEST)["activations kept by the evaluation"]
+        return disk(config, MANIFEST)["activations kept by the evaluation"]
 
     image = 4 * (2048 + 2023) / 1e9
     assert kept(["validation"]) == pytest.approx(50_000 * image)
@@ -109,7 +109,7 @@ def test_the_paper_is_planned_row_by_row() -> None:
     assert works["dit-so400m", "sample"].images == 2 * 50000
     # The sweep: 8 candidates of 10 000 images, and the chosen setting in full.
     assert works["dit-siglip2b", "sample, guided"].images == 8 * 10000 + 50000
-    assert storage.downloads(config, MANIFEST)["ImageNet, one archive"] == 155.0
+    assert downloads(config, MANIFEST)["ImageNet, one archive"] == 155.0
     full = configuration(recipes={"dit": {"precision": "fp32"}})
     assert "at tf32 (no measurement at fp32)" in markdown(full, MANIFEST, RELEASE)
 
@@ -135,7 +135,7 @@ def test_the_plan_follows_the_configuration() -> None:
 
 def test_what_is_given_or_computed_is_not_downloaded() -> None:
     def names(config: Config) -> set[str]:
-        return set(storage.downloads(config, MANIFEST))
+        return set(downloads(config, MANIFEST))
 
     everything = names(configuration())
     given = names(configuration(artifacts={"siglip2-b": "/a", "imagenet-train": "/b", "imagenet-validation": "/c"}))
@@ -146,7 +146,7 @@ def test_what_is_given_or_computed_is_not_downloaded() -> None:
     paths = {"source": "imagefolder", "train": "/a", "validation": "/b"}
     assert everything - names(configuration(data=paths)) == {"ImageNet, one archive"}
     unprepared = configuration(data={"prepared": False})
-    assert [sum("prepared" in what for what in storage.disk(c, MANIFEST)) for c in (computed, unprepared)] == [1, 0]
+    assert [sum("prepared" in what for what in disk(c, MANIFEST)) for c in (computed, unprepared)] == [1, 0]
 
 
 def test_the_demo_has_a_plan_too() -> None:

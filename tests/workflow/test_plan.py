@@ -90,13 +90,14 @@ def test_only_sets_that_are_scored_again_are_kept(fresh: Checkout) -> None:
     assert text.count(" --keep ") == 2
 
 
-def test_what_jobs_need_survives_other_default_resources(fresh: Checkout) -> None:
+@pytest.mark.parametrize(("given", "kept"), [("slurm_partition=long", ""), ("slurm_extra='--nice'", " --nice")])
+def test_what_jobs_need_survives_other_default_resources(fresh: Checkout, given: str, kept: str) -> None:
     target = "results/rows/dit-siglip2b/epoch-80/unguided-seed0/samples.npz"
-    _, text = fresh.plan("--default-resources", "slurm_extra='--mail-type=END'", "--", target)
+    _, text = fresh.plan("--profile", "slurm", "--default-resources", given, "--", target)
     (sample,) = re.findall(r"rule sample:.*?resources: (.*?)\n", text, re.DOTALL)
-    assert "slurm_extra=--signal=TERM@120 --open-mode=append --mail-type=END" in sample
     # On one machine a job has the GPUs for itself.
-    assert "gres=gpu:8, tasks_per_gpu=0, gpu_jobs=1" in sample
+    wanted = f"slurm_extra=--signal=TERM@120 --open-mode=append{kept}, gres=gpu:8, tasks_per_gpu=0, gpu_jobs=1"
+    assert wanted in sample
 
 
 def test_a_configuration_file_adds_to_the_demo(fresh: Checkout) -> None:

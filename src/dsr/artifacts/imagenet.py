@@ -36,25 +36,6 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, KeyError
 # Some of them mean encryption, or compression that Python does not know.
 
 
-def verify(folder: Path, expected: ImageCount) -> None:
-    """Check that an ImageFolder has so many class folders, none of them empty, and so many images; only names count.
-
-    Raises:
-        UserError: naming everything that differs.
-    """
-    listing = list_folder(folder)
-    counts = (
-        ("class folders", len(listing.classes), expected.classes),
-        ("images", len(listing.paths), expected.images),
-    )
-    problems = [f"{found} {what} instead of {wanted}" for what, found, wanted in counts if found != wanted]
-    if problems:
-        raise UserError(
-            f"{folder}: {'; '.join(problems)}. Complete it (one sub-folder of images per class, nothing else), or "
-            "correct the counts in the configuration if they are meant"
-        )
-
-
 def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Path:
     """Extract one split of the competition's zip, or link to one of the extracted archive, as an ImageFolder.
 
@@ -74,13 +55,13 @@ def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Pa
     about = given.stat()
     source = hashlib.sha256(f"{given.absolute()} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()
     staging = output.with_name(f".{output.name}.{source[:8]}.partial")
-    for earlier in output.parent.glob(f".{output.name}.*.partial"):
-        if earlier != staging or given.is_dir():
-            shutil.rmtree(earlier)
-    staging.mkdir(parents=True, exist_ok=True)
     hidden = 0
     with _readable(given), contextlib.ExitStack() as stack:
         archive = None if given.is_dir() else stack.enter_context(zipfile.ZipFile(given))
+        for earlier in output.parent.glob(f".{output.name}.*.partial"):
+            if earlier != staging or given.is_dir():
+                shutil.rmtree(earlier)
+        staging.mkdir(parents=True, exist_ok=True)
         solution = (given if archive is None else zipfile.Path(archive)) / SOLUTION
         classes = functools.cache(lambda: _read_solution(solution))
         members = _tree(given / FOLDERS[split]) if archive is None else _archive(archive, FOLDERS[split])
@@ -94,7 +75,7 @@ def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Pa
     if hidden:
         log.info("%s: %d hidden files are left out", given, hidden)
     try:
-        verify(staging, expected)
+        list_folder(staging, expected.images, expected.classes)
     except UserError as error:
         raise UserError(str(error).replace(str(staging), str(given))) from None
     return staging

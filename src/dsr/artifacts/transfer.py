@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import html
 import logging
+import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import requests
 from urllib3.exceptions import InvalidHeader
@@ -38,15 +39,7 @@ LONGEST_WAIT = 300.0
 
 
 class TransientError(Exception):
-    """A failure that is worth another attempt; never leaves this package.
-
-    Attributes:
-        retry_after: seconds that the server asks to wait, if it does.
-    """
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    """A failure that is worth another attempt; never leaves this package."""
 
 
 def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
@@ -61,23 +54,53 @@ def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
         UserError: if no further attempt would help, after the last one, or if the server asks for a longer wait
             than is allowed.
     """
-    attempt = 1
+    attempt, wait = 1, FIRST_WAIT
     while True:
         try:
-            with _errors_of_requests(what, denied):
-                return action()
+            return action()
         except TransientError as error:
-            wait = FIRST_WAIT * 2 ** (attempt - 1) if error.retry_after is None else error.retry_after
-            if wait > LONGEST_WAIT:
-                ending = f"the server asks to wait {wait:.0f} s. Run the command again after that"
-            elif attempt == ATTEMPTS:
-                ending = f"gave up after {attempt} attempts. Run the command again to go on from there"
-            else:
-                log.warning("%s: %s; attempt %d of %d in %.1f s", what, error, attempt + 1, ATTEMPTS, wait)
-                time.sleep(wait)
-                attempt += 1
-                continue
-            raise UserError(f"{what}: {error}; {ending}: what has been received is kept") from error
+            reason = str(error)
+        except requests.HTTPError as error:
+            reason = f"the server answered HTTP {error.response.status_code}"
+            wait = _wait_for(what, denied, error.response, wait)
+        # An address of a proxy that is none is an InvalidURL.
+        except (requests.exceptions.SSLError, requests.exceptions.ProxyError, requests.exceptions.InvalidURL) as error:
+            names = ", ".join(name for name in os.environ if name.lower().endswith(("_proxy", "_ca_bundle")))
+            raise UserError(
+                f"{what}: {plain(error)}. Check this machine's proxy and certificates ({names or 'no variable'} set)"
+            ) from error
+        except requests.RequestException as error:
+            reason = f"the connection failed ({plain(error)})"
+        if wait > LONGEST_WAIT:
+            ending = f"the server asks to wait {wait:.0f} s. Run the command again after that"
+        elif attempt == ATTEMPTS:
+            ending = f"gave up after {attempt} attempts. Run the command again to go on from there"
+        else:
+            log.warning("%s: %s; attempt %d of %d in %.1f s", what, reason, attempt + 1, ATTEMPTS, wait)
+            time.sleep(wait)
+            attempt, wait = attempt + 1, FIRST_WAIT * 2**attempt
+            continue
+        raise UserError(f"{what}: {reason}; {ending}: what has been received is kept")
+
+
+def _wait_for(what: str, denied: str, response: requests.Response, wait: float) -> float:
+    """Return how many seconds the server asks to wait, or ``wait``; refuse where waiting does not help."""
+    status = response.status_code
+    if status in _WORTH_RETRYING:
+        with contextlib.suppress(KeyError, InvalidHeader):
+            # A number or a date.
+            wait = Retry().parse_retry_after(response.headers["Retry-After"])
+        return wait
+    if status in (401, 403):
+        sent = "Authorization" in response.request.headers
+        reason = "the token that was sent is refused" if sent and status == 401 else "access refused"
+        raise UserError(f"{what}: {reason} (HTTP {status}). {denied}")
+    if status in (404, 410):
+        raise UserError(
+            f"{what}: not there any more (HTTP {status}). Find where the publisher moved it and change "
+            f"{MANIFEST}, or {OWN_COPY}"
+        )
+    raise UserError(f"{what}: the server answered HTTP {status}. Try again later, or {OWN_COPY}")
 
 
 def refuse_page(what: str, start: bytes) -> None:
@@ -104,36 +127,3 @@ def start_of(path: Path) -> bytes:
 def plain(text: object) -> str:
     """Return a message or address on one line, without the queries of addresses: signed ones open doors."""
     return re.sub(r"\?[^\s)'\"]+", "?...", " ".join(str(text).split()))
-
-
-@contextlib.contextmanager
-def _errors_of_requests(what: str, denied: str) -> Iterator[None]:
-    try:
-        yield
-    except requests.HTTPError as error:
-        _refuse_status(what, denied, error.response)
-    # An address of a proxy that is none is a ValueError.
-    except (requests.exceptions.SSLError, requests.exceptions.ProxyError, requests.exceptions.InvalidURL) as error:
-        raise UserError(f"{what}: {plain(error)}. Check the proxy and certificate settings of this machine") from error
-    except requests.RequestException as error:
-        raise TransientError(f"the connection failed ({plain(error)})") from error
-
-
-def _refuse_status(what: str, denied: str, response: requests.Response) -> NoReturn:
-    status = response.status_code
-    if status in _WORTH_RETRYING:
-        wait = None
-        with contextlib.suppress(KeyError, InvalidHeader):
-            # A number or a date.
-            wait = Retry().parse_retry_after(response.headers["Retry-After"])
-        raise TransientError(f"the server answered HTTP {status}", wait)
-    if status in (401, 403):
-        sent = "Authorization" in response.request.headers
-        reason = "the token that was sent is refused" if sent and status == 401 else "access refused"
-        raise UserError(f"{what}: {reason} (HTTP {status}). {denied}")
-    if status in (404, 410):
-        raise UserError(
-            f"{what}: not there any more (HTTP {status}). Find where the publisher moved it and change "
-            f"{MANIFEST}, or {OWN_COPY}"
-        )
-    raise UserError(f"{what}: the server answered HTTP {status}. Try again later, or {OWN_COPY}")

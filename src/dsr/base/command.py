@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ import tyro
 from pydantic import BaseModel, ValidationError
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from dsr.base import logs
 from dsr.base.errors import UserError, explain, first_problem
 from dsr.base.files import check_writable
 
@@ -25,31 +26,45 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
     """Return a program that runs ``main``, or the one of several ``steps`` that its first argument names.
 
     A function's parameters, or the fields of the dataclass that is its parameter, are the options. Specifications and
-    sections of the configuration are given as JSON, or as a file of it. What a user can mend, and what the system
-    refuses, is one line in the log (where it happened follows at the level DEBUG), a mistake of the program is a
-    traceback; the exit code is 1.
+    sections of the configuration are given as JSON, or as a file of it.
     """
 
     def run() -> None:
-        logs.setup()
         # In cluster jobs it comes blocked, so that torchrun does not act on it (dsr.launch.child).
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        try:
+        with logged():
             _parse(main, steps)()
-        except KeyboardInterrupt:
-            log.error("interrupted")
-        except Exception as error:
-            message = str(error) if isinstance(error, UserError) else explain(error)
-            if message is None:
-                log.exception("a mistake in the program itself")
-            else:
-                log.error("%s", message)
-                log.debug("where it happened", exc_info=True)
-        else:
-            return
-        sys.exit(1)
 
     return run
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[None]:
+    """Log to stderr with the time, and let errors end there, with exit code 1.
+
+    What a user can mend, and what the system refuses, is one line; where it happened follows at the level DEBUG. A
+    mistake of the program is a traceback. Processes other than the first report warnings only; the environment variable
+    DSR_LOG_LEVEL gives another level.
+    """
+    first = int(os.environ.get("RANK", "0")) == 0
+    logging.basicConfig(
+        level=os.environ.get("DSR_LOG_LEVEL", "INFO" if first else "WARNING"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    try:
+        yield
+        return
+    except KeyboardInterrupt:
+        log.error("interrupted")
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else explain(error)
+        if message is None:
+            log.exception("a mistake in the program itself")
+        else:
+            log.error("%s", message)
+            log.debug("where it happened", exc_info=True)
+    sys.exit(1)
 
 
 def _parse(main: Callable[..., None] | None, steps: dict[str, Callable[..., None]]) -> Callable[[], None]:

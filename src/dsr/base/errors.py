@@ -25,13 +25,19 @@ _REMEDIES = {
     "its file system lacks locks or another feature: give a place on another one": (
         errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS,
     ),
-    "raise the limit of open files (`ulimit -n`), or use fewer workers": (errno.EMFILE, errno.ENFILE),
+    "ask for more memory (`resources`)": (errno.ENOMEM,),
+    "raise the limits of files and processes (`ulimit -n`, `ulimit -u`), or use fewer workers": (
+        errno.EMFILE, errno.ENFILE, errno.EAGAIN,
+    ),
+    "see whether the disk, or its server, is well, and run the command again": (errno.EIO, errno.ESTALE),
 }  # fmt: skip
 
 
 def explain(error: Exception) -> str | None:
     """Say on one line what the system refused, of which file, and what to do; None if it was not the system."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    # PyTorch's for GPUs and for CPUs, TensorFlow's.
+    kinds = "OutOfMemoryError", "ResourceExhaustedError"
+    if isinstance(error, MemoryError) or type(error).__name__ in kinds or "can't allocate memory" in str(error):
         return f"not enough memory ({_line(error)}); ask for more, or for less at a time (`resources`, `execution`)"
     if "DataLoader worker (pid" in str(error):
         # Without a class, and raised wherever the process is when one that reads ahead for it ends.
@@ -45,7 +51,7 @@ def explain(error: Exception) -> str | None:
     text = ": ".join(filter(None, [name, error.strerror if error.errno else _line(error)]))
     remedy = next((remedy for remedy, numbers in _REMEDIES.items() if error.errno in numbers), "run the command again")
     for variable, value in os.environ.items():
-        named = value == name or (not name and os.path.isabs(value) and value in text)
+        named = value == name if name else os.path.isabs(value) and value in text
         if named and not os.path.exists(value):
             remedy = f"the environment variable {variable} names {value}, which does not exist: unset or correct it"
     return f"{text}; {remedy}"

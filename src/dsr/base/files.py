@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from dsr.base.errors import UserError
+
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
@@ -89,14 +91,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        UserError: if it is damaged or something else.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); it is damaged or another file, make it again") from None
 
 
 def append_json_line(path: Path, entry: dict[str, Any]) -> None:
     """Append one JSON object as one line, which begins anew where a crash cut off the line before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as stream:
+    with naming(path), path.open("a+b") as stream:
         stream.seek(max(stream.tell() - 1, 0))
         separator = b"" if stream.read() in (b"", b"\n") else b"\n"
         stream.write(separator + json.dumps(entry).encode() + b"\n")

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from dsr.base import logs
+from dsr.base.command import logged
 from dsr.launch.slurm import SlurmJob
 from dsr.launch.supervise import supervise
 from dsr.launch.torchrun import command_line
@@ -19,18 +19,18 @@ from dsr.launch.torchrun import command_line
 
 def main() -> None:
     """Exit with the command's code."""
-    logs.setup()
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--processes", type=int, default=1, help="processes per node")
     parser.add_argument("--state", type=Path, help="folder that the command goes on from; without it, never requeue")
     parser.add_argument("module", help="module of the command")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own arguments")
     arguments = parser.parse_args()
-    job = SlurmJob.current()
-    command = command_line(arguments.module, arguments.arguments, arguments.processes, job)
-    if job is None:
-        os.execv(command[0], command)
-    sys.exit(supervise(command, job, arguments.state))
+    with logged():
+        job = SlurmJob.current()
+        command = command_line(arguments.module, arguments.arguments, arguments.processes, job)
+        if job is None:
+            os.execv(command[0], command)
+        sys.exit(supervise(command, job, arguments.state))
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differing_keys(before, after, f"{prefix}{key}.")
         elif before != after:
-            lines.append(f"{prefix}{key}: {before} -> {after}")
+            lines.append(f"{prefix}{key}: {before!s:.80} -> {after!s:.80}")
     return lines
 
 

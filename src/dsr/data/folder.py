@@ -61,34 +61,47 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
         yield place, sorted(names)
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, images: int | None = None, classes: int | None = None) -> Listing:
     """List the images of an ImageFolder; hidden files are left out.
 
+    Args:
+        folder: the ImageFolder.
+        images: how many it must hold; None takes any number.
+        classes: how many class folders it must have; None takes any number.
+
     Raises:
-        UserError: if there is no folder, no class or an empty class.
+        UserError: if there is no folder, no class or an empty class, or other numbers of them.
         OSError: if a folder cannot be read.
     """
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    classes = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
+    names = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
     paths: list[Path] = []
     counts, hidden = [], 0
-    for name in classes:
-        found = [(place, file) for place, files in sorted(walk(folder / name)) for file in files]
-        visible = [Path(place, file) for place, file in found if not is_hidden(file)]
-        hidden += len(found) - len(visible)
-        images = [path for path in visible if path.suffix.lower() in _EXTENSIONS]
-        paths += images
-        counts.append(len(images))
+    for name in names:
+        files = [Path(place, file) for place, names_there in sorted(walk(folder / name)) for file in names_there]
+        visible = [path for path in files if not is_hidden(path.name)]
+        hidden += len(files) - len(visible)
+        of_class = [path for path in visible if path.suffix.lower() in _EXTENSIONS]
+        paths += of_class
+        counts.append(len(of_class))
     if hidden:
         log.info("%s: %d hidden files are left out", folder, hidden)
     if not counts or not all(counts):
-        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+        empty = [name for name, count in zip(names, counts, strict=True) if not count]
         flat = sum(entry.suffix.lower() in _EXTENSIONS for entry in entries)
         instead = f"{flat} images are in the folder itself" if flat else "there is none"
         if empty:
             instead = f"no image in {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"
         raise UserError(f"{folder}: expected one sub-folder of images per class ({instead})")
-    return Listing(paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts), classes)
+    # Classes first, because one that lacks takes its images along.
+    about = f"classes ({names[0]} to {names[-1]})"
+    for name, found, wanted in ((about, len(names), classes), ("images", len(paths), images)):
+        if wanted is not None and found != wanted:
+            raise UserError(
+                f"{folder}: holds {found} {name}, but the configuration says {wanted}; correct the configuration, or"
+                " give the right images"
+            )
+    return Listing(paths, np.repeat(np.arange(len(names), dtype=np.int64), counts), names)
 
 
 def load_rgb(path: Path) -> Image.Image:

@@ -21,7 +21,7 @@ import PIL
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
 from dsr.base.randomness import permutation
-from dsr.data.folder import Listing, UnreadableImageError, center_crop, list_folder, load_rgb
+from dsr.data.folder import UnreadableImageError, center_crop, list_folder, load_rgb
 from dsr.data.images import class_names, open_images
 from dsr.data.npz import write_arrays, write_images
 from dsr.data.order import rank_slice
@@ -63,7 +63,7 @@ def write_shard(
     """
     if not 0 <= shard < shards:
         raise UserError(f"--shard {shard}: expected a number from 0 to {shards - 1}")
-    listing = _listed(source, images, classes)
+    listing = list_folder(source, images, classes)
     part = range(len(listing.paths))[rank_slice(len(listing.paths), shard, shards)]
     bad: list[str] = []
     with atomic(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -161,7 +161,7 @@ def index_folder(
             classes than the other split.
     """
     source = source.absolute()
-    listing = _listed(source, images, classes)
+    listing = list_folder(source, images, classes)
     _check_classes(listing.classes, source, other)
     index = {
         "folder": str(source),
@@ -192,19 +192,6 @@ def write_reference(images: Path, output: Path, count: int | None = None, seed: 
     chosen = np.sort(permutation(seed, "reference", 0, len(source))[:count])
     size = source.image_size
     write_images(output, (source.read(int(index))[None] for index in chosen), count, (size, size, 3))
-
-
-def _listed(source: Path, images: int | None, classes: int | None) -> Listing:
-    """List an ImageFolder and refuse unexpected numbers; of classes first, because one that lacks takes its images."""
-    listing = list_folder(source)
-    names = f"classes ({listing.classes[0]} to {listing.classes[-1]})"
-    for name, found, wanted in ((names, len(listing.classes), classes), ("images", len(listing.paths), images)):
-        if wanted is not None and found != wanted:
-            raise UserError(
-                f"{source}: holds {found} {name}, but the configuration says {wanted}; correct the configuration, or"
-                " give the right images"
-            )
-    return listing
 
 
 def _check_complete(shards: list[tuple[Path, Manifest]], output: Path) -> Manifest:

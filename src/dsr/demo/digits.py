@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from dsr.base.files import write_json
+from dsr.base.files import naming, write_json
 from dsr.base.randomness import permutation
 
 VALIDATION_PER_CLASS = 36
@@ -37,7 +37,8 @@ def write_digits(output: Path) -> None:
             folder = output / split / str(label)
             folder.mkdir(parents=True, exist_ok=True)
             # Not one by one atomic: the records below vouch for all of them, and 1797 fsyncs take longer than the rest.
-            Image.fromarray(pixels[index]).save(folder / f"{index:04d}.png")
+            with naming(folder / f"{index:04d}.png"):
+                Image.fromarray(pixels[index]).save(folder / f"{index:04d}.png")
             counts[split] += 1
     for split, images in counts.items():
         write_json(output / f"{split}.json", {"images": images, "classes": 10})

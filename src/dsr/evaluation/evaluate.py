@@ -19,8 +19,7 @@ from dsr.data import npz
 from dsr.evaluation import frechet, inputs, precision_recall
 from dsr.evaluation.cache import Arrays, Cache
 from dsr.evaluation.frechet import Gaussian, Moments
-from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph
-from dsr.evaluation.inception_score import inception_score
+from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph, inception_score
 from dsr.evaluation.inputs import ImageFile
 from dsr.evaluation.precision_recall import Points, Radii
 

@@ -1,4 +1,4 @@
-"""The frozen Inception graph of the ADM evaluator in TensorFlow."""
+"""The frozen Inception graph of the ADM evaluator in TensorFlow, and the Inception Score (Salimans et al. 2016)."""
 
 from __future__ import annotations
 
@@ -105,3 +105,27 @@ def _import(tf: Any, path: Path, images: Any) -> list[Any]:
             f"{path} is not the evaluator's Inception graph ({str(error).splitlines()[0][:200]}); expected a frozen "
             f"GraphDef with {INPUT}, {POOLED}, {SPATIAL} and {LOGITS}: fetch it again"
         ) from None
+
+
+def inception_score(features: Features, weights: Features, split: int) -> float:
+    """Mean over splits of exp(mean KL(p(class | image) || p(class))).
+
+    As in the ADM protocol, splits are consecutive in file order, the last, shorter one counts like the others, and the
+    classifier has no bias. ``features`` (n, d) are pooled features, ``weights`` (d, classes) the softmax layer's;
+    logits are float32. Probabilities stay logarithms in float64, so that a class of probability 0 contributes 0, where
+    the official float32 formula gives NaN.
+    """
+    starts = range(0, len(features), split)
+    return float(np.mean([_score_of_split(features[start : start + split] @ weights) for start in starts]))
+
+
+def _score_of_split(logits: Features) -> float:
+    """exp(mean of sum p log p, less sum m log m), where m is the mean of p."""
+    log_p = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
+    p = np.exp(log_p)
+    sums = p.sum(axis=1, keepdims=True)
+    p /= sums
+    log_p -= np.log(sums)
+    marginal = p.mean(axis=0)
+    present = marginal[marginal > 0]
+    return float(np.exp(np.einsum("ij,ij->", p, log_p) / len(logits) - present @ np.log(present)))

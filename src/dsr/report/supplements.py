@@ -49,11 +49,11 @@ def supplements(config: Config, frame: pd.DataFrame, fids: pd.DataFrame) -> list
 def sampling_seeds(frame: pd.DataFrame, fids: pd.DataFrame) -> Supplement:
     """Return mean and sample standard deviation of the FID over two or more sampling seeds."""
     published = frame.set_index(KEY)["published_fid"]
-    lines = []
-    for (*key, reference), group in fids.groupby([*KEY, "reference"], sort=False):
-        if len(group) > 1:
-            known = published.get(tuple(key)) if reference == VALIDATION else None
-            lines.append([*map(str, key), str(reference), *_compared(group["fid"], known)])
+    lines = [
+        [*map(str, key), *_compared(group["fid"], published.get(key[:3]) if key[3] == VALIDATION else None)]
+        for key, group in fids.groupby([*KEY, "reference"], sort=False)
+        if len(group) > 1
+    ]
     heading = ["Row", "Epochs", "Guidance", "Reference", "Seeds", "FID", "Published", "Difference"]
     note = f"{SPREAD} sampling seeds of one training run (training seeds move FID more). {STAR}"
     return Supplement("Sampling seeds", note, heading, lines)

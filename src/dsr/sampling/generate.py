@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ def _provenance(job: Job, origin: dict[str, str]) -> dict[str, Any]:
         "statistics_sha256": origin["statistics"],
         "decoder_sha256": origin["decoder"],
         "device": origin["device"],
-        "versions": {"torch": str(torch.__version__), "dsr": metadata.version("dsr")},
+        "versions": {"torch": str(torch.__version__)},
         "guidance": content(job.drawn())["guidance"],
         "spec": content(job.spec),
     }

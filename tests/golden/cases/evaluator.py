@@ -17,8 +17,7 @@ from dsr.config.specs import EvaluateSpec
 from dsr.evaluation import frechet, precision_recall
 from dsr.evaluation.evaluate import ImageSet, score
 from dsr.evaluation.frechet import Moments
-from dsr.evaluation.inception import BATCH, Activations, InceptionGraph
-from dsr.evaluation.inception_score import inception_score
+from dsr.evaluation.inception import BATCH, Activations, InceptionGraph, inception_score
 from dsr.evaluation.precision_recall import Points
 
 from . import evaluator_exact as exact

@@ -33,8 +33,8 @@ def fetch(artifact: Artifact, source: HubSource, folder: Path, pinned: str | Non
     import huggingface_hub
 
     denied = (
-        f"If {artifact.terms} asks for terms, accept them there; then log in with `hf auth login` (or set HF_TOKEN). "
-        "What is public needs no token"
+        "Log in anew with `hf auth login` (or set HF_TOKEN; what is public needs no token), and accept the terms of "
+        f"{artifact.terms} if it asks for that"
     )
     what, begun = f"hub {source.repository}", folder / "commit"
     revision = begun.read_text(encoding="utf-8") if begun.exists() else pinned or source.revision

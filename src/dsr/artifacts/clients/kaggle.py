@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 _NEEDED = "the kaggle client (Python 3.11 or later: `pip install kaggle==2.2.4`; envs/workflow.yaml has it)"
 _OWN_IMAGES = "give an ImageFolder (`artifacts` or `data` in config.yaml)"
-_TOKENS = "https://www.kaggle.com/settings"
 
 
 def fetch(artifact: Artifact, source: KaggleSource, target: Path) -> None:
@@ -29,16 +28,16 @@ def fetch(artifact: Artifact, source: KaggleSource, target: Path) -> None:
         UserError: if it cannot be had.
     """
     what = f"Kaggle {source.competition}"
-    denied = (
-        f"Accept the competition's rules at {artifact.terms} with the account that the token belongs to (and check the "
-        f"token at {_TOKENS}), then run the command again; or {_OWN_IMAGES}"
+    advice = (
+        "Make a token at https://www.kaggle.com/settings, save it as ~/.kaggle/access_token (or set KAGGLE_API_TOKEN) "
+        f"and accept the rules at {artifact.terms} with its account, then run the command again; or {_OWN_IMAGES}"
     )
-    client = transfer.retrying(what, denied, lambda: _client(what, artifact.terms))
+    client = transfer.retrying(what, advice, lambda: _client(what, advice))
     log.info("Downloading %s to %s, whose size shows the progress", artifact.page, target)
-    transfer.retrying(what, denied, lambda: _download(what, client, source.competition, target))
+    transfer.retrying(what, advice, lambda: _download(what, client, source.competition, target))
 
 
-def _client(what: str, terms: str) -> Any:
+def _client(what: str, advice: str) -> Any:
     """Return a client that has found the user's token where it always looks for one."""
     # Importing the package, too, looks for a token, and prints advice if there is none.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -50,10 +49,7 @@ def _client(what: str, terms: str) -> Any:
         try:
             api.authenticate()
         except SystemExit:
-            raise UserError(
-                f"{what}: no valid token. Make one at {_TOKENS} and save it as ~/.kaggle/access_token (or set "
-                f"KAGGLE_API_TOKEN), accept the rules at {terms}, then run the command again; or {_OWN_IMAGES}"
-            ) from None
+            raise UserError(f"{what}: no valid token. {advice}") from None
     return api
 
 

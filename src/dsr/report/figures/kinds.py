@@ -10,11 +10,9 @@ from matplotlib.figure import Figure
 
 from dsr.config.load import Config
 from dsr.report.entries import Entries
-from dsr.report.figures.averages import averages
-from dsr.report.figures.fid import fid
+from dsr.report.figures.fid import averages, fid
 from dsr.report.figures.given import FigureInput
-from dsr.report.figures.maps import attention, components, norms, times
-from dsr.report.figures.outliers import outliers
+from dsr.report.figures.maps import attention, components, norms, outliers, times
 from dsr.report.figures.samples import samples
 from dsr.report.figures.style import save, style
 

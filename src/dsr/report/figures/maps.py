@@ -1,19 +1,23 @@
-"""Figures of token maps: norms, first principal component, attention received; rows compared, or noise levels."""
+"""Figures of token maps: norms, first principal component, attention received, outlier ratios."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_ratio, relative_norms
 from dsr.report.figures.given import FigureInput, choose_columns, is_denoiser, subject_of
 from dsr.report.figures.panels import Map, MapRow, Scale, draw_maps
+from dsr.report.figures.style import BODY, MAP, SMALL, grid, heading
 
 _NORMS = (0.25, 8.0)
 """Range of the colours of norms, as multiples of the median."""
+_CELL = (0.78, 0.44)
+"""Width and height in inches of a cell of outlier ratios."""
 
 Quantity = Callable[[TokenMaps, tuple[int, int, int]], tuple[Map, str]]
 """Map and note of a file at the positions of an image, a time and a layer."""
@@ -21,14 +25,14 @@ Quantity = Callable[[TokenMaps, tuple[int, int, int]], tuple[Map, str]]
 
 def norms(given: FigureInput) -> Figure:
     """Compare token norms of several files at one t."""
-    return _draw(given, "Token norms in {subject}", _norm_text(given), _norm(given), _norm_scale(given))
+    return _draw(given, "Token norms in {subject}", *_norm(given))
 
 
 def times(given: FigureInput) -> Figure:
     """Show token norms of one file at every t."""
+    text, relative, scale = _norm(given)
     title = f"Token norms of {given.labels[0]} across noise levels"
-    text = f"t = 1 is noise; {_norm_text(given)}"
-    return _draw(given, title, text, _norm(given), _norm_scale(given), every_time=True)
+    return _draw(given, title, f"t = 1 is noise; {text}", relative, scale, every_time=True)
 
 
 def components(given: FigureInput) -> Figure:
@@ -53,6 +57,41 @@ def attention(given: FigureInput) -> Figure:
 
     text = "mean over heads and queries; below each map the largest value and what all registers receive together"
     return _draw(given, "Attention received in {subject}", text, received, _attention_scale, output=False)
+
+
+def outliers(given: FigureInput) -> Figure:
+    """Draw the share of outlier tokens of every file (rows) after every chosen layer (columns), over all images."""
+    files = given.maps()
+    columns = choose_columns(given, files)
+    multiple = given.config.figures.outlier_multiple
+
+    def ratio(file: TokenMaps, layer: str) -> float:
+        norms = file.norms[:, given.time_position(file), file.layer(layer)]
+        return float(outlier_ratio(norms, multiple).mean())
+
+    ratios = np.array([[ratio(file, layer) for layer in columns.layers[name]] for name, file in files.items()])
+    first = next(iter(files.values()))
+    parts = [*given.subtitle, f"{len(first.indices)} validation image{'s' if len(first.indices) > 1 else ''}"]
+    if is_denoiser(first):
+        parts.append(f"t = {first.times[given.time_position(first)]:g}")
+    subtitle = " · ".join([*parts, f"share of tokens whose norm exceeds {multiple:g}× the median of their map"])
+    width = len(columns.headings) * _CELL[0]
+    figure, ((axes,),) = grid(1, 1, (width, len(files) * _CELL[1]))
+    heading(axes, f"Outlier tokens in {subject_of(first)}", subtitle, width, above=28)
+    norm = Normalize(0.0, max(float(ratios.max()), 0.01))
+    axes.pcolormesh(ratios, cmap=MAP, norm=norm, edgecolors="white", linewidth=1.5)
+    axes.invert_yaxis()
+    axes.set_xticks(np.arange(len(columns.headings)) + 0.5, labels=columns.headings, fontsize=SMALL)
+    axes.set_yticks(np.arange(len(files)) + 0.5, labels=list(files), fontsize=BODY)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelcolor=mpl.rcParams["text.color"])
+    axes.spines[:].set_visible(False)
+    for row, column in np.ndindex(ratios.shape):
+        shade = "black" if norm(ratios[row, column]) > 0.6 else "white"
+        layer = [*columns.layers.values()][row][column]
+        text = f"{ratios[row, column]:.1%}" + ("" if columns.same or layer == OUTPUT else f"\nblock {layer}")
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=shade, fontsize=SMALL)
+    return figure
 
 
 def _draw(
@@ -95,27 +134,18 @@ def _draw(
     )
 
 
-def _norm(given: FigureInput) -> Quantity:
+def _norm(given: FigureInput) -> tuple[str, Quantity, Scale]:
+    """What is said of norms, and how they are shown: in the same colours in all figures, so that they compare."""
+    multiple, (low, high) = given.config.figures.outlier_multiple, _NORMS
+
     def relative(file: TokenMaps, at: tuple[int, int, int]) -> tuple[Map, str]:
         multiples = relative_norms(file.norms[at])
-        share = outlier_ratio(file.norms[at], given.config.figures.outlier_multiple)
-        return multiples, f"max {multiples.max():.1f}×, {share:.1%}"
+        return multiples, f"max {multiples.max():.1f}×, {outlier_ratio(file.norms[at], multiple):.1%}"
 
-    return relative
-
-
-def _norm_text(given: FigureInput) -> str:
-    return (
-        "norm as a multiple of the map's median; below each map its largest value and the share of outliers "
-        f"(above {given.config.figures.outlier_multiple:g}×)"
-    )
-
-
-def _norm_scale(given: FigureInput) -> Scale:
-    """The same in all figures, so that colours can be compared between them."""
-    multiple, (low, high) = given.config.figures.outlier_multiple, _NORMS
     norm = LogNorm(low, max(high, multiple), clip=True)
-    return Scale("norm / median", norm, (low, 0.5, 1, 2, 4, high), mark=(multiple, "outlier"), extend="both")
+    scale = Scale("norm / median", norm, (low, 0.5, 1, 2, 4, high), mark=(multiple, "outlier"), extend="both")
+    text = "norm as a multiple of the map's median; below each map its largest value and the share of outliers"
+    return f"{text} (above {multiple:g}×)", relative, scale
 
 
 def _attention_scale(rows: list[MapRow]) -> Scale:
