@@ -88,7 +88,7 @@ def test_autocast_does_not_reach_the_encoder(files: dict[str, Path]) -> None:
 def test_float16_matmuls_change_latents_by_rounding_only(files: dict[str, Path]) -> None:
     autoencoder = load_autoencoder(tiny_encoder.spec(Registers()), **files)
     exact = autoencoder.encode(pixels(2))
-    autoencoder.use_half()
+    autoencoder.in_half = True
     rounded = autoencoder.encode(pixels(2))
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).norm() < 2e-3 * exact.norm()
@@ -221,6 +221,6 @@ def test_float32_matmuls_keep_pytorchs_attention(
     monkeypatch.setattr(accelerate, "_replace_attention", lambda _, dtype, __: asked.append(dtype))
     autoencoder = load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None})
     if half:
-        autoencoder.use_half()
+        autoencoder.in_half = True
     accelerate.accelerated_encode(autoencoder, torch.device(device))
     assert asked == dtypes

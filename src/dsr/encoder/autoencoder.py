@@ -139,6 +139,11 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
         self.normaliser = normaliser
         self.in_half = False
+        """Whether the encoder's matmuls take float16, which has TF32's mantissa of 10 bits, at twice its speed.
+
+        Sums, normalisations and residual streams stay float32. A value beyond float16's range, 65504, makes the latents
+        infinite or NaN.
+        """
         # The decoder returns pixels in the scale that the encoder saw.
         published = FAMILIES[family]
         mean = encoder.pixel_mean.clone() if encoder else torch.tensor(published.PIXEL_MEAN).view(3, 1, 1)
@@ -147,19 +152,17 @@ class Autoencoder(nn.Module):
         self.register_buffer("pixel_std", std, persistent=False)
         self.requires_grad_(False).eval()
 
-    def use_half(self) -> None:
-        """Let the encoder's matmuls take float16, at twice the speed of TF32 and with a mantissa of the same 10 bits.
-
-        Sums, normalisations and residual streams stay float32. A value beyond float16's range, 65504, makes the
-        latents infinite or NaN, which stops whatever uses them.
-        """
-        self.in_half = self.encoder is not None
-
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Encode pixels (B, 3, H, W), floats in [0, 1], to latents (B, C, S, S), normalised if statistics are there.
+        """Encode pixels (B, 3, H, W), floats in [0, 1], to latents (B, C, S, S), normalised if statistics are there."""
+        latents = self.raw(pixels)
+        return latents if self.normaliser is None else self.normaliser(latents)
 
-        Autocast does not reach the encoder: it computes in float32, or as :meth:`use_half` says, whatever surrounds it.
+    @torch.no_grad()
+    def raw(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Encode pixels to latents that are not normalised.
+
+        Autocast does not reach the encoder: it computes in float32, or as ``in_half`` says, whatever surrounds it.
         """
         if self.encoder is None:
             raise ValueError("this autoencoder was loaded without an encoder and can only decode")
@@ -167,7 +170,7 @@ class Autoencoder(nn.Module):
             tokens = self.encoder(self.encoder.preprocess(pixels.float()))
             side = self.encoder.input_size // self.encoder.patch_size
             latents: torch.Tensor = tokens.transpose(1, 2).unflatten(2, (side, side))
-            return latents if self.normaliser is None else self.normaliser(latents)
+            return latents
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
