@@ -87,7 +87,7 @@ def _guidance(given: TableInput, frame: pd.DataFrame) -> list[str]:
             f"{', '.join(f'{scale:g}' for scale in sweep.scales)}; t in "
             f"{', '.join(f'[{low:g}, {high:g}]' for low, high in sweep.intervals)}) with the lowest FID on "
             f"{sweep.images} images of seed {sweep.seed} against the reference of the table; other images are then "
-            "drawn with it and scored. Choosing on FID is what everybody does. It means that a guided FID is the best "
+            "drawn with it and scored. Choosing on FID is common practice. It means that a guided FID is the best "
             "of several tries, of a number that published tables rarely state, tuned to the reference and to "
             "Inception's features: compare it with guided FIDs only, and take no small difference between two of them "
             "for a better model"
