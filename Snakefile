@@ -13,7 +13,8 @@ min_version("9.14")
 configfile: "config.yaml"
 
 
-if Path(workflow.main_snakefile).name == "Snakefile.demo":
+DEMO = Path(workflow.main_snakefile).name == "Snakefile.demo"
+if DEMO:
 
     configfile: "profiles/demo/config-overlay.yaml"
 

@@ -26,17 +26,17 @@ def stages(
     small = options.small
     common: dict[str, Any] = {"ceiling": ceiling, "fast": not (options.eager or small)}
 
-    def trained(row: str, precision: str, batch: int, *, half: bool = False, checkpoint: bool = False) -> Any:
+    def trained(row: str, precision: str, batch: int, *, checkpoint: bool = False) -> Any:
         return train.measure(
-            config, row, index, precision=precision, batch=8 if small else batch, micro_batch=None, encoder_half=half,
+            config, row, index, precision=precision, batch=8 if small else batch, micro_batch=None,
             steps=options.steps, workers=0 if small else 14, profile=options.profile,
             checkpoint=Path(tempfile.gettempdir()) if checkpoint else None, **common,
         )  # fmt: skip
 
-    def sampled(row: str) -> Any:
+    def sampled(row: str, precision: str = "bf16") -> Any:
         batch, shards = options.sample_batch, options.shards
         return sample.measure(
-            config, row, folder, precision="bf16", batch=batch, shards=shards, profile=options.profile, **common
+            config, row, folder, precision=precision, batch=batch, shards=shards, profile=options.profile, **common
         )
 
     def encoded(row: str, **settings: bool) -> Any:
@@ -44,14 +44,20 @@ def stages(
 
     return {
         "train-bf16": lambda: trained(DIT, "bf16", 128),
-        "train-bf16-half": lambda: trained(DIT, "bf16", 128, half=True),
+        "train-fp16": lambda: trained(DIT, "fp16", 128),
         "train-tf32": lambda: trained(DIT, "tf32", 64),
         "train-tf32-128": lambda: trained(DIT, "tf32", 128),
-        "train-dh-bf16-half": lambda: trained(DIT_DH, "bf16", 128, half=True),
+        "train-dh-bf16": lambda: trained(DIT_DH, "bf16", 128),
+        "train-dh-fp16": lambda: trained(DIT_DH, "fp16", 128),
         "train-dh-tf32": lambda: trained(DIT_DH, "tf32", 64),
+        "train-so400m-bf16": lambda: trained(SO400M, "bf16", 128),
+        "train-so400m-fp16": lambda: trained(SO400M, "fp16", 128),
+        "train-so400m-tf32": lambda: trained(SO400M, "tf32", 64),
         "checkpoint": lambda: trained(DIT, "bf16", 128, checkpoint=True),
         "sample": lambda: sampled(DIT),
+        "sample-fp16": lambda: sampled(DIT, "fp16"),
         "sample-dh": lambda: sampled(DIT_DH),
+        "sample-dh-fp16": lambda: sampled(DIT_DH, "fp16"),
         "encode-b": lambda: encoded(DIT),
         "encode-b-plain": lambda: encoded(DIT, ttr=False),
         "encode-b-half": lambda: encoded(DIT, half=True),
@@ -62,6 +68,7 @@ def stages(
         "encode-so400m-half-plain": lambda: encoded(SO400M, ttr=False, half=True),
         "data": lambda: data.measure(config, index, batch=128, workers=16),
         "parity": lambda: [*parity.denoiser(config, DIT), *parity.encoder(config, DIT)],
+        "parity-outliers": lambda: parity.denoiser(config, DIT, outliers=True),
         "parity-dh": lambda: parity.denoiser(config, DIT_DH),
         "parity-so400m": lambda: parity.encoder(config, SO400M),
     }

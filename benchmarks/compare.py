@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUPS = (
     ("train-bf16", "train-tf32"),
     ("encode-b", "sample", "sample-dh"),
-    ("train-dh-bf16-half", "train-dh-tf32", "train-bf16-half"),
+    ("train-dh-bf16", "train-dh-fp16", "train-dh-tf32", "train-fp16"),
 )
 """Stages that share a process."""
 

@@ -47,7 +47,7 @@ def measure(
         spec = spec.model_copy(update={"ttr": "none", "ttr_options": None})
     model = autoencoder(spec, world.device)
     if half:
-        model.use_half()
+        model.in_half = True
     pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device=world.device)
     with FlopCounterMode(display=False) as counter:
         model.encode(pixels[:1])
@@ -63,7 +63,7 @@ def measure(
         "compiled": fast,
         "images/s": batch / time,
         "TFLOP/s": achieved / 1e12,
-        "of ceiling": achieved / ceiling["bf16" if half else "tf32"],
+        "of ceiling": achieved / ceiling["fp16" if half else "tf32"],
         "peak GiB": machine.peak_gib(),
     }
     if profile:

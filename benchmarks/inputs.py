@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import multiprocessing
@@ -43,13 +44,11 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def configuration(*, small: bool = False) -> Config:
-    """Read the configuration of the paper, or the demo's, whose rows have the same names."""
-    base, top = (
-        yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
-        for name in ("config.yaml", "profiles/demo/config-overlay.yaml")
-    )
-    return load(_overlaid(base, top) if small else base)
+def configuration(*, small: bool = False, overlay: str | None = None) -> Config:
+    """Read the configuration of the paper, with an overlay, or the demo's, whose rows have the paper's names."""
+    names = ["config.yaml", *filter(None, ["profiles/demo/config-overlay.yaml" if small else overlay])]
+    parts = [yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in names]
+    return load(functools.reduce(_overlaid, parts))
 
 
 def _overlaid(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +116,49 @@ def denoiser(spec: ModelSpec) -> nn.Module:
             if not parameter.any():
                 parameter.normal_(std=SPREAD[parameter.ndim])
     return model
+
+
+def plant_outliers(model: Any, tokens: int = 4, norm: float = 500.0) -> dict[str, float]:
+    """Let a neuron of a middle block make outlier tokens of some positions, to which keys of the later blocks respond.
+
+    A mark in one channel of the position table makes the neuron fire; it writes another channel. Returns the norms of
+    the stream after that block, as they came out.
+    """
+    mark, outlier, block = 3, 5, model.blocks[len(model.blocks) // 2]
+    heads, width = block.attn.heads, block.mlp.w12.in_features
+    with torch.no_grad():
+        model.pos_embed[0, ::64][:tokens, mark] = 40.0
+        for layer in model.blocks:
+            # The mark and the outlier pass all modulations as they are, and only the planted neuron reads the mark.
+            adaln = layer.adaLN_modulation[1]
+            for channel in (mark, outlier):
+                adaln.weight[channel :: adaln.out_features // 6] = 0.0
+                for part in range(6):
+                    adaln.bias[part * (adaln.out_features // 6) + channel] = float(part == 5)
+            if adaln.out_features // 6 == width:
+                layer.attn.qkv.weight[width : 2 * width : width // heads, outlier] += 0.2
+                layer.attn.qkv.bias[: width : width // heads] += 1.0
+        neuron, hidden = 7, block.mlp.w3.in_features
+        block.mlp.w12.weight[[neuron, hidden + neuron]] = 0.0
+        block.mlp.w12.weight[[neuron, hidden + neuron], mark] = 1.0
+        block.mlp.w12.bias[neuron], block.mlp.w12.bias[hidden + neuron] = -8.0, 0.0
+        block.mlp.w3.weight[:, neuron] = 0.0
+        block.mlp.w3.weight[outlier, neuron] = 1.0
+        for _ in range(2):
+            norms = _norms_after(model, block)
+            block.mlp.w3.weight[outlier, neuron] *= norm / norms.max()
+    norms = _norms_after(model, block)
+    return {"largest norm": float(norms.max()), "median norm": float(norms.median())}
+
+
+@torch.no_grad()
+def _norms_after(model: Any, block: nn.Module) -> torch.Tensor:
+    found: list[torch.Tensor] = []
+    handle = block.register_forward_hook(lambda *given: found.append(given[2].float().norm(dim=-1)))
+    x = torch.randn(2, model.in_channels, model.input_size, model.input_size, device=_device())
+    model(x, torch.full((2,), 0.5, device=x.device), torch.zeros(2, dtype=torch.int64, device=x.device))
+    handle.remove()
+    return found[0]
 
 
 def denoiser_file(spec: ModelSpec, path: Path) -> Path:

@@ -92,10 +92,10 @@ def seconds(action: Callable[[], Any], *, repeats: int = 5, warmup: int = 2) -> 
 def ceilings() -> dict[str, float]:
     """FLOP/s of a matmul of large random square matrices, by precision; on CPUs, which are not measured, infinite."""
     if not torch.cuda.is_available():
-        return dict.fromkeys(("bf16", "tf32"), math.inf)
+        return dict.fromkeys(("fp16", "bf16", "tf32"), math.inf)
     found = {}
     before = torch.backends.cuda.matmul.allow_tf32
-    for name, dtype in (("bf16", torch.bfloat16), ("tf32", torch.float32)):
+    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("tf32", torch.float32)):
         torch.backends.cuda.matmul.allow_tf32 = True
         a, b = (torch.randn(SIDE, SIDE, device="cuda", dtype=dtype) for _ in range(2))
         out = torch.empty_like(a)

@@ -5,7 +5,7 @@ Relative errors ||fast - exact|| / ||exact||, of full-size models with random we
 
 from __future__ import annotations
 
-import contextlib
+import copy
 from collections import deque
 from typing import Any
 
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from benchmarks import inputs
 from benchmarks.encode import autoencoder
-from dsr.accel.device import round_matmul_weights, set_arithmetic
+from dsr.accel.device import HALF, autocast, round_matmul_weights, set_arithmetic
 from dsr.accel.models import accelerate, accelerated_encode
 from dsr.config.load import Config
 from dsr.config.sampling import Guidance
 from dsr.encoder.autoencoder import build_decoder
 from dsr.flow import Flow
 from dsr.sampling.ode import trajectory
+from dsr.training.learner import first_loss_scale
 
 
 def error(fast: Tensor, exact: Tensor) -> float:
@@ -28,10 +29,11 @@ def error(fast: Tensor, exact: Tensor) -> float:
     return float((fast.double() - exact.double()).norm() / exact.double().norm())
 
 
-def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
-    """Compare prediction, gradient and sampled latents of a row's denoiser."""
+def denoiser(config: Config, row: str, batch: int = 8, *, outliers: bool = False) -> list[dict[str, Any]]:
+    """Compare prediction, gradient and sampled latents of a row's denoiser, with planted outlier tokens if asked to."""
     spec = config.train(row)
     model = inputs.denoiser(spec.model)
+    largest = inputs.plant_outliers(model) if outliers else {}
     flow = Flow.from_config(spec.flow)
     shape = (batch, spec.model.channels, spec.model.grid, spec.model.grid)
     clean, noise = torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda")
@@ -43,20 +45,22 @@ def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
     def decode(latents: Tensor) -> Tensor:
         return decoder(latents.flatten(2).transpose(1, 2))
 
-    def trained(precision: str) -> dict[str, Tensor]:
+    def trained(precision: str, lower: int = 0) -> dict[str, Tensor]:
         set_arithmetic(precision, 1)
+        recipe = spec.recipe.model_copy(update={"precision": precision, "batch": batch})
+        scale = (first_loss_scale(recipe) or 1.0) / 2**lower
         model.zero_grad(set_to_none=True)
-        with _autocast(precision):
+        with autocast(clean.device, precision):
             prediction = model(flow.interpolate(clean, noise, t), t, y)
-        flow.loss(prediction.float(), clean, noise, t).mean().backward()
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        (scale * flow.loss(prediction.float(), clean, noise, t).mean()).backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]) / scale
         return {"prediction": prediction.detach(), "gradient": gradient}
 
-    def sampled(precision: str) -> dict[str, Tensor]:
+    def sampled(precision: str, drawn: torch.nn.Module = model) -> dict[str, Tensor]:
         set_arithmetic(precision, 1)
-        with torch.inference_mode(), _autocast(precision):
+        with torch.inference_mode(), autocast(clean.device, precision):
             states = trajectory(
-                model, flow, noise, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
+                drawn, flow, noise, y, null_label=spec.model.classes, steps=50, guidance=Guidance(scale=1.0)
             )
             latents = deque(states, maxlen=1).pop()
             return {"sampled latents": latents, "images": decode(latents.float()).float()}
@@ -66,17 +70,20 @@ def denoiser(config: Config, row: str, batch: int = 8) -> list[dict[str, Any]]:
 
     def compare(way: str, precision: str, values: dict[str, Tensor]) -> None:
         errors = {name: error(value, exact[name]) for name, value in values.items()}
-        results.append({"model": row, "way": way, "precision": precision, **errors})
+        results.append({"model": row, "way": way, "precision": precision, **errors, **largest})
 
-    for precision in ("tf32", "bf16"):
+    for precision in ("tf32", "fp16", "bf16"):
         compare("eager", precision, trained(precision) | sampled(precision))
-    for precision in ("tf32", "bf16"):
+    for precision in ("tf32", "bf16", "fp16"):
         accelerate(model, clean.device, precision)
         compare("fast", precision, trained(precision))
-    round_matmul_weights(model, torch.bfloat16)
-    model.requires_grad_(False)
-    accelerate(model, clean.device, "bf16")
-    compare("fast, bf16 weights", "bf16", sampled("bf16"))
+    for lower in (-6, -3, 3, 6, 9, 12):
+        compare(f"fast, loss scale / 2^{lower}", "fp16", trained("fp16", lower))
+    for precision in ("fp16", "bf16"):
+        frozen = copy.deepcopy(model).requires_grad_(False)
+        round_matmul_weights(frozen, HALF[precision])
+        accelerate(frozen, clean.device, precision)
+        compare("fast, frozen", precision, sampled(precision, frozen))
     return results
 
 
@@ -92,11 +99,7 @@ def encoder(config: Config, row: str, batch: int = 16) -> list[dict[str, Any]]:
     results = [{"model": name, "way": "eager", "precision": "tf32", "latents": error(model.encode(pixels), exact)}]
     for precision in ("tf32", "float16"):
         if precision == "float16":
-            model.use_half()
+            model.in_half = True
         latents = accelerated_encode(model, pixels.device)(pixels)
         results.append({"model": name, "way": "fast", "precision": precision, "latents": error(latents, exact)})
     return results
-
-
-def _autocast(precision: str) -> contextlib.AbstractContextManager[None]:
-    return torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16")

@@ -61,7 +61,7 @@ def measure(
         "compiled": fast,
         "images/s": speed,
         "TFLOP/s": achieved / 1e12,
-        "of ceiling": achieved / ceiling["tf32" if precision == "tf32" else "bf16"],
+        "of ceiling": achieved / ceiling[precision],
         "peak GiB": machine.peak_gib(),
         "first batch s": first,
         "batch (s)": {"all": round(batch / speed, 3), "ODE": round(ode, 3), "decode, copy": round(whole - ode, 3)},

@@ -26,6 +26,7 @@ from dsr.data.images import open_images
 from dsr.flow import Flow
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share
+from dsr.training.encoding import use_half_if_close
 from dsr.training.fit import largest_share
 from dsr.training.learner import Learner
 
@@ -89,7 +90,6 @@ def measure(
     micro_batch: int | None,
     fast: bool,
     ceiling: dict[str, float],
-    encoder_half: bool = False,
     deterministic: bool = True,
     steps: int = 12,
     workers: int = 14,
@@ -103,8 +103,8 @@ def measure(
     spec = specification(config, row, precision, batch, len(images))
     set_arithmetic(precision, 1, deterministic=deterministic)
     model, encoder = inputs.denoiser(spec.model), autoencoder(spec.encoding, world.device)
-    if encoder_half:
-        encoder.use_half()
+    if precision == "fp16" and fast:
+        use_half_if_close(encoder, spec, images, world)
     began = time.perf_counter()
     if fast:
         accelerate(model, world.device, precision)
@@ -156,7 +156,7 @@ def measure(
             "precision": precision,
             "batch": batch,
             "micro-batch": share.micro_batch,
-            "encoder": "float16" if encoder_half else "tf32",
+            "encoder": "float16" if encoder.in_half else "tf32",
             "compiled": fast,
             "deterministic": deterministic,
             "images/s": speed,
@@ -174,6 +174,8 @@ def measure(
             result["kernels (ms)"] = machine.kernel_times(lambda: [step() for _ in range(2)], 2)
         if checkpoint is not None:
             result["checkpoint"] = _checkpoint(checkpoint, learner, step)
+            with _images_on_the_device(samples, world.device):
+                result["checkpoint without loading"] = _checkpoint(checkpoint, learner, step)
     return result
 
 
@@ -235,12 +237,11 @@ def main() -> None:
     """Measure one row in one setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--row", default="dit-siglip2b-dsr", help="row of the table")
-    parser.add_argument("--precision", default="bf16", choices=["fp32", "tf32", "bf16"])
+    parser.add_argument("--precision", default="bf16", choices=["fp32", "tf32", "bf16", "fp16"])
     parser.add_argument("--batch", type=int, default=128, help="images a step")
     parser.add_argument("--micro-batch", type=int, help="images a backward pass (default: what fits)")
     parser.add_argument("--steps", type=int, default=30, help="steps to measure")
     parser.add_argument("--workers", type=int, default=14, help="data-loading workers")
-    parser.add_argument("--encoder-half", action="store_true", help="let the encoder multiply in float16")
     parser.add_argument(
         "--deterministic",
         action=argparse.BooleanOptionalAction,
@@ -263,7 +264,6 @@ def main() -> None:
             batch=options.batch,
             micro_batch=options.micro_batch,
             fast=not options.eager,
-            encoder_half=options.encoder_half,
             deterministic=options.deterministic,
             ceiling=machine.ceilings(),
             steps=options.steps,

@@ -41,7 +41,7 @@ if CONFIG.data.prepared:
         params:
             other=other_index,
         shell:
-            "python -m dsr.commands.prepare index --inputs {input:q} --other {params.other} --output {output:q}"
+            "python -m dsr.commands.prepare index --inputs {input:q} --other {params.other:q} --output {output:q}"
             " > {log:q} 2>&1"
 
 else:
@@ -64,5 +64,5 @@ else:
             other=other_index,
         shell:
             "python -m dsr.commands.prepare folder --source {params.source:q} --size {params.size}"
-            " --images {params.images} --classes {params.classes} --other {params.other}"
+            " --images {params.images} --classes {params.classes} --other {params.other:q}"
             " --output {output:q} > {log:q} 2>&1"

@@ -44,11 +44,9 @@ def set_file(row, epoch, set_id, name):
 
 def command_with(*overlays):
     """How something is asked for: as this run was, with its configuration files and more of them."""
-    given = [file for file in workflow.configfiles if file != "config.yaml"]
-    files = [*map(os.path.relpath, given), *overlays]
-    return " ".join(
-        ["snakemake", *["--configfile"] * bool(files), *files, "--cores all --"]
-    )
+    files = [*map(os.path.relpath, workflow.overwrite_configfiles), *overlays]
+    options = ["--profile profiles/demo"] * DEMO + ["--configfile"] * bool(files)
+    return " ".join(["snakemake", *options, *files, "--cores all --"])
 
 
 def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):

@@ -22,9 +22,10 @@ from dsr.analysis.measure import (
 )
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
+from dsr.base.records import read_record
 from dsr.config.encoders import Decoder
 from dsr.config.encoders import TestTimeRegisters as Registers
-from dsr.config.specs import AutoencoderSpec, DenoiserMapsSpec, EncoderMapsSpec, ModelSpec
+from dsr.config.specs import AutoencoderSpec, DenoiserMapsSpec, EncoderMapsSpec, ModelSpec, content
 from dsr.config.training import Dit, DitDh, Flow
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
@@ -158,6 +159,7 @@ def maps_of(spec: EncoderMapsSpec, files: dict[str, Path], output: Path) -> Toke
         map_denoiser(spec, output=output, **{name: files[name] for name in needed})
     else:
         map_encoder(spec, output=output, **{name: files[name] for name in needed})
+    assert read_record(output) == {"spec": content(spec)}
     return TokenMaps.load(output)
 
 

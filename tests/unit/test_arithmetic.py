@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dsr.accel.device import set_arithmetic, usable_precision
+from dsr.base.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,7 @@ from dsr.accel.device import set_arithmetic, usable_precision
         ("bf16", "cuda", False, "fp32"),
         ("tf32", "cuda", False, "tf32"),
         ("bf16", "cpu", False, "bf16"),
+        ("fp16", "cuda", False, "fp16"),
     ],
 )
 def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(
@@ -28,12 +30,24 @@ def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
     with caplog.at_level(logging.WARNING):
         assert usable_precision(precision, torch.device(device)) == used
     assert ("Old GPU has no bf16 arithmetic; computing in fp32 instead" in caplog.text) == (used != precision)
 
 
-@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True)])
+def test_fp16_is_computed_in_fp32_on_cpus_and_refused_by_gpus_without_tensor_cores(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert usable_precision("fp16", torch.device("cpu")) == "fp32"
+    assert caplog.messages == ["fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    with pytest.raises(UserError, match="precision: fp16 needs float16 tensor cores, which Old GPU has not"):
+        usable_precision("fp16", torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True), ("fp16", True)])
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.usefixtures("restored_arithmetic")
 def test_the_process_computes_as_it_is_told(

@@ -88,7 +88,7 @@ def test_autocast_does_not_reach_the_encoder(files: dict[str, Path]) -> None:
 def test_float16_matmuls_change_latents_by_rounding_only(files: dict[str, Path]) -> None:
     autoencoder = load_autoencoder(tiny_encoder.spec(Registers()), **files)
     exact = autoencoder.encode(pixels(2))
-    autoencoder.use_half()
+    autoencoder.in_half = True
     rounded = autoencoder.encode(pixels(2))
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).norm() < 2e-3 * exact.norm()
@@ -121,11 +121,7 @@ def test_statistics_of_another_encoder_of_the_same_shape_are_refused(files: dict
         load_autoencoder(tiny_encoder.spec(Registers()), **{**files, "statistics": place})
 
 
-def test_files_must_fit_the_specification(files: dict[str, Path], tmp_path: Path) -> None:
-    place = tmp_path / "statistics.safetensors"
-    save_file({"mean": torch.zeros(WIDTH), "var": torch.ones(WIDTH)}, place)
-    with pytest.raises(UserError, match=r"mean \[32\] instead of \[32, 4, 4\]"):
-        load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None, "statistics": place})
+def test_files_must_fit_the_specification(files: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="give the neuron file"):
         load_autoencoder(tiny_encoder.spec(Registers()), **{**files, "neurons": None})
     with pytest.raises(UserError, match="has no test-time registers"):
@@ -225,6 +221,6 @@ def test_float32_matmuls_keep_pytorchs_attention(
     monkeypatch.setattr(accelerate, "_replace_attention", lambda _, dtype, __: asked.append(dtype))
     autoencoder = load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None})
     if half:
-        autoencoder.use_half()
+        autoencoder.in_half = True
     accelerate.accelerated_encode(autoencoder, torch.device(device))
     assert asked == dtypes

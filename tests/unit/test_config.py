@@ -46,6 +46,11 @@ def test_every_key_is_described() -> None:
         (("evaluation", "epochs"), [80, 40], "evaluation.epochs: must be ascending (given: [80, 40])"),
         (("evaluation", "epochs"), [], "evaluation.epochs: Tuple should have at least 1 item"),
         (("discovery", "highest_layer"), 3, "discovery.highest_layer: gone after version 0.1.0"),
+        (
+            ("recipes", "dit", "encoder_half"),
+            True,
+            "recipes.*.encoder_half: gone after version 0.1.0; with precision fp16",
+        ),
         (("sampling", "precision"), "fp8", "sampling.precision=fp8: gone after version 0.1.0"),
         (("ttr",), {"registers": 1}, "ttr: called ttr_options after version 0.1.0"),
         (("sampling", "guidance"), {}, "unguided"),
@@ -148,16 +153,16 @@ def test_hash_depends_on_the_content_only(raw: dict[str, Any]) -> None:
     after = load(raw).train("dit-siglip2b")
     assert spec_hash(after) != spec_hash(before)
     assert differing_keys(content(before), content(after)) == ["recipe.lr: 0.0002 -> 0.0001"]
-    raw["recipes"]["dit"]["encoder_half"] = True
-    half = load(raw).train("dit-siglip2b")
-    assert differing_keys(content(after), content(half)) == ["recipe.encoder_half: default -> True"]
+    raw["recipes"]["dit"]["train_all"] = False
+    frozen = load(raw).train("dit-siglip2b")
+    assert differing_keys(content(after), content(frozen)) == ["recipe.train_all: default -> False"]
 
 
 @pytest.mark.parametrize(
     ("section", "change"),
     [
         (("decoder",), {"depth": 24}),
-        (("recipes", "dit"), {"encoder_half": False, "betas": [0.9, 0.95], "clip": None}),
+        (("recipes", "dit"), {"train_all": True, "betas": [0.9, 0.95], "clip": None}),
         (("data",), {"flip": True}),
     ],
 )

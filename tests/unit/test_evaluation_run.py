@@ -12,10 +12,12 @@ from PIL import Image
 from dsr.base import files
 from dsr.base.errors import UserError
 from dsr.commands.evaluate import main as evaluate_command
+from dsr.config.specs import EvaluateSpec, content
 from dsr.data.prepare import write_index, write_reference, write_shard
 from dsr.evaluation import precision_recall
 from dsr.evaluation.inception import InceptionGraph
 from dsr.evaluation.precision_recall import Points
+from tests.configuration import configuration
 
 VECTORS = Path(__file__).parents[1] / "golden" / "evaluator"
 GRAPH = VECTORS / "stub_inception_seed0.pb"
@@ -67,9 +69,16 @@ def test_evaluation_reproduces_recorded_scores_and_uses_its_cache(
     monkeypatch.setattr(precision_recall, "radii", None)
     assert run(monkeypatch, "--keep", **arguments)["fid"] == first["fid"]
 
-    with pytest.raises(SystemExit):
-        run(monkeypatch, **arguments | {"spec": '{"images": 71}', "output": tmp_path / "none.json"})
-    assert "70 images, expected 71" in caplog.text
+    drawn = configuration().sample("dit-siglip2b", "unguided", 0, images=71)
+    files.write_json(tmp_path / "samples.json", {"spec": content(drawn)})
+    for samples, message in (
+        (drawn, "70 images, expected 71"),
+        (drawn.model_copy(update={"steps": 9}), "samples.json was made with other settings than"),
+    ):
+        spec = EvaluateSpec(samples=samples).model_dump_json()
+        with pytest.raises(SystemExit):
+            run(monkeypatch, **arguments | {"spec": spec, "output": tmp_path / "none.json"})
+        assert message in caplog.text
     assert not (tmp_path / "none.json").exists()
 
 
@@ -96,8 +105,8 @@ def test_stored_statistics_stand_for_the_images(tmp_path: Path, monkeypatch: pyt
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     wrong = tmp_path / "graph.pb"
-    for content in (b"no graph", b""):
-        wrong.write_bytes(content)
+    for given in (b"no graph", b""):
+        wrong.write_bytes(given)
         with pytest.raises(UserError, match="is not the evaluator's Inception graph"):
             InceptionGraph(wrong)
 

@@ -16,6 +16,7 @@ import torch
 
 import dsr.accel
 from dsr.accel import models
+from dsr.accel.device import HALF, autocast
 from dsr.accel.models import compile_each
 from dsr.denoiser import layers
 from dsr.denoiser.dit import LightningDiT
@@ -81,7 +82,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     return replace
 
 
-PLAIN, ROPE, FROZEN = "fused kernels", "bf16 matmuls fused with RoPE", "bf16 matmuls fused with RoPE and SwiGLU"
+PLAIN, ROPE, FROZEN = "fused kernels", "matmuls fused with RoPE", "matmuls fused with RoPE and SwiGLU"
 CPU = torch.device("cpu")
 
 
@@ -108,6 +109,8 @@ def test_a_triton_that_cannot_be_imported_is_a_warning(
         ("bf16", True, 8, [PLAIN]),
         ("bf16", False, 9, [FROZEN]),
         ("bf16", False, 8, [PLAIN]),
+        ("fp16", True, 9, [ROPE]),
+        ("fp16", False, 9, [FROZEN]),
         ("tf32", True, 7, []),
     ],
 )
@@ -179,6 +182,14 @@ def test_blocks_are_compiled_where_fused_kernels_do_not_run(
     tried = device == "cuda" and precision == "tf32"
     assert asked == [precision] * tried
     assert compiled == [model.final_layer, *([] if tried and runs else model.blocks)]
+
+
+def test_code_compiled_for_bf16_is_not_used_for_fp16() -> None:
+    layer, x = layers.SwiGLU(8, 4.0), torch.randn(2, 8)
+    compile_each([layer])
+    for precision, dtype in HALF.items():
+        with autocast(CPU, precision):
+            assert layer(x).dtype == dtype
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

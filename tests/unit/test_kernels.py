@@ -25,6 +25,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from dsr.accel import flash_attention
+from dsr.accel.device import HALF, autocast
 from dsr.accel.fused import FrozenBlocks, FusedBlocks
 
 Compiled = dict[str, list[Any]]
@@ -94,16 +95,22 @@ ATTENTION = ("attend_forward", "attend_backward_queries", "attend_backward_keys"
 
 @pytest.mark.parametrize(
     ("compiled", "precision", "fuse_rope"),
-    [(HOPPER, "tf32", False), (HOPPER, "bf16", True), (AMPERE, "tf32", False), (AMPERE, "bf16", False)],
+    [
+        (HOPPER, "tf32", False),
+        (HOPPER, "bf16", True),
+        (HOPPER, "fp16", True),
+        (AMPERE, "tf32", False),
+        (AMPERE, "bf16", False),
+    ],
     indirect=["compiled"],
-    ids=["Hopper-tf32", "Hopper-bf16", "Ampere-tf32", "Ampere-bf16"],
+    ids=["Hopper-tf32", "Hopper-bf16", "Hopper-fp16", "Ampere-tf32", "Ampere-bf16"],
 )
 @pytest.mark.parametrize(("width", "each"), [(1152, False), (2048, True)], ids=["DiT", "head-of-DiT-DH"])
 def test_training(compiled: Compiled, width: int, each: bool, precision: str, fuse_rope: bool) -> None:
     blocks = [Block(width, 16, 4.0) for _ in range(2)]
     x = torch.randn(1, 292, width, requires_grad=True)
     condition = torch.randn(1, 292 if each else 1, width)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(torch.device("cpu"), precision):
         way = FusedBlocks(fuse_rope=fuse_rope)
         way(blocks, x, condition, RotaryPositions(width // 16, 16, 36)).sum().backward()
     own = {"matmul"} if fuse_rope else {"rotate", "transpose"} if precision == "tf32" else {"rotate"}
@@ -111,10 +118,11 @@ def test_training(compiled: Compiled, width: int, each: bool, precision: str, fu
     assert compiled.keys() == {*ATTENTION, *own, *others, *([] if each else ["modulate_finish"])}
 
 
+@pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize("width", [1152, 2048])
-def test_sampling(compiled: Compiled, width: int) -> None:
-    block = Block(width, 16, 4.0).bfloat16().requires_grad_(False)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+def test_sampling(compiled: Compiled, width: int, precision: str) -> None:
+    block = Block(width, 16, 4.0).to(HALF[precision]).requires_grad_(False)
+    with torch.inference_mode(), autocast(torch.device("cpu"), precision):
         way = FrozenBlocks([block])
         way([block], torch.randn(1, 292, width), torch.randn(1, 1, width), RotaryPositions(width // 16, 16, 36))
     assert compiled.keys() == {"modulate_forward", "matmul", "attend_forward"}

@@ -157,6 +157,14 @@ def test_the_demo_has_a_plan_too() -> None:
     assert not any(work.speed for work in stages.works(config, MANIFEST, RELEASE, GPU))
 
 
+def test_averages_that_are_partly_initial_weights_are_said_by_milestone() -> None:
+    recipes = {"dit": {"ema": [0.9999, 0.99]}}
+    text = markdown(configuration(DEMO, recipes=recipes, evaluation={"epochs": [2, 24]}), MANIFEST, RELEASE)
+    assert "- dit-siglip2b, epoch 2 (88 steps): 99% with decay 0.9999, 41% with decay 0.99\n" in text
+    assert "- dit-siglip2b, epoch 24 (1,056 steps): 90% with decay 0.9999\n" in text
+    assert "initial weights" not in markdown(configuration(), MANIFEST, RELEASE)
+
+
 def test_own_measurements_go_before_the_releases_and_another_gpu_can_be_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "throughput.csv"
     lines = throughput.PACKAGED.read_text(encoding="utf-8").splitlines()[1:]

@@ -323,7 +323,7 @@ def test_guidance_is_printed_beside_the_published_guided_fid(raw: dict[str, Any]
     assert "w15 has scale 1.5 for t in [0.1, 0.9]" in text
     assert "| chosen: scale 1.25 for t in [0, 0.9] | published | 3.58 |" in re.sub(" +", " ", text)
     assert "the one of 8 settings" in text
-    assert "Choosing on FID is what everybody does" in text
+    assert "Choosing on FID is common practice" in text
     without = config.model_copy(update={"sampling": config.sampling.model_copy(update={"sweep": None})})
     assert "everybody" not in markdown(table_of(without), collect(table_of(without)), NONE)
 

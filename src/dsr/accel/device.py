@@ -8,6 +8,11 @@ import os
 import torch
 from torch import nn
 
+from dsr.base.errors import UserError
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What the factors of a precision's matmuls are rounded to; those of the other precisions are stored as float32."""
+
 log = logging.getLogger(__name__)
 
 
@@ -31,14 +36,31 @@ def set_arithmetic(precision: str, threads: int | None = None, *, deterministic:
 
 
 def usable_precision(precision: str, device: torch.device) -> str:
-    """Return ``precision``, or fp32 with a warning where it is bf16 and ``device`` is a GPU without that.
+    """Return ``precision``, or fp32 with a warning: for bf16 on GPUs without it, and for fp16 on CPUs.
 
     fp32 is slower and rounds less; nothing else changes.
+
+    Raises:
+        UserError: if fp16 is asked of a GPU without float16 tensor cores.
     """
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    on_gpu = device.type == "cuda"
+    if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         log.warning("%s has no bf16 arithmetic; computing in fp32 instead", torch.cuda.get_device_name(device))
         return "fp32"
+    if precision == "fp16" and not on_gpu:
+        log.warning("fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead")
+        return "fp32"
+    if precision == "fp16" and torch.cuda.get_device_capability(device) < (7, 0):
+        raise UserError(
+            f"precision: fp16 needs float16 tensor cores, which {torch.cuda.get_device_name(device)} has not;"
+            " set it to fp32, or use a Volta GPU or a later one"
+        )
     return precision
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Let matmuls round their factors as ``precision`` says; for those that PyTorch itself rounds, nothing changes."""
+    return torch.autocast(device.type, HALF.get(precision, torch.bfloat16), enabled=precision in HALF)
 
 
 def round_matmul_weights(module: nn.Module, dtype: torch.dtype) -> None:

@@ -90,7 +90,7 @@ def padded(layer: SwiGLU) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class FrozenBlocks(FusedBlocks):
-    """Runs blocks whose weights are bf16 and stay what they are, with matmuls that do more (`dsr.accel.matmul`).
+    """Runs blocks whose weights are float16 or bf16 and stay what they are, with matmuls that do more.
 
     Args:
         blocks: all that will be run.

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from dsr.accel.device import round_matmul_weights
+from dsr.accel.device import autocast, round_matmul_weights
 from dsr.denoiser.build import Denoiser
 from dsr.denoiser.layers import Block, Run, run_blocks
 from dsr.encoder.autoencoder import Autoencoder
@@ -78,9 +78,9 @@ def _ways(
     if precision == "tf32" or not matmul.runs_on(device):
         return ways
     if any(parameter.requires_grad for parameter in model.parameters()):
-        return [("bf16 matmuls fused with RoPE", lambda: fused.FusedBlocks(fuse_rope=True)), *ways]
+        return [("matmuls fused with RoPE", lambda: fused.FusedBlocks(fuse_rope=True)), *ways]
     blocks = cast(Iterable[Block], model.blocks)
-    return [("bf16 matmuls fused with RoPE and SwiGLU", lambda: fused.FrozenBlocks(blocks)), *ways]
+    return [("matmuls fused with RoPE and SwiGLU", lambda: fused.FrozenBlocks(blocks)), *ways]
 
 
 def _trial_pass(model: Denoiser, device: torch.device, precision: str) -> None:
@@ -104,10 +104,7 @@ def _pass(model: Denoiser, device: torch.device, precision: str, images: int) ->
     x = torch.zeros(images, model.in_channels, model.input_size, model.input_size, device=device)
     t, y = x.new_zeros(images), torch.zeros(images, dtype=torch.int64, device=device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with (
-        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
-        torch.set_grad_enabled(bool(trained)),
-    ):
+    with autocast(device, precision), torch.set_grad_enabled(bool(trained)):
         result = model(x, t, y)
     if trained:
         torch.autograd.grad(result.float().sum(), trained, allow_unused=True)
@@ -117,7 +114,7 @@ def _pass(model: Denoiser, device: torch.device, precision: str, images: int) ->
 def accelerated_encode(autoencoder: Autoencoder, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a fast ``autoencoder.encode``, which is on ``device``; what it computes changes by rounding only.
 
-    Set arithmetic and call :meth:`Autoencoder.use_half` before: the attention has TF32 and float16, but no fp32.
+    Set arithmetic and ``in_half`` before: the attention has TF32 and float16, but no fp32.
     """
     if autoencoder.in_half and autoencoder.encoder is not None:
         round_matmul_weights(autoencoder.encoder, torch.float16)
@@ -160,6 +157,9 @@ def compile_each(modules: Iterable[nn.Module]) -> None:
 
 def _prepare_compiler() -> None:
     import torch._dynamo  # takes a second, and only compiled code needs it
+    import torch._functorch.config
 
+    # This cache on disk does not tell bf16 from fp16: it would hand out one's code for the other.
+    torch._functorch.config.enable_autograd_cache = False
     torch._dynamo.config.recompile_limit = VARIANTS
     torch._dynamo.config.suppress_errors = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -28,6 +28,8 @@ def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+"""What factors of matmuls keep of a float32: all; 10 bits of mantissa; 7 bits; 10 bits, but in a short range."""
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

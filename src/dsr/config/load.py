@@ -210,10 +210,11 @@ REMOVED = {
     "discovery.highest_layer": "gone after version 0.1.0, because nothing used it; all layers are considered",
     "discovery.sparsity_filter": "gone after version 0.1.0, because nothing used it; it was off",
     "published": "gone after version 0.1.0; published numbers stand beside what has the paper's settings",
+    "recipes.*.encoder_half": "gone after version 0.1.0; with precision fp16 the encoder multiplies in float16 too",
     "sampling.precision=fp8": "gone after version 0.1.0, because its effect on FID was never measured; use bf16",
     "ttr": "called ttr_options after version 0.1.0, because `ttr` is the mode of a row",
 }
-"""Dotted key, or key=value, that a configuration can no longer set -> since when, why, and what to do."""
+"""Dotted key (* is any), or key=value, that a configuration can no longer set -> since when, why, and what to do."""
 
 
 def load(raw: Mapping[str, Any]) -> Config:
@@ -236,8 +237,8 @@ def load(raw: Mapping[str, Any]) -> Config:
 def _sets(raw: Any, entry: str) -> bool:
     """Whether a parsed configuration has a dotted key, or that key with a value ('key=value')."""
     key, _, value = entry.partition("=")
+    found = [raw]
     for part in key.split("."):
-        if not isinstance(raw, Mapping) or part not in raw:
-            return False
-        raw = raw[part]
-    return not value or str(raw) == value
+        inner = [(name, child) for one in found if isinstance(one, Mapping) for name, child in one.items()]
+        found = [child for name, child in inner if part in ("*", name)]
+    return any(not value or str(one) == value for one in found)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dsr.config.base import Ascending, Distinct, Interval, Name, Natural, Positive, Section, Share
+from dsr.config.base import Ascending, Distinct, Interval, Name, Natural, Positive, Precision, Section, Share
 
 
 class Guidance(Section):
@@ -56,7 +56,7 @@ class Sampling(Section):
     """Grid points of the Euler solver (steps - 1 network evaluations)."""
     seeds: Distinct[int] = (0,)
     """Sampling seeds; the first is the one that tables report."""
-    precision: Literal["fp32", "tf32", "bf16"]
+    precision: Precision
     """Arithmetic of the denoiser and the decoder (the ODE state stays fp32)."""
     guidance: dict[Name, Guidance]
     """Named guidance settings; `unguided` must be one of them."""

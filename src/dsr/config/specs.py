@@ -12,12 +12,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
 from dsr.base.errors import UserError
-from dsr.config.base import Positive, Section, Share
+from dsr.config.base import Positive, Precision, Section, Share
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.sampling import Guidance
 from dsr.config.training import Denoiser, Flow, Recipe
@@ -127,7 +127,7 @@ class SampleSpec(Section):
     flow: Flow
     images: Positive
     steps: int
-    precision: Literal["fp32", "tf32", "bf16"]
+    precision: Precision
     guidance: Guidance | None
     """Null is what a sweep chooses, which comes in a file."""
     seed: int

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dsr.config.base import Distinct, Natural, Positive, PositiveFloat, Section, Share
+from dsr.config.base import Distinct, Natural, Positive, PositiveFloat, Precision, Section, Share
 from dsr.config.encoders import Ttr
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -136,10 +136,9 @@ class Recipe(Section):
     """Decays of the moving averages; the first is the one that tables report."""
     seed: int = 0
     """Seed of initial weights, data order, flips, noise, times and label drop."""
-    precision: Literal["fp32", "tf32", "bf16"]
-    """Arithmetic of the denoiser (weights and optimizer state stay fp32)."""
-    encoder_half: bool = False
-    """Let the encoder multiply in float16 on GPUs: faster than TF32, with a mantissa of the same 10 bits."""
+    precision: Precision
+    """Arithmetic of the denoiser (weights and optimizer state stay fp32). The encoder has TF32; with fp16, float16
+    if that leaves the latents of the run's first images within 2e-3 of what they were."""
     train_all: bool = True
     """Train position tables and Fourier frequencies too, as the release does."""
 

@@ -17,8 +17,7 @@ from dsr.data.images import Images, open_images
 from dsr.data.loading import pixel_batches
 from dsr.data.order import batch_indices
 from dsr.demo.encoder import planted_neurons
-from dsr.encoder.autoencoder import build_decoder
-from dsr.encoder.decoder import ViTDecoder
+from dsr.encoder.autoencoder import ViTDecoder, build_decoder
 from dsr.encoder.discovery import merge
 from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import with_registers

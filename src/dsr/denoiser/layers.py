@@ -185,7 +185,9 @@ class LatentEmbedder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, N, D)."""
         # The convolution as a matmul, which leaves tokens as all further layers read them.
-        return F.linear(x.flatten(2).transpose(1, 2), self.proj.weight.flatten(1), self.proj.bias)
+        tokens = F.linear(x.flatten(2).transpose(1, 2), self.proj.weight.flatten(1), self.proj.bias)
+        # The residual stream begins here; float16 has too short a range for it.
+        return tokens.float() if tokens.dtype == torch.float16 else tokens
 
 
 def to_grid(tokens: Tensor, grid: int) -> Tensor:

@@ -2,28 +2,115 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from dsr.base.errors import UserError
+from dsr.base.positions import position_table
 from dsr.base.records import read_record
 from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, require
-from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.discovery import read_neurons
 from dsr.encoder.families import FAMILIES
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import VitEncoder
 
+_DECODER_EPS = 1e-12
+"""Epsilon of every LayerNorm of the decoder."""
+
 
 def quantised(pixels: torch.Tensor) -> torch.Tensor:
     """Convert pixels (B, 3, H, W), floats, to uint8 images (B, H, W, 3) on the same device: clamped, then truncated."""
     scaled = pixels.float().clamp(0, 1) * 255
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+class ViTDecoder(nn.Module):
+    """Pixels from latent tokens: linear, CLS token, fixed positions, pre-norm blocks, linear to patches.
+
+    Parameter names are those of the published decoders.
+
+    Args:
+        in_channels: channels C of a latent.
+        hidden_size: width of a token, a multiple of four.
+        depth: number of blocks.
+        num_heads: attention heads.
+        intermediate_size: hidden width of the MLP.
+        patch_size: side of an output patch in pixels.
+        grid: tokens along one side.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        hidden_size: int,
+        depth: int,
+        num_heads: int,
+        intermediate_size: int,
+        patch_size: int,
+        grid: int,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.grid = grid
+        self.decoder_embed = nn.Linear(in_channels, hidden_size)
+        self.trainable_cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
+        # A zero row for CLS, then the patches' positions.
+        positions = F.pad(position_table(hidden_size, grid), (0, 0, 1, 0))
+        self.decoder_pos_embed = nn.Parameter(positions, requires_grad=False)
+        self.decoder_layers = nn.ModuleList(_Layer(hidden_size, num_heads, intermediate_size) for _ in range(depth))
+        self.decoder_norm = nn.LayerNorm(hidden_size, eps=_DECODER_EPS)
+        self.decoder_pred = nn.Linear(hidden_size, patch_size**2 * 3)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Decode latent tokens (B, grid², C) to standardised pixels (B, 3, grid * patch, grid * patch)."""
+        x = self.decoder_embed(tokens)
+        x = torch.cat([self.trainable_cls_token.expand(len(x), -1, -1), x], dim=1) + self.decoder_pos_embed
+        for layer in self.decoder_layers:
+            x = layer(x)
+        patches = self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        # A token's channels are rows, columns and colours of its patch.
+        split: torch.Tensor = patches.reshape(len(x), self.grid, self.grid, self.patch_size, self.patch_size, 3)
+        return split.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 3, *[self.grid * self.patch_size] * 2)
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, heads: int, intermediate: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.layernorm_before = nn.LayerNorm(width, eps=_DECODER_EPS)
+        projections = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
+        self.attention = nn.ModuleDict({"attention": projections, "output": _dense(width, width)})
+        self.layernorm_after = nn.LayerNorm(width, eps=_DECODER_EPS)
+        self.intermediate = _dense(width, intermediate)
+        self.output = _dense(intermediate, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        normed = self.layernorm_before(x)
+        q, k, v = (
+            part(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.attention["attention"].children()
+        )
+        x = x + self.attention["output"](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        update: torch.Tensor = self.output(F.gelu(self.intermediate(self.layernorm_after(x))))
+        return x + update
+
+
+def _dense(inputs: int, outputs: int) -> nn.Sequential:
+    """One linear layer under the name ``dense``."""
+    return nn.Sequential(OrderedDict(dense=nn.Linear(inputs, outputs)))
 
 
 class Autoencoder(nn.Module):
@@ -52,6 +139,11 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
         self.normaliser = normaliser
         self.in_half = False
+        """Whether the encoder's matmuls take float16, which has TF32's mantissa of 10 bits, at twice its speed.
+
+        Sums, normalisations and residual streams stay float32. A value beyond float16's range, 65504, makes the latents
+        infinite or NaN.
+        """
         # The decoder returns pixels in the scale that the encoder saw.
         published = FAMILIES[family]
         mean = encoder.pixel_mean.clone() if encoder else torch.tensor(published.PIXEL_MEAN).view(3, 1, 1)
@@ -60,19 +152,17 @@ class Autoencoder(nn.Module):
         self.register_buffer("pixel_std", std, persistent=False)
         self.requires_grad_(False).eval()
 
-    def use_half(self) -> None:
-        """Let the encoder's matmuls take float16, at twice the speed of TF32 and with a mantissa of the same 10 bits.
-
-        Sums, normalisations and residual streams stay float32. A value beyond float16's range, 65504, makes the
-        latents infinite or NaN, which stops whatever uses them.
-        """
-        self.in_half = self.encoder is not None
-
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Encode pixels (B, 3, H, W), floats in [0, 1], to latents (B, C, S, S), normalised if statistics are there.
+        """Encode pixels (B, 3, H, W), floats in [0, 1], to latents (B, C, S, S), normalised if statistics are there."""
+        latents = self.raw(pixels)
+        return latents if self.normaliser is None else self.normaliser(latents)
 
-        Autocast does not reach the encoder: it computes in float32, or as :meth:`use_half` says, whatever surrounds it.
+    @torch.no_grad()
+    def raw(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Encode pixels to latents that are not normalised.
+
+        Autocast does not reach the encoder: it computes in float32, or as ``in_half`` says, whatever surrounds it.
         """
         if self.encoder is None:
             raise ValueError("this autoencoder was loaded without an encoder and can only decode")
@@ -80,7 +170,7 @@ class Autoencoder(nn.Module):
             tokens = self.encoder(self.encoder.preprocess(pixels.float()))
             side = self.encoder.input_size // self.encoder.patch_size
             latents: torch.Tensor = tokens.transpose(1, 2).unflatten(2, (side, side))
-            return latents if self.normaliser is None else self.normaliser(latents)
+            return latents
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,9 @@
-"""The frozen Inception graph of the ADM evaluator in TensorFlow, and the Inception Score (Salimans et al. 2016)."""
+"""TensorFlow, the frozen Inception graph of the ADM evaluator in it, and the Inception Score (Salimans et al. 2016)."""
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr.base.errors import UserError
-from dsr.evaluation.tensorflow import tensorflow
 
 Features = npt.NDArray[np.float32]
 
@@ -25,6 +26,27 @@ INPUT = "ExpandDims:0"
 POOLED = "pool_3:0"
 SPATIAL = "mixed_6/conv:0"
 LOGITS = "softmax/logits/MatMul"
+
+
+@functools.cache
+def tensorflow() -> Any:
+    """Return TensorFlow, imported when it is first needed.
+
+    It computes float32 in full and takes memory of a GPU as it needs it.
+    """
+    # Read by the first import; its start-up chatter would drown our log.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    import tensorflow as tf
+
+    # Published numbers are float32; recent GPUs would otherwise round the inputs of matmuls to 10 bits (TF32).
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    return tf
+
+
+def device() -> str:
+    """Return the name of the first GPU if there is one, otherwise the CPU's."""
+    return "/GPU:0" if tensorflow().config.list_logical_devices("GPU") else "/CPU:0"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsr.base.errors import UserError
-from dsr.evaluation.tensorflow import device, tensorflow
+from dsr.evaluation.inception import device, tensorflow
 
 Single = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]

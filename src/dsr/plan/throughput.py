@@ -19,6 +19,9 @@ PACKAGED = Path(__file__).with_name("throughput.csv")
 CORE = "CPU core"
 """What measurements without a GPU are of."""
 
+HALF = ("bf16", "fp16")
+"""Precisions whose matmuls are equally fast."""
+
 SAME = 0.01
 """Relative difference of arithmetic up to which a measurement is of the same networks."""
 
@@ -122,8 +125,8 @@ def speed(measurements: Sequence[Measurement], gpu: str, job: Job) -> Speed | No
 def _distance(entry: Measurement, job: Job) -> tuple[bool, bool, bool, float, float]:
     return (
         entry.precision != job.precision,
-        # For float32, TF32 says more than bf16.
-        (entry.precision == "bf16") != (job.precision == "bf16"),
+        # For float32, TF32 says more than bf16, and for fp16 less.
+        (entry.precision in HALF) != (job.precision in HALF),
         entry.code != "own",
         _ratio(entry.gflops, job.gflops),
         _ratio(entry.batch, job.batch),

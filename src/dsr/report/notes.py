@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -18,8 +19,7 @@ MARK = "†"
 def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
     """Return the sentences (without full stop) that say how the numbers were measured."""
     evaluation, drawn = given.config.evaluation, given.drawn
-    trained = [one.get("weights", {}).get("train", {}).get("recipe", {}) for one in drawn]
-    training = _each(recipe["precision"] for recipe in trained if recipe)
+    training = _training([found for one in drawn if (found := one.get("weights", {}).get("train", {}))])
     notes = [
         f"{_each(one['images'] for one in drawn)} images per row, classes balanced, sampling seed "
         f"{_each(one['seed'] for one in drawn)}; with fewer images FID is higher",
@@ -87,12 +87,22 @@ def _guidance(given: TableInput, frame: pd.DataFrame) -> list[str]:
             f"{', '.join(f'{scale:g}' for scale in sweep.scales)}; t in "
             f"{', '.join(f'[{low:g}, {high:g}]' for low, high in sweep.intervals)}) with the lowest FID on "
             f"{sweep.images} images of seed {sweep.seed} against the reference of the table; other images are then "
-            "drawn with it and scored. Choosing on FID is what everybody does. It means that a guided FID is the best "
+            "drawn with it and scored. Choosing on FID is common practice. It means that a guided FID is the best "
             "of several tries, of a number that published tables rarely state, tuned to the reference and to "
             "Inception's features: compare it with guided FIDs only, and take no small difference between two of them "
             "for a better model"
         )
     return notes
+
+
+def _training(trained: Iterable[Mapping[str, Any]]) -> str:
+    """Name the arithmetic in which rows were trained: of each row, if it is not the same for all."""
+    rows: dict[str, dict[str, None]] = {}
+    for spec in trained:
+        rows.setdefault(spec["recipe"]["precision"], {})[spec["row"]] = None
+    if len(rows) < 2:
+        return "".join(rows)
+    return "; ".join(f"{precision} ({', '.join(names)})" for precision, names in sorted(rows.items()))
 
 
 def _each(values: Iterable[object]) -> str:

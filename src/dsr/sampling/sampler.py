@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsr.accel.device import Fetched, round_matmul_weights, usable_precision
+from dsr.accel.device import HALF, Fetched, autocast, round_matmul_weights, usable_precision
 from dsr.accel.models import accelerate, compile_each
 from dsr.base.errors import UserError
 from dsr.base.randomness import noise
@@ -57,13 +57,12 @@ class Sampler:
         self._autoencoder = load_autoencoder(
             spec.autoencoder, encoder=None, neurons=None, statistics=statistics, decoder=decoder
         ).to(device)
-        precision = usable_precision(spec.precision, device)
-        self._in_bf16 = precision == "bf16"
-        if self._in_bf16:
-            round_matmul_weights(model, torch.bfloat16)
-            round_matmul_weights(self._autoencoder, torch.bfloat16)
+        self._precision = usable_precision(spec.precision, device)
+        if self._precision in HALF:
+            round_matmul_weights(model, HALF[self._precision])
+            round_matmul_weights(self._autoencoder, HALF[self._precision])
         if compiled and self._autoencoder.decoder is not None:
-            accelerate(model, device, precision)
+            accelerate(model, device, self._precision)
             compile_each(self._autoencoder.decoder.decoder_layers)
         self._model: Predictor = model
 
@@ -79,7 +78,7 @@ class Sampler:
     def start(self, numbers: Sequence[int]) -> Drawing:
         """Begin to draw the images of these numbers; a GPU goes on while the caller does something else."""
         latents = self.latents(numbers)
-        with self._arithmetic():
+        with autocast(self._device, self._precision):
             pixels = self._autoencoder.decode(latents)
         return Drawing(numbers, Fetched(quantised(pixels)), Fetched(pixels.isfinite().all()))
 
@@ -99,11 +98,8 @@ class Sampler:
             steps=spec.steps,
             guidance=self._guidance,
         )
-        with self._arithmetic():
+        with autocast(self._device, self._precision):
             return deque(states, maxlen=1).pop()
-
-    def _arithmetic(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bf16)
 
 
 @dataclass(frozen=True)

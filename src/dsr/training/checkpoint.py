@@ -54,6 +54,8 @@ class TrainState:
     """What determines the weights: the specification, its hash, and hashes of the small input files."""
     versions: dict[str, str]
     """Versions of the software that wrote it."""
+    loss_scale: float | None = None
+    """What fp16 multiplies losses by before the backward pass; None in other precisions."""
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import platform
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dsr.accel.device import Fetched, usable_precision
+from dsr.accel.device import Fetched, autocast, usable_precision
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.config.training import Recipe
@@ -21,8 +22,23 @@ from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
 from dsr.training.checkpoint import TrainState, code
 
+log = logging.getLogger(__name__)
+
 SPARE = 1 / 12
 """Share of a GPU's memory that a trial step keeps free for the encoder's work and for gaps between tensors."""
+
+LOSS_SCALE = 2**12
+"""Loss scale of a batch of one image: gradients then lie in the middle of float16's range (`benchmarks/NOTES.md`)."""
+PATIENCE = 1000
+"""Steps after which a loss scale that had to be lowered is doubled again."""
+
+
+def first_loss_scale(recipe: Recipe) -> float | None:
+    """Return what a run in fp16 multiplies losses by at first, a power of two; None in other precisions.
+
+    It grows with the batch, because the loss is a mean over it.
+    """
+    return float(1 << (recipe.batch * LOSS_SCALE - 1).bit_length()) if recipe.precision == "fp16" else None
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
@@ -121,6 +137,7 @@ class Learner:
         self.averages = {str(decay): MovingAverage(self.model, decay) for decay in recipe.ema}
         self._flow, self._recipe, self._world = flow, recipe, world
         self.precision = usable_precision(recipe.precision, world.device)
+        self._first_scale = self._loss_scale = first_loss_scale(recipe)
         self._steps_per_epoch = steps_per_epoch
         self._rows = recipe.batch // world.size
 
@@ -133,34 +150,28 @@ class Learner:
     ) -> StepResult:
         """One optimizer step on this process's part of a global batch.
 
-        A process whose ``stop`` is true makes ``stop`` true in everyone's result. ``meanwhile`` runs once the whole
-        step is queued; what it queues keeps the GPU busy while the host prepares the next.
+        A process whose ``stop`` is true makes ``stop`` true in everyone's result. ``meanwhile`` runs before the host
+        waits for the GPU, once or more; what it queues keeps the GPU busy while the host prepares the next step.
 
         Raises:
             NotFiniteError: on all processes, before weights or optimizer have changed.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self._world.device)
-        taken = 0
-        for batch in micro_batches:
-            taken += len(batch.t)
-            # Processes exchange gradients in the last backward pass of a step only.
-            with self._unreduced() if taken < self._rows else contextlib.nullcontext():
-                part = self._loss(batch).sum() / self._rows
-                part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        # One collective and one wait for the device a step: loss, request to stop and gradient norm together.
-        vote = torch.full_like(loss, float(stop()))
-        shared = self._world.sum(torch.stack([loss / self._world.size, vote]))
-        outcome = Fetched(torch.cat([shared, norm.view(1)]))
+        if self._loss_scale is None:
+            outcome = self._differentiate(micro_batches, stop)
+        else:
+            samples = list(micro_batches)
+            outcome = self._differentiate(samples, stop)
+            while self._overflowed(outcome, meanwhile):
+                outcome = self._differentiate(samples, stop)
         lr = learning_rate(self._recipe, self.step, self._steps_per_epoch)
         if self._recipe.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self._recipe.clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self._recipe.clip, outcome.device[2])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         # The device goes on while the host waits for the outcome: AdamW itself leaves everything as it is if told so.
         self.optimizer.found_inf = 1.0 - outcome.device.isfinite().all().float()  # type: ignore[attr-defined]
+        if self._loss_scale is not None:
+            self.optimizer.grad_scale = torch.full_like(outcome.device[2], self._seed)  # type: ignore[attr-defined]
         self.optimizer.step()
         for average in self.averages.values():
             average.update()
@@ -169,7 +180,49 @@ class Learner:
         if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
             raise NotFiniteError(f"step {self.step + 1}: loss {mean_loss}, gradient norm {grad_norm}")
         self.step += 1
+        if self._loss_scale is not None and self._first_scale is not None and self.step % PATIENCE == 0:
+            self._loss_scale = min(2 * self._loss_scale, self._first_scale)
         return StepResult(mean_loss, grad_norm, lr, votes > 0)
+
+    @property
+    def _seed(self) -> float:
+        """What this process's loss is multiplied by: the shares of all processes make up the loss scale."""
+        return 1.0 if self._loss_scale is None else self._loss_scale / self._world.size
+
+    def _differentiate(self, micro_batches: Iterable[MicroBatch], stop: Callable[[], bool]) -> Fetched:
+        """Leave the mean gradient of all processes, times :attr:`_seed`; return loss, votes to stop, gradient norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self._world.device)
+        taken = 0
+        for batch in micro_batches:
+            taken += len(batch.t)
+            # Processes exchange gradients in the last backward pass of a step only.
+            with self._unreduced() if taken < self._rows else contextlib.nullcontext():
+                part = self._loss(batch).sum() / self._rows
+                part.backward(torch.full_like(part, self._seed))  # type: ignore[no-untyped-call]
+            loss += part.detach()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        norm /= self._seed
+        # One collective and one wait for the device a step: loss, request to stop and gradient norm together.
+        vote = torch.full_like(loss, float(stop()))
+        shared = self._world.sum(torch.stack([loss / self._world.size, vote]))
+        return Fetched(torch.cat([shared, norm.view(1)]))
+
+    def _overflowed(self, outcome: Fetched, meanwhile: Callable[[], None]) -> bool:
+        """Whether a smaller loss scale, which is then set, can make the gradient finite; equal on all processes.
+
+        The optimizer has to wait for the answer, since moving averages cannot be told to leave everything as it is.
+        """
+        meanwhile()
+        loss, _, norm = outcome.values().tolist()
+        if self._loss_scale is None or self._loss_scale <= 1 or not math.isfinite(loss) or math.isfinite(norm):
+            return False
+        self._loss_scale /= 2
+        if self._world.is_main:
+            log.info(
+                "Step %d: the gradient overflowed; again, with a loss scale of %g", self.step + 1, self._loss_scale
+            )
+        return True
 
     def warm_up_ddp(self, batch: MicroBatch) -> None:
         """Run one backward pass and forget it, so that later ones sum gradients in the same order in every start.
@@ -205,6 +258,7 @@ class Learner:
             optimizer=self.optimizer.state_dict(),
             recipe=recipe,
             versions={"python": platform.python_version(), "torch": str(torch.__version__), "code": code()},
+            loss_scale=self._loss_scale,
         )
 
     def load(self, state: TrainState) -> None:
@@ -213,12 +267,11 @@ class Learner:
         self.optimizer.load_state_dict(state.optimizer)
         for decay, average in self.averages.items():
             average.load_state_dict(state.averages[decay])
-        self.step = state.step
+        self.step, self._loss_scale = state.step, state.loss_scale
 
     def _loss(self, batch: MicroBatch, model: nn.Module | None = None) -> torch.Tensor:
         """Loss per sample of a micro-batch, (n,) fp32."""
         x_t = self._flow.interpolate(batch.clean, batch.noise, batch.t)
-        autocast = torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with autocast:
+        with autocast(x_t.device, self.precision):
             prediction = (model or self._forward)(x_t, batch.t, batch.y)
         return self._flow.loss(prediction.float(), batch.clean, batch.noise, batch.t)

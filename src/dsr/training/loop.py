@@ -24,6 +24,7 @@ from dsr.flow import Flow
 from dsr.training import checkpoint
 from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share, blank
+from dsr.training.encoding import use_half_if_close
 from dsr.training.fit import largest_share, memory_error
 from dsr.training.learner import Learner, NotFiniteError, StepResult
 from dsr.training.lock import exclusive
@@ -148,12 +149,13 @@ def _samples(job: Job, world: World, share: Share, request: StopRequest, first: 
     autoencoder = load_autoencoder(
         job.spec.encoding, encoder=job.encoder, neurons=job.neurons, statistics=job.statistics, decoder=None
     ).to(world.device)
-    if job.spec.recipe.encoder_half and world.device.type == "cuda":
-        autoencoder.use_half()
+    images = open_images(job.images)
+    if job.spec.recipe.precision == "fp16" and world.device.type == "cuda":
+        use_half_if_close(autoencoder, job.spec, images, world)
     encode = accelerated_encode(autoencoder, world.device) if job.execution.compile else autoencoder.encode
     return Samples(
         job.spec,
-        open_images(job.images),
+        images,
         encode,
         world,
         share,

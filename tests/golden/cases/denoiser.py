@@ -16,7 +16,7 @@ from dsr.config.sampling import Guidance
 from dsr.denoiser.build import Denoiser
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
-from dsr.encoder.decoder import ViTDecoder
+from dsr.encoder.autoencoder import ViTDecoder
 from dsr.flow import Flow
 from dsr.sampling.labels import balanced_labels
 from dsr.sampling.ode import guided, trajectory

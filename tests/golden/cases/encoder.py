@@ -10,9 +10,8 @@ import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.config.encoders import Discovery, TestTimeRegisters
-from dsr.encoder.autoencoder import Autoencoder
+from dsr.encoder.autoencoder import Autoencoder, ViTDecoder
 from dsr.encoder.blocks import Trace
-from dsr.encoder.decoder import ViTDecoder
 from dsr.encoder.discovery import NeuronScores, rank
 from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics, Normaliser

@@ -1,0 +1,132 @@
+"""Training in fp16: its loss scale, its encoder, and what CPUs make of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsr.base import files
+from dsr.base.distributed import world
+from dsr.data.images import open_images
+from dsr.denoiser.build import build_denoiser
+from dsr.encoder.autoencoder import load_autoencoder
+from dsr.flow import Flow
+from dsr.training.batches import MicroBatch
+from dsr.training.encoding import use_half_if_close
+from dsr.training.learner import Learner, first_loss_scale
+from dsr.training.loop import train
+
+from .training_row import BATCH, ONE, STEPS, differences, final_state, make_files, tiny_job, tiny_spec
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_files(tmp_path_factory.mktemp("row"))
+
+
+@pytest.fixture(scope="module")
+def finished(row: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory of a run to epoch 4 in fp32."""
+    run = tmp_path_factory.mktemp("finished") / "run-a"
+    assert train(tiny_job(row, run), ONE)
+    return run
+
+
+def with_loss_scale(run: Path, scale: float) -> None:
+    path = max(run.glob("state-*.pt"))
+    torch.save({**final_state(run), "loss_scale": scale}, path)
+
+
+def test_fp16_trains_on_cpus_in_float32_with_one_warning(
+    row: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(tiny_job(row, tmp_path / "run-a", spec=tiny_spec(precision="fp16")), ONE)
+    assert [message for message in caplog.messages if "fp16" in message] == [
+        "fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead"
+    ]
+    state, exact = final_state(tmp_path / "run-a"), final_state(finished)
+    assert state["loss_scale"] == first_loss_scale(tiny_spec(precision="fp16").recipe) == 2.0**15
+    for name in ("model", "averages", "optimizer"):
+        assert differences(state[name], exact[name]) == [], "powers of two change no bit"
+
+
+def test_an_overflow_is_taken_again_with_half_the_loss_scale_in_every_start(
+    row: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, resumed = (tiny_job(row, tmp_path / run, spec=tiny_spec(precision="fp16"), minutes=0.0) for run in "ab")
+    for job in (whole, resumed):
+        assert not train(job, ONE)
+        with_loss_scale(job.run_dir, 2.0**127)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert train(dataclasses.replace(whole, minutes=None), ONE)
+    assert "Step 2: the gradient overflowed; again, with a loss scale of" in caplog.text
+    while not train(resumed, ONE):
+        pass
+    states = [final_state(job.run_dir) for job in (whole, resumed)]
+    assert states[0]["loss_scale"] < 2.0**127
+    assert differences(*states) == []
+    for name in ("model", "averages"):
+        assert differences(states[0][name], final_state(finished)[name]) == []
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e5])
+def test_the_encoder_multiplies_in_float16_if_its_latents_stay_what_they_are(
+    row: Path, caplog: pytest.LogCaptureFixture, factor: float
+) -> None:
+    spec, images = tiny_spec(precision="fp16"), open_images(row / "images" / "index.npz")
+    paths = {"encoder": row / "encoder", "neurons": row / "neurons.json", "statistics": row / "statistics.safetensors"}
+    autoencoder = load_autoencoder(spec.encoding, **paths, decoder=None)
+    assert autoencoder.encoder is not None
+    for name, parameter in autoencoder.encoder.named_parameters():
+        if name.endswith("fc1.bias"):
+            parameter.fill_(factor)
+    use_half_if_close(autoencoder, spec, images, ONE)
+    assert autoencoder.in_half == (factor == 1.0)
+    assert ("The encoder stays in TF32: float16 would change its latents by nan" in caplog.text) == (factor > 1)
+
+
+def _overflow(rank: int, size: int, port: int, output: Path) -> None:
+    """Be one of ``size`` processes that take a step in float16, which CPUs can be told to compute in, and overflow."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    spec = tiny_spec(precision="fp16")
+    torch.manual_seed(0)
+    x, noise, t = torch.randn(BATCH, 8, 4, 4), torch.randn(BATCH, 8, 4, 4), torch.rand(BATCH)
+    model = build_denoiser(spec.model)
+    for parameter in model.parameters():
+        parameter.data.add_(0.02)
+    with world() as processes:
+        learner = Learner(model, Flow.from_config(spec.flow), spec.recipe, processes, steps_per_epoch=STEPS)
+        learner.precision = "fp16"
+        learner.load(dataclasses.replace(learner.state({}), loss_scale=2.0**40))
+        for _ in range(2):
+            share = slice(rank, None, size)
+            batch = MicroBatch(x[share], noise[share], t[share], torch.zeros(BATCH // size, dtype=torch.int64))
+            result = learner.update([batch], stop=lambda: False)
+        files.write_json(output / f"{size}-{rank}.json", [learner.state({}).loss_scale, result.loss, result.grad_norm])
+
+
+def test_an_overflow_of_float16_lowers_the_loss_scale_of_all_processes(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    for size in (1, 2):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        ranks = [context.Process(target=_overflow, args=(rank, size, port, tmp_path)) for rank in range(size)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(120)
+    alone, first, second = (files.read_json(tmp_path / f"{name}.json") for name in ("1-0", "2-0", "2-1"))
+    assert first == second
+    # Gradients of weights are sums over a process's samples, so one that has all of them may overflow a step earlier.
+    assert 1 < first[0] < 2.0**30
+    assert alone[0] in (first[0], first[0] / 2)
+    assert first[1:] == pytest.approx(alone[1:], rel=1e-3)
