@@ -1,7 +1,5 @@
 """The device: what numbers it computes in, process-wide, and copies from it."""
 
-from __future__ import annotations
-
 import logging
 import os
 

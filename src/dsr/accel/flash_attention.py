@@ -1,7 +1,5 @@
 """Softmax attention without a mask, forwards and backwards, by the kernels of this package."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 # Triton calls these functions with pointers and compiles their bodies: Python's types do not describe them.
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

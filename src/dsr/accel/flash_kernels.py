@@ -13,8 +13,6 @@ sum of exponentials, here to base 2, and ``delta`` a row's dot product of its re
 # Triton calls these functions with pointers and compiles their bodies: Python's types do not describe them.
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

@@ -9,8 +9,6 @@ again. For the same reason a block leaves its last update to the kernel that beg
 # PyTorch's `Function.apply` has no types.
 # mypy: disable-error-code="no-untyped-call"
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -9,8 +9,6 @@ channels are 1024 + 128 instead of 2048 that are nearly half empty.
 # Triton calls these functions with pointers and compiles their bodies: Python's types do not describe them.
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

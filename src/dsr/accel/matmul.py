@@ -7,8 +7,6 @@ gated MLP. Both work on pairs of neighbouring columns, which one thread holds.
 # Triton calls the kernel with pointers and compiles its body: Python's types do not describe it.
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,7 +1,5 @@
 """Make models fast on the device at hand: fused kernels where they run, compiled layers where they do not."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, cast

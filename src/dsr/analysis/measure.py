@@ -1,7 +1,5 @@
 """Measure the token maps of an encoder or of a row's denoiser, block by block."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

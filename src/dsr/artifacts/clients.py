@@ -1,7 +1,5 @@
 """Sources that have clients of their own: Hugging Face, Google Drive and Kaggle; each is imported where it is used."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

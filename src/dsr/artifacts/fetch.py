@@ -1,7 +1,5 @@
 """Provide one artifact: from its source, or from the user's own copy. What is loaded later is loaded once before."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

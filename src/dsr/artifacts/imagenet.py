@@ -1,7 +1,5 @@
 """ImageNet as its Kaggle competition hands it out, arranged into ImageFolders, which are counted before every use."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import errno

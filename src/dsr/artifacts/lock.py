@@ -1,7 +1,5 @@
 """The lock file: size and SHA-256 of every file at its first download, enforced at every later one."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import logging

@@ -1,7 +1,5 @@
 """Plain HTTP with resume, and what every client shares: bounded retries, HTTP statuses, web pages instead of files."""
 
-from __future__ import annotations
-
 import contextlib
 import html
 import itertools

@@ -1,7 +1,5 @@
 """Weights that pass are those that their loaders take; the authors' PyTorch files become safetensors."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A program from a function: its typed arguments are the options, its docstring is their help."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

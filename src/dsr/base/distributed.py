@@ -1,7 +1,5 @@
 """The few collective operations that the workflow needs; all of them work with a single process too."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import os

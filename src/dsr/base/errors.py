@@ -1,7 +1,5 @@
 """How a command ends that cannot go on: errors that a user can mend, in one line, and a stop."""
 
-from __future__ import annotations
-
 import errno
 import os
 

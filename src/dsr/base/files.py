@@ -1,7 +1,5 @@
 """Atomic file writes, hashes and append-only lines: every file this project writes goes through here."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The fixed position table that denoisers and the decoder add to their tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

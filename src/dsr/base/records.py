@@ -1,7 +1,5 @@
 """What a file records about how it was made, read without PyTorch: the workflow compares it before anything runs."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path

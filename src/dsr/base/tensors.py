@@ -1,7 +1,5 @@
 """Files of named tensors with what is known about them: equal content gives equal bytes, and models take them whole."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

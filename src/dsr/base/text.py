@@ -1,7 +1,5 @@
 """What people read: tables in Markdown, times, and how far a long job is."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """Publish one more of the moving averages that the trainer keeps of a milestone."""
 
-from __future__ import annotations
-
 from dsr.base.command import command
 from dsr.training.checkpoint import publish
 

@@ -1,7 +1,5 @@
 """Choose the guidance with the lowest FID among those that a sweep tried."""
 
-from __future__ import annotations
-
 from dsr.base.command import command
 from dsr.sampling.choose import choose
 

@@ -1,7 +1,5 @@
 """Make what stands in for a download in the demo, besides the evaluator's graph: images, an encoder, or a decoder."""
 
-from __future__ import annotations
-
 from dsr.base.command import command
 from dsr.demo.decoder import write_decoder
 from dsr.demo.digits import write_digits

@@ -1,7 +1,5 @@
 """Make what stands in for the evaluator's graph in the demo; unlike the rest of the demo it needs TensorFlow."""
 
-from __future__ import annotations
-
 from dsr.base.command import command
 from dsr.demo.graph import write_graph
 

@@ -1,7 +1,5 @@
 """Find the register neurons of an encoder: on its own, or on top of a first list (recursive)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dsr.base.command import command

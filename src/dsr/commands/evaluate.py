@@ -1,7 +1,5 @@
 """Score samples against reference images: FID, sFID, Inception Score, Precision and Recall (ADM protocol)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dsr.base.command import command

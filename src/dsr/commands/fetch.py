@@ -1,7 +1,5 @@
 """Fetch one artifact of the manifest, or check and link to your own copy of it."""
 
-from __future__ import annotations
-
 from dsr.artifacts.fetch import fetch
 from dsr.base.command import command
 

@@ -4,8 +4,6 @@ Outside SLURM this becomes the command (or its torchrun). In a SLURM job it stay
 stopped. It needs no PyTorch.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

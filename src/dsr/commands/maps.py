@@ -1,7 +1,5 @@
 """Write the token maps of an encoder or of a row's denoiser; figures are drawn from them."""
 
-from __future__ import annotations
-
 from dsr.analysis.measure import map_denoiser, map_encoder
 from dsr.base.command import command
 

@@ -1,7 +1,5 @@
 """Say what a configuration costs before anything is run: time, GPU-hours, disk, downloads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dsr.artifacts import manifest

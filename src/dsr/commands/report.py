@@ -1,7 +1,5 @@
 """Write a table, draw a figure, or record where the results come from."""
 
-from __future__ import annotations
-
 from dsr.base.command import command
 from dsr.report.figures.kinds import draw
 from dsr.report.provenance import write_provenance

@@ -1,7 +1,5 @@
 """Draw a row's images: `torchrun ... -m dsr.commands.sample ...`; the same command again goes on."""
 
-from __future__ import annotations
-
 from dsr.base.command import command
 from dsr.base.distributed import world
 from dsr.sampling.generate import Job, generate

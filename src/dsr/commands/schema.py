@@ -1,7 +1,5 @@
 """Write the JSON schema of `config.yaml`, for editors and readers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dsr.base.command import command

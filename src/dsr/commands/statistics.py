@@ -1,7 +1,5 @@
 """Compute mean and variance of an encoder's latents over the training images (one process, or under torchrun)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dsr.accel.device import set_arithmetic

@@ -1,7 +1,5 @@
 """Show where every row stands: `make status`. Only reads files, so it works while jobs run and disturbs none."""
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

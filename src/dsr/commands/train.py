@@ -1,7 +1,5 @@
 """Train a row to a milestone: `torchrun ... -m dsr.commands.train ...`; the same command again goes on."""
 
-from __future__ import annotations
-
 import sys
 
 from dsr.base.command import command

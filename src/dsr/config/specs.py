@@ -6,8 +6,6 @@ where it is not used; a default therefore never changes its meaning. What is mad
 whatever uses it compares (`require`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Folders of images, one sub-folder per class: listed as torchvision does, and cropped, without PyTorch."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

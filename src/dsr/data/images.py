@@ -1,7 +1,5 @@
 """Labelled square images in the order of an index file: in prepared shards, or cropped when read. Needs no PyTorch."""
 
-from __future__ import annotations
-
 import abc
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Batches of images as tensors, read ahead by other processes."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Sets of images as one `arr_0` inside an npz, written and read in batches: memory stays flat at any count."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """Which image is seen when: a function of (seed, step), so that nothing has to be saved to resume."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -4,8 +4,6 @@ A shard is an uncompressed zip of PNG files and its own manifest; `unzip` reads 
 shard the bytes of every image lie, so that training reads an image with one system call.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

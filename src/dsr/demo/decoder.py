@@ -1,7 +1,5 @@
 """Train the demo's small pixel decoder, in place of the published one, for a fixed number of steps."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

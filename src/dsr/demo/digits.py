@@ -1,7 +1,5 @@
 """Handwritten digits in place of ImageNet: 1797 real 8 x 8 images that scikit-learn ships (UCI, CC BY 4.0)."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -17,8 +17,6 @@ first one fired, so it appears only after the first is silenced: what recursive 
 The top-left patch is never marked, because the release's TTR leaves token 0 as it is.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from pathlib import Path

@@ -5,8 +5,6 @@ resizes and scales; `mixed_6/conv` is (n, 17, 17, 16), `pool_3` (n, 1, 1, 64), a
 the pooled features with the classifier's weights. Needs TensorFlow, and not PyTorch.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping

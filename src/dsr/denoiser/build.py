@@ -1,7 +1,5 @@
 """From a specification to a denoiser, with initial or with trained weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

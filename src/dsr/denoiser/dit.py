@@ -1,7 +1,5 @@
 """LightningDiT: one stack of rotary, SwiGLU, RMS-normalised blocks, with or without diffusion registers."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from dsr.base.positions import position_table

@@ -1,7 +1,5 @@
 """DiT-DH: an encoder stack whose tokens condition, one by one, a wide and shallow head (the DDT design)."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -4,8 +4,6 @@ Shapes: B images, N tokens (S x S, row-major), D width, h heads, d = D / h. A co
 per image or (B, N, D) for one per token; the same layers take both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal

@@ -10,8 +10,6 @@ them to another transformer, replace two of its layers (docs/registers.md):
 In our own denoisers they are two parameters of the model, because released checkpoints name them so.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

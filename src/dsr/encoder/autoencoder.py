@@ -1,7 +1,5 @@
 """Images to latents and back: a frozen encoder, latent statistics, and a decoder."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from pathlib import Path
 from typing import cast

@@ -6,8 +6,6 @@ its mean absolute activation on those tokens, averaged over the images that have
 A neuron file is the JSON of a :class:`NeuronList`: a discovery's, or one of the release's lists (`neurons/`).
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence

@@ -5,8 +5,6 @@ is set to the layer's extreme value on the registers and to zero on image tokens
 pass with a longer list of neurons.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

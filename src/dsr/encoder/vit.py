@@ -1,7 +1,5 @@
 """What all frozen image encoders share: a pre-norm ViT, walked block by block, from a Hugging Face folder."""
 
-from __future__ import annotations
-
 import abc
 import logging
 from collections.abc import Collection, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Arrays that depend on one set of images alone, kept between evaluations under the hash of their origin."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

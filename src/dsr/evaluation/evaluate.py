@@ -1,7 +1,5 @@
 """Score a set of samples: FID, sFID, Inception Score, Precision and Recall in the ADM protocol."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import platform

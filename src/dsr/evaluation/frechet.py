@@ -6,8 +6,6 @@ F^T F = S the last trace is the sum of the singular values of F1 F2^T, which nee
 problem is well conditioned both agree to 1e-12.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """TensorFlow, the frozen Inception graph of the ADM evaluator in it, and the Inception Score (Salimans et al. 2016)."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Iterable

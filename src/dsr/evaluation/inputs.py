@@ -4,8 +4,6 @@ Floats in [0, 1], other resolutions, swapped files, sample files that carry stat
 one sentence that says what was found, what was expected and what to do.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,8 +9,6 @@ TensorFlow takes one tile of pairs after the other, on a GPU if it has one. The 
 diagonal serve for those below it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Run a command that gets as long as it needs after a SIGTERM."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

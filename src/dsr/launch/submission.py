@@ -3,8 +3,6 @@
 The plugin submits from a thread whose errors nobody sees: Snakemake would wait for ever for jobs that do not exist.
 """
 
-from __future__ import annotations
-
 import subprocess
 from typing import Any
 

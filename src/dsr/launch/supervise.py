@@ -1,7 +1,5 @@
 """Stop, save, requeue: what a long command needs around it in a SLURM job."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Processes of a command: one, several on this node, or several on each node of a SLURM job."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

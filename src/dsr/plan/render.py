@@ -1,7 +1,5 @@
 """The plan as Markdown that also reads well on a terminal: time, and what is downloaded and kept on disk, in GB."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

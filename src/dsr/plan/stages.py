@@ -1,7 +1,5 @@
 """Which jobs a configuration means, how many images each of them sees, and how long that takes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

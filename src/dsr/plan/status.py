@@ -1,7 +1,5 @@
 """Where every row stands, from the files that its jobs write while they run, and from SLURM's queue if there is one."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What has been measured: `throughput.csv` beside this file, a line a measurement, and which line serves a job."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Sequence

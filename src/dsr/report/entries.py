@@ -1,7 +1,5 @@
 """Entries: what tables and figures show, listed once by the workflow's rules and handed to commands as JSON."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterable

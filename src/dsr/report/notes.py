@@ -1,7 +1,5 @@
 """What a reader has to know about the numbers of a table: why one FID is not another one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

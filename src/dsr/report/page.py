@@ -1,7 +1,5 @@
 """A Markdown document as a page of its own: one HTML file that loads nothing."""
 
-from __future__ import annotations
-
 from html import escape
 from importlib import resources
 from string import Template

@@ -1,7 +1,5 @@
 """Where the results come from: code, configuration, versions, hardware and time."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

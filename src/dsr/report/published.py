@@ -1,7 +1,5 @@
 """The numbers that the paper publishes (arXiv 2605.05206), by row, epoch and guidance."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Mapping
 from importlib import resources

@@ -1,7 +1,5 @@
 """A table as Markdown and LaTeX, with the footnotes that its numbers need."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path

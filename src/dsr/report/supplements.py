@@ -1,7 +1,5 @@
 """The same rows scored again: with other sampling or training seeds, and against other reference images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """A table as data: rows at epochs, published, measured and the difference (pandas, no torch)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The choice of a guidance: the lowest FID of those that a sweep tried."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dsr.base.errors import UserError

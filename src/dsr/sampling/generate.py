@@ -1,7 +1,5 @@
 """Draw a set of images, shared by any number of processes, and publish it as one npz."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections import deque

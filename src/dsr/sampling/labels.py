@@ -1,7 +1,5 @@
 """Class labels of a set of sampled images: every class equally often, in a random order."""
 
-from __future__ import annotations
-
 import torch
 
 

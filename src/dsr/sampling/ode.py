@@ -1,7 +1,5 @@
 """Euler integration of the flow from noise to a latent, with classifier-free guidance; one rule for both denoisers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """Finished parts of a set of sampled images, so that an interrupted job goes on where it stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Mapping

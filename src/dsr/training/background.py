@@ -1,7 +1,5 @@
 """Checkpoints that training does not wait for."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time

@@ -1,7 +1,5 @@
 """What a run keeps on disk: training states, the newest two and checked, and the EMA weights of its milestones."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import hashlib

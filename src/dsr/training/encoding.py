@@ -1,7 +1,5 @@
 """Whether the encoder of a run may multiply in float16."""
 
-from __future__ import annotations
-
 import logging
 
 from dsr.base.distributed import World

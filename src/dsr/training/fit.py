@@ -1,7 +1,5 @@
 """How many images fit into one backward pass: tried out, because it depends on the GPU, the row and the compiler."""
 
-from __future__ import annotations
-
 import gc
 import logging
 

@@ -1,7 +1,5 @@
 """The model under training and what changes it: steps over global batches, by AdamW, with moving averages (EMA)."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

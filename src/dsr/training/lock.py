@@ -1,7 +1,5 @@
 """One trainer per run directory: an exclusive lock that no kill leaves behind, on one host or across hosts."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

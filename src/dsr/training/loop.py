@@ -1,7 +1,5 @@
 """The training loop: one for every row, every number of processes and every kind of device."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import sys

@@ -1,7 +1,5 @@
 """Where a run begins: at its newest state, at the start, or not at all because its result exists."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """When to leave early: a signal, a spent time budget, or a launcher that is gone."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

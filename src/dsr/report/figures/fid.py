@@ -3,8 +3,6 @@
 Against epochs: measured points, published ones where they are comparable, and how much earlier one row is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What figures are drawn from, and what those of maps show of it: which layers, time and image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

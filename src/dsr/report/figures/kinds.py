@@ -1,7 +1,5 @@
 """The kinds of figures by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Figures of token maps: norms, first principal component, attention received, outlier ratios."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

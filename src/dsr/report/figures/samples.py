@@ -1,7 +1,5 @@
 """Sampled images: one panel per row, ordered by class; a place in the panels is one seed and one class."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from pathlib import Path

@@ -3,8 +3,6 @@
 Axes have sizes in inches; headings, labels and legends lie around them, and a file is as large as all of it.
 """
 
-from __future__ import annotations
-
 import textwrap
 from contextlib import AbstractContextManager
 from pathlib import Path
