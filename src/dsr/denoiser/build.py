@@ -42,8 +42,9 @@ def load_denoiser(spec: ModelSpec, weights: Path, device: torch.device, origin: 
         UserError: if the file records another ``origin``, or does not hold exactly the tensors that the denoiser has.
     """
     if origin is not None:
-        recorded = read_record(weights)
-        require(weights, recorded.get("spec", recorded), origin)
+        record = read_record(weights)
+        # Of what is fetched the manifest tells more than is asked for here.
+        require(weights, record.get("spec", {"artifact": record.get("artifact")}), origin)
     with torch.device("meta"):
         model = build_denoiser(spec)
     assign(model, read(weights, device), weights)
