@@ -3,6 +3,7 @@ import functools
 import hashlib
 import json
 import shlex
+import time
 from pathlib import Path
 
 import yaml

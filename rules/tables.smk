@@ -9,7 +9,8 @@ TABLE = (
 rule table:
     input:
         files_of(reported(CONFIG.rows), "metrics", "chosen"),
-        config=config_of_table,
+        config=config_file,
+        missing=missing_metrics,
     output:
         html=report(
             "<results>/table1.html",

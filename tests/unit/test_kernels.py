@@ -98,13 +98,13 @@ ATTENTION = ("attend_forward", "attend_backward_queries", "attend_backward_keys"
     [
         (HOPPER, "tf32", False),
         (HOPPER, "bf16", True),
-        (HOPPER, "fp16", True),
         (AMPERE, "tf32", False),
         (AMPERE, "bf16", False),
     ],
     indirect=["compiled"],
-    ids=["Hopper-tf32", "Hopper-bf16", "Hopper-fp16", "Ampere-tf32", "Ampere-bf16"],
+    ids=["Hopper-tf32", "Hopper-bf16", "Ampere-tf32", "Ampere-bf16"],
 )
+# Not in fp16, whose backward pass takes PyTorch minutes on a CPU.
 @pytest.mark.parametrize(("width", "each"), [(1152, False), (2048, True)], ids=["DiT", "head-of-DiT-DH"])
 def test_training(compiled: Compiled, width: int, each: bool, precision: str, fuse_rope: bool) -> None:
     blocks = [Block(width, 16, 4.0) for _ in range(2)]
