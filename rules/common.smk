@@ -37,8 +37,9 @@ EPOCHS = CONFIG.evaluation.epochs
 TRAINED = [name for name, row in CONFIG.rows.items() if row.recipe]
 FETCHED = [name for name, row in CONFIG.rows.items() if row.weights]
 
-# Both environments run the package from this checkout, and nothing from ~/.local. Where TensorFlow is installed beside PyTorch, transformers
-# would import it in every job for nothing. What PyTorch's compiler and Triton make is kept for the next job and start.
+# Both environments run the package from this checkout, and nothing from ~/.local. Where TensorFlow is installed beside
+# PyTorch, transformers would import it in every job for nothing. What PyTorch's compiler and Triton make is kept for the
+# next job and start.
 # A SLURM job that obeys the SIGTERM of a preemption has failed; one that stays until it is killed is requeued.
 shell.prefix(
     "[ -z \"${{SLURM_STEP_ID:-}}\" ] || trap '' TERM;"
@@ -182,15 +183,15 @@ resource_scopes:
 
 def resources_of(request, nodes=1):
     """What a job asks of a cluster besides CPU cores, as Snakemake's SLURM plugin wants it said."""
-    asked = getattr(CONFIG.resources, request)
+    entry = getattr(CONFIG.resources, request)
     resources = {
-        "mem_mb": asked.mem_mb,
-        "runtime": asked.minutes,
+        "mem_mb": entry.mem_mb,
+        "runtime": entry.minutes,
         "slurm_extra": SLURM_EXTRA,
     }
-    if asked.gpus:
+    if entry.gpus:
         # Without tasks_per_gpu the plugin would ask for all the CPU cores once per GPU.
-        gres = asked.gres or f"gpu:{asked.gpus}"
+        gres = entry.gres or f"gpu:{entry.gpus}"
         resources |= {"gres": gres, "tasks_per_gpu": 0, "gpu_jobs": 1}
     if nodes > 1:
         resources |= {"mpi": "srun", "nodes": nodes, "tasks": nodes}

@@ -95,12 +95,15 @@ def written(entries):
     return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
+# What Table 1 is made of.
+TABLE1_FILES = files_of(reported(CONFIG.rows), "metrics", "chosen")
+
+
 def missing_metrics(wildcards):
     """A file that changes when a metrics file is missing: left to itself, Snakemake asks for missing files only when
     something after them has to run."""
     file = Path(CONFIG.results, "specs/table1-missing.txt")
-    files = files_of(reported(CONFIG.rows), "metrics", "chosen")
-    missing = [path for path in files if not Path(path).exists()]
+    missing = [path for path in TABLE1_FILES if not Path(path).exists()]
     if missing or not file.exists():
         # The time, because Snakemake also compares what small files hold.
         write_text(file, "\n".join([*missing, str(time.time_ns())]))

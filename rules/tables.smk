@@ -8,7 +8,7 @@ TABLE = (
 
 rule table:
     input:
-        files_of(reported(CONFIG.rows), "metrics", "chosen"),
+        TABLE1_FILES,
         config=config_file,
         missing=missing_metrics,
     output:

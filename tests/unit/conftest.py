@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,26 @@ def raw() -> dict[str, Any]:
 def config(raw: dict[str, Any]) -> Config:
     """Return the project's configuration."""
     return load(raw)
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of the tiny row."""
+    from .training_row import make_files  # takes seconds, and few tests need it
+
+    return make_files(tmp_path_factory.mktemp("row"))
+
+
+@pytest.fixture(scope="module")
+def finished(row: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory of a run of the tiny row to epoch 4 in fp32, never interrupted."""
+    from dsr.training.loop import train
+
+    from .training_row import ONE, tiny_job
+
+    run = tmp_path_factory.mktemp("finished") / "run-a"
+    assert train(tiny_job(row, run), ONE)
+    return run
 
 
 @pytest.fixture

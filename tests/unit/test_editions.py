@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,7 +22,7 @@ from dsr.flow import Flow
 from dsr.sampling.ode import trajectory
 from dsr.training.loop import train
 
-from .training_row import CLASSES, ONE, make_files, tiny_job, tiny_spec
+from .training_row import CLASSES, ONE, tiny_job, tiny_spec
 
 CPU = torch.device("cpu")
 RECORDED = {
@@ -39,10 +41,9 @@ def summary(values: torch.Tensor) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+def results(row: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     """Return a summary of what every stage makes of the tiny row."""
     folder = tmp_path_factory.mktemp("editions")
-    row = make_files(folder / "row")
     spec = tiny_spec()
     autoencoder = load_autoencoder(
         spec.encoding,

@@ -33,23 +33,9 @@ from .training_row import (
     differences,
     final_state,
     largest_gap,
-    make_files,
     tiny_job,
     tiny_spec,
 )
-
-
-@pytest.fixture(scope="module")
-def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_files(tmp_path_factory.mktemp("row"))
-
-
-@pytest.fixture(scope="module")
-def finished(row: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run directory of a run to epoch 4, never interrupted."""
-    run = tmp_path_factory.mktemp("finished") / "run-a"
-    assert train(tiny_job(row, run), ONE)
-    return run
 
 
 @pytest.fixture

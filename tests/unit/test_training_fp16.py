@@ -23,20 +23,7 @@ from dsr.training.encoding import use_half_if_close
 from dsr.training.learner import Learner, first_loss_scale
 from dsr.training.loop import train
 
-from .training_row import BATCH, ONE, STEPS, differences, final_state, make_files, tiny_job, tiny_spec
-
-
-@pytest.fixture(scope="module")
-def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_files(tmp_path_factory.mktemp("row"))
-
-
-@pytest.fixture(scope="module")
-def finished(row: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run directory of a run to epoch 4 in fp32."""
-    run = tmp_path_factory.mktemp("finished") / "run-a"
-    assert train(tiny_job(row, run), ONE)
-    return run
+from .training_row import BATCH, ONE, STEPS, differences, final_state, tiny_job, tiny_spec
 
 
 def with_loss_scale(run: Path, scale: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 
 
-class _Denoiser(Section):
+class _Denoiser(Section, abc.ABC):
     register_start: Natural = 0
     """Diffusion registers enter before this block (0-based)."""
     mlp_ratio: PositiveFloat = 4.0
@@ -23,9 +24,9 @@ class _Denoiser(Section):
     """Probability that a training label becomes the null label."""
 
     @property
+    @abc.abstractmethod
     def stacks(self) -> list[tuple[int, int, int]]:
         """Width of a token, number of blocks and attention heads of every stack of blocks."""
-        raise NotImplementedError
 
     @property
     def blocks(self) -> int:
