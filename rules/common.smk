@@ -163,7 +163,7 @@ def state_folder(row):
 
 def threads_of(request):
     """CPU cores of a job; an entry of the configuration's resources gives all that it asks for."""
-    return getattr(CONFIG.resources, request).cpus
+    return CONFIG.request(request).cpus
 
 
 # TERM two minutes before the time limit is the one notice that reaches the trainer, so it belongs to the jobs and not to
@@ -183,7 +183,7 @@ resource_scopes:
 
 def resources_of(request, nodes=1):
     """What a job asks of a cluster besides CPU cores, as Snakemake's SLURM plugin wants it said."""
-    entry = getattr(CONFIG.resources, request)
+    entry = CONFIG.request(request)
     resources = {
         "mem_mb": entry.mem_mb,
         "runtime": entry.minutes,
@@ -193,6 +193,8 @@ def resources_of(request, nodes=1):
         # Without tasks_per_gpu the plugin would ask for all the CPU cores once per GPU.
         gres = entry.gres or f"gpu:{entry.gpus}"
         resources |= {"gres": gres, "tasks_per_gpu": 0, "gpu_jobs": 1}
+        if "gpu_partition" in DEFAULTS:
+            resources["slurm_partition"] = DEFAULTS["gpu_partition"].raw
     if nodes > 1:
         resources |= {"mpi": "srun", "nodes": nodes, "tasks": nodes}
     return resources

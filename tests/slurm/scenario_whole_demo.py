@@ -10,7 +10,7 @@ from tests.workflow.conftest import job_counts
 
 PARALLEL = ("statistics", "train", "sample")
 """Rules whose jobs compute in several processes."""
-ALONE = ("prepare_shard", "discover_neurons", "evaluate", "encoder_maps", "denoiser_maps")
+ALONE = ("discover_neurons", "evaluate", "encoder_maps", "denoiser_maps")
 
 
 def test_the_whole_demo_runs_as_jobs_that_ask_for_eight_gpus(demo: Workspace) -> None:
@@ -30,3 +30,5 @@ def test_the_whole_demo_runs_as_jobs_that_ask_for_eight_gpus(demo: Workspace) ->
         jobs = [line for line in asked.values() if line.startswith(f"rule_{rule}_wildcards_")]
         assert len(jobs) == planned[rule]
         assert all(" COMPLETED " in line and line.endswith("gpu:8") == (rule in PARALLEL) for line in jobs), jobs
+    # All shards of crops in one.
+    assert sum(line.startswith("rule_crops") and " COMPLETED " in line for line in asked.values()) == 1

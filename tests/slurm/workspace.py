@@ -48,7 +48,7 @@ class Workspace:
         shutil.rmtree(self.folder / ".snakemake")
 
     def settle(self, partition: str) -> None:
-        """Set the two lines of the SLURM profile that every user sets, and look at jobs more often.
+        """Set the lines of the SLURM profile that every user sets, and look at jobs more often.
 
         Snakemake's environments are those of the tests, so conda is not needed.
         """
@@ -56,6 +56,7 @@ class Workspace:
         text = path.read_text(encoding="utf-8")
         for pattern, replacement in (
             (r"slurm_partition: \w+", f"slurm_partition: {partition}"),
+            (r"gpu_partition: \w+", f"gpu_partition: {partition}"),
             (r"(before-status-checks): \d+", r"\1: 5"),
             (r"software-deployment-method: conda\n", ""),
         ):

@@ -10,6 +10,7 @@ import pytest
 
 from dsr.base.errors import UserError
 from dsr.config.agreement import overlay_rows
+from dsr.config.execution import Request
 from dsr.config.load import Config, load
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash, spec_json
 from tests.configuration import ROOT
@@ -72,7 +73,7 @@ def test_every_key_is_described() -> None:
         (("encoders", "siglip2-so400m", "input_size"), 252, "image_size 256 is not a multiple of its 18 tokens"),
         (("encoders", "a/b"), {}, "encoders.a/b.[key]: String should match pattern"),
         (("discovery", "images"), 2000000, "discovery.images: 2000000 is more than the 1281167 training images"),
-        (("resources", "train", "gres"), "gpu:h100:4", "gres 'gpu:h100:4' is not gpus = 8"),
+        (("resources", "train", "gres"), "gpu:h100:4", "resources.train: gres 'gpu:h100:4' is not gpus = 8"),
         (("resources", "train", "gres"), "gpu:a100-sxm4-80gb:8", "expected name:number or name:type:number of letters"),
         (("sampling", "seeds"), [0, 1000], "sweep.seed: 1000 is one of `seeds`"),
         (("sampling", "sweep", "rows"), ["dit-x"], "sampling.sweep.rows: 'dit-x' is not one of dit-siglip2b"),
@@ -118,6 +119,14 @@ def test_wrong_overlays_of_tables_are_named(tmp_path: Path, content: str | None,
         overlay.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         overlay_rows("scaling", overlay)
+
+
+def test_what_parallel_jobs_ask_for_follows_from_their_processes(raw: dict[str, Any]) -> None:
+    fewer = load({**raw, "execution": {**raw["execution"], "processes": 4}})
+    assert fewer.request("train") == Request(cpus=32, gpus=4, mem_mb=200000, minutes=1440)
+    assert fewer.request("evaluate") == fewer.resources.evaluate
+    given = {**raw["resources"], "sample": {**raw["resources"]["sample"], "cpus": 1, "gpus": 0, "mem_mb": 2000}}
+    assert load({**raw, "resources": given}).request("sample") == Request(cpus=1, gpus=0, mem_mb=2000, minutes=480)
 
 
 def test_settings_that_contradict_each_other_are_named(raw: dict[str, Any]) -> None:

@@ -122,7 +122,7 @@ def test_the_plan_follows_the_configuration() -> None:
     assert two.hours == pytest.approx(before.hours / 2)
     assert two.gpu_hours == pytest.approx(before.gpu_hours)
     assert short.hours == pytest.approx(before.hours / 10)
-    fewer = configuration(execution={"processes": 4}, resources={"train": {"gpus": 4}})
+    fewer = configuration(execution={"processes": 4})
     assert planned(fewer)[key].hours == pytest.approx(2 * before.hours)
     # Twice the GPUs held for the same processes: the wall time stays, the bill does not.
     held = planned(configuration(resources={"train": {"gpus": 16}}))[key]

@@ -12,6 +12,8 @@ from .conftest import ROOT, Checkout, job_counts
 
 PLACEHOLDER = re.compile(r"[{<]|\.\.\.")
 DRY = ("-n", "--dry-run")
+OWN_FILES = ("four-gpus.yaml", "overlay.yaml")
+"""Configuration files that documents let users write."""
 NEVER_DRY = {"--unlock", "--conda-create-envs-only"}
 
 
@@ -20,7 +22,10 @@ def documents() -> list[Path]:
 
 
 def commands(text: str) -> Iterator[tuple[str, ...]]:
-    """Arguments of every Snakemake command in the bash blocks, as a shell would split them."""
+    """Arguments of every Snakemake command, in the bash blocks and between backticks, as a shell would split them."""
+    for line in re.findall(r"`(snakemake [^`]+)`", text):
+        if not PLACEHOLDER.search(line):
+            yield tuple(shlex.split(line)[1:])
     for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         variables: dict[str, str] = {}
         for line in block.splitlines():
@@ -38,6 +43,8 @@ def test_every_command_can_be_planned(fresh: Checkout) -> None:
         if not NEVER_DRY & {*command}
     }
     assert ("--profile", "slurm", "results/table1.md") in found
+    for name in OWN_FILES:
+        (fresh.folder / name).write_text("execution: {processes: 4}", encoding="utf-8")
     runs = {" ".join(command): fresh.snakemake("-n", *command) for command in sorted(found)}
     failed = {command: run.stdout[-500:] for command, run in runs.items() if run.returncode}
     assert not failed

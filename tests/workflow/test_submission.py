@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,20 @@ def test_lost_submissions_are_refused(
     assert message in run.stdout
     assert "Traceback" not in run.stdout
     assert not (tmp_path / "submitted").exists()
+
+
+def test_jobs_without_gpus_have_a_partition_of_their_own_and_crops_go_in_groups(fresh: Checkout) -> None:
+    samples = "results/rows/dit-siglip2b/epoch-80/unguided-seed0/samples.npz"
+    _, text = fresh.plan("--profile", "slurm", samples, change={"execution": {"processes": 4}})
+    assert text.count("Group job crops") == 16
+    asked = {
+        rule: re.findall(
+            rf"^ *(?:local)?rule {rule}:\n.*?slurm_partition=(\w+)(?:[^\n]*gres=([\w:]+))?", text, re.S | re.M
+        )
+        for rule in ("prepare_shard", "prepare_index", "sample")
+    }
+    assert {rule: {*found} for rule, found in asked.items()} == {
+        "prepare_shard": {("cpu", "")},
+        "prepare_index": {("cpu", "")},
+        "sample": {("gpu", "gpu:4")},
+    }

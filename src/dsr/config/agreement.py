@@ -82,12 +82,14 @@ def _batches(config: Config) -> Iterator[str]:
                 f"recipes.{name}.batch: {recipe.batch} is not divisible by {per_step} processes"
                 f" x micro_batch {run.micro_batch or 'automatic'} (see execution)"
             )
-    for rule in ("statistics", "train", "sample"):
-        gpus = getattr(config.resources, rule).gpus
-        if 0 < gpus < run.processes:
+    for rule in type(config.resources).model_fields:
+        request = config.request(rule)
+        if request.gres and request.gres.rpartition(":")[2] != str(request.gpus):
+            yield f"resources.{rule}: gres '{request.gres}' is not gpus = {request.gpus}; let both be the same number"
+        if rule in ("statistics", "train", "sample") and 0 < request.gpus < run.processes:
             yield (
-                f"resources.{rule}.gpus: {gpus} is fewer than execution.processes ({run.processes});"
-                " every process needs a GPU of its own (or give 0 to compute on CPUs)"
+                f"resources.{rule}.gpus: {request.gpus} is fewer than execution.processes ({run.processes});"
+                " every process needs a GPU of its own (leave it out, or give 0 to compute on CPUs)"
             )
 
 

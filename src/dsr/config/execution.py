@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
-from dsr.config.base import Positive, Section
+from dsr.config.base import Natural, Positive, Section
 
 
 class Execution(Section):
@@ -37,33 +37,57 @@ class Execution(Section):
     """Write TensorBoard files next to the metrics file."""
 
 
-class Request(Section):
+class _Request(Section):
+    gres: str | None = None
+    """SLURM's name of the GPUs where `gpu:<gpus>` does not do, for example gpu:h100:8; Snakemake's SLURM plugin cannot
+    ask for names with a dash."""
+    minutes: Positive
+    """Time limit; training and sampling are requeued at theirs and go on."""
+
+    @field_validator("gres")
+    @classmethod
+    def _plugin_takes_it(cls, gres: str | None) -> str | None:
+        # The plugin's own pattern: what it refuses is refused in a thread, and nobody sees it.
+        if gres is not None and not re.fullmatch(r"\w+(:[\w.]+)?:(\d+)", gres, re.ASCII):
+            raise ValueError(
+                f"gres {gres!r}: expected name:number or name:type:number of letters, digits, '_' and '.', as in"
+                " gpu:h100:8. Leave it out and choose the GPUs by partition or constraint"
+            )
+        return gres
+
+
+class Request(_Request):
     """What one job asks of a cluster, on each of its nodes."""
 
     cpus: Positive
     """CPU cores; the only one that counts on a single machine, where it limits how many jobs run side by side."""
-    gpus: Annotated[int, Field(ge=0)] = 0
+    gpus: Natural = 0
     """GPUs."""
-    gres: str | None = None
-    """SLURM's name of the GPUs where `gpu:<gpus>` does not do, for example gpu:h100:8; Snakemake's SLURM plugin cannot
-    ask for names with a dash."""
     mem_mb: Positive
     """Memory in MB."""
-    minutes: Positive
-    """Time limit; training and sampling are requeued at theirs and go on."""
 
-    @model_validator(mode="after")
-    def _gres_is_as_many(self) -> Request:
-        # The plugin's own pattern: what it refuses is refused in a thread, and nobody sees it.
-        match = None if self.gres is None else re.fullmatch(r"\w+(:[\w.]+)?:(\d+)", self.gres, re.ASCII)
-        if self.gres is not None and match is None:
-            raise ValueError(
-                f"gres {self.gres!r}: expected name:number or name:type:number of letters, digits, '_' and '.', as in"
-                f" gpu:h100:{self.gpus}. Leave it out and choose the GPUs by partition or constraint"
-            )
-        if match is not None and int(match[2]) != self.gpus:
-            raise ValueError(f"gres {self.gres!r} is not gpus = {self.gpus}; expected for example gpu:h100:{self.gpus}")
-        return self
+
+class ParallelRequest(_Request):
+    """What a job of `execution.processes` processes asks, on each of its nodes; what is null follows from them."""
+
+    cpus: Positive | None = None
+    """CPU cores; null: `execution.threads` or `execution.workers` for every process, whichever is more."""
+    gpus: Natural | None = None
+    """GPUs; null: one for every process. 0 computes on CPUs."""
+    mem_mb: Positive | None = None
+    """Memory in MB; null: `mem_mb_per_process` for every process."""
+    mem_mb_per_process: Positive
+    """Memory in MB for each process."""
+
+    def for_processes(self, run: Execution) -> Request:
+        """Fill in what follows from the processes."""
+        return Request(
+            cpus=self.cpus or run.processes * max(run.threads, run.workers),
+            gpus=run.processes if self.gpus is None else self.gpus,
+            gres=self.gres,
+            mem_mb=self.mem_mb or run.processes * self.mem_mb_per_process,
+            minutes=self.minutes,
+        )
 
 
 class Resources(Section):
@@ -75,11 +99,11 @@ class Resources(Section):
     """Crop one shard of images."""
     discover_neurons: Request
     """Find an encoder's register neurons."""
-    statistics: Request
+    statistics: ParallelRequest
     """Encode the training images for latent statistics."""
-    train: Request
+    train: ParallelRequest
     """Train a row to a milestone."""
-    sample: Request
+    sample: ParallelRequest
     """Draw a row's images."""
     reference: Request
     """Collect the evaluation's reference images."""

@@ -12,7 +12,7 @@ from dsr.base.errors import UserError, problems
 from dsr.config.agreement import disagreements
 from dsr.config.base import Name, Section
 from dsr.config.encoders import Data, Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
-from dsr.config.execution import Execution, Resources
+from dsr.config.execution import Execution, ParallelRequest, Request, Resources
 from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling, Table
 from dsr.config.specs import (
     DISCOVER,
@@ -81,6 +81,11 @@ class Config(Section):
         if wrong:
             raise ValueError("\n  ".join(wrong))
         return self
+
+    def request(self, rule: str) -> Request:
+        """What the jobs of a rule ask of a cluster."""
+        entry: Request | ParallelRequest = getattr(self.resources, rule)
+        return entry if isinstance(entry, Request) else entry.for_processes(self.execution)
 
     def encoding(self, encoder: str, ttr: Ttr) -> EncoderSpec:
         """What turns images into latents, for one encoder with or without TTR."""

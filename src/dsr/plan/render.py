@@ -31,7 +31,7 @@ def markdown(config: Config, manifest: Manifest, measurements: Sequence[Measurem
     gpu, gres = gpu_of(measurements, config.resources.train.gres), config.resources.train.gres
     found = works(config, manifest, measurements, gpu)
     parts = [f"# Plan: {config.name}"]
-    if config.resources.train.gpus:
+    if config.request("train").gpus:
         run = config.execution
         other = "" if gres is None or is_meant(gpu, gres) else f", because nothing was measured on {gres}"
         parts += [

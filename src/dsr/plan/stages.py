@@ -51,7 +51,7 @@ def works(config: Config, manifest: Manifest, measurements: Sequence[Measurement
     """Return what the rows of a configuration need on GPUs of this name, encoders first."""
 
     def work(name: str, label: str, job: Job, images: int) -> Work:
-        request = getattr(config.resources, REQUESTS.get(job.stage, job.stage))
+        request = config.request(REQUESTS.get(job.stage, job.stage))
         nodes = config.execution.nodes if job.stage == "train" else 1
         # The evaluator is one process; the others take a GPU each.
         processes = 1 if job.stage == "evaluate" else config.execution.processes

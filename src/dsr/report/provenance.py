@@ -131,8 +131,7 @@ def row_times(config: Config, times: Times, jobs: pd.DataFrame) -> dict[str, dic
 def gpus(config: Config, stage: str) -> int:
     """GPUs that a job of a stage holds, on all of its nodes."""
     nodes = config.execution.nodes if stage == "train" else 1
-    held: int = getattr(config.resources, stage).gpus
-    return held * nodes
+    return config.request(stage).gpus * nodes
 
 
 def markdown(record: Mapping[str, Any]) -> str:
