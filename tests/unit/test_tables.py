@@ -260,17 +260,17 @@ def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(config:
     entries.append(entries[-1].model_copy(update={"seed": 1, "metrics": tmp_path / "missing.json"}))
     given, fids = table_of(config, *entries), read_fids(entries)
     frame = collect(given)
-    assert sampling_seeds(frame, fids).lines == [
+    assert sampling_seeds(frame, fids).lines.to_numpy().tolist() == [
         ["dit-siglip2b", "80", "unguided", "validation", "3", "6.00 ± 0.20", "5.89", "+0.11"]
     ]  # of `train` there is one seed
-    assert sampling_seeds(frame, fids.assign(fid=fids["fid"] + 1)).lines[0][-1] == "+1.11 *"
+    assert sampling_seeds(frame, fids.assign(fid=fids["fid"] + 1)).lines.iloc[0, -1] == "+1.11 *"
     demo = collect(table_of(demo_of(config), *entries))
-    assert sampling_seeds(demo, fids).lines[0][-2:] == ["", ""]
+    assert sampling_seeds(demo, fids).lines.iloc[0, -2:].tolist() == ["", ""]
     chart = collect(table_of(config, *entries, name="epochs"))
-    assert sampling_seeds(chart, fids).lines[0][-2:] == ["5.68", "+0.32 *"]
+    assert sampling_seeds(chart, fids).lines.iloc[0, -2:].tolist() == ["5.68", "+0.32 *"]
     found = references(fids)
-    assert found.heading[-2:] == ["FID, validation", "FID, train"]
-    assert found.lines == [["dit-siglip2b", "80", "unguided", "0", "5.80", "5.50"]]
+    assert [*found.lines][-2:] == ["FID, validation", "FID, train"]
+    assert found.lines.to_numpy().tolist() == [["dit-siglip2b", "80", "unguided", "0", "5.80", "5.50"]]
 
     text = markdown(given, frame, fids)
     assert text.index("## Sampling seeds") < text.index("## References") < text.index("## How this was measured")
@@ -297,7 +297,8 @@ def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any
     line = frame[(frame["row"] == "dit-siglip2b-seed2") & (frame["status"] == "measured")].iloc[0]
     assert line["difference_fid"] == pytest.approx(0.31)
     names = "dit-siglip2b, dit-siglip2b-seed1, dit-siglip2b-seed2"
-    assert training_seeds(config, frame).lines == [[names, "80", "unguided", "3", "6.00 ± 0.26", "5.89", "+0.11"]]
+    seeds = training_seeds(config, frame).lines.to_numpy().tolist()
+    assert seeds == [[names, "80", "unguided", "3", "6.00 ± 0.26", "5.89", "+0.11"]]
     assert "## Training seeds" in markdown(given, frame, read_fids(entries))
 
 

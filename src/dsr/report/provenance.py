@@ -1,10 +1,12 @@
 """Where the results come from: code, configuration, versions, hardware and time."""
 
+import math
 import os
 import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,24 +14,24 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from dsr.base.errors import UserError
 from dsr.base.files import read_json_lines, write_json, write_text
 from dsr.base.text import pipe_table
 from dsr.config.base import Section
 from dsr.config.load import Config
 from dsr.config.specs import spec_hash
+from dsr.report.documents import fill, page
 from dsr.report.entries import Entries
-from dsr.report.page import page
 
 PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "tensorflow", "numpy", "scipy", "pandas"),
     *("matplotlib", "pydantic", "safetensors", "snakemake"),
 )
 """Packages whose versions are recorded, where they are installed."""
-
-
 STAGES = ("train", "sample", "evaluate")
 """Stages of a row whose time is summed."""
+
+Seconds = dict[str, dict[str, dict[str, float]]]
+"""Wall time of every job by row (or encoder) and stage."""
 
 
 class Times(Section):
@@ -42,17 +44,19 @@ class Times(Section):
     records: dict[str, Path]
     """The trainer's metrics file by row."""
 
-    def read(self) -> pd.DataFrame:
-        """Return the wall time of every job: columns name (of the row or encoder), stage, job, seconds."""
-        lines = [
-            [name, stage, job, _seconds(path)]
+    def read(self) -> Seconds:
+        """Return the wall time of every job, all repeats of its benchmark together."""
+        return {
+            name: {
+                stage: {
+                    job: float(pd.read_csv(path, sep="\t")["s"].sum())
+                    for job in jobs
+                    if (path := self.folder / f"{job}.tsv").exists()
+                }
+                for stage, jobs in stages.items()
+            }
             for name, stages in self.jobs.items()
-            for stage, jobs in stages.items()
-            for job in jobs
-            if (path := self.folder / f"{job}.tsv").exists()
-        ]
-        frame: pd.DataFrame = pd.DataFrame(lines, columns=["name", "stage", "job", "seconds"])
-        return frame
+        }
 
 
 def write_provenance(
@@ -80,7 +84,8 @@ def write_provenance(
         html: page of its own to write.
     """
     entries.require(config)
-    jobs = times.read()
+    seconds = times.read()
+    versions = {found.name: found.version for found in metadata.distributions()}
     record = {
         "name": config.name,
         "code": _git(source),
@@ -90,11 +95,11 @@ def write_provenance(
             for name, row in config.rows.items()
         },
         "python": platform.python_version(),
-        "installed": _installed(),
+        "installed": {name: versions[name] for name in PACKAGES if name in versions},
         "pinned": sorted({pin for file in environments for pin in _pins(file)}),
         "hardware": _hardware(),
-        "wall_seconds": dict(zip(jobs["job"], jobs["seconds"], strict=True)),
-        "row_times": row_times(config, times, jobs),
+        "wall_seconds": {job: s for stages in seconds.values() for jobs in stages.values() for job, s in jobs.items()},
+        "row_times": row_times(config, times, seconds),
         "gpus": {stage: gpus(config, stage) for stage in STAGES},
     }
     write_json(json, record)
@@ -102,21 +107,15 @@ def write_provenance(
     write_text(html, page(text))
 
 
-def row_times(config: Config, times: Times, jobs: pd.DataFrame) -> dict[str, dict[str, float]]:
+def row_times(config: Config, times: Times, jobs: Seconds) -> dict[str, dict[str, float]]:
     """Return seconds by stage and GPU-hours of every row of which something has run.
 
     A job counts for all the GPUs that it holds, busy or not. Snakemake knows a job's last attempt only; the trainer's
     record knows all of them, without their start. Training counts as the longer of the two.
-
-    Args:
-        config: the configuration; its resources say how many GPUs the jobs of a stage hold.
-        times: where the trainer's records are.
-        jobs: what :meth:`Times.read` read.
     """
-    sums = jobs.groupby(["name", "stage"])["seconds"].sum()
     found = {}
     for name, row in config.rows.items():
-        seconds = {stage: float(sums.get((name, stage), 0.0)) for stage in STAGES}
+        seconds = {stage: math.fsum(jobs.get(name, {}).get(stage, {}).values()) for stage in STAGES}
         record = times.records.get(name)
         if record is not None and record.exists() and row.recipe is not None:
             batch = config.recipes[row.recipe].batch
@@ -136,46 +135,21 @@ def gpus(config: Config, stage: str) -> int:
 
 def markdown(record: Mapping[str, Any]) -> str:
     """Write the record of :func:`write_provenance` as Markdown."""
-    code, hardware = record["code"], record["hardware"]
-    commit = "not in a git checkout" if code["commit"] is None else code["commit"]
-    facts = {
-        "Code": f"{commit} with uncommitted changes" if code["dirty"] else commit,
-        "Configuration": record["configuration"],
-        "Recipes of rows": ", ".join(f"{row} {value}" for row, value in record["rows"].items()),
-        "Python": record["python"],
-        "Installed": ", ".join(f"{name} {version}" for name, version in record["installed"].items()),
-        "Pinned": ", ".join(record["pinned"]),
-        "System": hardware["system"],
-        "CPU": f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB memory",
-        "GPUs": ", ".join(hardware["gpus"]) or "none",
-    }
-    parts = [
-        f"# Provenance: {record['name']}",
-        pipe_table(["", "Value"], [[*fact] for fact in facts.items() if fact[1]]),
+    rows = [
+        [
+            name,
+            *(_duration(times[stage]) for stage in STAGES),
+            f"{times['gpu_hours']:.1f}" if any(record["gpus"].values()) else "-",
+        ]
+        for name, times in record["row_times"].items()
     ]
-    if record["row_times"]:
-        parts += _row_times(record)
-    if record["wall_seconds"]:
-        rows = [[job, _duration(seconds)] for job, seconds in record["wall_seconds"].items()]
-        rows.append(["sum", _duration(sum(record["wall_seconds"].values()))])
-        note = "Wall time of the last attempt of every job, as Snakemake measured it; jobs may have run side by side."
-        parts += ["## Time of each job", note, pipe_table(["Job", "h:mm:ss"], rows, ["h:mm:ss"])]
-    return "\n\n".join(parts) + "\n"
+    jobs = {**record["wall_seconds"], "sum": sum(record["wall_seconds"].values())}
+    lines = [[job, _duration(seconds)] for job, seconds in jobs.items()]
+    return fill("provenance.md.j2", record=record, rows=rows, jobs=lines, pipe_table=pipe_table)
 
 
-def _row_times(record: Mapping[str, Any]) -> list[str]:
-    header = ["Row", "Training", "Sampling", "Evaluation", "GPU-hours"]
-    held, rows = record["gpus"], []
-    for row, times in record["row_times"].items():
-        spent = f"{times['gpu_hours']:.1f}" if any(held.values()) else "-"
-        rows.append([row, *(_duration(times[stage]) for stage in STAGES), spent])
-    note = (
-        "Wall time (h:mm:ss) of all epochs that have run; sampling and evaluation count every seed, moving average, "
-        "guidance (tried ones included) and reference, of the last attempt. Latent statistics and maps are not "
-        f"part of it. GPUs held: {held['train']} in training, "
-        f"{held['sample']} in sampling, {held['evaluate']} in evaluation. Training counts interrupted attempts too."
-    )
-    return ["## Time of each row", note, pipe_table(header, rows, header[1:])]
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _git(source: Path) -> dict[str, Any]:
@@ -205,24 +179,6 @@ def _output(*command: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _installed() -> dict[str, str]:
-    versions = {found.name: found.version for found in metadata.distributions()}
-    return {name: versions[name] for name in PACKAGES if name in versions}
-
-
-def _seconds(benchmark: Path) -> float:
-    """Wall seconds in a benchmark file, summed over its repeats."""
-    frame = pd.read_csv(benchmark, sep="\t")
-    if "s" not in frame:
-        raise UserError(f"{benchmark}: no column 's'; not a benchmark file of Snakemake")
-    return float(frame["s"].sum())
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _pins(file: Path) -> list[str]:

@@ -65,18 +65,12 @@ class Published:
         Metrics are those of any table (they agree), or of the chart. What is counted of the model itself is that of
         the table alone, or of the main one where ``table`` is not published.
         """
-        lines = self.lines(table)
-        places = (
-            (METRICS, self.frame[(self.frame["table"] == CHART) == (table == CHART)]),
-            (COUNTED, self.lines(MAIN) if lines.empty else lines),
-        )
-        found: dict[str, float | None] = {}
-        for names, frame in places:
-            matching = frame[(frame["row"] == row) & (frame["epochs"] == epoch) & (frame["guidance"] == guidance)]
-            for name in names:
-                known = matching[name].dropna()
-                found[name] = None if known.empty else float(known.iloc[0])
-        return found
+        frame = self.frame
+        lines = frame[(frame["row"] == row) & (frame["epochs"] == epoch) & (frame["guidance"] == guidance)]
+        scored = lines[(lines["table"] == CHART) == (table == CHART)]
+        counted = lines[lines["table"] == (MAIN if self.lines(table).empty else table)]
+        found = pd.concat([scored[[*METRICS]].max(), counted[[*COUNTED]].max()])
+        return {str(name): None if pd.isna(value) else float(value) for name, value in found.items()}
 
     def lines(self, table: str) -> pd.DataFrame:
         """Return the lines of one published table ('main', CHART, ...), none if there is no such table."""
@@ -91,10 +85,10 @@ class Published:
     def epochs(self, table: str, rows: Iterable[str]) -> set[int]:
         """Return the epochs at which one published table has some of these rows."""
         lines = self.lines(table)
-        return {int(epoch) for epoch in lines[lines["row"].isin(list(rows))]["epochs"]}
+        return {*lines["epochs"][lines["row"].isin(list(rows))].tolist()}
 
     def chart(self, row: str) -> list[tuple[int, float]]:
         """Return (epoch, FID) points read off the published chart (+-0.05)."""
         lines = self.lines(CHART)
-        frame = lines[lines["row"] == row].sort_values("epochs")
-        return [(int(epoch), float(fid)) for epoch, fid in zip(frame["epochs"], frame["fid"], strict=True)]
+        points = lines[lines["row"] == row].sort_values("epochs")[["epochs", "fid"]]
+        return list(points.itertuples(index=False, name=None))

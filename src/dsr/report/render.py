@@ -1,26 +1,24 @@
-"""A table as Markdown and LaTeX, with the footnotes that its numbers need."""
+"""A table as Markdown, HTML and LaTeX, with the footnotes that its numbers need; their words are in templates."""
 
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from dsr.base.files import write_text
 from dsr.base.text import pipe_table
 from dsr.config.load import Config
-from dsr.config.sampling import CHOSEN, Guidance
+from dsr.config.sampling import CHOSEN
+from dsr.report.documents import fill, page
 from dsr.report.entries import QUANTITIES, Entries
-from dsr.report.notes import MARK, describe, disclaimer, footnotes
-from dsr.report.page import page
 from dsr.report.supplements import read_fids, supplements, with_variants
 from dsr.report.table import MEASURED, TableInput, collect
 
+MARK = "†"
+"""Stands at the FID of a row some of whose images are one colour all over."""
 _WORDS = {"Row", "Rows", "Epochs", "Guidance", "Value", "EMA decay", "Reference"}
 """Columns that hold words; the others hold numbers."""
-_TTR = {"none": "no test-time register", "single": "test-time register", "recursive": "recursive test-time register"}
-
-Line = dict[str, str]
 
 
 def write_table(
@@ -54,20 +52,20 @@ def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
         frame: the table as :func:`dsr.report.table.collect` returns it.
         fids: FIDs of all sampling seeds and references.
     """
-    project = [f"{given.config.name}."] if given.section else []
-    if given.comparable:
-        parts = [f"# {_title(given)}: published and measured", *project, _pipe(_compared(frame))]
-    else:
-        parts = [f"# {_title(given)}", *project, disclaimer(given.config), _pipe(_measured(frame))]
-    for one in supplements(given.config, frame, fids):
-        parts += [f"## {one.title}", one.note, pipe_table(one.heading, one.lines, {*one.heading} - _WORDS)]
-    absent = frame[frame["run"] != ""]
-    commands = [f"{one.row}, epoch {one.epoch}, {one.guidance}: `{one.run}`" for one in absent.itertuples()]
-    if commands:
-        parts += ["## Not run yet", "Each of these commands runs one of them:", _bullets(commands)]
-    parts += ["## How this was measured", _bullets(f"{note}." for note in footnotes(given, frame))]
-    parts += ["## Rows", _bullets(f"**{row}**: {_about(given, row)}." for row in given.rows)]
-    return "\n\n".join(parts) + "\n"
+
+    def pipe(lines: pd.DataFrame) -> str:
+        return pipe_table([*lines], lines.to_numpy().tolist(), {*lines} - _WORDS)
+
+    return fill(
+        "table.md.j2",
+        given=given,
+        title=_title(given),
+        frame=frame,
+        table=shown(given, frame),
+        supplements=supplements(given.config, frame, fids),
+        notes=footnotes(given, frame),
+        pipe=pipe,
+    )
 
 
 def latex(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
@@ -75,21 +73,53 @@ def latex(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
 
     Seeds and references follow in tables of their own. The arguments are those of :func:`markdown`.
     """
-    lines = _compared(frame) if given.comparable else _measured(frame)
-    notes = " ".join(f"{note}." for note in footnotes(given, frame))
-    columns = _filled(lines)
-    values = [[line[name] for name in columns] for line in lines]
-    tables = [_latex_table(f"{_title(given)}. {notes}", columns, values)]
-    for one in supplements(given.config, frame, fids):
-        tables.append(_latex_table(f"{one.title}. {one.note}", one.heading, one.lines))
-    return "\n".join(tables)
+    captions = [(_title(given), " ".join(footnotes(given, frame)), shown(given, frame))]
+    return "\n".join(
+        lines.to_latex(
+            index=False,
+            escape=True,
+            caption=re.sub(r"([_%&#])", r"\\\1", f"{title}. {note}"),
+            column_format="".join("l" if name in _WORDS else "r" for name in lines),
+        )
+        for title, note, lines in [*captions, *supplements(given.config, frame, fids)]
+    )
 
 
-def _latex_table(caption: str, heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    values = pd.DataFrame(lines, columns=list(heading)).map(_escape).rename(columns=_escape)
-    alignment = "".join("l" if name in _WORDS else "r" for name in heading)
-    body: str = values.to_latex(index=False, column_format=alignment)
-    return f"\\begin{{table}}\n\\caption{{{_escape(caption)}}}\n{body}\\end{{table}}\n"
+def shown(given: TableInput, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines of a table as people read them, without columns that are empty."""
+    kinds = ("published", "measured", "difference") if given.comparable else ("measured",)
+    lines = pd.DataFrame([_line(entry, kind) for _, entry in frame.iterrows() for kind in kinds], dtype=str)
+    if lines.empty:
+        return lines
+    lines.loc[lines["Value"] != kinds[0], ["Row", "Epochs", "Guidance"]] = ""
+    lines = lines if given.comparable else lines.drop(columns="Value")
+    return lines.loc[:, (lines != "").any()]
+
+
+def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
+    """Return the sentences that say how the numbers were measured."""
+    trained = [found for one in given.drawn if (found := one.get("weights", {}).get("train"))]
+    references = {
+        f"{one.reference} ({one.reference_images:.0f} images)"
+        for one in frame[frame["status"] == MEASURED].itertuples()
+    }
+    text = fill(
+        "notes.j2",
+        given=given,
+        frame=frame,
+        trained={spec["row"]: spec["recipe"]["precision"] for spec in trained},
+        references=sorted(references),
+        mark=MARK,
+        describe=_describe,
+        general="{:g}".format,
+    )
+    return text.splitlines()
+
+
+def _describe(entry: Any) -> str:
+    """Say what the guidance of a line is."""
+    scale, low, high = entry.guidance_scale, entry.guidance_low, entry.guidance_high
+    return f"scale {scale:g} for t in [{low:g}, {high:g}]"
 
 
 def _title(given: TableInput) -> str:
@@ -97,70 +127,19 @@ def _title(given: TableInput) -> str:
     return title if given.comparable else f"{title} (not the paper's experiment)"
 
 
-def _compared(frame: pd.DataFrame) -> list[Line]:
-    lines: list[Line] = []
-    for _, entry in frame.iterrows():
-        for kind in ("published", "measured", "difference"):
-            label = _label(entry) if kind == "published" else dict.fromkeys(_label(entry), "")
-            lines.append({**label, "Value": kind, **_cells(entry, kind)})
-    return lines
-
-
-def _measured(frame: pd.DataFrame) -> list[Line]:
-    return [{**_label(entry), **_cells(entry, "measured")} for _, entry in frame.iterrows()]
-
-
-def _label(entry: pd.Series) -> Line:
-    guidance = entry["guidance"]
+def _line(entry: pd.Series, kind: str) -> dict[str, str]:
+    """Cells of a line of one kind: published, measured or difference."""
+    guidance, measured, sign = entry["guidance"], kind == "measured", "+" if kind == "difference" else ""
     if guidance == CHOSEN and not pd.isna(entry["guidance_scale"]):
-        interval = (entry["guidance_low"], entry["guidance_high"])
-        guidance += f": {describe(Guidance(scale=entry['guidance_scale'], interval=interval))}"
-    return {"Row": entry["row"], "Epochs": str(entry["epoch"]), "Guidance": guidance}
-
-
-def _cells(entry: pd.Series, kind: str) -> Line:
-    cells, sign = {}, "+" if kind == "difference" else ""
+        guidance += f": {_describe(entry)}"
+    cells = {"Row": entry["row"], "Epochs": str(entry["epoch"]), "Guidance": guidance, "Value": kind}
     for name, quantity in QUANTITIES.items():
-        value, decimals = entry[f"{kind}_{name}"], quantity.measured if kind == "measured" else quantity.published
+        value, decimals = entry[f"{kind}_{name}"], quantity.measured if measured else quantity.published
         cells[quantity.title] = "" if pd.isna(value) else f"{value:{sign}.{decimals}f}"
-    details = {"EMA decay": "", "Reference": ""}
-    if kind == "measured":
-        decay = "" if pd.isna(entry["ema_decay"]) else f"{entry['ema_decay']:g}"
-        details = {"EMA decay": decay, "Reference": entry["reference"] or ""}
-        if entry["status"] != MEASURED:
-            cells["FID"] = entry["status"]
-        elif (entry["constant_images"] or 0) > 0:
-            cells["FID"] += f" {MARK}"
-    return {**cells, **details}
-
-
-def _pipe(lines: list[Line]) -> str:
-    if not lines:
-        return "Nothing has been measured yet."
-    columns = _filled(lines)
-    return pipe_table(columns, [[line[column] for column in columns] for line in lines], {*columns} - _WORDS)
-
-
-def _filled(lines: list[Line]) -> list[str]:
-    """Columns that hold anything at all."""
-    return [column for column in (lines[0] if lines else {}) if any(line[column] for line in lines)]
-
-
-def _about(given: TableInput, name: str) -> str:
-    """Say what a row is; one that is not configured is called what the paper calls it."""
-    row = given.config.rows.get(name)
-    if row is None:
-        return f"{given.published.label(name)} ({given.absent(name) or 'not configured'})".strip()
-    origin = f"weights {row.weights.artifact}, not trained here" if row.weights else f"recipe {row.recipe}"
-    return (
-        f"{row.denoiser} on latents of {row.encoder}; {_TTR[row.ttr]}; {row.registers or 'no'} diffusion registers; "
-        f"{origin}"
-    )
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"([_%&#])", r"\\\1", text)
+    if measured and entry["status"] != MEASURED:
+        cells["FID"] = entry["status"]
+    elif measured and (entry["constant_images"] or 0) > 0:
+        cells["FID"] += f" {MARK}"
+    cells["EMA decay"] = f"{entry['ema_decay']:g}" if measured and not pd.isna(entry["ema_decay"]) else ""
+    cells["Reference"] = (entry["reference"] or "") if measured else ""
+    return cells

@@ -11,6 +11,8 @@ from dsr.report.entries import VALIDATION, Entry
 from dsr.report.table import KEY, MEASURED
 
 SPREAD = "Mean and sample standard deviation of FID over"
+SETTING, SEEDS = ["Epochs", "Guidance"], ["Seeds", "FID", "Published", "Difference"]
+"""Columns that several of the tables have."""
 STAR = "A star marks a difference from the published value that exceeds it."
 
 
@@ -19,8 +21,8 @@ class Supplement(NamedTuple):
 
     title: str
     note: str
-    heading: list[str]
-    lines: list[list[str]]
+    lines: pd.DataFrame
+    """Its cells as text."""
 
 
 def read_fids(entries: Iterable[Entry]) -> pd.DataFrame:
@@ -41,7 +43,7 @@ def supplements(config: Config, frame: pd.DataFrame, fids: pd.DataFrame) -> list
         fids: what :func:`read_fids` read.
     """
     found = [sampling_seeds(frame, fids), training_seeds(config, frame), references(fids)]
-    return [supplement for supplement in found if supplement.lines]
+    return [supplement for supplement in found if len(supplement.lines)]
 
 
 def sampling_seeds(frame: pd.DataFrame, fids: pd.DataFrame) -> Supplement:
@@ -52,24 +54,21 @@ def sampling_seeds(frame: pd.DataFrame, fids: pd.DataFrame) -> Supplement:
         for key, group in fids.groupby([*KEY, "reference"], sort=False)
         if len(group) > 1
     ]
-    heading = ["Row", "Epochs", "Guidance", "Reference", "Seeds", "FID", "Published", "Difference"]
     note = f"{SPREAD} sampling seeds of one training run (training seeds move FID more). {STAR}"
-    return Supplement("Sampling seeds", note, heading, lines)
+    return Supplement("Sampling seeds", note, pd.DataFrame(lines, columns=["Row", *SETTING, "Reference", *SEEDS]))
 
 
 def training_seeds(config: Config, frame: pd.DataFrame) -> Supplement:
     """Return mean and sample standard deviation of the FID over rows that differ in the recipe's seed only."""
     measured = frame[frame["status"] == MEASURED]
-    groups = {row: seed_group(config, row) for row in measured["row"]}
-    lines = []
-    for (_, epoch, guidance), group in measured.groupby([measured["row"].map(groups), *KEY[1:]], sort=False):
-        if len(group) > 1:
-            known = group["published_fid"].dropna()
-            numbers = _compared(group["measured_fid"], None if known.empty else known.iloc[0])
-            lines.append([", ".join(group["row"]), str(epoch), str(guidance), *numbers])
-    heading = ["Rows", "Epochs", "Guidance", "Seeds", "FID", "Published", "Difference"]
+    groups = measured["row"].map(lambda row: seed_group(config, row))
+    lines = [
+        [", ".join(group["row"]), *map(str, key[1:]), *_compared(group["measured_fid"], group["published_fid"].max())]
+        for key, group in measured.groupby([groups, *KEY[1:]], sort=False)
+        if len(group) > 1
+    ]
     note = f"{SPREAD} rows that differ in the recipe's seed only. {STAR}"
-    return Supplement("Training seeds", note, heading, lines)
+    return Supplement("Training seeds", note, pd.DataFrame(lines, columns=["Rows", *SETTING, *SEEDS]))
 
 
 def seed_group(config: Config, row: str) -> str:
@@ -82,16 +81,12 @@ def seed_group(config: Config, row: str) -> str:
 
 def references(fids: pd.DataFrame) -> Supplement:
     """Return the FID of the same images against every reference, where there are two or more."""
-    names = list(fids["reference"].unique())
-    wide = fids.pivot_table("fid", [*KEY, "seed"], "reference", sort=False).reindex(columns=names)
-    wide = wide[wide.count(axis=1) > 1]
-    lines = [
-        [*map(str, key), *("" if pd.isna(fid) else f"{fid:.2f}" for fid in values)]
-        for key, values in zip(wide.index, wide.to_numpy(), strict=True)
-    ]
+    wide = fids.pivot_table("fid", [*KEY, "seed"], "reference", sort=False)[fids["reference"].unique()]
+    text = wide[wide.count(axis=1) > 1].map("{:.2f}".format).replace("nan", "").add_prefix("FID, ").reset_index()
     note = "FID of the same images against each reference; published values are compared with the first one only."
-    heading = ["Row", "Epochs", "Guidance", "Seed", *(f"FID, {name}" for name in names)]
-    return Supplement("References", note, heading, lines)
+    return Supplement(
+        "References", note, text.astype(str).set_axis(["Row", *SETTING, "Seed", *text.columns[4:]], axis=1)
+    )
 
 
 def with_variants(config: Config, frame: pd.DataFrame, fids: pd.DataFrame) -> pd.DataFrame:
@@ -108,10 +103,10 @@ def with_variants(config: Config, frame: pd.DataFrame, fids: pd.DataFrame) -> pd
 
 
 def _compared(values: pd.Series, known: float | None) -> list[str]:
-    """Number of values, their mean and deviation, the published value and the difference from it."""
+    """Cells of the columns SEEDS: values and the published one that they are compared with."""
     mean, deviation = values.mean(), values.std()
-    compared = ["", ""]
-    if known is not None and not pd.isna(known):
-        mark = " *" if abs(mean - known) > deviation else ""
-        compared = [f"{known:.2f}", f"{mean - known:+.2f}{mark}"]
-    return [str(len(values)), f"{mean:.2f} ± {deviation:.2f}", *compared]
+    measured = [str(len(values)), f"{mean:.2f} ± {deviation:.2f}"]
+    if known is None or pd.isna(known):
+        return [*measured, "", ""]
+    mark = " *" if abs(mean - known) > deviation else ""
+    return [*measured, f"{known:.2f}", f"{mean - known:+.2f}{mark}"]

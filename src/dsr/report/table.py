@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dsr.analysis.cost import denoiser_cost
@@ -144,15 +143,25 @@ def collect(given: TableInput) -> pd.DataFrame:
 def _line(
     given: TableInput, row: str, epoch: int, guidance: str, published: Mapping[str, float | None]
 ) -> dict[str, Any]:
-    entry = given.measured.get((row, epoch, guidance), Entry())
-    found = entry.scores
+    config, entry = given.config, given.measured.get((row, epoch, guidance), Entry())
+    found, counted = entry.scores, {}
+    if row in config.rows and row in {one.row for one in given.entries}:
+        cost = denoiser_cost(config.model(row))
+        counted = {"params_millions": cost.trainable / 1e6, "gflops": cost.flops / 1e9}
+    measured = {**found, **counted}
+    numbers: dict[str, float | None] = {}
+    for name in QUANTITIES:
+        known, value = published[name], measured.get(name)
+        numbers |= {f"published_{name}": known, f"measured_{name}": value, f"difference_{name}": None}
+        if known is not None and value is not None:
+            decimals = COUNTED[name].published if name in COUNTED else 12
+            numbers[f"difference_{name}"] = round(round(value, decimals) - known, decimals)
     status = MEASURED if found else given.absent(row) or NOT_RUN
     compared = any(published[name] is not None for name in METRICS)
     reference, samples = found.get("reference", {}), found.get("samples", {})
     used = entry.guided or given.guidance[guidance]
-    decay = given.config.averages(row)[0] if row in given.config.rows else None
     low, high = used.interval if used else (None, None)
-    measured = {**found, **_counted(given, row)}
+    decay = config.averages(row)[0] if row in config.rows else None
     return {
         "row": row,
         "epoch": epoch,
@@ -160,11 +169,7 @@ def _line(
         "status": status,
         "run": entry.run if status == NOT_RUN else "",
         "published_from": ("chart" if given.published_table == CHART else "tables") if compared else None,
-        **{
-            f"{kind}_{name}": value
-            for name in QUANTITIES
-            for kind, value in _compared(name, published[name], measured.get(name)).items()
-        },
+        **numbers,
         **{f"measured_{name}": measured.get(name) for name in EXTRA},
         "ema_decay": entry.drawn.get("weights", {}).get("decay", decay),
         "guidance_scale": used.scale if used else None,
@@ -177,22 +182,3 @@ def _line(
         "constant_images": samples.get("constant_images"),
         "samples_sha256": samples.get("sha256"),
     }
-
-
-def _compared(name: str, published: float | None, measured: float | None) -> dict[str, float | None]:
-    """Published and measured value of a quantity, and the difference where there are both."""
-    difference = None
-    if published is not None and measured is not None:
-        difference = measured - published
-        if name in COUNTED:
-            decimals = COUNTED[name].published
-            difference = np.round(np.round(measured, decimals) - published, decimals)
-    return {"published": published, "measured": measured, "difference": difference}
-
-
-def _counted(given: TableInput, row: str) -> dict[str, float]:
-    """What is counted of a row's denoiser."""
-    if row not in given.config.rows or row not in {one.row for one in given.entries}:
-        return {}
-    cost = denoiser_cost(given.config.model(row))
-    return {"params_millions": cost.trainable / 1e6, "gflops": cost.flops / 1e9}
