@@ -88,12 +88,15 @@ def latex(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
 def shown(given: TableInput, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the lines of a table as people read them, without columns that are empty."""
     kinds = ("published", "measured", "difference") if given.comparable else ("measured",)
-    lines = pd.DataFrame([_line(entry, kind) for _, entry in frame.iterrows() for kind in kinds], dtype=str)
+    lines: pd.DataFrame = pd.DataFrame(
+        [_line(entry, kind) for _, entry in frame.iterrows() for kind in kinds], dtype=str
+    )
     if lines.empty:
         return lines
     lines.loc[lines["Value"] != kinds[0], ["Row", "Epochs", "Guidance"]] = ""
     lines = lines if given.comparable else lines.drop(columns="Value")
-    return lines.loc[:, (lines != "").any()]
+    filled: pd.DataFrame = lines.loc[:, (lines != "").any()]
+    return filled
 
 
 def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
