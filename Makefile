@@ -56,6 +56,8 @@ test-report: demo  ## Open the demo's report in Chromium, look at everything, le
 	@$(RUN) python -m pytest -rs tests/report
 
 status:  ## Show where every row stands, also while it runs (RESULTS=results/demo for the demo's)
+	@$(RUN) python3 -c 'import pydantic, tqdm, tyro' 2> /dev/null || { \
+		echo "error: no environment is active: run 'make setup' once, or 'conda activate' that of envs/workflow.yaml" >&2; exit 1; }
 	@$(RUN) python3 -m dsr.commands.status $(RESULTS)/status.json
 
 lint: .venv/ready  ## Format, style, types, imports, and the workflow's own lint

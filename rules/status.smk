@@ -1,9 +1,16 @@
 # Where the files of every row are, for `make status`: written when a run starts, read while it goes. Snakemake itself
 # locks the folder then, and could only be asked with --nolock.
+import socket
+
 from dsr.base.errors import UserError
 from dsr.base.files import write_text
 from dsr.launch import submission
+from dsr.plan.failures import Failures, failed
 from dsr.plan.status import RowFiles, StatusSpec
+
+FAILURES = Path(CONFIG.results, "failures.json").absolute()
+# For the first page of the report.
+config["failed"] = failed(FAILURES, Path.cwd())
 
 
 def in_full(path):
@@ -30,11 +37,16 @@ onstart:
         submission.check(workflow)
     except UserError as error:
         raise WorkflowError(str(error)) from None
+    logger.addHandler(Failures(FAILURES))
     write_text(
         Path(CONFIG.results, "status.json"),
         StatusSpec(
             title=CONFIG.name,
             folder=str(Path.cwd()),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            log=" ".join(map(str, log)),
+            failures=str(FAILURES),
             rows={row: row_files(row) for row in CONFIG.rows},
         ).model_dump_json(indent=2),
     )

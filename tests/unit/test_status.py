@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from dsr.commands.status import main
+from dsr.plan.failures import Failures, failed
 from dsr.plan.status import QueuedJob, RowFiles, StatusSpec, slurm_queue, table
 
 NOW = 1_000_000.0
@@ -37,7 +40,10 @@ def write(folder: Path, name: str, *lines: dict[str, Any], files: tuple[str, ...
 
 
 def spec(folder: Path, *names: str) -> StatusSpec:
-    return StatusSpec(title="Test", folder="/here", rows={name: row(folder, name) for name in names})
+    return StatusSpec(
+        title="Test", folder="/here", host=socket.gethostname(), pid=os.getpid(), log="/here/snakemake.log",
+        failures=f"{folder}/failures.json", rows={name: row(folder, name) for name in names},
+    )  # fmt: skip
 
 
 def cells(text: str, name: str) -> list[str]:
@@ -72,7 +78,7 @@ def test_rows_that_have_not_begun_or_are_done(tmp_path: Path) -> None:
     assert cells(text, "done")[5:] == ["-", "0", "2/2", "none"]
     assert cells(text, "waiting") == ["not started", *["-"] * 6, "0/2", "none"]
     fetched = row(tmp_path, "other").model_copy(update={"run": None})
-    text = table(StatusSpec(title="Test", folder="/", rows={"other": fetched}), None, NOW)
+    text = table(spec(tmp_path).model_copy(update={"rows": {"other": fetched}}), None, NOW)
     assert cells(text, "other")[0] == "fetched weights"
 
 
@@ -107,6 +113,37 @@ def test_jobs_of_rows_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Other jobs: 1 pending (Dependency) (1 prepare_shard)." in text
     squeue.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     assert slurm_queue() is None
+
+
+def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path) -> None:
+    handler = Failures(tmp_path / "failures.json")
+    logger = logging.Logger("snakemake")
+    logger.addHandler(handler)
+
+    def say(event: str, **fields: Any) -> None:
+        logger.error(None, extra={"event": event, **fields})
+
+    def error(number: int, rule: str, *logs: str, slurm: str | None = None) -> dict[str, Any]:
+        aux = {"external_jobid": slurm} if slurm else {}
+        return {"jobid": number, "rule_name": rule, "rule_msg": "FAILED", "log": [*logs], "aux": aux}
+
+    (tmp_path / "train.log").write_text("1 INFO a\n2 ERROR dsr: loss is NaN\nExited: 1\n\n", encoding="utf-8")
+    (tmp_path / "slurm.log").write_text("out of memory\n", encoding="utf-8")
+    say("job_info", jobid=7, wildcards={"row": "dit", "epoch": "800"})
+    say("job_error", **error(7, "train", "train.log", "slurm.log", slurm="41"))
+    say("job_error", **error(7, "train", "train.log", "slurm.log", slurm="42"))
+    say("group_error", aux_logs=["slurm.log"], job_error_info=[error(8, "crop", "crop.log"), error(9, "crop")])
+    say("job_error", **error(10, "table"))
+    say("job_finished", job_id=8)
+    say("progress")
+    assert failed(tmp_path / "failures.json", tmp_path).splitlines() == [
+        "Failed: 3 jobs.",
+        *("- train dit 800 (tried 2 times, SLURM job 42)", "  2 ERROR dsr: loss is NaN", "  train.log"),
+        *("- crop (tried 1 time)", "  out of memory", "  slurm.log"),
+        *("- table (tried 1 time)", "  FAILED", "  "),
+    ]
+    assert "- train dit 800" in table(spec(tmp_path, "dit"), None, NOW).replace(f"{tmp_path}/", "")
+    assert failed(tmp_path / "none.json", tmp_path) == ""
 
 
 def test_the_command_shows_the_table_and_says_what_is_missing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -39,3 +40,16 @@ def test_it_works_while_snakemake_holds_its_lock(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stdout
     assert "| dit-siglip2b " in shown.stdout
     assert "not started" in shown.stdout
+    assert f"Snakemake is running (process {running.pid})" in shown.stdout
+    index = "results/demo/data/prepared/validation/index.npz"
+    arguments = ("--profile", "profiles/demo", "--cores", "2", "--retries", "1", index, "--configfile", *TINY)
+    run = checkout.changed({"data": {"validation_images": 300}}, *arguments)
+    assert run.returncode == 1, run.stdout
+    shown = checkout.status()
+    assert "Failed: 2 jobs." in shown.stdout
+    assert "- prepare_shard validation 00001 (tried 2 times)\n" in shown.stdout
+    assert "validation: holds 360 images, but the configuration says 300" in shown.stdout
+    assert "  results/demo/logs/prepare/validation-00001.log\n" in shown.stdout
+    assert "Snakemake is not running" in shown.stdout
+    assert (log := re.search(r"Its log: (\S+)", shown.stdout))
+    assert "Error in rule prepare_shard" in Path(log[1]).read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from dsr.base.files import read_json_lines
 from dsr.base.text import duration, pipe_table
 from dsr.config.base import Positive, Section
+from dsr.plan.failures import failed
 
 RECENT = 10
 """Lines of the trainer's record that the speed is averaged over."""
@@ -35,6 +37,13 @@ class StatusSpec(Section):
     title: str
     folder: str
     """Where Snakemake runs; SLURM's jobs of other folders are not these."""
+    host: str
+    pid: Positive
+    """Process id of Snakemake on that host."""
+    log: str
+    """Snakemake's log."""
+    failures: str
+    """File of the jobs that failed (:class:`dsr.plan.failures.Failures`)."""
     rows: dict[str, RowFiles]
 
 
@@ -74,7 +83,21 @@ def table(spec: StatusSpec, queue: Sequence[QueuedJob] | None, now: float) -> st
     if others := [job for job in here if not any(map(job.belongs_to, spec.rows))]:
         rules = Counter(re.sub(r"^rule_|_wildcards_.*$", "", job.comment) for job in others)
         text += f"\nOther jobs: {_count(others)} ({', '.join(f'{count} {rule}' for rule, count in rules.items())}).\n"
-    return text
+    if lost := failed(Path(spec.failures), Path(spec.folder)):
+        text += f"\n{lost}\n"
+    return f"{text}\n{_snakemake(spec)}\n"
+
+
+def _snakemake(spec: StatusSpec) -> str:
+    """Say whether Snakemake runs."""
+    command = Path(f"/proc/{spec.pid}/cmdline")
+    if spec.host != socket.gethostname():
+        state = f"was started on {spec.host} (process {spec.pid}); whether it runs can be seen there"
+    elif command.exists() and b"snakemake" in command.read_bytes():
+        state = f"is running (process {spec.pid})"
+    else:
+        state = "is not running"
+    return f"Snakemake {state}. Its log: {spec.log}"
 
 
 def slurm_queue(timeout: float = 20.0) -> list[QueuedJob] | None:
