@@ -15,7 +15,7 @@ rule encoder_maps:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         decoder="<results>/decoders/{encoder}.safetensors",
-        images="<results>/data/prepared/validation/index.npz",
+        images=CONFIG.figures.folder or "<results>/data/prepared/validation/index.npz",
         spec=asked("<results>/maps/encoders/{encoder}-{ttr}.npz", encoder_maps_spec),
     output:
         "<results>/maps/encoders/{encoder}-{ttr}.npz",
@@ -39,7 +39,7 @@ rule denoiser_maps:
         unpack(row_inputs),
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
-        images="<results>/data/prepared/validation/index.npz",
+        images=CONFIG.figures.folder or "<results>/data/prepared/validation/index.npz",
         spec=asked("<results>/maps/rows/{row}-{epoch}.npz", denoiser_maps_spec),
     output:
         "<results>/maps/rows/{row}-{epoch}.npz",

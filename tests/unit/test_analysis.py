@@ -17,6 +17,7 @@ from dsr.analysis.measure import (
     map_denoiser,
     map_encoder,
     measure_layer,
+    read_chosen,
     token_norms,
     trace_denoiser,
 )
@@ -241,9 +242,21 @@ def test_denoiser_maps(
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_any_images_can_be_looked_at(images: Path, tmp_path: Path) -> None:
+    spec = EncoderMapsSpec(autoencoder=PLAIN, images=(2, 0))
+    with pytest.raises(UserError, match="named by their labels"):
+        read_chosen(images.parent, spec)
+    for number, label in ((0, "207"), (1, "9"), (2, "30")):
+        (tmp_path / label).symlink_to(images.parent / f"class-{number}")
+    shown, labels = read_chosen(tmp_path, spec)
+    # Folders are in the order of their names.
+    assert labels.tolist() == [9, 207]
+    assert np.array_equal(shown, np.stack([open_images(images).read(index) for index in (1, 0)]))
+
+
 def test_mistakes_are_named(files: dict[str, Path], images: Path, tmp_path: Path) -> None:
     spec = EncoderMapsSpec(autoencoder=PLAIN, images=(3,))
-    with pytest.raises(UserError, match="below 3"):
+    with pytest.raises(UserError, match="below the 3 images of"):
         maps_of(spec, {"images": images, **files}, tmp_path / "maps.npz")
     np.savez(tmp_path / "other.npz", norms=np.zeros(1))
     with pytest.raises(UserError, match="not a maps file"):

@@ -195,3 +195,13 @@ def test_a_specification_is_the_same_without_its_defaults(raw: dict[str, Any]) -
     spec = load(raw).train("ditdh-siglip2b-dsr")
     assert "train_all" not in content(spec)["recipe"]
     assert TrainSpec.model_validate_json(spec_json(spec)) == spec
+
+
+def test_an_encoder_has_a_norm_threshold_of_its_own(raw: dict[str, Any]) -> None:
+    plain = load(raw)
+    raw["encoders"]["siglip2-b"]["norm_threshold"] = 45.0
+    own = load(raw)
+    assert own.discover("siglip2-b", "single").discovery.norm_threshold == 45.0
+    assert own.discover("siglip2-so400m", "single") == plain.discover("siglip2-so400m", "single")
+    # It reruns the discovery, and nothing that is not made of its list.
+    assert spec_hash(own.train("dit-siglip2b")) == spec_hash(plain.train("dit-siglip2b"))

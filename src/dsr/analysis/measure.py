@@ -17,7 +17,8 @@ from dsr.base.distributed import own_device
 from dsr.base.errors import UserError
 from dsr.base.randomness import noise
 from dsr.config.specs import DenoiserMapsSpec, EncoderMapsSpec
-from dsr.data.images import Images, open_images
+from dsr.data.folder import center_crop, list_folder, load_rgb
+from dsr.data.images import open_images
 from dsr.denoiser.build import load_denoiser
 from dsr.denoiser.layers import Block
 from dsr.encoder.autoencoder import load_autoencoder, quantised
@@ -46,7 +47,7 @@ def map_encoder(
         spec: Encoder, TTR, decoder and images.
         encoder: Hugging Face folder of the encoder.
         decoder: Decoder weights.
-        images: Index of the prepared validation images.
+        images: Index of the prepared validation images, or a folder of class folders that have labels for names.
         output: Npz file to write.
         neurons: Register neurons, with TTR.
         threads: CPU threads.
@@ -58,7 +59,7 @@ def map_encoder(
     autoencoder = load_autoencoder(
         spec.autoencoder, encoder=encoder, neurons=neurons, statistics=None, decoder=decoder
     ).to(own_device())
-    shown = read_chosen(open_images(images), spec.images)
+    shown, _ = read_chosen(images, spec)
     pixels = _to_pixels(shown)
     network = autoencoder.encoder
     if network is None:
@@ -94,7 +95,7 @@ def map_denoiser(
         decoder: Decoder weights.
         statistics: Latent statistics.
         weights: Moving average of the row's weights.
-        images: Index of the prepared validation images.
+        images: Index of the prepared validation images, or a folder of class folders that have labels for names.
         output: Npz file to write.
         neurons: Register neurons, with TTR.
         threads: CPU threads.
@@ -109,11 +110,12 @@ def map_denoiser(
     ).to(device)
     model = load_denoiser(spec.model, weights, device, spec.weights)
     flow = Flow.from_config(spec.flow)
-    source = open_images(images)
-    shown = read_chosen(source, spec.images)
+    shown, classes = read_chosen(images, spec)
+    if max(classes) >= spec.model.classes:
+        raise UserError(f"{images}: label {max(classes)} is none of the denoiser's {spec.model.classes} classes")
     latents = autoencoder.encode(_to_pixels(shown))
     noises = noise(spec.seed, "maps", spec.images, latents.shape[1:]).to(device)
-    labels = torch.from_numpy(source.labels[list(spec.images)]).to(device)
+    labels = torch.from_numpy(classes).to(device)
     passes, decoded = [], []
     for time in spec.times:
         times = torch.full((len(latents),), time, device=device)
@@ -167,15 +169,27 @@ def trace_denoiser(
     return [*layers, measure_layer(prediction.flatten(2).transpose(1, 2), slice(0, count))], prediction
 
 
-def read_chosen(images: Images, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Read images by index, in the order asked for: (I, H, W, 3).
+def read_chosen(images: Path, spec: EncoderMapsSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Read images by index, in the order asked for: (I, H, W, 3), and their labels, (I,).
+
+    ``images`` is an index, or a folder whose class folders have labels for names.
 
     Raises:
-        UserError: if there are none, or one is beyond the last.
+        UserError: if there are none, one is beyond the last, or a class folder has another name.
     """
-    if not indices or not all(0 <= index < len(images) for index in indices):
-        raise UserError(f"figures.images {list(indices)}: give at least one index below {len(images)}")
-    return np.stack([images.read(index) for index in indices])
+    indices, size = list(spec.images), spec.autoencoder.image_size
+    if images.is_dir():
+        listing = list_folder(images)
+        if wrong := [name for name in listing.classes if not name.isdecimal()]:
+            raise UserError(f"{images / wrong[0]}: expected class folders named by their labels, such as 207")
+        labels = np.array([int(listing.classes[label]) for label in listing.labels])
+        count, read = len(labels), lambda index: np.asarray(center_crop(load_rgb(listing.paths[index]), size))
+    else:
+        source = open_images(images)
+        labels, count, read = source.labels, len(source), source.read
+    if not indices or max(indices) >= count:
+        raise UserError(f"figures.images {indices}: give at least one index below the {count} images of {images}")
+    return np.stack([read(index) for index in indices]), labels[indices]
 
 
 def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | None = None) -> Layer:

@@ -116,7 +116,7 @@ def _guidance(config: Config) -> Iterator[str]:
 def _figures(config: Config) -> Iterator[str]:
     figures, rows = config.figures, config.figures.rows or tuple(config.rows)
     last = max(figures.images)
-    if last >= config.data.validation_images:
+    if not figures.folder and last >= config.data.validation_images:
         yield f"figures.images: {last} is not below the {config.data.validation_images} validation images"
     if figures.epoch and not all(config.rows[row].weights or figures.epoch in config.epochs(row) for row in rows):
         yield f"figures.epoch: {figures.epoch} is not one of evaluation.epochs"

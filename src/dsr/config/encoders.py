@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dsr.config.base import Positive, PositiveFloat, Section
 
@@ -65,6 +65,9 @@ class Encoder(Section):
     """Latent statistics: the release's files, or computed by the workflow over the training images.
 
     Also with `released`, those that the release does not have (So400M with a single pass) are computed."""
+
+    norm_threshold: Annotated[PositiveFloat | None, Field(exclude=True)] = None
+    """The encoder's own `discovery.norm_threshold`; no part of what determines latents."""
 
     @model_validator(mode="after")
     def _whole_patches(self) -> Encoder:

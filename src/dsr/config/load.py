@@ -108,7 +108,9 @@ class Config(Section):
     def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
         """Everything that determines an encoder's register neurons; a recursive discovery builds on a single one."""
         first: Ttr = "single" if ttr == "recursive" else "none"
-        return DiscoverSpec(edition=DISCOVER, encoding=self.encoding(encoder, first), discovery=self.discovery)
+        own = self.encoders[encoder].norm_threshold
+        discovery = self.discovery.model_copy(update={"norm_threshold": own} if own else {})
+        return DiscoverSpec(edition=DISCOVER, encoding=self.encoding(encoder, first), discovery=discovery)
 
     def model(self, row: str) -> ModelSpec:
         """Return the denoiser of a row."""
@@ -197,7 +199,9 @@ class Config(Section):
 
     def encoder_maps(self, encoder: str, ttr: Ttr) -> EncoderMapsSpec:
         """Everything that determines an encoder's maps."""
-        return EncoderMapsSpec(autoencoder=self.autoencoder(encoder, ttr), images=self.figures.images)
+        return EncoderMapsSpec(
+            autoencoder=self.autoencoder(encoder, ttr), images=self.figures.images, folder=self.figures.folder
+        )
 
     def denoiser_maps(self, row: str, epoch: int) -> DenoiserMapsSpec:
         """Everything that determines the maps of a row's denoiser."""

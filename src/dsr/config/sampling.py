@@ -105,6 +105,8 @@ class Figures(Section):
     images: Distinct[Natural]
     """Validation images (by index). Outlier ratios are means over all of them. Token maps are drawn of the first one,
     and of another one when `<results>/figures/image-{index}/{figure}.png` is asked for."""
+    folder: str | None = None
+    """Folder of images to look at instead of validation images; class folders have labels for names (`207/a.jpg`)."""
     layers: Ascending[Positive] | None = None
     """Blocks after which denoisers are shown (1 is the first block), besides their output. Null, and denoisers of which
     one is shallower, give six at equal shares of the depth. Encoders are always shown at equal shares."""

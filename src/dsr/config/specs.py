@@ -150,7 +150,9 @@ class EncoderMapsSpec(Section):
     autoencoder: AutoencoderSpec
     """Encoder, TTR and decoder."""
     images: tuple[int, ...]
-    """Validation images, by index."""
+    """Validation images, by index; or those of a folder."""
+    folder: str | None = None
+    """Path of that folder."""
 
 
 class DenoiserMapsSpec(EncoderMapsSpec):
