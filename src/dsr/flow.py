@@ -54,9 +54,13 @@ class Flow:
         """Velocity dx/dt (B, C, S, S) that leads away from the predicted clean latents; times (B,) or ()."""
         return (x_t - prediction) / _like(t, x_t).clamp(min=self.t_eps)
 
-    def loss(self, prediction: Tensor, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Squared error of the velocity, mean over each latent, (B,); in fp32 whatever the prediction's dtype."""
-        return self.squared_error(prediction, clean, noise, t).flatten(1).mean(1)
+    def loss(self, prediction: Tensor, clean: Tensor, noise: Tensor, t: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Squared error of the velocity, mean over each latent, (B,); in fp32 whatever the prediction's dtype.
+
+        Of tokens that are not ``kept``, bool (B, S, S), the error counts as 0.
+        """
+        error = self.squared_error(prediction, clean, noise, t)
+        return (error if kept is None else error * kept.unsqueeze(1)).flatten(1).mean(1)
 
     def squared_error(self, prediction: Tensor, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Squared error of the velocity, elementwise (B, C, S, S)."""

@@ -63,6 +63,19 @@ def test_milestones_in_a_chain_equal_one_long_run(row: Path, finished: Path, tmp
     assert differences(final_state(tmp_path / "run-a"), final_state(finished)) == []
 
 
+def test_a_masked_loss_is_the_mean_over_the_tokens_of_the_batch_that_are_left(
+    row: Path, finished: Path, tmp_path: Path
+) -> None:
+    plain = final_state(finished)["model"]
+    models = {}
+    for name, norm, options in (("half", 2.8, {}), ("parts", 2.8, {"micro_batch": 2}), ("all", 1e6, {})):
+        assert train(tiny_job(row, tmp_path / name, spec=tiny_spec(mask_norm=norm), **options), ONE)
+        models[name] = final_state(tmp_path / name)["model"]
+    assert largest_gap(models["half"], models["parts"]) < 1e-6
+    assert largest_gap(models["half"], plain) > 1e-4
+    assert largest_gap(models["all"], plain) < 1e-6
+
+
 @pytest.mark.parametrize("options", [{"micro_batch": 2}, {"workers": 1}])
 def test_accumulation_and_workers_do_not_change_the_result(
     row: Path, finished: Path, tmp_path: Path, options: dict[str, int]

@@ -186,6 +186,13 @@ def test_two_processes_agree_with_one_and_with_their_own_interrupted_run(row: Pa
     assert differences(final_state(broken.run_dir), final_state(whole.run_dir)) == []
 
 
+def test_two_processes_agree_with_one_on_a_masked_loss(row: Path, tmp_path: Path) -> None:
+    alone, pair = (tiny_job(row, tmp_path / run, spec=tiny_spec(mask_norm=2.8)) for run in ("run-1", "run-a"))
+    assert train(alone, ONE)
+    assert Workers(pair, pair).wait() == {0}
+    assert largest_gap(final_state(alone.run_dir)["model"], final_state(pair.run_dir)["model"]) < 1e-6
+
+
 def test_a_lost_process_ends_the_job_at_once_and_other_numbers_of_processes_go_on(row: Path, tmp_path: Path) -> None:
     job = tiny_job(row, tmp_path / "run-a", epoch=1000, checkpoint_minutes=OFTEN)
     torchrun = command(job, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

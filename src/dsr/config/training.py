@@ -140,6 +140,9 @@ class Recipe(Section):
     precision: Precision
     """Arithmetic of the denoiser (weights and optimizer state stay fp32). The encoder has TF32; with fp16, float16
     if that leaves the latents of the run's first images within 2e-3 of what they were."""
+    mask_norm: PositiveFloat | None = None
+    """Leave tokens out of the loss whose norm in the standardised latent is this or more (the paper's loss masking, its
+    tau); the loss is the mean over the tokens of the global batch that are left. Null leaves none out."""
     train_all: bool = True
     """Train position tables and Fourier frequencies too, as the release does."""
 

@@ -168,13 +168,13 @@ class Learner:
             group["lr"] = lr
         # The device goes on while the host waits for the outcome: AdamW itself leaves everything as it is if told so.
         self.optimizer.found_inf = 1.0 - outcome.device.isfinite().all().float()  # type: ignore[attr-defined]
-        if self._loss_scale is not None:
-            self.optimizer.grad_scale = torch.full_like(outcome.device[2], self._seed)  # type: ignore[attr-defined]
+        if self._loss_scale is not None or self._recipe.mask_norm is not None:
+            self.optimizer.grad_scale = self._seed * outcome.device[3]  # type: ignore[attr-defined]
         self.optimizer.step()
         for average in self.averages.values():
             average.update()
         meanwhile()
-        mean_loss, votes, grad_norm = outcome.values().tolist()
+        mean_loss, votes, grad_norm, _ = outcome.values().tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
             raise NotFiniteError(f"step {self.step + 1}: loss {mean_loss}, gradient norm {grad_norm}")
         self.step += 1
@@ -188,9 +188,13 @@ class Learner:
         return 1.0 if self._loss_scale is None else self._loss_scale / self._world.size
 
     def _differentiate(self, micro_batches: Iterable[MicroBatch], stop: Callable[[], bool]) -> Fetched:
-        """Leave the mean gradient of all processes, times :attr:`_seed`; return loss, votes to stop, gradient norm."""
+        """Leave the mean gradient of all processes, times :attr:`_seed` and the share of tokens in the loss.
+
+        Returns:
+            Loss, votes to stop, gradient norm, that share.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self._world.device)
+        loss, kept = torch.zeros(2, device=self._world.device)
         taken = 0
         for batch in micro_batches:
             taken += len(batch.t)
@@ -199,12 +203,17 @@ class Learner:
                 part = self._loss(batch).sum() / self._rows
                 part.backward(torch.full_like(part, self._seed))  # type: ignore[no-untyped-call]
             loss += part.detach()
+            if self._recipe.mask_norm is not None:
+                kept += self._kept(batch).mean(dtype=torch.float32) * len(batch.t) / self._rows
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         norm /= self._seed
         # One collective and one wait for the device a step: loss, request to stop and gradient norm together.
         vote = torch.full_like(loss, float(stop()))
-        shared = self._world.sum(torch.stack([loss / self._world.size, vote]))
-        return Fetched(torch.cat([shared, norm.view(1)]))
+        loss, votes, share = self._world.sum(torch.stack([loss / self._world.size, vote, kept / self._world.size]))
+        if self._recipe.mask_norm is None:
+            share = torch.ones_like(norm)
+        # Known only now, and the same for all tokens of the step, so it divides the sums.
+        return Fetched(torch.stack([loss / share, votes, norm / share, share]))
 
     def _overflowed(self, outcome: Fetched, meanwhile: Callable[[], None]) -> bool:
         """Whether a smaller loss scale, which is then set, can make the gradient finite; equal on all processes.
@@ -212,7 +221,7 @@ class Learner:
         The optimizer has to wait for the answer, since moving averages cannot be told to leave everything as it is.
         """
         meanwhile()
-        loss, _, norm = outcome.values().tolist()
+        loss, _, norm, _ = outcome.values().tolist()
         if self._loss_scale is None or self._loss_scale <= 1 or not math.isfinite(loss) or math.isfinite(norm):
             return False
         self._loss_scale /= 2
@@ -272,4 +281,9 @@ class Learner:
         x_t = self._flow.interpolate(batch.clean, batch.noise, batch.t)
         with autocast(x_t.device, self.precision):
             prediction = (model or self._forward)(x_t, batch.t, batch.y)
-        return self._flow.loss(prediction.float(), batch.clean, batch.noise, batch.t)
+        kept = None if self._recipe.mask_norm is None else self._kept(batch)
+        return self._flow.loss(prediction.float(), batch.clean, batch.noise, batch.t, kept)
+
+    def _kept(self, batch: MicroBatch) -> torch.Tensor:
+        """Which tokens of a micro-batch are in a masked loss, bool (n, S, S)."""
+        return batch.clean.norm(dim=1) < (self._recipe.mask_norm or math.inf)
