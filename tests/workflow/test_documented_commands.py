@@ -12,9 +12,9 @@ from .conftest import ROOT, Checkout, job_counts
 
 PLACEHOLDER = re.compile(r"[{<]|\.\.\.")
 DRY = ("-n", "--dry-run")
-OWN_FILES = ("four-gpus.yaml", "overlay.yaml")
+OWN_FILES = ("four-gpus.yaml", "my-images.yaml", "overlay.yaml")
 """Configuration files that documents let users write."""
-NEVER_DRY = {"--unlock", "--conda-create-envs-only"}
+NEVER_DRY = {"--unlock", "--conda-create-envs-only", "--report"}
 
 
 def documents() -> list[Path]:

@@ -177,18 +177,20 @@ def read_chosen(images: Path, spec: EncoderMapsSpec) -> tuple[npt.NDArray[np.uin
     Raises:
         UserError: if there are none, one is beyond the last, or a class folder has another name.
     """
-    indices, size = list(spec.images), spec.autoencoder.image_size
+    indices = list(spec.images)
     if images.is_dir():
         listing = list_folder(images)
         if wrong := [name for name in listing.classes if not name.isdecimal()]:
             raise UserError(f"{images / wrong[0]}: expected class folders named by their labels, such as 207")
         labels = np.array([int(listing.classes[label]) for label in listing.labels])
-        count, read = len(labels), lambda index: np.asarray(center_crop(load_rgb(listing.paths[index]), size))
+
+        def read(index: int) -> npt.NDArray[np.uint8]:
+            return np.asarray(center_crop(load_rgb(listing.paths[index]), spec.autoencoder.image_size))
     else:
         source = open_images(images)
-        labels, count, read = source.labels, len(source), source.read
-    if not indices or max(indices) >= count:
-        raise UserError(f"figures.images {indices}: give at least one index below the {count} images of {images}")
+        labels, read = source.labels, source.read
+    if not indices or max(indices) >= len(labels):
+        raise UserError(f"figures.images {indices}: give at least one index below the {len(labels)} images of {images}")
     return np.stack([read(index) for index in indices]), labels[indices]
 
 

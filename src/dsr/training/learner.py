@@ -286,4 +286,5 @@ class Learner:
 
     def _kept(self, batch: MicroBatch) -> torch.Tensor:
         """Which tokens of a micro-batch are in a masked loss, bool (n, S, S)."""
-        return batch.clean.norm(dim=1) < (self._recipe.mask_norm or math.inf)
+        kept: torch.Tensor = batch.clean.norm(dim=1) < (self._recipe.mask_norm or math.inf)
+        return kept
