@@ -74,7 +74,8 @@ format: .venv/ready  ## Format all code
 	@$(RUN) snakefmt Snakefile rules
 
 schema: .venv/ready  ## Write the JSON schema of config.yaml from the typed configuration
-	@$(RUN) python -m dsr.commands.schema --output rules/config.schema.json
+	@$(RUN) python -c 'import json; from dsr.config.load import Config; print(json.dumps(Config.model_json_schema(), indent=2))' \
+		> rules/config.schema.json
 
 clean:  ## Remove the demo's results
 	rm -rf results/demo

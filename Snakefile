@@ -51,16 +51,6 @@ include: "rules/plan.smk"
 include: "rules/status.smk"
 
 
-# Seconds of work each: not worth a place in a cluster's queue.
-localrules:
-    figure_averages,
-    figure_denoiser,
-    figure_encoder,
-    figure_fid,
-    figure_samples,
-    figure_times,
-
-
 rule all:
     default_target: True
     input:

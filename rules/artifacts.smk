@@ -98,25 +98,22 @@ rule fetch_graph:
     conda:
         "../envs/torch.yaml"
     params:
+        artifact="inception-graph",
         local=local_copy("inception-graph"),
     shell:
-        f"{FETCH} --artifact inception-graph"
-        " {params.local:q} --output {output:q} > {log:q} 2>&1"
+        f"{FETCH} --artifact"
+        " {params.artifact} {params.local:q} --output {output:q} > {log:q} 2>&1"
 
 
 # ADM's reference batch: 10 000 images, and the statistics of the whole training set.
-rule fetch_reference:
+use rule fetch_graph as fetch_reference with:
     output:
         "<results>/evaluator/reference-adm.npz",
     log:
         "<logs>/fetch/reference-adm.log",
-    conda:
-        "../envs/torch.yaml"
     params:
+        artifact="reference-imagenet256",
         local=local_copy("reference-imagenet256"),
-    shell:
-        f"{FETCH} --artifact reference-imagenet256"
-        " {params.local:q} --output {output:q} > {log:q} 2>&1"
 
 
 # For clusters on which only the login node has internet.

@@ -1,18 +1,16 @@
 # Everything that the rules share: the checked configuration, wildcard constraints, input functions.
 import functools
-import hashlib
 import json
 import shlex
 import time
 from pathlib import Path
 
 import yaml
+from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 
 from dsr.base.errors import UserError
-from dsr.base.files import write_text
-from dsr.base.records import read_record
-from dsr.config.agreement import overlay_rows
+from dsr.base.files import read_record, write_text
 from dsr.config.load import load
 from dsr.config.specs import differing_keys, spec_hash, spec_json
 
@@ -23,14 +21,15 @@ config["rows"] = {name: config["rows"][name] for name in ROW_ORDER} | config["ro
 
 try:
     CONFIG = load(config)
-    # Rows that a table's overlay has, by table.
-    OVERLAY_ROWS = {
-        name: overlay_rows(name, Path(workflow.basedir, table.overlay))
-        for name, table in CONFIG.tables.items()
-        if table.overlay
-    }
 except UserError as error:
     raise WorkflowError(str(error)) from None
+
+# Rows that a table's overlay has, by table.
+OVERLAY_ROWS = {
+    name: load_configfile(Path(workflow.basedir, table.overlay)).get("rows", {})
+    for name, table in CONFIG.tables.items()
+    if table.overlay
+}
 
 EXECUTION = CONFIG.execution
 EPOCHS = CONFIG.evaluation.epochs
@@ -92,12 +91,6 @@ def neurons(encoder, ttr):
     return [] if ttr == "none" else f"<results>/encoders/{encoder}/neurons-{ttr}.json"
 
 
-def first_neurons(wildcards):
-    """Register neurons that are active while others are discovered: of a first pass, in a recursive discovery."""
-    first = CONFIG.discover(wildcards.encoder, wildcards.ttr).encoding.ttr
-    return neurons(wildcards.encoder, first)
-
-
 def row_inputs(wildcards):
     """Files that turn images into a row's normalised latents."""
     row = CONFIG.rows[wildcards.row]
@@ -143,17 +136,6 @@ def write_asked(output, spec):
             logger.warning(f"{made} has other settings ({'; '.join(differences)})")
         os.utime(file, None if differences else (0, 0))
     return str(file)
-
-
-def train_spec(wildcards):
-    """Everything that determines the weights of a row, as JSON: a change of it retrains the row."""
-    return spec_json(CONFIG.train(wildcards.row))
-
-
-def weights_spec(wildcards):
-    """Everything that determines one of the moving averages of a row's weights."""
-    decay = float(wildcards.decay) if "decay" in wildcards.keys() else None
-    return CONFIG.weights(wildcards.row, int(wildcards.epoch), decay)
 
 
 def state_folder(row):
@@ -227,58 +209,9 @@ def encoders_with_released(file):
     return [name for name, entry in encoders if getattr(entry, file) == "released"]
 
 
-def raw_images(wildcards):
-    """What must exist before the images of a split can be prepared: a given ImageFolder, or a fetched one."""
-    given = getattr(CONFIG.data, wildcards.split)
-    # The folder itself may be touched; `raw_listing` notices what matters.
-    return ancient(given) if given else f"<results>/data/raw/{wildcards.split}.json"
-
-
-def raw_folder(wildcards):
-    """ImageFolder of a split."""
-    given = getattr(CONFIG.data, wildcards.split)
-    return given or f"{CONFIG.results}/data/raw/{wildcards.split}"
-
-
-def raw_listing(wildcards):
-    """What changes where images are added to a given ImageFolder, removed or moved: its classes and their times."""
-    given = getattr(CONFIG.data, wildcards.split) or CONFIG.artifacts.get(
-        f"imagenet-{wildcards.split}"
-    )
-    return class_times(given) if given else ""
-
-
-@functools.cache
-def class_times(folder):
-    """Hash of the names of a folder's sub-folders and the times at which entries of theirs came or went."""
-    entries = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
-    times = [
-        f"{entry.name} {entry.stat().st_mtime_ns}"
-        for entry in entries
-        if entry.is_dir()
-    ]
-    return hashlib.sha256("\n".join(times).encode()).hexdigest()[:12]
-
-
-def other_index(wildcards):
-    """Index of the other split, whose classes must be the same."""
-    split = "validation" if wildcards.split == "train" else "train"
-    return f"{CONFIG.results}/data/prepared/{split}/index.npz"
-
-
 def encodings(rows):
     """Encoders as these rows use them, with and without TTR."""
     return sorted({(CONFIG.rows[row].encoder, CONFIG.rows[row].ttr) for row in rows})
 
 
 ENCODINGS = encodings(CONFIG.rows)
-
-
-def discover_spec(wildcards):
-    """Everything but the images that determines a list of register neurons."""
-    return CONFIG.discover(wildcards.encoder, wildcards.ttr)
-
-
-def statistics_spec(wildcards):
-    """Everything but the images that determines latent statistics."""
-    return CONFIG.statistics(wildcards.encoder, wildcards.ttr)

@@ -2,8 +2,16 @@
 rule discover_neurons:
     input:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
-        first=first_neurons,
-        spec=asked("<results>/encoders/{encoder}/neurons-{ttr}.json", discover_spec),
+        # Active while others are discovered.
+        first=lambda wildcards: (
+            neurons(wildcards.encoder, "single")
+            if wildcards.ttr == "recursive"
+            else []
+        ),
+        spec=asked(
+            "<results>/encoders/{encoder}/neurons-{ttr}.json",
+            lambda wildcards: CONFIG.discover(wildcards.encoder, wildcards.ttr),
+        ),
         images="<results>/data/prepared/train/index.npz",
     output:
         "<results>/encoders/{encoder}/neurons-{ttr}.json",
@@ -48,7 +56,10 @@ rule statistics:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         images="<results>/data/prepared/train/index.npz",
-        spec=asked("<results>/latents/{encoder}-{ttr}.safetensors", statistics_spec),
+        spec=asked(
+            "<results>/latents/{encoder}-{ttr}.safetensors",
+            lambda wildcards: CONFIG.statistics(wildcards.encoder, wildcards.ttr),
+        ),
     output:
         "<results>/latents/{encoder}-{ttr}.safetensors",
     log:

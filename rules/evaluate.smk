@@ -1,4 +1,5 @@
 # Scores after the ADM protocol: the frozen Inception graph in TensorFlow, the metrics on plain arrays.
+# Of the training images, as many as there are validation images, chosen at random once and for all.
 rule reference:
     input:
         "<results>/data/prepared/{reference}/index.npz",
@@ -7,34 +8,17 @@ rule reference:
     log:
         "<logs>/reference/{reference}.log",
     wildcard_constraints:
-        reference="validation",
-    conda:
-        "../envs/torch.yaml"
-    threads: threads_of("reference")
-    resources:
-        **resources_of("reference"),
-    shell:
-        "python -m dsr.commands.prepare reference --images {input:q} --output {output:q} > {log:q} 2>&1"
-
-
-# As many training images as there are validation images, chosen at random once and for all.
-rule reference_train:
-    input:
-        "<results>/data/prepared/train/index.npz",
-    output:
-        "<results>/evaluator/reference-train.npz",
-    log:
-        "<logs>/reference/train.log",
+        reference="validation|train",
     conda:
         "../envs/torch.yaml"
     threads: threads_of("reference")
     resources:
         **resources_of("reference"),
     params:
-        chosen=CONFIG.data.validation_images,
+        images=CONFIG.data.validation_images,
     shell:
-        "python -m dsr.commands.prepare reference --images {input:q} --count {params.chosen} --seed 0"
-        " --output {output:q} > {log:q} 2>&1"
+        "python -m dsr.commands.prepare reference --images {input:q} --count {params.images} --output {output:q}"
+        " > {log:q} 2>&1"
 
 
 rule evaluate:

@@ -1,13 +1,11 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
-FIGURE = (
-    "python -m dsr.commands.report figure --kind {params.kind} --config {input.config:q} --entries {params.entries:q}"
-    " {params.image} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
-)
+from typing import NamedTuple
 
 
 wildcard_constraints:
     # Folder of the figures that show another image than the first.
     image=f"(?:{one_of(IMAGES)})?",
+    kind=MAP_KINDS,
 
 
 rule encoder_maps:
@@ -16,7 +14,10 @@ rule encoder_maps:
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         decoder="<results>/decoders/{encoder}.safetensors",
         images=CONFIG.figures.folder or "<results>/data/prepared/validation/index.npz",
-        spec=asked("<results>/maps/encoders/{encoder}-{ttr}.npz", encoder_maps_spec),
+        spec=asked(
+            "<results>/maps/encoders/{encoder}-{ttr}.npz",
+            lambda wildcards: CONFIG.encoder_maps(wildcards.encoder, wildcards.ttr),
+        ),
     output:
         "<results>/maps/encoders/{encoder}-{ttr}.npz",
     log:
@@ -40,7 +41,12 @@ rule denoiser_maps:
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         images=CONFIG.figures.folder or "<results>/data/prepared/validation/index.npz",
-        spec=asked("<results>/maps/rows/{row}-{epoch}.npz", denoiser_maps_spec),
+        spec=asked(
+            "<results>/maps/rows/{row}-{epoch}.npz",
+            lambda wildcards: CONFIG.denoiser_maps(
+                wildcards.row, int(wildcards.epoch)
+            ),
+        ),
     output:
         "<results>/maps/rows/{row}-{epoch}.npz",
     log:
@@ -58,94 +64,106 @@ rule denoiser_maps:
         " --decoder {input.decoder:q} --weights {input.weights:q} --threads {threads} --output {output:q} > {log:q} 2>&1"
 
 
-rule figure_samples:
-    input:
-        files_of(DRAWN_ENTRIES, "samples"),
-        config=config_file,
-    output:
-        png=report(
-            "<results>/figures/samples.png",
-            category="4. Samples",
-            labels={"shows": "samples at equal seeds"},
-            caption="../docs/captions/samples.rst",
-        ),
-        svg="<results>/figures/samples.svg",
-    log:
-        "<logs>/figures/samples.log",
-    conda:
-        "../envs/torch.yaml"
-    params:
-        kind="samples",
-        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "seed", "samples"),
-        image="",
-    shell:
-        FIGURE
+class Figure(NamedTuple):
+    """A figure, or one for each of its wildcards."""
+
+    file: str
+    """Name without folder and ending; {image} is the folder of another image than the first."""
+    category: str
+    """Where the report has it, and what it is called there."""
+    label: str
+    entries: Callable
+    """What it shows."""
+    fields: str
+    """What it needs of these entries; the last one is a file."""
+    rows: list[str] = []
+    """What {row} may be."""
 
 
-use rule figure_samples as figure_encoder with:
-    input:
-        files_of(ENCODER_ENTRIES, "maps"),
-        config=config_file,
-    output:
-        png=report(
-            "<results>/figures/{image}encoder-{kind}.png",
-            category="2. Outliers in the encoder",
-            labels={"shows": "{kind}"},
-            caption="../docs/captions/encoder.rst",
-        ),
-        svg="<results>/figures/{image}encoder-{kind}.svg",
-    log:
-        "<logs>/figures/{image}encoder-{kind}.log",
-    wildcard_constraints:
-        kind=MAP_KINDS,
-    params:
-        kind="{kind}",
-        entries=entries_json(ENCODER_ENTRIES, "encoder", "ttr", "maps"),
-        image=image_option,
+# By the name of the rule and the caption.
+FIGURES = {
+    "fid": Figure(
+        "fid",
+        "1. Results",
+        "FID against epochs",
+        lambda wildcards: unguided(DRAWN),
+        "row epoch seed metrics",
+    ),
+    # Of rows whose recipe keeps several moving averages.
+    "averages": Figure(
+        "averages-{row}",
+        "1. Results",
+        "FID against EMA decay, {row}",
+        lambda wildcards: averages(wildcards.row),
+        "row epoch seed decay metrics",
+        AVERAGED,
+    ),
+    "encoder": Figure(
+        "{image}encoder-{kind}",
+        "2. Outliers in the encoder",
+        "{kind}",
+        lambda wildcards: ENCODER_ENTRIES,
+        "encoder ttr maps",
+    ),
+    "denoiser": Figure(
+        "{image}denoiser-{kind}",
+        "3. Outliers in the denoiser",
+        "{kind}",
+        lambda wildcards: DRAWN_ENTRIES,
+        "row epoch maps",
+    ),
+    "times": Figure(
+        "{image}times-{row}",
+        "3. Outliers in the denoiser",
+        "norms against noise, {row}",
+        lambda wildcards: [one for one in DRAWN_ENTRIES if one.row == wildcards.row],
+        "row epoch maps",
+        DRAWN,
+    ),
+    "samples": Figure(
+        "samples",
+        "4. Samples",
+        "samples at equal seeds",
+        lambda wildcards: DRAWN_ENTRIES,
+        "row epoch seed samples",
+    ),
+}
 
+for name, figure in FIGURES.items():
 
-use rule figure_samples as figure_denoiser with:
-    input:
-        files_of(DRAWN_ENTRIES, "maps"),
-        config=config_file,
-    output:
-        png=report(
-            "<results>/figures/{image}denoiser-{kind}.png",
-            category="3. Outliers in the denoiser",
-            labels={"shows": "{kind}"},
-            caption="../docs/captions/denoiser.rst",
-        ),
-        svg="<results>/figures/{image}denoiser-{kind}.svg",
-    log:
-        "<logs>/figures/{image}denoiser-{kind}.log",
-    wildcard_constraints:
-        kind=MAP_KINDS,
-    params:
-        kind="{kind}",
-        entries=entries_json(DRAWN_ENTRIES, "row", "epoch", "maps"),
-        image=image_option,
-
-
-use rule figure_samples as figure_times with:
-    input:
-        lambda wildcards: files_of(drawn(wildcards.row), "maps"),
-        config=config_file,
-    output:
-        png=report(
-            "<results>/figures/{image}times-{row}.png",
-            category="3. Outliers in the denoiser",
-            labels={"shows": "norms against noise, {row}"},
-            caption="../docs/captions/times.rst",
-        ),
-        svg="<results>/figures/{image}times-{row}.svg",
-    log:
-        "<logs>/figures/{image}times-{row}.log",
-    params:
-        kind="times",
-        entries=lambda wildcards: entries_json(
-            drawn(wildcards.row), "row", "epoch", "maps"
-        ),
-        image=image_option,
+    rule:
+        name:
+            f"figure_{name}"
+        input:
+            lambda wildcards, figure=figure: files_of(
+                figure.entries(wildcards), figure.fields.split()[-1]
+            ),
+            config=config_file,
+        output:
+            png=report(
+                f"<results>/figures/{figure.file}.png",
+                category=figure.category,
+                labels={"shows": figure.label},
+                caption=f"../docs/captions/{name}.rst",
+            ),
+            svg=f"<results>/figures/{figure.file}.svg",
+        log:
+            f"<logs>/figures/{figure.file}.log",
+        wildcard_constraints:
+            row=one_of(figure.rows),
+        # Seconds of work: not worth a place in a cluster's queue.
+        localrule: True
+        conda:
+            "../envs/torch.yaml"
+        params:
+            kind="{kind}" if "{kind}" in figure.file else name,
+            entries=lambda wildcards, figure=figure: entries_json(
+                figure.entries(wildcards), *figure.fields.split()
+            ),
+            image=image_option,
+        shell:
+            "python -m dsr.commands.report figure --kind {params.kind} --config {input.config:q} {params.image}"
+            " --entries {params.entries:q} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 
 
 # Everything about the denoisers' tokens, for as many rows and at the epoch that `figures` says.
@@ -153,46 +171,3 @@ rule denoiser_figures:
     input:
         denoiser_figures(),
     localrule: True
-
-
-use rule figure_samples as figure_fid with:
-    input:
-        files_of(unguided(DRAWN), "metrics"),
-        config=config_file,
-    output:
-        png=report(
-            "<results>/figures/fid.png",
-            category="1. Results",
-            labels={"result": "FID against epochs"},
-            caption="../docs/captions/fid.rst",
-        ),
-        svg="<results>/figures/fid.svg",
-    log:
-        "<logs>/figures/fid.log",
-    params:
-        kind="fid",
-        entries=entries_json(unguided(DRAWN), "row", "epoch", "seed", "metrics"),
-
-
-# Drawn of rows whose recipe keeps several moving averages.
-use rule figure_samples as figure_averages with:
-    input:
-        lambda wildcards: files_of(averages(wildcards.row), "metrics"),
-        config=config_file,
-    output:
-        png=report(
-            "<results>/figures/averages-{row}.png",
-            category="1. Results",
-            labels={"result": "FID against EMA decay, {row}"},
-            caption="../docs/captions/averages.rst",
-        ),
-        svg="<results>/figures/averages-{row}.svg",
-    log:
-        "<logs>/figures/averages-{row}.log",
-    wildcard_constraints:
-        row=one_of(AVERAGED),
-    params:
-        kind="averages",
-        entries=lambda wildcards: entries_json(
-            averages(wildcards.row), "row", "epoch", "seed", "decay", "metrics"
-        ),

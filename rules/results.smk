@@ -24,29 +24,15 @@ def config_file(wildcards):
     return write_asked("<results>/config", CONFIG_JSON)
 
 
-def encoder_maps_spec(wildcards):
-    """Everything that determines an encoder's maps."""
-    return CONFIG.encoder_maps(wildcards.encoder, wildcards.ttr)
-
-
-def denoiser_maps_spec(wildcards):
-    """Everything that determines a denoiser's maps."""
-    return CONFIG.denoiser_maps(wildcards.row, int(wildcards.epoch))
-
-
 def averages(row):
     """Entries of every moving average of a row's weights, the reported one first."""
     return unguided([row]) + [one for one in ENTRIES if one.row == row and one.decay]
 
 
-def drawn(row):
-    """Entry of a row whose samples and maps are drawn."""
-    return [one for one in DRAWN_ENTRIES if one.row == row]
-
-
 def image_option(wildcards):
     """Option of the figure command for another image than the first."""
-    return f"--image {IMAGES[wildcards.image]}" if wildcards.image else ""
+    image = wildcards.get("image")
+    return f"--image {IMAGES[image]}" if image else ""
 
 
 def denoiser_figures():

@@ -12,15 +12,13 @@ rule table:
         config=config_file,
         missing=missing_metrics,
     output:
+        multiext("<results>/table1", markdown=".md", csv=".csv", latex=".tex"),
         html=report(
             "<results>/table1.html",
             category="1. Results",
             labels={"result": "Table 1"},
             caption="../docs/captions/table1.rst",
         ),
-        markdown="<results>/table1.md",
-        csv="<results>/table1.csv",
-        latex="<results>/table1.tex",
     log:
         "<logs>/table1.log",
     localrule: True
@@ -38,10 +36,10 @@ rule row_table:
         lambda wildcards: files_of(reported([wildcards.row]), "metrics", "chosen"),
         config=config_file,
     output:
+        multiext(
+            "<results>/rows/{row}/table1", markdown=".md", csv=".csv", latex=".tex"
+        ),
         html="<results>/rows/{row}/table1.html",
-        markdown="<results>/rows/{row}/table1.md",
-        csv="<results>/rows/{row}/table1.csv",
-        latex="<results>/rows/{row}/table1.tex",
     log:
         "<logs>/table1-{row}.log",
     localrule: True
@@ -60,15 +58,13 @@ use rule row_table as partial_table with:
     input:
         config=config_file,
     output:
+        multiext("<results>/table1-partial", markdown=".md", csv=".csv", latex=".tex"),
         html=report(
             "<results>/table1-partial.html",
             category="1. Results",
             labels={"result": "Table 1, as far as measured"},
             caption="../docs/captions/table1.rst",
         ),
-        markdown="<results>/table1-partial.md",
-        csv="<results>/table1-partial.csv",
-        latex="<results>/table1-partial.tex",
     log:
         "<logs>/table1-partial.log",
     params:
@@ -83,15 +79,13 @@ use rule row_table as comparison with:
         lambda wildcards: table_files(table_entries(wildcards.table), "metrics"),
         config=config_file,
     output:
+        multiext("<results>/tables/{table}", markdown=".md", csv=".csv", latex=".tex"),
         html=report(
             "<results>/tables/{table}.html",
             category="1. Results",
             labels={"result": "Table: {table}"},
             caption="../docs/captions/comparison.rst",
         ),
-        markdown="<results>/tables/{table}.md",
-        csv="<results>/tables/{table}.csv",
-        latex="<results>/tables/{table}.tex",
     log:
         "<logs>/tables/{table}.log",
     wildcard_constraints:
@@ -106,10 +100,13 @@ use rule comparison as partial_comparison with:
     input:
         config=config_file,
     output:
+        multiext(
+            "<results>/tables/{table}-partial",
+            markdown=".md",
+            csv=".csv",
+            latex=".tex",
+        ),
         html="<results>/tables/{table}-partial.html",
-        markdown="<results>/tables/{table}-partial.md",
-        csv="<results>/tables/{table}-partial.csv",
-        latex="<results>/tables/{table}-partial.tex",
     log:
         "<logs>/tables/{table}-partial.log",
     params:

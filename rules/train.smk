@@ -4,7 +4,10 @@ rule train:
         unpack(row_inputs),
         images="<results>/data/prepared/train/index.npz",
         previous=ancient(previous_epoch),
-        asked=asked("<results>/rows/{row}/epoch-{epoch}/ema.safetensors", weights_spec),
+        asked=asked(
+            "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+            lambda wildcards: CONFIG.weights(wildcards.row, int(wildcards.epoch)),
+        ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
     log:
@@ -20,7 +23,7 @@ rule train:
         **resources_of("train", EXECUTION.nodes),
     params:
         # The training state is no output: Snakemake deletes outputs, and the log, before a job runs again.
-        spec=train_spec,
+        spec=lambda wildcards: spec_json(CONFIG.train(wildcards.row)),
         run=lambda wildcards: state_folder(wildcards.row),
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
@@ -41,7 +44,10 @@ rule average:
     input:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         asked=asked(
-            "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors", weights_spec
+            "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors",
+            lambda wildcards: CONFIG.weights(
+                wildcards.row, int(wildcards.epoch), float(wildcards.decay)
+            ),
         ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors",
@@ -53,7 +59,7 @@ rule average:
     conda:
         "../envs/torch.yaml"
     params:
-        spec=train_spec,
+        spec=lambda wildcards: spec_json(CONFIG.train(wildcards.row)),
         run=lambda wildcards: state_folder(wildcards.row),
     shell:
         "python -m dsr.commands.average --spec {params.spec:q} --epoch {wildcards.epoch} --decay {wildcards.decay}"

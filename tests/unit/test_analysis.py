@@ -22,8 +22,7 @@ from dsr.analysis.measure import (
     trace_denoiser,
 )
 from dsr.base.errors import UserError
-from dsr.base.files import write_json
-from dsr.base.records import read_record
+from dsr.base.files import read_record, write_json
 from dsr.config.encoders import Decoder
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, DenoiserMapsSpec, EncoderMapsSpec, ModelSpec, content

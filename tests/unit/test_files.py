@@ -65,11 +65,11 @@ def test_equal_tensors_are_equal_bytes_whatever_the_order_of_hashes(tmp_path: Pa
     program = """
 import sys, torch
 from pathlib import Path
-from dsr.base import records, tensors
+from dsr.base import files, tensors
 about = {name: name for name in "abcdefgh"}
 path = Path(f"{sys.argv[1]}.safetensors")
 tensors.write(path, {name: torch.ones(2) for name in about}, about)
-assert records.read_record(path) == about
+assert files.read_record(path) == about
 """
     for seed in "12":
         environment = {**os.environ, "PYTHONHASHSEED": seed}

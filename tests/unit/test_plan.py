@@ -17,7 +17,7 @@ from dsr.config.load import Config
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.plan import stages, throughput
-from dsr.plan.render import disk, downloads, markdown
+from dsr.plan.render import downloads, markdown
 from dsr.plan.stages import Work
 from tests.configuration import DEMO, configuration
 
@@ -59,17 +59,6 @@ def test_formulas_count_as_the_real_modules(overlays: tuple[str, ...]) -> None:
             latents = torch.empty(1, autoencoder.encoder.grid**2, autoencoder.encoder.width)
             counted = flops(build_decoder(autoencoder), latents)
         assert decoder_flops(autoencoder) == pytest.approx(counted, rel=1e-3)
-
-
-def test_activations_are_kept_for_further_references() -> None:
-    def kept(references: list[str]) -> float | None:
-        config = configuration(evaluation={"references": references}, sampling={"seeds": [0, 1]})
-        return disk(config, MANIFEST)["activations kept by the evaluation"]
-
-    image = 4 * (2048 + 2023) / 1e9
-    assert kept(["validation"]) == pytest.approx(50_000 * image)
-    sets = (6 * 2 + 4) * 2  # six rows at two epochs, four of them swept at the last one; two seeds
-    assert kept(["validation", "train"]) == pytest.approx((2 + sets) * 50_000 * image)
 
 
 def test_packaged_measurements_state_the_arithmetic_of_their_networks() -> None:
@@ -143,10 +132,6 @@ def test_what_is_given_or_computed_is_not_downloaded() -> None:
     computed = configuration(encoders={"siglip2-b": {"statistics": "computed"}})
     assert everything - names(computed) == {"statistics-siglip2-b-none", "statistics-siglip2-b-single"}
     assert planned(computed)["siglip2-b-single", "encode"].images == 1281167
-    paths = {"source": "imagefolder", "train": "/a", "validation": "/b"}
-    assert everything - names(configuration(data=paths)) == {"ImageNet, one archive"}
-    unprepared = configuration(data={"prepared": False})
-    assert [sum("prepared" in what for what in disk(c, MANIFEST)) for c in (computed, unprepared)] == [1, 0]
 
 
 def test_the_demo_has_a_plan_too() -> None:

@@ -89,8 +89,8 @@ def test_epsilon_is_added_to_the_variance() -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"mean": torch.zeros(SHAPE)}, "1 tensors are missing: var"),
-        ({"mean": torch.zeros(3), "var": torch.ones(3)}, r"of another shape: mean \[3\] instead of \[3, 2, 2\]"),
+        ({"mean": torch.zeros(SHAPE)}, r'Missing key\(s\) in state_dict: "var"'),
+        ({"mean": torch.zeros(3), "var": torch.ones(3)}, r"size mismatch for mean: .*\[3\].*\[3, 2, 2\]"),
         ({"mean": torch.zeros(SHAPE), "var": -torch.ones(SHAPE)}, "negative variances"),
         ({"mean": torch.full(SHAPE, torch.nan), "var": torch.ones(SHAPE)}, "not finite"),
     ],

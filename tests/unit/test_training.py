@@ -16,7 +16,7 @@ from dsr.accel.device import Fetched
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.base.records import read_record
+from dsr.base.files import read_record
 from dsr.config.specs import WeightsSpec, content
 from dsr.data.images import Images
 from dsr.data.prepare import write_index, write_shard

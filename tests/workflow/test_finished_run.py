@@ -199,4 +199,4 @@ def test_published_weights_are_sampled_scored_and_looked_at_without_training(
     target = "results/demo/rows/reference/epoch-1/ema.safetensors"
     run = finished.tiny("--force", target, overlays=overlay(tmp_path, change))
     assert run.returncode != 0
-    assert "denoiser.pt: 1 tensors are unexpected: extra" in run.stdout
+    assert 'Unexpected key(s) in state_dict: "extra"' in run.stdout

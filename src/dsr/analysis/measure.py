@@ -114,7 +114,8 @@ def map_denoiser(
     if max(classes) >= spec.model.classes:
         raise UserError(f"{images}: label {max(classes)} is none of the denoiser's {spec.model.classes} classes")
     latents = autoencoder.encode(_to_pixels(shown))
-    noises = noise(spec.seed, "maps", spec.images, latents.shape[1:]).to(device)
+    # Equal at every time and for every row of the same latent shape.
+    noises = noise(0, "maps", spec.images, latents.shape[1:]).to(device)
     labels = torch.from_numpy(classes).to(device)
     passes, decoded = [], []
     for time in spec.times:

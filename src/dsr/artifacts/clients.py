@@ -19,7 +19,7 @@ from dsr.base.errors import UserError
 log = logging.getLogger(__name__)
 
 _NEEDED = "the kaggle client (Python 3.11 or later: `pip install kaggle==2.2.4`; envs/workflow.yaml has it)"
-_OWN_IMAGES = "give an ImageFolder (`artifacts` or `data` in config.yaml)"
+_OWN_IMAGES = "give an ImageFolder (`artifacts` in config.yaml)"
 
 
 def hub(artifact: Artifact, source: HubSource, folder: Path, pinned: str | None) -> tuple[str, dict[str, str]]:

@@ -33,11 +33,11 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
         registry = ConstructorRegistry()
         registry.primitive_rule(_json_of_a_model)
         options: dict[str, Any] = {"registry": registry, "config": (tyro.conf.OmitArgPrefixes,)}
-        deferred = {name: _deferred(step) for name, step in steps.items()}
         with logged():
             if main is not None:
                 tyro.cli(_deferred(main), **options)()
             else:
+                deferred = {name: _deferred(step) for name, step in steps.items()}
                 tyro.extras.subcommand_cli_from_dict(deferred, **options)()
 
     return run
@@ -73,21 +73,22 @@ def logged() -> Iterator[None]:
 
 
 def _deferred(step: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """Keep errors of the function itself apart from those of its command line, which tyro reports."""
+    """Keep errors of the function itself apart from those of its command line, which tyro reports.
+
+    That what it writes can be written, its `output` or that of an argument, is seen before.
+    """
 
     @functools.wraps(step)
     def later(**arguments: Any) -> Callable[[], None]:
-        return functools.partial(_run, step, arguments)
+        def run() -> None:
+            for output in (arguments.get("output"), *(getattr(value, "output", None) for value in arguments.values())):
+                if isinstance(output, Path):
+                    check_writable(output)
+            step(**arguments)
+
+        return run
 
     return later
-
-
-def _run(step: Callable[..., None], arguments: dict[str, Any]) -> None:
-    """Run a function; that what it writes can be written, its `output` or that of an argument, is seen before."""
-    for output in (arguments.get("output"), *(getattr(value, "output", None) for value in arguments.values())):
-        if isinstance(output, Path):
-            check_writable(output)
-    step(**arguments)
 
 
 def _json_of_a_model(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:

@@ -1,4 +1,4 @@
-"""Atomic file writes, hashes and append-only lines: every file this project writes goes through here."""
+"""Atomic file writes, records, hashes and append-only lines: every file this project writes goes through here."""
 
 import contextlib
 import hashlib
@@ -7,11 +7,17 @@ import os
 import re
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dsr.base.errors import UserError
+
+KEY = "about"
+"""Where a file records how it was made: the one key of a safetensors file's metadata (several come in random order), or
+the member ``about.json`` of an npz file. A JSON file is its own record."""
+MEMBER = f"{KEY}.json"
 
 
 @contextlib.contextmanager
@@ -108,6 +114,40 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             entries.append(json.loads(line))
     return entries
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what a JSON, safetensors or npz file records; of a safetensors file of others, its metadata.
+
+    Only the header is read, and without PyTorch: the workflow compares it before anything runs.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    readers = {".json": _json, ".safetensors": _safetensors, ".npz": _npz}
+    try:
+        return readers[path.suffix](path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a readable {path.suffix[1:]} file ({error}); make it again") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError("its header is cut off")
+        found: dict[str, str] = json.loads(stream.read(size)).get("__metadata__", {})
+    return json.loads(found[KEY]) if KEY in found else dict(found)
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read(MEMBER)) if MEMBER in archive.namelist() else {}
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dsr.base import files
 from dsr.base.errors import UserError
-from dsr.base.records import KEY
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -21,7 +20,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
         save_file(
             {name: value.detach().contiguous() for name, value in tensors.items()},
             temporary,
-            metadata={KEY: json.dumps(about, sort_keys=True)},
+            metadata={files.KEY: json.dumps(about, sort_keys=True)},
         )
 
 
@@ -51,21 +50,11 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> Non
     Raises:
         UserError: if the model has other tensors, or tensors of other shapes.
     """
-    expected = model.state_dict()
-    reshaped = [
-        f"{name} {list(tensors[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    for problem, names in (
-        ("missing", [name for name in expected if name not in tensors]),
-        ("unexpected", [name for name in tensors if name not in expected]),
-        ("of another shape", reshaped),
-    ):
-        if names:
-            raise UserError(
-                f"{source}: {len(names)} tensors are {problem}: {', '.join(names[:3])}"
-                f"{', ...' if len(names) > 3 else ''}; the file belongs to another model than the configuration's"
-            )
-    # Copies into tensors on the meta device would do nothing.
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    try:
+        # Copies into tensors on the meta device would do nothing.
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        _, *problems = (line.strip() for line in str(error).splitlines())
+        raise UserError(
+            f"{source}: the file belongs to another model than the configuration's: {' '.join(problems):.300}"
+        ) from None

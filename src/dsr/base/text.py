@@ -13,16 +13,13 @@ log = logging.getLogger(__name__)
 def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:
     """Return a Markdown table; columns whose heading is in ``right`` are right-aligned."""
     cells = [[cell.replace("|", r"\|") for cell in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
-    rule = [f"{'-' * (width - 1)}{':' if name in right else '-'}" for name, width in zip(header, widths, strict=True)]
-    lines = []
-    for row in (cells[0], rule, *cells[1:]):
-        padded = [
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for name, cell, width in zip(header, row, widths, strict=True)
-        ]
-        lines.append(f"| {' | '.join(padded)} |")
-    return "\n".join(lines)
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    signs = [">" if name in right else "<" for name in header]
+    rule = [f"{':' if sign == '>' else '-':->{width}}" for sign, width in zip(signs, widths, strict=True)]
+    return "\n".join(
+        f"| {' | '.join(f'{cell:{sign}{width}}' for cell, sign, width in zip(row, signs, widths, strict=True))} |"
+        for row in (cells[0], rule, *cells[1:])
+    )
 
 
 def duration(hours: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Say what a configuration costs before anything is run: time, GPU-hours, disk, downloads."""
+"""Say what a configuration costs before anything is run: time, GPU-hours, downloads."""
 
 from pathlib import Path
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Collection, Iterator
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import yaml
-
-from dsr.base.errors import UserError
 
 if TYPE_CHECKING:
     from dsr.config.load import Config
@@ -23,7 +19,6 @@ def disagreements(config: Config) -> list[str]:
 
 
 def _unknown_names(config: Config) -> Iterator[str]:
-    sweep = config.sampling.sweep
     known_to_rows: dict[str, Collection[str]] = {
         "encoder": config.encoders,
         "denoiser": config.denoisers,
@@ -35,6 +30,7 @@ def _unknown_names(config: Config) -> Iterator[str]:
         for name, row in config.rows.items()
         for key, known in known_to_rows.items()
     ]
+    sweep = config.sampling.sweep
     names += [("sampling.sweep.rows", row, config.rows) for row in (sweep.rows if sweep else ())]
     names += [("figures.rows", row, config.rows) for row in config.figures.rows or ()]
     for key, value, known in names:
@@ -60,12 +56,6 @@ def _images(config: Config) -> Iterator[str]:
         yield "evaluation.references: adm is a reference for ImageNet and not for digits"
     if data.source == "digits" and not data.prepared:
         yield "data.prepared: the demo's digits are always prepared; leave it at true"
-    if data.source == "imagefolder":
-        if not (data.train and data.validation):
-            yield "data.source is imagefolder: give the paths data.train and data.validation"
-        for split in ("train", "validation"):
-            if config.artifacts.get(f"imagenet-{split}"):
-                yield f"artifacts.imagenet-{split}: data.source is imagefolder, which takes data.{split}; leave one out"
 
 
 def _batches(config: Config) -> Iterator[str]:
@@ -76,16 +66,19 @@ def _batches(config: Config) -> Iterator[str]:
         used = any(row.recipe == name for row in config.rows.values())
         if used and recipe.batch > config.data.train_images:
             yield f"recipes.{name}.batch: {recipe.batch} is more than the {config.data.train_images} training images"
-        per_process = recipe.batch // per_step
-        if recipe.batch % per_step or per_process % (run.micro_batch or per_process):
+        if recipe.batch % (per_step * (run.micro_batch or 1)):
             yield (
                 f"recipes.{name}.batch: {recipe.batch} is not divisible by {per_step} processes"
                 f" x micro_batch {run.micro_batch or 'automatic'} (see execution)"
             )
     for rule in type(config.resources).model_fields:
         request = config.request(rule)
-        if request.gres and request.gres.rpartition(":")[2] != str(request.gpus):
-            yield f"resources.{rule}: gres '{request.gres}' is not gpus = {request.gpus}; let both be the same number"
+        # The plugin's own pattern, and as many as there are.
+        if request.gres and not re.fullmatch(rf"\w+(:[\w.]+)?:{request.gpus}", request.gres, re.ASCII):
+            yield (
+                f"resources.{rule}.gres: '{request.gres}' is not name:{request.gpus} or name:type:{request.gpus} of letters,"
+                " digits, '_' and '.'; let it be as many as gpus, or leave it out and choose by partition or constraint"
+            )
         if rule in ("statistics", "train", "sample") and 0 < request.gpus < run.processes:
             yield (
                 f"resources.{rule}.gpus: {request.gpus} is fewer than execution.processes ({run.processes});"
@@ -95,22 +88,19 @@ def _batches(config: Config) -> Iterator[str]:
 
 def _guidance(config: Config) -> Iterator[str]:
     """Guidance needs denoisers that learnt the null label."""
-    sampling, sweep = config.sampling, config.sampling.sweep
-    guided = [
-        (f"sampling.guidance.{name}", tuple(config.rows))
-        for name, setting in sampling.guidance.items()
-        if setting.scale > 1
-    ]
-    if sweep is not None and max(sweep.scales) > 1:
-        guided.append(("sampling.sweep", sweep.rows))
-    for place, rows in guided:
-        for row in rows:
-            denoiser = config.rows[row].denoiser
-            if not config.denoisers[denoiser].class_dropout:
-                yield (
-                    f"{place}: rows.{row} cannot be guided, for denoisers.{denoiser}.class_dropout: 0 teaches it no"
-                    " null label; raise that, or leave out guidance"
-                )
+    sweep = config.sampling.sweep
+    guided = {
+        f"sampling.guidance.{name}": [*config.rows] for name, at in config.sampling.guidance.items() if at.scale > 1
+    }
+    if sweep and max(sweep.scales) > 1:
+        guided["sampling.sweep"] = [*sweep.rows]
+    for place, row in ((place, row) for place, rows in guided.items() for row in rows):
+        denoiser = config.rows[row].denoiser
+        if not config.denoisers[denoiser].class_dropout:
+            yield (
+                f"{place}: rows.{row} cannot be guided, for denoisers.{denoiser}.class_dropout: 0 teaches it no null"
+                " label; raise that, or leave out guidance"
+            )
 
 
 def _figures(config: Config) -> Iterator[str]:
@@ -132,19 +122,3 @@ def published_rows() -> set[str]:
     """Names of the rows of which the paper publishes numbers."""
     text = (resources.files("dsr.report") / "published.csv").read_text(encoding="utf-8")
     return {line["row"] for line in csv.DictReader(text.splitlines())}
-
-
-def overlay_rows(table: str, overlay: Path) -> list[str]:
-    """Return the names of the rows that the overlay of a table has.
-
-    Raises:
-        UserError: if there is no such file, or it is not a configuration with `rows`.
-    """
-    key = f"tables.{table}.overlay"
-    if not overlay.is_file():
-        raise UserError(f"{key}: there is no file {overlay}; give its path from the folder of the Snakefile")
-    try:
-        content = yaml.safe_load(overlay.read_text(encoding="utf-8"))
-        return [*content["rows"]]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise UserError(f"{key}: {overlay} is not a configuration file with a section `rows`") from None

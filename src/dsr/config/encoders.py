@@ -17,12 +17,8 @@ ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 class Data(Section):
     """The images that everything is trained on and compared with."""
 
-    source: Literal["imagefolder", "kaggle", "digits"]
-    """Where images come from: existing ImageFolders, the Kaggle competition, or the demo's handwritten digits."""
-    train: str | None = None
-    """Existing ImageFolder of training images (source: imagefolder)."""
-    validation: str | None = None
-    """Existing ImageFolder of validation images (source: imagefolder)."""
+    source: Literal["kaggle", "digits"]
+    """Where images come from: the Kaggle competition, or the demo's handwritten digits. For yours: `artifacts`."""
     classes: Positive
     """Number of classes; the label after the last one is the null label."""
     train_images: Positive
@@ -40,10 +36,7 @@ class Data(Section):
 
 
 class Encoder(Section):
-    """A frozen image encoder.
-
-    To add one, add an entry here and its files, `{id}` and `decoder-{id}`, in `src/dsr/artifacts/manifest.yaml`; a new
-    family also needs a class in `src/dsr/encoder`."""
+    """A frozen image encoder; its files are `{id}` and `decoder-{id}` in `src/dsr/artifacts/manifest.yaml`."""
 
     family: Literal["siglip2", "dinov2"]
     """Which class in `dsr/encoder` loads it."""
@@ -58,13 +51,11 @@ class Encoder(Section):
     width: Positive
     """Width of a token: the number of latent channels."""
     neurons: Literal["released", "discovered"]
-    """Register neurons: the release's lists, or found by the workflow on `discovery.images` images.
-
-    Also with `released`, those that the release does not have (So400M with a single pass) are found by the workflow."""
+    """Register neurons: the release's lists, or found by the workflow on `discovery.images` images, as are those that
+    the release does not have (So400M with a single pass)."""
     statistics: Literal["released", "computed"]
-    """Latent statistics: the release's files, or computed by the workflow over the training images.
-
-    Also with `released`, those that the release does not have (So400M with a single pass) are computed."""
+    """Latent statistics: the release's files, or computed by the workflow over the training images, as are those that
+    the release does not have (So400M with a single pass)."""
 
     norm_threshold: Annotated[PositiveFloat | None, Field(exclude=True)] = None
     """The encoder's own `discovery.norm_threshold`; no part of what determines latents."""
@@ -105,8 +96,8 @@ class Discovery(Section):
     """Neurons kept per pass."""
 
 
-class Decoder(Section):
-    """The ViT that decodes latents to pixels; trained by others (paper) or by the demo."""
+class Stack(Section):
+    """The shape of one stack of transformer blocks."""
 
     hidden_size: Positive
     """Width of a token."""
@@ -114,6 +105,11 @@ class Decoder(Section):
     """Number of blocks."""
     num_heads: Positive
     """Attention heads."""
+
+
+class Decoder(Stack):
+    """The ViT that decodes latents to pixels; trained by others (paper) or by the demo."""
+
     intermediate_size: Positive
     """Hidden width of the MLP."""
 

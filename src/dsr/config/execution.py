@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
-
-from pydantic import Field, field_validator
-
-from dsr.config.base import Natural, Positive, Section
+from dsr.config.base import Natural, Positive, PositiveFloat, Section
 
 
 class Execution(Section):
@@ -21,7 +16,7 @@ class Execution(Section):
     """Images per process and backward pass; null takes as many as fit into the GPU's memory."""
     sample_batch: Positive = 125
     """Images per process that are sampled together."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Natural = 0
     """Data-loading workers per process."""
     threads: Positive = 1
     """CPU threads per process."""
@@ -29,7 +24,7 @@ class Execution(Section):
     """Compile encoder and denoiser, and on GPUs run them by fused kernels."""
     deterministic: bool = True
     """Train with GPU kernels that compute the same bits in every start, at some cost of speed; CPUs do so anyway."""
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    checkpoint_minutes: PositiveFloat = 10.0
     """Time between checkpoints of the training state."""
     log_every: Positive = 100
     """Steps between lines of the metrics file."""
@@ -43,17 +38,6 @@ class _Request(Section):
     ask for names with a dash."""
     minutes: Positive
     """Time limit; training and sampling are requeued at theirs and go on."""
-
-    @field_validator("gres")
-    @classmethod
-    def _plugin_takes_it(cls, gres: str | None) -> str | None:
-        # The plugin's own pattern: what it refuses is refused in a thread, and nobody sees it.
-        if gres is not None and not re.fullmatch(r"\w+(:[\w.]+)?:(\d+)", gres, re.ASCII):
-            raise ValueError(
-                f"gres {gres!r}: expected name:number or name:type:number of letters, digits, '_' and '.', as in"
-                " gpu:h100:8. Leave it out and choose the GPUs by partition or constraint"
-            )
-        return gres
 
 
 class Request(_Request):

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from dsr.base.errors import UserError, problems
+from dsr.config import specs
 from dsr.config.agreement import disagreements
 from dsr.config.base import Name, Section
 from dsr.config.encoders import Data, Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.execution import Execution, ParallelRequest, Request, Resources
 from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling, Table
-from dsr.config.specs import (
-    DISCOVER,
-    ENCODE,
-    EVALUATE,
-    SAMPLE,
-    TRAIN,
-    AutoencoderSpec,
-    DenoiserMapsSpec,
-    DiscoverSpec,
-    EncoderMapsSpec,
-    EncoderSpec,
-    EvaluateSpec,
-    ModelSpec,
-    SampleSpec,
-    StatisticsSpec,
-    TrainSpec,
-    WeightsSpec,
-)
 from dsr.config.training import Denoiser, Flow, Recipe, Row
 
 
@@ -77,8 +61,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _agreement(self) -> Config:
-        wrong = disagreements(self)
-        if wrong:
+        if wrong := disagreements(self):
             raise ValueError("\n  ".join(wrong))
         return self
 
@@ -87,36 +70,37 @@ class Config(Section):
         entry: Request | ParallelRequest = getattr(self.resources, rule)
         return entry if isinstance(entry, Request) else entry.for_processes(self.execution)
 
-    def encoding(self, encoder: str, ttr: Ttr) -> EncoderSpec:
+    def encoding(self, encoder: str, ttr: Ttr) -> specs.EncoderSpec:
         """What turns images into latents, for one encoder with or without TTR."""
-        return EncoderSpec(
-            edition=ENCODE,
+        return specs.EncoderSpec(
+            edition=specs.ENCODE,
             encoder=self.encoders[encoder],
             ttr=ttr,
             ttr_options=self.ttr_options if ttr != "none" else None,
             image_size=self.data.image_size,
         )
 
-    def autoencoder(self, encoder: str, ttr: Ttr) -> AutoencoderSpec:
+    def autoencoder(self, encoder: str, ttr: Ttr) -> specs.AutoencoderSpec:
         """The same, and back."""
-        return AutoencoderSpec(**dict(self.encoding(encoder, ttr)), decoder=self.decoder)
+        return specs.AutoencoderSpec(**dict(self.encoding(encoder, ttr)), decoder=self.decoder)
 
-    def statistics(self, encoder: str, ttr: Ttr) -> StatisticsSpec:
+    def statistics(self, encoder: str, ttr: Ttr) -> specs.StatisticsSpec:
         """Everything that determines the latent statistics of an encoder with or without TTR."""
-        return StatisticsSpec(encoding=self.encoding(encoder, ttr), images=self.data.train_images, flip=self.data.flip)
+        data = self.data
+        return specs.StatisticsSpec(encoding=self.encoding(encoder, ttr), images=data.train_images, flip=data.flip)
 
-    def discover(self, encoder: str, ttr: Ttr) -> DiscoverSpec:
+    def discover(self, encoder: str, ttr: Ttr) -> specs.DiscoverSpec:
         """Everything that determines an encoder's register neurons; a recursive discovery builds on a single one."""
-        first: Ttr = "single" if ttr == "recursive" else "none"
+        encoding = self.encoding(encoder, "single" if ttr == "recursive" else "none")
         own = self.encoders[encoder].norm_threshold
         discovery = self.discovery.model_copy(update={"norm_threshold": own} if own else {})
-        return DiscoverSpec(edition=DISCOVER, encoding=self.encoding(encoder, first), discovery=discovery)
+        return specs.DiscoverSpec(edition=specs.DISCOVER, encoding=encoding, discovery=discovery)
 
-    def model(self, row: str) -> ModelSpec:
+    def model(self, row: str) -> specs.ModelSpec:
         """Return the denoiser of a row."""
         entry = self.rows[row]
         encoder = self.encoders[entry.encoder]
-        return ModelSpec(
+        return specs.ModelSpec(
             denoiser=self.denoisers[entry.denoiser],
             registers=entry.registers,
             channels=encoder.width,
@@ -139,7 +123,7 @@ class Config(Section):
         entry = self.rows[row]
         return (entry.weights.ema,) if entry.weights else self.recipes[entry.recipe or ""].ema
 
-    def train(self, row: str) -> TrainSpec:
+    def train(self, row: str) -> specs.TrainSpec:
         """Everything that determines the weights of a row.
 
         Raises:
@@ -148,8 +132,8 @@ class Config(Section):
         entry = self.rows[row]
         if entry.recipe is None:
             raise ValueError(f"rows.{row} is not trained: its weights are fetched")
-        return TrainSpec(
-            edition=TRAIN,
+        return specs.TrainSpec(
+            edition=specs.TRAIN,
             row=row,
             encoding=self.encoding(entry.encoder, entry.ttr),
             model=self.model(row),
@@ -159,12 +143,11 @@ class Config(Section):
             flip=self.data.flip,
         )
 
-    def weights(self, row: str, epoch: int, decay: float | None = None) -> WeightsSpec:
+    def weights(self, row: str, epoch: int, decay: float | None = None) -> specs.WeightsSpec:
         """Where the weights of a row come from; without ``decay`` they are the reported moving average."""
-        fetched = self.rows[row].weights
-        if fetched:
-            return WeightsSpec(artifact=fetched.artifact)
-        return WeightsSpec(train=self.train(row), epoch=epoch, decay=decay or self.averages(row)[0])
+        if fetched := self.rows[row].weights:
+            return specs.WeightsSpec(artifact=fetched.artifact)
+        return specs.WeightsSpec(train=self.train(row), epoch=epoch, decay=decay or self.averages(row)[0])
 
     def sample(
         self,
@@ -172,41 +155,42 @@ class Config(Section):
         guidance: str | Guidance | None,
         seed: int,
         images: int | None = None,
-        weights: WeightsSpec | None = None,
-    ) -> SampleSpec:
+        weights: specs.WeightsSpec | None = None,
+    ) -> specs.SampleSpec:
         """Everything that determines images of a row: with a named guidance, any other, or (None) what a sweep chooses.
 
         ``images`` is their number if it is not `sampling.images`; ``weights`` are any if not given.
         """
-        entry = self.rows[row]
-        return SampleSpec(
-            edition=SAMPLE,
+        entry, sampling = self.rows[row], self.sampling
+        return specs.SampleSpec(
+            edition=specs.SAMPLE,
             weights=weights,
             autoencoder=self.autoencoder(entry.encoder, entry.ttr),
             model=self.model(row),
             flow=self.flow,
-            images=images or self.sampling.images,
-            steps=self.sampling.steps,
-            precision=self.sampling.precision,
-            guidance=self.sampling.guidance[guidance] if isinstance(guidance, str) else guidance,
+            images=images or sampling.images,
+            steps=sampling.steps,
+            precision=sampling.precision,
+            guidance=sampling.guidance[guidance] if isinstance(guidance, str) else guidance,
             seed=seed,
         )
 
-    def evaluate(self, samples: SampleSpec) -> EvaluateSpec:
+    def evaluate(self, samples: specs.SampleSpec) -> specs.EvaluateSpec:
         """Everything that determines the scores of samples but the reference."""
-        protocol = self.evaluation
-        return EvaluateSpec(edition=EVALUATE, neighbours=protocol.neighbours, split=protocol.split, samples=samples)
+        protocol = self.evaluation.model_dump(include={"neighbours", "split"})
+        return specs.EvaluateSpec(edition=specs.EVALUATE, samples=samples, **protocol)
 
-    def encoder_maps(self, encoder: str, ttr: Ttr) -> EncoderMapsSpec:
+    def encoder_maps(self, encoder: str, ttr: Ttr) -> specs.EncoderMapsSpec:
         """Everything that determines an encoder's maps."""
-        return EncoderMapsSpec(
-            autoencoder=self.autoencoder(encoder, ttr), images=self.figures.images, folder=self.figures.folder
+        figures = self.figures
+        return specs.EncoderMapsSpec(
+            autoencoder=self.autoencoder(encoder, ttr), images=figures.images, folder=figures.folder
         )
 
-    def denoiser_maps(self, row: str, epoch: int) -> DenoiserMapsSpec:
+    def denoiser_maps(self, row: str, epoch: int) -> specs.DenoiserMapsSpec:
         """Everything that determines the maps of a row's denoiser."""
         entry = self.rows[row]
-        return DenoiserMapsSpec(
+        return specs.DenoiserMapsSpec(
             **dict(self.encoder_maps(entry.encoder, entry.ttr)),
             model=self.model(row),
             weights=self.weights(row, epoch),
@@ -215,15 +199,19 @@ class Config(Section):
         )
 
 
+_GIVEN = "gone after version 0.1.0; give the folders as artifacts.imagenet-train and artifacts.imagenet-validation"
 REMOVED = {
-    "discovery.highest_layer": "gone after version 0.1.0, because nothing used it; all layers are considered",
-    "discovery.sparsity_filter": "gone after version 0.1.0, because nothing used it; it was off",
-    "published": "gone after version 0.1.0; published numbers stand beside what has the paper's settings",
-    "recipes.*.encoder_half": "gone after version 0.1.0; with precision fp16 the encoder multiplies in float16 too",
-    "sampling.precision=fp8": "gone after version 0.1.0, because its effect on FID was never measured; use bf16",
-    "ttr": "called ttr_options after version 0.1.0, because `ttr` is the mode of a row",
+    "data.source: *'imagefolder'*": _GIVEN,
+    "data.train: *": _GIVEN,
+    "data.validation: *": _GIVEN,
+    "discovery.highest_layer: *": "gone after version 0.1.0, because nothing used it; all layers are considered",
+    "discovery.sparsity_filter: *": "gone after version 0.1.0, because nothing used it; it was off",
+    "published: *": "gone after version 0.1.0; published numbers stand beside what has the paper's settings",
+    "recipes.*.encoder_half: *": "gone after version 0.1.0; with precision fp16 the encoder multiplies in float16 too",
+    "sampling.precision: *'fp8'*": "gone after version 0.1.0, because its effect on FID was never measured; use bf16",
+    "ttr: *": "called ttr_options after version 0.1.0, because `ttr` is the mode of a row",
 }
-"""Dotted key (* is any), or key=value, that a configuration can no longer set -> since when, why, and what to do."""
+"""Pattern of what is said of a key or value that an older configuration may have -> what is said instead."""
 
 
 def load(raw: Mapping[str, Any]) -> Config:
@@ -232,22 +220,15 @@ def load(raw: Mapping[str, Any]) -> Config:
     Raises:
         UserError: naming every wrong key, one a line.
     """
-    wrong = [f"{key}: {why}" for key, why in REMOVED.items() if _sets(raw, key)]
     try:
-        if not wrong:
-            return Config.model_validate_json(json.dumps(raw))
+        return Config.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        wrong = problems(error)
+        lines = [_of_today(line) for line in problems(error)]
     raise UserError(
-        "The configuration is not valid (`rules/config.schema.json` describes every key):\n  " + "\n  ".join(wrong)
+        "The configuration is not valid (`rules/config.schema.json` describes every key):\n  " + "\n  ".join(lines)
     )
 
 
-def _sets(raw: Any, entry: str) -> bool:
-    """Whether a parsed configuration has a dotted key, or that key with a value ('key=value')."""
-    key, _, value = entry.partition("=")
-    found = [raw]
-    for part in key.split("."):
-        inner = [(name, child) for one in found if isinstance(one, Mapping) for name, child in one.items()]
-        found = [child for name, child in inner if part in ("*", name)]
-    return any(not value or str(one) == value for one in found)
+def _of_today(line: str) -> str:
+    said = (why for pattern, why in REMOVED.items() if fnmatchcase(line, pattern))
+    return next((f"{line.partition(':')[0]}: {why}" for why in said), line)

@@ -25,11 +25,16 @@ ENCODE, DISCOVER, TRAIN, SAMPLE, EVALUATE = 1, 1, 1, 1, 1
 before is made anew. `tests/unit/test_editions.py` fails if results change and it was not raised."""
 
 
-class EncoderSpec(Section):
-    """What turns images into latents: the encoding half of an autoencoder."""
+class Stage(Section):
+    """A stage whose arithmetic has editions."""
 
     edition: int = 1
-    """Edition of the encoders' arithmetic."""
+    """Edition of its arithmetic: one of the constants above."""
+
+
+class EncoderSpec(Stage):
+    """What turns images into latents: the encoding half of an autoencoder."""
+
     encoder: Encoder
     ttr: Ttr = "none"
     """Test-time registers, as in a row."""
@@ -55,20 +60,14 @@ class StatisticsSpec(Section):
     encoding: EncoderSpec
     images: Positive
     flip: bool
-    seed: int = 0
-    """Seed of the flips."""
 
 
-class DiscoverSpec(Section):
+class DiscoverSpec(Stage):
     """Everything that determines a list of register neurons."""
 
-    edition: int = 1
-    """Edition of the discovery."""
     encoding: EncoderSpec
     """Its TTR is how a first list intervenes in a recursive discovery; null in a first discovery."""
     discovery: Discovery
-    seed: int = 0
-    """Seed of the choice of images."""
 
 
 class ModelSpec(Section):
@@ -81,11 +80,9 @@ class ModelSpec(Section):
     classes: Positive
 
 
-class TrainSpec(Section):
+class TrainSpec(Stage):
     """Everything that determines the weights of a row."""
 
-    edition: int = 1
-    """Edition of the training's arithmetic."""
     row: str
     encoding: EncoderSpec
     model: ModelSpec
@@ -101,23 +98,20 @@ class TrainSpec(Section):
 
 
 class WeightsSpec(Section):
-    """Where weights come from: trained here, or fetched."""
+    """Where weights come from: trained here (all but the last), or fetched."""
 
     train: TrainSpec | None = None
-    """What determines them, if they are trained here."""
     epoch: Positive | None = None
-    """Epoch after which they were taken, if they are trained here."""
+    """Epoch after which they were taken."""
     decay: float | None = None
-    """Decay of the moving average that they are, if they are trained here."""
+    """Decay of the moving average that they are."""
     artifact: str | None = None
-    """Id in `src/dsr/artifacts/manifest.yaml`, if they are fetched."""
+    """Id in `src/dsr/artifacts/manifest.yaml`."""
 
 
-class SampleSpec(Section):
+class SampleSpec(Stage):
     """Everything that determines a set of sampled images."""
 
-    edition: int = 1
-    """Edition of the sampler's arithmetic."""
     weights: WeightsSpec | None = None
     """The denoiser's weights; null takes any."""
     autoencoder: AutoencoderSpec
@@ -131,11 +125,9 @@ class SampleSpec(Section):
     seed: int
 
 
-class EvaluateSpec(Section):
+class EvaluateSpec(Stage):
     """Everything that determines scores but the reference; the defaults are the official evaluator's."""
 
-    edition: int = 1
-    """Edition of the metrics' arithmetic."""
     neighbours: Positive = 3
     """k of Precision and Recall."""
     split: Positive = 5000
@@ -164,8 +156,6 @@ class DenoiserMapsSpec(EncoderMapsSpec):
     flow: Flow
     times: tuple[Share, ...]
     """Times t at which the denoiser is looked at."""
-    seed: int = 0
-    """Seed of the noise; an image has the same noise at every time and for every row of the same latent shape."""
 
 
 def content(spec: BaseModel) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dsr.config.base import Distinct, Natural, Positive, PositiveFloat, Precision, Section, Share
-from dsr.config.encoders import Ttr
+from dsr.config.encoders import Stack, Ttr
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
@@ -48,17 +48,11 @@ class _Denoiser(Section, abc.ABC):
         return self
 
 
-class Dit(_Denoiser):
+class Dit(_Denoiser, Stack):
     """LightningDiT: one stack of blocks."""
 
     kind: Literal["dit"]
     """Which backbone."""
-    hidden_size: Positive
-    """Width of a token."""
-    depth: Positive
-    """Number of blocks."""
-    num_heads: Positive
-    """Attention heads."""
 
     @property
     def stacks(self) -> list[tuple[int, int, int]]:
@@ -85,16 +79,7 @@ class DitDh(_Denoiser):
 
 
 Denoiser = Annotated[Dit | DitDh, Field(discriminator="kind")]
-"""All denoisers. What a new one needs:
-
-- its section above, with ``stacks``, and a place in this union; then `make schema`;
-- a module in `dsr/denoiser` with the arguments of `dit.py`: blocks of the class `Block` in `layers.py`, the only one
-  that maps and fused kernels know; attributes ``blocks``, ``final_layer``, ``run_blocks`` and ``null_label``;
-  registers before the image tokens;
-- a case in `dsr/denoiser/build.py`, whose own union it joins (mypy says if it is missing), and what is different in
-  its blocks in `dsr/analysis/cost.py`;
-- where it has a reference, recorded vectors and a case in `tests/golden/cases/denoiser.py`.
-"""
+"""All denoisers; `CONTRIBUTING.md` says what a new one needs."""
 
 
 class Flow(Section):

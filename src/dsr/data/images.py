@@ -109,7 +109,7 @@ class ListedImages(Images):
             )
         if not self._folder.is_dir():
             raise UserError(
-                f"{self._folder}: no such folder, but {index} lists its images; correct data.train and such"
+                f"{self._folder}: no such folder, but {index} lists its images; correct `artifacts` in config.yaml"
             )
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dsr.base import files
 from dsr.base.errors import UserError
-from dsr.base.records import MEMBER
+from dsr.base.files import MEMBER
 
 IMAGES_KEY = "arr_0"
 """Name of the images in the archive; NumPy's for the first unnamed array."""
@@ -50,7 +50,7 @@ def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: in
 def write_arrays(
     path: Path, arrays: Mapping[str, Any], record: Mapping[str, Any] | None = None, *, compress: bool = False
 ) -> None:
-    """Write arrays as an npz, atomically, with a record of how they were made (`dsr.base.records`) if there is one.
+    """Write arrays as an npz, atomically, with a record of how they were made (`dsr.base.files`) if there is one.
 
     Equal content gives equal bytes. NumPy's own function leaves its archive open when a disk is full.
     """

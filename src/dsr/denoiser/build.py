@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from dsr.base.records import read_record
+from dsr.base.files import read_record
 from dsr.base.tensors import assign, read
 from dsr.config.specs import ModelSpec, WeightsSpec, require
 from dsr.config.training import Dit, DitDh

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dsr.base.errors import UserError
+from dsr.base.files import read_record
 from dsr.base.positions import position_table
-from dsr.base.records import read_record
 from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, require
 from dsr.encoder.discovery import read_neurons

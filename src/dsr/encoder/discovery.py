@@ -156,7 +156,7 @@ def find_register_neurons(
     if options.images > len(images):
         raise UserError(f"discovery.images: {options.images} are asked for, but there are only {len(images)}")
     known = first.layers if first else {}
-    chosen = permutation(spec.seed, "discovery", 0, len(images))[: options.images]
+    chosen = permutation(0, "discovery", 0, len(images))[: options.images]
     scores = NeuronScores(options)
     items = [(index, False) for index in chosen.tolist()]
     for pixels in pixel_batches(images, items, batch=batch, device=encoder.pixel_mean.device):

@@ -92,7 +92,7 @@ def compute_statistics(
     """
     if len(images) != spec.images:
         raise UserError(f"--images: found {len(images)} images, but data.train_images says {spec.images}; correct one")
-    flips = uniforms(spec.seed, "statistics-flip", 0, spec.images) < 0.5 if spec.flip else np.zeros(spec.images, bool)
+    flips = uniforms(0, "statistics-flip", 0, spec.images) < 0.5 if spec.flip else np.zeros(spec.images, bool)
     own = range(spec.images)[rank_slice(spec.images, world.rank, world.size)]
     statistics = LatentStatistics(spec.encoding.latent_shape, world.device)
     items = [(index, bool(flips[index])) for index in own]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dsr.base.records import read_record
+from dsr.base.files import read_record
 from dsr.config.specs import EvaluateSpec, SampleSpec, content, require
 from dsr.data import npz
 from dsr.evaluation import frechet, inputs, precision_recall

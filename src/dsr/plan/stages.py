@@ -12,21 +12,17 @@ from dsr.plan.throughput import Job, Measurement, Speed, Stage, speed
 BACKWARD = 3
 """Forward passes that a forward and a backward pass of the denoiser cost together."""
 
-REQUESTS = {"encode": "statistics"}
-"""Stage -> entry of the configuration's resources, where that has another name."""
-
 
 @dataclass(frozen=True)
 class Work:
-    """All jobs of one stage of one row, or of one encoder."""
+    """All jobs of one stage of one row, or of one encoder with or without TTR."""
 
     name: str
-    """Row, or encoder and TTR."""
     label: str
     """What to call the stage."""
     stage: Stage
     images: int
-    """Images that go through the networks, all jobs of this stage together."""
+    """Images that go through the networks, all jobs together."""
     gpus: int
     """GPUs that compute side by side."""
     held: int
@@ -34,7 +30,6 @@ class Work:
     minutes: int
     """Time limit of one job."""
     speed: Speed | None
-    """None where nothing is known."""
 
     @property
     def hours(self) -> float:
@@ -51,7 +46,7 @@ def works(config: Config, manifest: Manifest, measurements: Sequence[Measurement
     """Return what the rows of a configuration need on GPUs of this name, encoders first."""
 
     def work(name: str, label: str, job: Job, images: int) -> Work:
-        request = config.request(REQUESTS.get(job.stage, job.stage))
+        request = config.request("statistics" if job.stage == "encode" else job.stage)
         nodes = config.execution.nodes if job.stage == "train" else 1
         # The evaluator is one process; the others take a GPU each.
         processes = 1 if job.stage == "evaluate" else config.execution.processes
@@ -82,22 +77,14 @@ def works(config: Config, manifest: Manifest, measurements: Sequence[Measurement
 
 def sample_sets(config: Config, row: str) -> list[tuple[Guidance, int]]:
     """Every set of images that is drawn of a row: its guidance setting and its number of images."""
-    sampling = config.sampling
-    sets = reported_sets(config, row)
-    sets += [(Guidance(), sampling.images)] * (len(config.averages(row)) - 1) * len(config.epochs(row))
-    if sampling.sweep and row in sampling.sweep.rows:
-        sets += [(setting, sampling.sweep.images) for setting in sampling.sweep.candidates.values()]
-    return sets
-
-
-def reported_sets(config: Config, row: str) -> list[tuple[Guidance, int]]:
-    """Those of them that tables report."""
-    sampling = config.sampling
-    settings = [*sampling.guidance.values()] * len(config.epochs(row))
+    sampling, epochs = config.sampling, len(config.epochs(row))
+    settings, tried = [*sampling.guidance.values()] * epochs, []
     if sampling.sweep and row in sampling.sweep.rows:
         # Which setting is chosen is not known before; none costs more than guidance at every t.
         settings.append(Guidance(scale=max(sampling.sweep.scales)))
-    return [(setting, sampling.images) for setting in settings for _ in sampling.seeds]
+        tried = [(setting, sampling.sweep.images) for setting in sampling.sweep.candidates.values()]
+    settings = settings * len(sampling.seeds) + [Guidance()] * (len(config.averages(row)) - 1) * epochs
+    return [(setting, sampling.images) for setting in settings] + tried
 
 
 def train_job(config: Config, manifest: Manifest, row: str) -> Job:
@@ -124,8 +111,7 @@ def sample_job(config: Config, row: str, sets: Sequence[tuple[Guidance, int]]) -
 
 def encode_job(config: Config, manifest: Manifest, encoder: str, ttr: str) -> Job:
     """What an image needs to become a latent."""
-    flops = encoder_flops(config, manifest, encoder, ttr)
-    return Job(stage="encode", precision="tf32", gflops=flops / 1e9 if flops else None)
+    return Job(stage="encode", precision="tf32", gflops=encoder_flops(config, manifest, encoder, ttr) / 1e9 or None)
 
 
 def encoder_flops(config: Config, manifest: Manifest, encoder: str, ttr: str) -> int:
@@ -141,9 +127,7 @@ def encoder_flops(config: Config, manifest: Manifest, encoder: str, ttr: str) ->
 def _passes(config: Config, setting: Guidance) -> int:
     """Forward passes of an image: one for each of the solver's steps, and a second one where guidance acts."""
     shift, steps = config.flow.shift, config.sampling.steps
-    if setting.scale == 1:
-        return steps - 1
     grid = [1 - step / (steps - 1) for step in range(steps - 1)]
     times = [shift * u / (1 + (shift - 1) * u) for u in grid]
     first, last = setting.interval
-    return steps - 1 + sum(first <= time <= last for time in times)
+    return steps - 1 + sum(setting.scale > 1 and first <= time <= last for time in times)

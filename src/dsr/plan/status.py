@@ -48,14 +48,11 @@ class StatusSpec(Section):
 
 
 class QueuedJob(NamedTuple):
-    """A job in SLURM's queue."""
+    """A job in SLURM's queue, why it is pending there, and where it was submitted."""
 
     state: str
-    """'RUNNING', 'PENDING', ..."""
     reason: str
-    """Why it is pending."""
     folder: str
-    """Where it was submitted."""
     comment: str
     """`rule_{rule}_wildcards_{row}_...`, as Snakemake's SLURM plugin writes it."""
 
@@ -115,8 +112,7 @@ def _progress(files: RowFiles, now: float) -> list[str]:
     """From the epoch to the restarts."""
     last, done = max(files.weights), Path(files.weights[max(files.weights)]).exists()
     record = Path(files.run or "", "metrics.jsonl")
-    lines = read_json_lines(record) if files.run and record.exists() else []
-    if not lines:
+    if not (lines := read_json_lines(record) if files.run and record.exists() else []):
         return ["done" if done else "not started" if files.run else "fetched weights", *["-"] * 6]
     newest, speed = lines[-1], _speed(lines)
     hours = (last - newest["epoch"]) * (files.images_per_epoch or 0) / speed / 3600

@@ -12,14 +12,10 @@ from dsr.base.errors import UserError, first_problem
 from dsr.config.base import Section
 
 PACKAGED = Path(__file__).with_name("throughput.csv")
-"""The measurements."""
-
 CORE = "CPU core"
 """What measurements without a GPU are of."""
-
 HALF = ("bf16", "fp16")
 """Precisions whose matmuls are equally fast."""
-
 SAME = 0.01
 """Relative difference of arithmetic up to which a measurement is of the same networks."""
 
@@ -60,14 +56,11 @@ class Measurement(Job):
 
 
 class Speed(NamedTuple):
-    """How fast a job is thought to be."""
+    """How fast a job is thought to be, per GPU (or core), and what was done to the measurement behind that."""
 
     images_per_second: float
-    """Per GPU (or core)."""
     basis: str
-    """'measured', or how it was derived from a measurement of something else."""
     measurement: Measurement
-    """The line that it comes from."""
 
 
 def read(path: Path = PACKAGED) -> list[Measurement]:
@@ -102,8 +95,19 @@ def speed(measurements: Sequence[Measurement], gpu: str, job: Job) -> Speed | No
 
     Own code goes before the release's, the same precision before another one.
     """
+
+    def distance(entry: Measurement) -> tuple[bool, bool, bool, float, float]:
+        return (
+            entry.precision != job.precision,
+            # For float32, TF32 says more than bf16, and for fp16 less.
+            (entry.precision in HALF) != (job.precision in HALF),
+            entry.code != "own",
+            _ratio(entry.gflops, job.gflops),
+            _ratio(entry.batch, job.batch),
+        )
+
     known = [entry for entry in measurements if (entry.gpu, entry.stage) == (gpu, job.stage)]
-    entry = min((entry for entry in known if entry.images_per_second), key=lambda at: _distance(at, job), default=None)
+    entry = min((entry for entry in known if entry.images_per_second), key=distance, default=None)
     if entry is None or not entry.images_per_second:
         return None
     rate, notes = entry.images_per_second, ["measured"]
@@ -118,17 +122,6 @@ def speed(measurements: Sequence[Measurement], gpu: str, job: Job) -> Speed | No
     if job.batch and entry.batch and job.batch != entry.batch:
         notes.append(f"{entry.batch} images a GPU")
     return Speed(rate, ", ".join(notes), entry)
-
-
-def _distance(entry: Measurement, job: Job) -> tuple[bool, bool, bool, float, float]:
-    return (
-        entry.precision != job.precision,
-        # For float32, TF32 says more than bf16, and for fp16 less.
-        (entry.precision in HALF) != (job.precision in HALF),
-        entry.code != "own",
-        _ratio(entry.gflops, job.gflops),
-        _ratio(entry.batch, job.batch),
-    )
 
 
 def _ratio(first: float | None, second: float | None) -> float:

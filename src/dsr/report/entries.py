@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import RootModel
 
 from dsr.base.errors import UserError
-from dsr.base.files import read_json
-from dsr.base.records import read_record
+from dsr.base.files import read_json, read_record
 from dsr.config.base import Section
 from dsr.config.encoders import Ttr
 from dsr.config.load import Config

@@ -16,7 +16,6 @@ from dsr.accel.device import set_arithmetic
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.base.records import read_record
 from dsr.base.text import Progress
 from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance
@@ -145,7 +144,7 @@ def _provenance(job: Job, origin: dict[str, str]) -> dict[str, Any]:
     return {
         "images": job.spec.images,
         "seed": job.spec.seed,
-        "weights": {"sha256": origin["weights"], **read_record(job.weights)},
+        "weights": {"sha256": origin["weights"], **files.read_record(job.weights)},
         "statistics_sha256": origin["statistics"],
         "decoder_sha256": origin["decoder"],
         "device": origin["device"],

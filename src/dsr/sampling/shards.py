@@ -11,7 +11,7 @@ import torch
 
 from dsr.base import tensors
 from dsr.base.errors import UserError
-from dsr.base.records import read_record
+from dsr.base.files import read_record
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ import torch
 
 from dsr.base import files, tensors
 from dsr.base.errors import UserError
-from dsr.base.records import read_record
 from dsr.config.specs import TrainSpec, WeightsSpec, content, differing_keys, require
 
 log = logging.getLogger(__name__)
@@ -180,7 +179,7 @@ def epoch_of(weights: Path) -> int:
         UserError: if the file is missing or was not written here.
     """
     try:
-        return int(read_record(weights)["spec"]["epoch"])
+        return int(files.read_record(weights)["spec"]["epoch"])
     except (UserError, KeyError):
         raise UserError(f"{weights}: expected the EMA weights of a milestone; train that milestone first") from None
 
@@ -206,7 +205,7 @@ def publish(spec: TrainSpec, epoch: int, decay: float, run_dir: Path, output: Pa
     snapshot = snapshot_path(run_dir, epoch, decay)
     if not snapshot.exists():
         raise UserError(f"{snapshot}: no such file; restore the run directory, or train this milestone again")
-    require(snapshot, read_record(snapshot).get("spec", {}), WeightsSpec(train=spec, epoch=epoch, decay=decay))
+    require(snapshot, files.read_record(snapshot).get("spec", {}), WeightsSpec(train=spec, epoch=epoch, decay=decay))
     with files.atomic(output) as temporary:
         shutil.copyfile(snapshot, temporary)
     log.info("Published %s", output)

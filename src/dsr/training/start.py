@@ -11,7 +11,6 @@ import torch
 from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.base.records import read_record
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.execution import Execution
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
@@ -154,7 +153,7 @@ def decide(job: Job) -> Start:
 
 def _publish_again(job: Job, snapshot: Path, step: int | None) -> Start:
     """Say that nothing is left to train; refuse weights of other code, which may be asked for anew because of it."""
-    if read_record(snapshot).get("code") != checkpoint.code():
+    if files.read_record(snapshot).get("code") != checkpoint.code():
         raise UserError(
             f"{snapshot} is finished, but the code that trains has changed since: move {job.run_dir} away to train"
             f" afresh, or copy the file to {job.output} to keep it"
