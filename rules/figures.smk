@@ -1,4 +1,5 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -71,7 +72,7 @@ class Figure(NamedTuple):
     """Name without folder and ending; {image} is the folder of another image than the first."""
     category: str
     """Where the report has it, and what it is called there."""
-    label: str
+    labels: dict[str, str]
     entries: Callable
     """What it shows."""
     fields: str
@@ -85,7 +86,7 @@ FIGURES = {
     "fid": Figure(
         "fid",
         "1. Results",
-        "FID against epochs",
+        {"result": "FID against epochs"},
         lambda wildcards: unguided(DRAWN),
         "row epoch seed metrics",
     ),
@@ -93,7 +94,7 @@ FIGURES = {
     "averages": Figure(
         "averages-{row}",
         "1. Results",
-        "FID against EMA decay, {row}",
+        {"result": "FID against EMA decay, {row}"},
         lambda wildcards: averages(wildcards.row),
         "row epoch seed decay metrics",
         AVERAGED,
@@ -101,21 +102,21 @@ FIGURES = {
     "encoder": Figure(
         "{image}encoder-{kind}",
         "2. Outliers in the encoder",
-        "{kind}",
+        {"shows": "{kind}"},
         lambda wildcards: ENCODER_ENTRIES,
         "encoder ttr maps",
     ),
     "denoiser": Figure(
         "{image}denoiser-{kind}",
         "3. Outliers in the denoiser",
-        "{kind}",
+        {"shows": "{kind}"},
         lambda wildcards: DRAWN_ENTRIES,
         "row epoch maps",
     ),
     "times": Figure(
         "{image}times-{row}",
         "3. Outliers in the denoiser",
-        "norms against noise, {row}",
+        {"shows": "norms against noise, {row}"},
         lambda wildcards: [one for one in DRAWN_ENTRIES if one.row == wildcards.row],
         "row epoch maps",
         DRAWN,
@@ -123,7 +124,7 @@ FIGURES = {
     "samples": Figure(
         "samples",
         "4. Samples",
-        "samples at equal seeds",
+        {"shows": "samples at equal seeds"},
         lambda wildcards: DRAWN_ENTRIES,
         "row epoch seed samples",
     ),
@@ -143,7 +144,7 @@ for name, figure in FIGURES.items():
             png=report(
                 f"<results>/figures/{figure.file}.png",
                 category=figure.category,
-                labels={"shows": figure.label},
+                labels=figure.labels,
                 caption=f"../docs/captions/{name}.rst",
             ),
             svg=f"<results>/figures/{figure.file}.svg",

@@ -74,7 +74,7 @@ def test_every_key_is_described() -> None:
         (
             ("resources", "train", "gres"),
             "gpu:h100:4",
-            "resources.train.gres: 'gpu:h100:4' is not name:8 or name:type:8",
+            "train.gres: 'gpu:h100:4' is not name:8 or name:type:8",
         ),
         (("resources", "train", "gres"), "gpu:a100-sxm4-80gb:8", "'gpu:a100-sxm4-80gb:8' is not name:8 or name:type:8"),
         (("sampling", "seeds"), [0, 1000], "sweep.seed: 1000 is one of `seeds`"),

@@ -154,10 +154,10 @@ def test_impossible_shapes_are_refused() -> None:
 @pytest.mark.parametrize(
     ("denoiser", "registers", "message"),
     [
-        (DIT | {"hidden_size": 48}, 0, r"pos_embed \[1, 16, 32\] instead of \[1, 16, 48\]"),
+        (DIT | {"hidden_size": 48}, 0, r"size mismatch for pos_embed: .*\[1, 16, 32\].*\[1, 16, 48\]"),
         (DIT, 4, r'Missing key\(s\) in state_dict: "register_tokens", '),
         (DIT | {"depth": 3}, 0, r'Unexpected key\(s\) in state_dict: "blocks\.3\.'),
-        (DIT | {"class_dropout": 0.0}, 0, r"y_embedder.embedding_table.weight \[11, 32\] instead of \[10, 32\]"),
+        (DIT | {"class_dropout": 0.0}, 0, r"y_embedder.embedding_table.weight: .*\[11, 32\].*\[10, 32\]"),
     ],
 )
 def test_weights_of_another_denoiser_are_refused(

@@ -152,7 +152,7 @@ def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> 
             {"encoders": {"siglip2-l": LARGE}, "rows": {"dit-siglip2b": {"encoder": "siglip2-l"}}},
             "encoders: siglip2-l, decoder-siglip2-l not in ",
         ),
-        ({"tables": {"scaling": {"overlay": "nope.yaml"}}}, "nope.yaml not found."),
+        ({"tables": {"scaling": {"overlay": "nope.yaml"}}}, "No such file or directory: '"),
     ],
 )
 def test_bad_configuration_is_one_clear_error(fresh: Checkout, change: dict[str, Any], message: str) -> None:

@@ -36,11 +36,7 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """True on all processes if ``flag`` is true on at least one."""
-        if self.size == 1:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value.item())
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)).item())
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
         """Sum of ``value`` over all processes, in place; the dtype is kept."""

@@ -76,8 +76,8 @@ def _batches(config: Config) -> Iterator[str]:
         # The plugin's own pattern, and as many as there are.
         if request.gres and not re.fullmatch(rf"\w+(:[\w.]+)?:{request.gpus}", request.gres, re.ASCII):
             yield (
-                f"resources.{rule}.gres: '{request.gres}' is not name:{request.gpus} or name:type:{request.gpus} of letters,"
-                " digits, '_' and '.'; let it be as many as gpus, or leave it out and choose by partition or constraint"
+                f"resources.{rule}.gres: '{request.gres}' is not name:{request.gpus} or name:type:{request.gpus} of"
+                " letters, digits, '_' and '.'; let it be as many as gpus, or choose by partition or constraint"
             )
         if rule in ("statistics", "train", "sample") and 0 < request.gpus < run.processes:
             yield (
