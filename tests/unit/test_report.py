@@ -23,11 +23,11 @@ from dsr.config.load import Config, load
 from dsr.data.npz import write_images
 from dsr.report.documents import page
 from dsr.report.entries import Entries, Entry
+from dsr.report.figures.common import FigureInput, style
 from dsr.report.figures.fid import epoch_reaching, read_curves, registers_alone
-from dsr.report.figures.given import FigureInput, choose_columns
 from dsr.report.figures.kinds import KINDS, Kind, draw
+from dsr.report.figures.maps import choose_columns
 from dsr.report.figures.samples import choose_samples, read_chosen
-from dsr.report.figures.style import style
 from dsr.report.provenance import Times, write_provenance
 from dsr.report.render import markdown
 from dsr.report.supplements import read_fids

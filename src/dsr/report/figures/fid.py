@@ -3,20 +3,18 @@
 Against epochs: measured points, published ones where they are comparable, and how much earlier one row is.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from dsr.base.errors import UserError
 from dsr.config.load import Config
 from dsr.report.entries import Entry
-from dsr.report.figures.given import FigureInput
-from dsr.report.figures.style import BODY, INK, MUTED, SMALL, plot
+from dsr.report.figures.common import INK, MUTED, SMALL, FigureInput, grid, heading
 from dsr.report.published import Published, departures
 
 Curve = Sequence[tuple[int, float]]
@@ -29,30 +27,28 @@ def fid(given: FigureInput) -> Figure:
     Raises:
         UserError: if there is nothing to draw.
     """
-    config, measured, published = given.config, read_curves(given.entries), {}
-    lists = Published()
-    for name in measured:
-        curve = [] if departures(config, name) else lists.chart(config.rows[name].compare_with or name)
-        if curve:
-            published[name] = curve
-    points = [point for curve in [*measured.values(), *published.values()] for point in curve]
-    if not points:
+    config, measured, lists = given.config, read_curves(given.entries), Published()
+    published = {
+        name: [] if departures(config, name) else lists.chart(config.rows[name].compare_with or name)
+        for name in measured
+    }
+    epochs = sorted({epoch for curves in (measured, published) for curve in curves.values() for epoch, _ in curve})
+    if not epochs:
         raise UserError("FID against epochs: none of the metrics files exists yet; evaluate at least one row")
-    off_chart = ["published points: read off the paper's chart, ±0.05"] if published else []
+    off_chart = ["published points: read off the paper's chart, ±0.05"] if any(published.values()) else []
     subtitle = " · ".join([config.name, "unguided", *off_chart])
-    figure, axes = plot((3.9, 3.6), "FID against training epochs", subtitle)
-    for number, name in enumerate(measured):
-        colour, known = f"C{number}", published.get(name, [])
+    figure, axes = _plot((3.9, 3.6), "FID against training epochs", subtitle)
+    for number, (name, curve) in enumerate(measured.items()):
+        colour, known = f"C{number}", published[name]
         axes.plot(*np.reshape(known, (-1, 2)).T, "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
-        axes.plot(*np.reshape(measured[name], (-1, 2)).T, "o-", color=colour, lw=1.8, ms=5.5)
-        if measured[name] or known:
+        axes.plot(*np.reshape(curve, (-1, 2)).T, "o-", color=colour, lw=1.8, ms=5.5)
+        if curve or known:
             axes.plot([], [], color=colour, lw=1.8, label=name)
-    if published and any(measured.values()):
+    if off_chart and any(measured.values()):
         axes.plot([], [], color=MUTED, lw=1.8, marker="o", ms=5, label="measured")
-    if published:
+    if off_chart:
         axes.plot([], [], color=MUTED, lw=1, ls="--", marker="o", mfc="white", ms=4.5, label="published")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), borderaxespad=0)
-    _epochs(axes, sorted({epoch for epoch, _ in points}))
+    _finish(axes, {epoch: str(epoch) for epoch in _apart(epochs)}, "epochs (log scale)")
     baseline, faster = registers_alone(config)
     for found, kind in ((measured, "measured"), (published, "published")):
         if _arrow(axes, found.get(baseline, []), found.get(faster, []), kind):
@@ -77,20 +73,31 @@ def averages(given: FigureInput) -> Figure:
     if not lines or len(rows) != 1:
         raise UserError(f"FID against EMA decay: metrics of {len(lines)} epochs of {len(rows)} rows, expected one row")
     subtitle = " · ".join([given.config.name, *rows, "unguided, one training run"])
-    figure, axes = plot((3.9, 3.0), "FID against the decay of the moving average", subtitle)
+    figure, axes = _plot((3.9, 3.0), "FID against the decay of the moving average", subtitle)
     for epoch, line in sorted(lines.items()):
-        reach, fids = zip(*((1 / (1 - decay), fid) for decay, fid in sorted(line)), strict=True)
-        axes.plot(reach, fids, "o-", lw=1.8, ms=5.5, label=f"epoch {epoch}")
-    decays = sorted({decay for line in lines.values() for decay, _ in line})
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator([1 / (1 - decay) for decay in decays]))
-    axes.set_xticklabels([f"{decay:g}" for decay in decays])
-    axes.margins(0.08)
-    axes.set_xlabel("EMA decay (scale: steps that the average reaches back, logarithmic)", fontsize=BODY)
-    axes.set_ylabel("FID", fontsize=BODY)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), borderaxespad=0)
+        decays, fids = np.transpose(sorted(line))
+        axes.plot(1 / (1 - decays), fids, "o-", lw=1.8, ms=5.5, label=f"epoch {epoch}")
+    ticks = {1 / (1 - decay): f"{decay:g}" for line in lines.values() for decay, _ in sorted(line)}
+    _finish(axes, ticks, "EMA decay (scale: steps that the average reaches back, logarithmic)")
     return figure
+
+
+def _plot(size: tuple[float, float], title: str, subtitle: str) -> tuple[Figure, Axes]:
+    """Return axes of ``size`` inches under a heading."""
+    figure, ((axes,),) = grid(1, 1, size)
+    heading(axes, title, subtitle, size[0] + 1)
+    axes.grid()
+    return figure, axes
+
+
+def _finish(axes: Axes, ticks: Mapping[float, str], label: str) -> None:
+    """Label the axes, the lower one logarithmic with these ticks and no others, and the curves."""
+    axes.set_xscale("log")
+    axes.margins(0.08)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks([*ticks], labels=[*ticks.values()])
+    axes.set(xlabel=label, ylabel="FID")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02))
 
 
 def read_curves(entries: Iterable[Entry]) -> dict[str, list[tuple[int, float]]]:
@@ -113,27 +120,19 @@ def registers_alone(config: Config) -> tuple[str, str]:
     return "", ""
 
 
-class Reached(NamedTuple):
-    """When a curve reaches a value."""
-
-    epoch: float
-    """Epoch; between points FID is taken as linear in the logarithm of the epoch."""
-    between: tuple[int, int] | None
-    """The points between which it was interpolated; None at a point."""
-
-
-def epoch_reaching(curve: Curve, target: float) -> Reached | None:
+def epoch_reaching(curve: Curve, target: float) -> tuple[float, tuple[int, int] | None] | None:
     """Return the first epoch at which a curve is at ``target`` or below, or None if it never is.
 
-    A curve that starts below the target gives its first epoch, an upper bound.
+    Between points FID is taken as linear in the logarithm of the epoch; the two points that it was interpolated between
+    come with it, or None at a point. A curve that starts below the target gives its first epoch, an upper bound.
     """
     before: tuple[int, float] | None = None
     for epoch, value in curve:
         if value <= target:
             if before is None or value == target:
-                return Reached(float(epoch), None)
+                return float(epoch), None
             share = (before[1] - target) / (before[1] - value)
-            return Reached(before[0] * (epoch / before[0]) ** share, (before[0], epoch))
+            return before[0] * (epoch / before[0]) ** share, (before[0], epoch)
         before = (epoch, value)
     return None
 
@@ -145,34 +144,29 @@ def _arrow(axes: Axes, baseline: Curve, faster: Curve, kind: str) -> bool:
     """
     if not (baseline and faster):
         return False
-    epoch, value = baseline[-1]
-    reached = epoch_reaching(faster, value)
-    if reached is None or reached.epoch >= epoch:
+    last, value = baseline[-1]
+    epoch, between = epoch_reaching(faster, value) or (last, None)
+    if epoch >= last:
         return False
     arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 4, "shrinkB": 0}
-    axes.annotate("", xy=(reached.epoch, value), xytext=(epoch, value), arrowprops=arrow, zorder=4)
-    bound = ("at least ", "or before ") if reached.epoch == faster[0][0] else ("", "")
+    axes.annotate("", xy=(epoch, value), xytext=(last, value), arrowprops=arrow, zorder=4)
+    bound = ("at least ", "or before ") if epoch == faster[0][0] else ("", "")
     words = (
-        f"{bound[0]}{epoch / reached.epoch:.1f}× fewer epochs ({kind})\n"
-        f"FID {value:.2f} at epoch {bound[1]}{reached.epoch:.0f}, not {epoch}"
+        f"{bound[0]}{last / epoch:.1f}× fewer epochs ({kind})\n"
+        f"FID {value:.2f} at epoch {bound[1]}{epoch:.0f}, not {last}"
     )
-    if reached.between:
-        words += "\ninterpolated between epochs {} and {}".format(*reached.between)
+    if between:
+        words += "\ninterpolated between epochs {} and {}".format(*between)
     text = axes.text(0.98, 0.98, words, transform=axes.transAxes, ha="right", va="top", fontsize=SMALL, linespacing=1.5)
     text.set_path_effects([withStroke(linewidth=3, foreground="white")])
     return True
 
 
-def _epochs(axes: Axes, epochs: Sequence[int]) -> None:
-    """Label the axes; ticks whose labels would touch (less than 6 % of the axis apart) are left out, not the ends."""
+def _apart(epochs: Sequence[int]) -> list[int]:
+    """Leave out epochs whose labels would touch others (less than 6 % of the axis apart), but not the ends."""
     span = np.log(epochs[-1] / epochs[0]) or 1.0
     kept = [epochs[0]]
     for epoch in epochs[1:-1]:
         if min(np.log(epoch / kept[-1]), np.log(epochs[-1] / epoch)) > 0.06 * span:
             kept.append(epoch)
-    axes.set_xscale("log")
-    axes.margins(0.08)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks([*kept, epochs[-1]], labels=[*map(str, [*kept, epochs[-1]])])
-    axes.set_xlabel("epochs (log scale)", fontsize=BODY)
-    axes.set_ylabel("FID", fontsize=BODY)
+    return [*kept, epochs[-1]]

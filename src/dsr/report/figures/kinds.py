@@ -1,4 +1,4 @@
-"""The kinds of figures by name."""
+"""The kinds of figures by name, and how one is drawn."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,25 +6,18 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
+from dsr.base.files import atomic
 from dsr.config.load import Config
 from dsr.report.entries import Entries
+from dsr.report.figures.common import FigureInput, style
 from dsr.report.figures.fid import averages, fid
-from dsr.report.figures.given import FigureInput
 from dsr.report.figures.maps import attention, components, norms, outliers, times
 from dsr.report.figures.samples import samples
-from dsr.report.figures.style import save, style
 
 Kind = Literal["norms", "times", "components", "attention", "outliers", "samples", "fid", "averages"]
 
-KINDS: Mapping[Kind, Callable[[FigureInput], Figure]] = {
-    "norms": norms,
-    "times": times,
-    "components": components,
-    "attention": attention,
-    "outliers": outliers,
-    "samples": samples,
-    "fid": fid,
-    "averages": averages,
+KINDS: Mapping[str, Callable[[FigureInput], Figure]] = {
+    kind.__name__: kind for kind in (norms, times, components, attention, outliers, samples, fid, averages)
 }
 """Each draws the maps of the entries, but for `samples` (their samples), `fid` and `averages` (their metrics)."""
 
@@ -42,4 +35,8 @@ def draw(kind: Kind, config: Config, entries: Entries, png: Path, svg: Path, ima
     """
     entries.require(config)
     with style():
-        save(KINDS[kind](FigureInput(config, entries.root, image)), png, svg)
+        figure = KINDS[kind](FigureInput(config, entries.root, image))
+        # Without dates and versions inside.
+        for path, metadata in ((png, {"Software": None}), (svg, {"Date": None, "Creator": None})):
+            with atomic(path) as temporary:
+                figure.savefig(temporary, metadata=metadata)

@@ -11,8 +11,7 @@ from PIL import Image
 
 from dsr.base.errors import UserError
 from dsr.data.npz import read_header, read_images
-from dsr.report.figures.given import FigureInput
-from dsr.report.figures.style import BODY, grid, heading
+from dsr.report.figures.common import BODY, FigureInput, grid, heading
 
 _WIDTH, _LARGEST, _GAPS = 10.0, 4.6, (0.2, 0.46)
 """Inches: all panels of a line, largest side of one, space between panels: beside, and below with room for labels."""
