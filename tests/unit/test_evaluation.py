@@ -9,7 +9,7 @@ import pytest
 
 from dsr.base.errors import UserError
 from dsr.evaluation import frechet, precision_recall
-from dsr.evaluation.cache import Cache
+from dsr.evaluation.evaluate import cached
 from dsr.evaluation.frechet import Moments
 from dsr.evaluation.precision_recall import Members, Points, Radii, half_blocks
 
@@ -128,18 +128,19 @@ def test_cache_computes_once_per_identity(tmp_path) -> None:
         calls.append(1)
         return {"value": np.arange(3.0)}
 
-    cache = Cache(tmp_path / "cache")
     for identity in ({"a": 1}, {"a": 1}, {"a": 2}):
-        np.testing.assert_array_equal(cache.arrays("kind", ["value"], identity, compute)["value"], np.arange(3.0))
+        np.testing.assert_array_equal(
+            cached(tmp_path / "cache", "kind", ["value"], identity, compute)["value"], np.arange(3.0)
+        )
     assert len(calls) == 2
-    Cache().arrays("kind", ["value"], {"a": 1}, compute)
+    cached(None, "kind", ["value"], {"a": 1}, compute)
     assert len(calls) == 3
 
 
 def test_a_cache_that_cannot_be_written_or_read_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
-    cache = Cache(tmp_path / "file/cache")
-    assert cache.arrays("kind", ["value"], {}, lambda: {"value": np.arange(3.0)})["value"].tolist() == [0, 1, 2]
+    arrays = cached(tmp_path / "file/cache", "kind", ["value"], {}, lambda: {"value": np.arange(3.0)})
+    assert arrays["value"].tolist() == [0, 1, 2]
     assert "kind is not kept for the next evaluation" in caplog.text
     assert str(tmp_path / "file/cache") in caplog.text
 
@@ -149,8 +150,7 @@ def test_a_damaged_cache_is_computed_again(tmp_path: Path, caplog: pytest.LogCap
     def compute() -> dict[str, np.ndarray]:
         return {"value": np.arange(3.0)}
 
-    cache = Cache(tmp_path)
-    cache.arrays("kind", ["value"], {}, compute)
+    cached(tmp_path, "kind", ["value"], {}, compute)
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
     if defect == "other arrays":
@@ -161,6 +161,6 @@ def test_a_damaged_cache_is_computed_again(tmp_path: Path, caplog: pytest.LogCap
     else:
         path.write_bytes(content[: len(content) // 2 if defect == "cut off" else 0])
     for _ in range(2):
-        np.testing.assert_array_equal(cache.arrays("kind", ["value"], {}, compute)["value"], np.arange(3.0))
+        np.testing.assert_array_equal(cached(tmp_path, "kind", ["value"], {}, compute)["value"], np.arange(3.0))
     assert caplog.text.count("kind is computed again") == 1
     assert str(path) in caplog.text

@@ -1,25 +1,29 @@
 """Score a set of samples: FID, sFID, Inception Score, Precision and Recall in the ADM protocol."""
 
 import contextlib
+import hashlib
+import json
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dsr.base.files import read_record
-from dsr.config.specs import EvaluateSpec, SampleSpec, content, require
+from dsr.base.errors import explain
+from dsr.base.files import read_record, sha256
+from dsr.config.specs import EvaluateSpec, content, require
 from dsr.data import npz
 from dsr.evaluation import frechet, inputs, precision_recall
-from dsr.evaluation.cache import Arrays, Cache
 from dsr.evaluation.frechet import Gaussian, Moments
 from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph, inception_score
 from dsr.evaluation.inputs import ImageFile
 from dsr.evaluation.precision_recall import Points, Radii
+
+Arrays = Mapping[str, Features]
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ class Job:
     graph: Path
     """Frozen Inception graph."""
     cache: Path | None = None
-    """Folder for what depends on the reference alone."""
+    """Folder for what depends on the reference alone; without it everything is computed anew."""
     threads: int = 1
     """CPU threads of TensorFlow; NumPy's are `OMP_NUM_THREADS`, which Snakemake sets to the rule's."""
     keep: bool = False
@@ -49,7 +53,7 @@ class ImageSet:
     features: Activations
     pooled: Moments | None = None
     spatial: Moments | None = None
-    cache: Cache = field(default_factory=Cache)
+    cache: Path | None = None
     identity: Mapping[str, object] = field(default_factory=dict)
 
     def gaussians(self) -> tuple[Gaussian, Gaussian]:
@@ -65,7 +69,7 @@ class ImageSet:
         # Radii and distances that are compared with them must come from the same sums.
         key = {**self.identity, "neighbours": k, "sums": "float32"}
         names = ("half", "single")
-        return Radii(**self.cache.arrays("radii", names, key, lambda: vars(precision_recall.radii(points, k))))
+        return Radii(**cached(self.cache, "radii", names, key, lambda: vars(precision_recall.radii(points, k))))
 
 
 def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
@@ -76,19 +80,20 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
     """
     seconds: dict[str, float] = {}
     with stage("checks", seconds):
-        at_least = spec.neighbours + 1
-        made = _check_made(job.samples, spec.samples) if spec.samples else {}
+        at_least, made = spec.neighbours + 1, {}
+        if spec.samples:
+            made = read_record(record := job.samples.with_suffix(".json"))
+            require(record, made.get("spec", {}), spec.samples)
         expected = spec.samples.images if spec.samples else None
         samples = inputs.check_samples(job.samples, expected=expected, at_least=at_least)
         reference = inputs.check_reference(job.reference, samples, at_least=at_least)
-        graph_sha256 = inputs.hash_graph(job.graph)
-    cache = Cache(job.cache)
+        graph_sha256 = sha256(job.graph)
     with InceptionGraph(job.graph, job.threads) as network:
         identity = {"graph": graph_sha256, "tensorflow": network.version}
         with stage("reference_network", seconds):
-            known = _image_set(reference, network, cache, identity)
+            known = _image_set(reference, network, job.cache, identity)
         with stage("sample_network", seconds):
-            drawn = _image_set(samples, network, cache if job.keep else Cache(), identity)
+            drawn = _image_set(samples, network, job.cache if job.keep else None, identity)
         weights = network.softmax_weights()
     scores, float16_blocks = score(known, drawn, weights, spec, seconds)
     origins = {"statistics": _origin(known.pooled), "spatial_statistics": _origin(known.spatial)}
@@ -107,23 +112,50 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
     }
 
 
-def _check_made(samples: Path, spec: SampleSpec) -> dict[str, Any]:
-    """Return what is recorded about the samples, which must be those that are to be scored."""
-    record = samples.with_suffix(".json")
-    made = read_record(record)
-    require(record, made.get("spec", {}), spec)
-    return made
-
-
-def _image_set(file: ImageFile, network: InceptionGraph, cache: Cache, identity: Mapping[str, object]) -> ImageSet:
+def _image_set(
+    file: ImageFile, network: InceptionGraph, cache: Path | None, identity: Mapping[str, object]
+) -> ImageSet:
     def compute() -> Arrays:
-        return vars(network.activations(npz.read_images(file.path, BATCH), file.images))
+        return vars(network.activations(npz.read_images(file.path, BATCH)))
 
     identity = {"reference": file.sha256, **identity}
-    features = Activations(**cache.arrays("activations", ("pooled", "spatial"), identity, compute))
+    features = Activations(**cached(cache, "activations", ("pooled", "spatial"), identity, compute))
     pooled = inputs.read_moments(file.path, "mu", "sigma", features.pooled.shape[1])
     spatial = inputs.read_moments(file.path, "mu_s", "sigma_s", features.spatial.shape[1])
     return ImageSet(features, pooled, spatial, cache, identity)
+
+
+def cached(
+    folder: Path | None,
+    kind: str,
+    names: Collection[str],
+    identity: Mapping[str, object],
+    compute: Callable[[], Arrays],
+) -> Arrays:
+    """Return the arrays of an earlier call with the same ``kind`` and ``identity``, or compute and keep them.
+
+    They lie in ``folder``, which can always be deleted. A kept file that is damaged, or does not hold exactly
+    ``names``, is replaced. What cannot be read or written is a warning.
+    """
+    if folder is None:
+        return compute()
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"{kind}-{digest}.npz"
+    try:
+        if path.exists():
+            kept = {key: npz.read_array(path, key) for key in npz.keys(path)}
+            if set(kept) != set(names):
+                raise npz.ArchiveError(f"{path}: holds {', '.join(kept)}, expected {', '.join(names)}")
+            _log.info("%s: from %s", kind, path)
+            return kept
+    except (npz.ArchiveError, OSError) as error:
+        _log.warning("%s; %s is computed again", explain(error) or error, kind)
+    arrays = compute()
+    try:
+        npz.write_arrays(path, arrays)
+    except OSError as error:
+        _log.warning("%s; %s is not kept for the next evaluation", explain(error), kind)
+    return arrays
 
 
 def _origin(stored: Moments | None) -> str:

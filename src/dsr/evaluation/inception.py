@@ -87,21 +87,9 @@ class InceptionGraph(AbstractContextManager["InceptionGraph"]):
         """Weights (d, classes) of the classifier; its bias is not part of the protocol."""
         return np.asarray(self._session.run(self._weights))
 
-    def activations(self, batches: Iterable[npt.NDArray[np.uint8]], count: int) -> Activations:
-        """Run ``count`` images, in batches of uint8 (n, H, W, 3), through the network."""
-        pooled: Features | None = None
-        spatial: Features | None = None
-        start = 0
-        for batch in batches:
-            some_pooled, some_spatial = self._run(batch)
-            if pooled is None or spatial is None:
-                pooled = np.empty((count, some_pooled.shape[1]), np.float32)
-                spatial = np.empty((count, some_spatial.shape[1]), np.float32)
-            pooled[start : start + len(batch)] = some_pooled
-            spatial[start : start + len(batch)] = some_spatial
-            start += len(batch)
-        if pooled is None or spatial is None or start != count:
-            raise ValueError(f"got {start} images, expected {count}")
+    def activations(self, batches: Iterable[npt.NDArray[np.uint8]]) -> Activations:
+        """Run images, in batches of uint8 (n, H, W, 3), through the network."""
+        pooled, spatial = (np.concatenate(parts) for parts in zip(*map(self._run, batches), strict=True))
         return Activations(pooled, spatial)
 
     def _run(self, batch: npt.NDArray[np.uint8]) -> tuple[Features, Features]:

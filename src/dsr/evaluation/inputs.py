@@ -58,10 +58,9 @@ def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFi
             f"{path}: a sample file must not hold statistics ({', '.join(statistics)}): they would be scored instead "
             "of the images; are samples and reference swapped? Otherwise save arr_0 alone"
         )
-    _check_images_key(path, present)
+    header = _check_header(path, at_least)
     if foreign := sorted(set(present) - {npz.IMAGES_KEY}):
         raise UserError(f"{path}: unknown arrays {', '.join(foreign)} beside arr_0; save arr_0 alone")
-    header = _check_header(path, at_least)
     if expected is not None and header.shape[0] != expected:
         raise UserError(f"{path}: {header.shape[0]} images, expected {expected}; was sampling cut short?")
     return _scan(path, header)
@@ -73,11 +72,9 @@ def check_reference(path: Path, samples: ImageFile, *, at_least: int) -> ImageFi
     Raises:
         UserError: if it has no undamaged `arr_0` of uint8 images as large as the samples.
     """
-    present = npz.keys(path)
-    _check_images_key(path, present)
-    if foreign := sorted(set(present) - {npz.IMAGES_KEY, *STATISTICS}):
-        _log.warning("%s: the arrays %s are not used", path, ", ".join(foreign))
     header = _check_header(path, at_least)
+    if foreign := sorted(set(npz.keys(path)) - {npz.IMAGES_KEY, *STATISTICS}):
+        _log.warning("%s: the arrays %s are not used", path, ", ".join(foreign))
     if header.shape[1] != samples.image_size:
         raise UserError(
             f"{path}: reference images are {header.shape[1]} pixels wide, the samples of {samples.path} "
@@ -109,26 +106,12 @@ def read_moments(path: Path, mean_key: str, sigma_key: str, width: int) -> Momen
     return Moments(mean, sigma, f"{path}: {mean_key}, {sigma_key}")
 
 
-def hash_graph(path: Path) -> str:
-    """Hex SHA-256 of the Inception graph.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, expected the evaluator's Inception graph; fetch it first")
-    return files.sha256(path)
-
-
-def _check_images_key(path: Path, present: list[str]) -> None:
-    if npz.IMAGES_KEY not in present:
+def _check_header(path: Path, at_least: int) -> npz.Header:
+    if npz.IMAGES_KEY not in (present := npz.keys(path)):
         raise UserError(
             f"{path}: no array arr_0 (found: {', '.join(present) or 'nothing'}); save the images as the only, unnamed "
             "array of numpy.savez"
         )
-
-
-def _check_header(path: Path, at_least: int) -> npz.Header:
     header = npz.read_header(path)
     shape, expected = header.shape, "expected uint8 N x H x W x 3 with values 0..255"
     if header.dtype != np.uint8:

@@ -172,7 +172,7 @@ class EndToEnd:
     @staticmethod
     def _run(network: InceptionGraph, images: np.ndarray) -> Activations:
         batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
-        return network.activations(batches, len(images))
+        return network.activations(batches)
 
     def scores(self) -> dict[str, float]:
         """All scores; statistics images stand for the moments that a reference file stores."""
