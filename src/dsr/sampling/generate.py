@@ -2,12 +2,10 @@
 
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +92,18 @@ def generate(job: Job, world: World) -> None:
         # One shard in memory at a time.
         stored = map(shards.read, range(len(shards.parts)))
         npz.write_images(job.output, stored, job.spec.images, (side, side, 3))
-        files.write_json(job.output.with_suffix(".json"), _provenance(job, origin))
+        made = {
+            "images": job.spec.images,
+            "seed": job.spec.seed,
+            "weights": {"sha256": origin["weights"], **files.read_record(job.weights)},
+            "statistics_sha256": origin["statistics"],
+            "decoder_sha256": origin["decoder"],
+            "device": origin["device"],
+            "versions": {"torch": str(torch.__version__)},
+            "guidance": content(job.drawn())["guidance"],
+            "spec": content(job.spec),
+        }
+        files.write_json(job.output.with_suffix(".json"), made)
         shards.remove()
         log.info("Wrote %d images to %s", job.spec.images, job.output)
 
@@ -111,7 +120,7 @@ def _missing(shards: Shards, world: World) -> list[int]:
 
 def draw(job: Job, sampler: Sampler, shards: Shards, numbers: list[int], world: World) -> None:
     """Draw and write the shards ``numbers``; a shard is written while the next one is drawn."""
-    batch, written = job.execution.sample_batch, deque[Future[None]]()
+    batch = job.execution.sample_batch
     with (
         contextlib.closing(Progress(job.spec.images, shards.done()))
         if world.is_main
@@ -119,36 +128,18 @@ def draw(job: Job, sampler: Sampler, shards: Shards, numbers: list[int], world: 
         ThreadPoolExecutor(max_workers=1) as writer,
     ):
 
-        def finish_one() -> None:
-            written.popleft().result()
+        def write(number: int, drawings: Sequence[Drawing]) -> None:
+            shards.write(number, np.concatenate([drawing() for drawing in drawings]))
             if progress is not None:
                 done = shards.done()
                 progress.report(done, f"{done} of {job.spec.images} images")
 
+        written: Future[None] | None = None
         for number in numbers:
             part = shards.parts[number]
             drawings = [sampler.start(part[start : start + batch]) for start in range(0, len(part), batch)]
-            written.append(writer.submit(_write, shards, number, drawings))
-            if len(written) > 1:
-                finish_one()
-        while written:
-            finish_one()
-
-
-def _write(shards: Shards, number: int, drawings: Sequence[Drawing]) -> None:
-    shards.write(number, np.concatenate([drawing.wait() for drawing in drawings]))
-
-
-def _provenance(job: Job, origin: dict[str, str]) -> dict[str, Any]:
-    """Return what the file beside the images says."""
-    return {
-        "images": job.spec.images,
-        "seed": job.spec.seed,
-        "weights": {"sha256": origin["weights"], **files.read_record(job.weights)},
-        "statistics_sha256": origin["statistics"],
-        "decoder_sha256": origin["decoder"],
-        "device": origin["device"],
-        "versions": {"torch": str(torch.__version__)},
-        "guidance": content(job.drawn())["guidance"],
-        "spec": content(job.spec),
-    }
+            if written is not None:
+                written.result()
+            written = writer.submit(write, number, drawings)
+        if written is not None:
+            written.result()

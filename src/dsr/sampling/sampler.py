@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +21,8 @@ from dsr.sampling.labels import balanced_labels
 from dsr.sampling.ode import Predictor, trajectory
 from dsr.sampling.shards import Images
 
+Drawing = Callable[[], Images]
+"""Images that are being drawn: waits for them, uint8 (n, H, W, 3), in any thread."""
 PURPOSE = "sample"
 """Name of the sampler's noise among the draws of a seed."""
 
@@ -67,20 +68,29 @@ class Sampler:
         self._model: Predictor = model
 
     def images(self, numbers: Sequence[int]) -> Images:
-        """Draw the images of these numbers, uint8 (n, H, W, 3).
-
-        Raises:
-            UserError: if a pixel is not a finite number.
-        """
-        return self.start(numbers).wait()
+        """Draw the images of these numbers, uint8 (n, H, W, 3)."""
+        return self.start(numbers)()
 
     @torch.inference_mode()
     def start(self, numbers: Sequence[int]) -> Drawing:
-        """Begin to draw the images of these numbers; a GPU goes on while the caller does something else."""
+        """Begin to draw the images of these numbers; a GPU goes on while the caller does something else.
+
+        What it returns gives them when they are there; a UserError if a pixel is not a finite number.
+        """
         latents = self.latents(numbers)
         with autocast(self._device, self._precision):
             pixels = self._autoencoder.decode(latents)
-        return Drawing(numbers, Fetched(quantised(pixels)), Fetched(pixels.isfinite().all()))
+        images, finite = Fetched(quantised(pixels)), Fetched(pixels.isfinite().all())
+
+        def wait() -> Images:
+            if not finite.values():
+                raise UserError(
+                    f"images {numbers[0]} to {numbers[-1]} are not finite numbers: the weights, statistics or decoder"
+                    " are damaged or do not belong together"
+                )
+            return images.values().numpy()
+
+        return wait
 
     @torch.inference_mode()
     def latents(self, numbers: Sequence[int]) -> Tensor:
@@ -100,25 +110,3 @@ class Sampler:
         )
         with autocast(self._device, self._precision):
             return deque(states, maxlen=1).pop()
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Images that are being drawn."""
-
-    _numbers: Sequence[int]
-    _images: Fetched
-    _finite: Fetched
-
-    def wait(self) -> Images:
-        """Return the images, uint8 (n, H, W, 3), when they are there; callable from any thread.
-
-        Raises:
-            UserError: if a pixel is not a finite number.
-        """
-        if not self._finite.values():
-            raise UserError(
-                f"images {self._numbers[0]} to {self._numbers[-1]} are not finite numbers: the weights, statistics or"
-                " decoder are damaged or do not belong together"
-            )
-        return self._images.values().numpy()
