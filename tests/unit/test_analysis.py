@@ -18,7 +18,6 @@ from dsr.analysis.measure import (
     map_encoder,
     measure_layer,
     read_chosen,
-    token_norms,
     trace_denoiser,
 )
 from dsr.base.errors import UserError
@@ -74,8 +73,8 @@ def test_the_criterion_holds_where_the_median_is_zero() -> None:
 
 
 def test_token_norms_do_not_lose_digits() -> None:
-    tokens = np.full((2, 5, 10_000), 0.1, np.float32)
-    assert np.allclose(token_norms(tokens), 10.0, rtol=1e-6)
+    layer = measure_layer(torch.full((2, 4, 10_000), 0.1), slice(0, 4))
+    assert np.allclose(layer["norms"], 10.0, rtol=1e-6)
 
 
 def test_first_component_finds_the_direction_of_most_variance() -> None:

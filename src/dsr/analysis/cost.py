@@ -35,7 +35,10 @@ def denoiser_cost(spec: ModelSpec) -> Cost:
     width, last = stacks[0][0], stacks[-1][0]
     labels = spec.classes + (shape.class_dropout > 0)
     cost = _linear(TIME_FEATURES, width, 1) + _linear(width, width, 1) + _weights(labels * width)
-    cost += _linear(spec.channels, last, image) + _final(spec, last, image if len(stacks) > 1 else 1)
+    cost += _linear(spec.channels, last, image)
+    # The modulated layer from tokens back to a latent.
+    conditions = image if len(stacks) > 1 else 1
+    cost += _linear(last, spec.channels, image) + _linear(last, 2 * last, conditions) + _weights(last)
     cost += _frozen(TIME_FEATURES // 2 + image * width)
     for number, (stack, depth, _) in enumerate(stacks):
         cost += _weights(spec.registers * stack) + _frozen(spec.registers * stack)
@@ -69,11 +72,6 @@ def _block(width: int, mlp_ratio: float, tokens: int, *, conditions: int) -> Cos
     attention = _linear(width, 4 * width, tokens) + Cost(0, 0, 4 * tokens**2 * width)
     mlp = _linear(width, 2 * hidden, tokens) + _linear(hidden, width, tokens)
     return attention + mlp + _linear(width, 6 * width, conditions) + _weights(2 * width)
-
-
-def _final(spec: ModelSpec, width: int, conditions: int) -> Cost:
-    """The modulated layer from tokens back to a latent."""
-    return _linear(width, spec.channels, spec.grid**2) + _linear(width, 2 * width, conditions) + _weights(width)
 
 
 def _linear(inputs: int, outputs: int, tokens: int) -> Cost:

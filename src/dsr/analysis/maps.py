@@ -5,7 +5,6 @@ NumPy only, so that figures are drawn without PyTorch. Grids are (S, S) in row-m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -90,15 +89,6 @@ def _position(known: Sequence[Any], wanted: Any, kind: str) -> int:
     if wanted not in known:
         raise UserError(f"{kind} {wanted} is not in the maps; known: {', '.join(map(str, known))}")
     return known.index(wanted)
-
-
-def equal_shares(blocks: Sequence[str], count: int) -> list[str]:
-    """Choose ``count`` of a network's blocks, evenly spaced up to the last one.
-
-    >>> equal_shares([*map(str, range(1, 13))], 6)
-    ['2', '4', '6', '8', '10', '12']
-    """
-    return [blocks[math.ceil(number * len(blocks) / count) - 1] for number in range(1, count + 1)]
 
 
 def relative_norms(norms: Floats) -> npt.NDArray[np.float64]:

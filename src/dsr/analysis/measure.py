@@ -21,12 +21,11 @@ from dsr.data.folder import center_crop, list_folder, load_rgb
 from dsr.data.images import open_images
 from dsr.denoiser.build import load_denoiser
 from dsr.denoiser.layers import Block
-from dsr.encoder.autoencoder import load_autoencoder, quantised
+from dsr.encoder.autoencoder import Autoencoder, load_autoencoder, quantised
 from dsr.encoder.vit import VitEncoder
 from dsr.flow import Flow
 
-Array = npt.NDArray[np.float32]
-Layer = dict[str, Array]
+Layer = dict[str, npt.NDArray[np.float32]]
 
 
 def map_encoder(
@@ -55,12 +54,9 @@ def map_encoder(
     Raises:
         UserError: if a file does not fit the specification, or an image does not exist.
     """
-    torch.set_num_threads(threads)
-    autoencoder = load_autoencoder(
-        spec.autoencoder, encoder=encoder, neurons=neurons, statistics=None, decoder=decoder
-    ).to(own_device())
-    shown, _ = read_chosen(images, spec)
-    pixels = _to_pixels(shown)
+    autoencoder, shown, _, pixels = _open(
+        spec, images, threads, encoder=encoder, neurons=neurons, statistics=None, decoder=decoder
+    )
     network = autoencoder.encoder
     if network is None:
         raise ValueError("an encoder's maps need an encoder")
@@ -68,7 +64,7 @@ def map_encoder(
         indices=np.array(spec.images),
         images=shown,
         times=np.zeros(1, np.float32),
-        decoded=_to_images(autoencoder.decode(autoencoder.encode(pixels)))[:, None],
+        decoded=quantised(autoencoder.decode(autoencoder.encode(pixels))).cpu().numpy()[:, None],
         **_stack_layers([trace_encoder(network, network.preprocess(pixels))]),
     ).save(output, spec)
 
@@ -103,17 +99,14 @@ def map_denoiser(
     Raises:
         UserError: if a file does not fit the specification, or an image does not exist.
     """
-    torch.set_num_threads(threads)
-    device = own_device()
-    autoencoder = load_autoencoder(
-        spec.autoencoder, encoder=encoder, neurons=neurons, statistics=statistics, decoder=decoder
-    ).to(device)
-    model = load_denoiser(spec.model, weights, device, spec.weights)
+    autoencoder, shown, classes, pixels = _open(
+        spec, images, threads, encoder=encoder, neurons=neurons, statistics=statistics, decoder=decoder
+    )
+    model = load_denoiser(spec.model, weights, device := own_device(), spec.weights)
     flow = Flow.from_config(spec.flow)
-    shown, classes = read_chosen(images, spec)
     if max(classes) >= spec.model.classes:
         raise UserError(f"{images}: label {max(classes)} is none of the denoiser's {spec.model.classes} classes")
-    latents = autoencoder.encode(_to_pixels(shown))
+    latents = autoencoder.encode(pixels)
     # Equal at every time and for every row of the same latent shape.
     noises = noise(0, "maps", spec.images, latents.shape[1:]).to(device)
     labels = torch.from_numpy(classes).to(device)
@@ -122,7 +115,7 @@ def map_denoiser(
         times = torch.full((len(latents),), time, device=device)
         layers, prediction = trace_denoiser(model, flow.interpolate(latents, noises, times), times, labels)
         passes.append(layers)
-        decoded.append(_to_images(autoencoder.decode(prediction)))
+        decoded.append(quantised(autoencoder.decode(prediction)).cpu().numpy())
     TokenMaps(
         indices=np.array(spec.images),
         images=shown,
@@ -170,6 +163,16 @@ def trace_denoiser(
     return [*layers, measure_layer(prediction.flatten(2).transpose(1, 2), slice(0, count))], prediction
 
 
+def _open(
+    spec: EncoderMapsSpec, images: Path, threads: int, **files: Path | None
+) -> tuple[Autoencoder, npt.NDArray[np.uint8], npt.NDArray[np.int64], torch.Tensor]:
+    """Load the autoencoder; read the images (I, H, W, 3), their labels (I,), and them as floats in [0, 1]."""
+    torch.set_num_threads(threads)
+    autoencoder = load_autoencoder(spec.autoencoder, **files).to(own_device())
+    shown, labels = read_chosen(images, spec)
+    return autoencoder, shown, labels, torch.from_numpy(shown).to(own_device()).permute(0, 3, 1, 2).float() / 255
+
+
 def read_chosen(images: Path, spec: EncoderMapsSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Read images by index, in the order asked for: (I, H, W, 3), and their labels, (I,).
 
@@ -209,23 +212,23 @@ def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | No
     tokens = stream.float().cpu().numpy()
     if not np.isfinite(tokens).all():
         raise UserError("tokens of the network are not finite: its weights have diverged, look at the training log")
-    pictured, registers = _split(tokens, image)
-    side = math.isqrt(pictured.shape[1])
-    components = [first_component(one) for one in pictured]
-    attention = np.full(tokens.shape[:2], np.nan, np.float32)
-    register_attention = np.full(len(tokens), np.nan, np.float32)
+    norms = np.linalg.norm(tokens.astype(np.float64), axis=-1).astype(np.float32)
+    components = [first_component(one[image]) for one in tokens]
+    others = np.delete(np.arange(tokens.shape[1]), image)
+    received, register_attention = (np.full(shape, np.nan, np.float32) for shape in (tokens.shape[:2], len(tokens)))
     if weights is not None:
         # What every key receives, as a mean over heads and queries; registers count as both.
-        attention = weights.float().cpu().numpy().mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
-        register_attention = _split(attention, image)[1].sum(1)
+        received = weights.float().cpu().numpy().mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+        register_attention = received[:, others].sum(1)
+    side = math.isqrt(tokens.shape[1] - len(others))
     grid = (len(tokens), side, side)
     return {
-        "norms": token_norms(pictured).reshape(grid),
+        "norms": norms[:, image].reshape(grid),
         "components": np.stack([projection for projection, _ in components]).reshape(grid),
         "explained": np.array([share for _, share in components], np.float32),
-        "attention": _split(attention, image)[0].reshape(grid),
+        "attention": received[:, image].reshape(grid),
         "register_attention": register_attention,
-        "register_norms": token_norms(registers),
+        "register_norms": norms[:, others],
     }
 
 
@@ -245,21 +248,6 @@ def first_component(tokens: Floats) -> tuple[npt.NDArray[np.float32], float]:
     return projection.astype(np.float32), float(leading / total) if total > 0 else 0.0
 
 
-def token_norms(tokens: Floats) -> npt.NDArray[np.float32]:
-    """Return the L2 norm of every token: (..., N, D) -> (..., N) float32, summed in float64."""
-    return np.asarray(np.sqrt(np.square(tokens, dtype=np.float64).sum(-1)), np.float32)
-
-
-def _to_pixels(images: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Convert uint8 images (I, H, W, 3) to floats in [0, 1], (I, 3, H, W)."""
-    return torch.from_numpy(images).to(own_device()).permute(0, 3, 1, 2).float() / 255
-
-
-def _to_images(pixels: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """Convert pixels (I, 3, H, W) to uint8 images (I, H, W, 3) as samples are."""
-    return quantised(pixels).cpu().numpy()
-
-
 def _stack_layers(passes: Sequence[Sequence[Layer]]) -> dict[str, Any]:
     """Stack T forward passes of L layers to arrays (B, T, L, ...), and name the layers: fields of a maps file.
 
@@ -274,9 +262,3 @@ def _stack_layers(passes: Sequence[Sequence[Layer]]) -> dict[str, Any]:
         for name in passes[0][0]
     }
     return {**arrays, "layers": np.array([*map(str, range(1, len(passes[0]))), OUTPUT])}
-
-
-def _split(tokens: Array, image: slice) -> tuple[Array, Array]:
-    inside = np.zeros(tokens.shape[1], bool)
-    inside[image] = True
-    return tokens[:, inside], tokens[:, ~inside]

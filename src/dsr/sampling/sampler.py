@@ -23,8 +23,6 @@ from dsr.sampling.shards import Images
 
 Drawing = Callable[[], Images]
 """Images that are being drawn: waits for them, uint8 (n, H, W, 3), in any thread."""
-PURPOSE = "sample"
-"""Name of the sampler's noise among the draws of a seed."""
 
 
 class Sampler:
@@ -97,7 +95,7 @@ class Sampler:
         """Draw normalised latents, (n, C, S, S) fp32."""
         spec = self._spec
         shape = (spec.model.channels, spec.model.grid, spec.model.grid)
-        start = noise(spec.seed, PURPOSE, numbers, shape, self._device)
+        start = noise(spec.seed, "sample", numbers, shape, self._device)
         states = trajectory(
             self._model,
             self._flow,

@@ -1,5 +1,6 @@
 """Figures of token maps: norms, first principal component, attention received, outlier ratios."""
 
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from dsr.analysis.maps import OUTPUT, TokenMaps, equal_shares, outlier_ratio, relative_norms
+from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_ratio, relative_norms
 from dsr.report.figures.common import BODY, FRAME, MUTED, NOTE, SMALL, FigureInput, grid, heading
 
 _NORMS = (0.25, 8.0)
@@ -64,7 +65,10 @@ def choose_columns(given: FigureInput, files: Mapping[str, TokenMaps], output: b
     chosen = [*map(str, given.config.figures.layers or ())] if all(map(_is_denoiser, files.values())) else []
     if not chosen or any(layer not in blocks for blocks in known.values() for layer in chosen):
         count = min([_SHARES, *map(len, known.values())])
-        layers = {name: equal_shares(blocks, count) for name, blocks in known.items()}
+        layers = {
+            name: [blocks[math.ceil(number * len(blocks) / count) - 1] for number in range(1, count + 1)]
+            for name, blocks in known.items()
+        }
     else:
         layers = dict.fromkeys(files, chosen)
     first, *others = layers.values()
