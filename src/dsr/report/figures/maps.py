@@ -177,8 +177,8 @@ def _draw(
     below = _NOTE_HEIGHT + _LINE * max((block + note).count("\n") for line in panels for block, _, note in line)
     headings = ["image", *columns.headings, "prediction" if _is_denoiser(first) else "decoded"]
     figure, places = grid(len(rows), len(headings), gaps=(_GAP, below))
-    image = f"validation image {first.indices[given.image_position(first)]}"
-    subtitle = _subtitle(given, first, image, text, every_time=every_time)
+    which = f"validation image {first.indices[given.image_position(first)]}"
+    subtitle = _subtitle(given, first, which, text, every_time=every_time)
     heading(places[0, 0], title.format(subject=_subject(first)), subtitle, len(headings), above=28)
     for axes, column in zip(places[0], headings, strict=True):
         axes.set_title(column, fontsize=SMALL, pad=4)
