@@ -17,7 +17,7 @@ def encoder_artifacts():
 
 
 try:
-    MANIFEST.refuse_unknown(encoder_artifacts(), CONFIG.artifacts)
+    MANIFEST.refuse_unknown([*encoder_artifacts(), *CONFIG.artifacts])
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

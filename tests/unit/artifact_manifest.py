@@ -20,13 +20,16 @@ from dsr.artifacts.manifest import ImageCount
 GRAPH = {"kind": "graph", "names": ["input", "pool_3"]}
 
 
-def write(path: Path, source: dict[str, Any], check: dict[str, Any], *names: str, **known: Any) -> Path:
-    """Write a manifest with one artifact `thing`; ``known`` may give size, sha256 and accept."""
+def write(
+    path: Path, source: dict[str, Any] | None, check: dict[str, Any], *names: str, accept: str | None = None
+) -> Path:
+    """Write a manifest with one artifact `thing`."""
     entry = {
         "about": "Test",
         "source": source,
-        "files": [{"name": name, "size": known.get("size"), "sha256": known.get("sha256")} for name in names],
-        "licence": {"name": "Test licence", "accept": known.get("accept")},
+        "files": list(names),
+        "licence": "Test licence",
+        "accept": accept,
         "check": check,
     }
     path.write_text(yaml.safe_dump({"artifacts": {"thing": entry}}))
@@ -37,11 +40,17 @@ class Thing:
     """The artifact `thing`, alone in its manifest, and where a test fetches it to."""
 
     def __init__(
-        self, folder: Path, output: str, source: dict[str, Any], check: dict[str, Any], *names: str, **known: Any
+        self,
+        folder: Path,
+        output: str,
+        source: dict[str, Any] | None,
+        check: dict[str, Any],
+        *names: str,
+        accept: str | None = None,
     ) -> None:
         self.output, self.lock = folder / output, folder / "artifacts.lock"
         self.downloads = self.output.parent / ".downloads"
-        self.manifest = write(folder / f"{self.output.name}.yaml", source, check, *names, **known)
+        self.manifest = write(folder / f"{self.output.name}.yaml", source, check, *names, accept=accept)
 
     def fetch(self, local: Path | None = None, spec: BaseModel | str = "{}") -> Path:
         """Fetch it, or link the user's copy; ``spec`` is what the configuration says about it."""
@@ -53,8 +62,8 @@ class Thing:
 def images_of(folder: Path, split: str) -> Thing:
     """One split of a competition's images."""
     source = {"client": "kaggle", "competition": "imagenet", "split": split}
-    known = {"accept": "https://rules.example"}
-    return Thing(folder, f"raw/{split}", source, {"kind": "images"}, "imagenet.zip", **known)
+    accept = "https://rules.example"
+    return Thing(folder, f"raw/{split}", source, {"kind": "images"}, "imagenet.zip", accept=accept)
 
 
 TRAIN, VALIDATION = "ILSVRC/Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/val"

@@ -306,16 +306,19 @@ STORE = "storage.googleapis.com/bundle/archive.zip"
 JSON = {"Content-Type": "application/json"}
 
 
+def redirect(seen: Seen) -> Reply:
+    return Reply(302, b"", {"Location": f"https://{STORE}?Signature=secret"})
+
+
 class Kaggle:
     """A competition whose archive lies in a store that the site redirects to."""
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.server, self.folder = server, folder
-        location = f"https://{STORE}?Signature=secret"
         padded = {**MEMBERS, "ILSVRC/ImageSets/padding.txt": bytes(3_000_000)}
         self.archive = zipped(folder / "archive.zip", padded).read_bytes()
         server.add(LOGIN, lambda seen: Reply(200, b'{"active": true, "username": "someone"}', JSON))
-        server.add(API, lambda seen: Reply(302, b"", {"Location": location}))
+        server.add(API, redirect)
 
     def serve(self, *routes: Route) -> None:
         self.server.add(STORE, *routes)
@@ -336,16 +339,18 @@ def stored(content: bytes, cut: int | None = None) -> Route:
 def test_kaggle_archive_serves_both_splits(kaggle: Kaggle, sites: Server) -> None:
     kaggle.serve(stored(kaggle.archive))
     assert {split: tree(kaggle.fetch(split)) for split in ARRANGED} == ARRANGED
-    assert len(sites.requests(STORE)) == 1
+    assert len(sites.requests(STORE)) == 2, "the client asks for the address, and the archive comes once"
     assert sites.requests(API)[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
 
 def test_kaggle_interrupted_transfer_continues(
     kaggle: Kaggle, sites: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    kaggle.serve(stored(kaggle.archive, 2_500_000), stored(kaggle.archive))
+    whole = stored(kaggle.archive)
+    kaggle.serve(whole, stored(kaggle.archive, 2_500_000), whole)
     kaggle.fetch()
-    assert [seen.headers.get("Range") for seen in sites.requests(STORE)] == [None, "bytes=2097152-"]
+    ranges = [seen.headers.get("Range") for seen in sites.requests(STORE)]
+    assert ranges == [None, None, None, "bytes=2097152-"], "the address is asked for anew"
     assert "secret" not in "".join(capfd.readouterr())
 
 
@@ -366,21 +371,18 @@ def test_kaggle_errors(kaggle: Kaggle, sites: Server, place: str, code: int, mes
 
 
 def test_kaggle_page_instead_of_archive(kaggle: Kaggle, sites: Server) -> None:
-    sites.add(API, page("Accept the rules first"))
+    kaggle.serve(stored(kaggle.archive, 2_500_000))
+    sites.add(API, redirect, page("Accept the rules first"))
     with pytest.raises(UserError, match=r'web page instead of the file, saying: "Accept the rules first"'):
         kaggle.fetch()
-    (folder,) = (kaggle.folder / "raw/.downloads").glob("imagenet-*[!d]")
-    partial = folder / "partial/imagenet.zip"
-    assert [path.name for path in partial.parent.iterdir()] == []
-    partial.write_bytes(kaggle.archive[:1000])
-    with pytest.raises(UserError, match="Accept the rules first"):
-        kaggle.fetch()
-    assert partial.stat().st_size == 1000
+    (part,) = (kaggle.folder / "raw/.downloads").glob("imagenet-*/*.part")
+    assert part.stat().st_size > 0
 
 
 def test_kaggle_file_that_is_no_zip(kaggle: Kaggle) -> None:
-    kaggle.serve(stored(b"nothing like a zip"), stored(kaggle.archive))
-    assert kaggle.fetch().is_dir()
+    kaggle.serve(stored(b"nothing like a zip"))
+    with pytest.raises(UserError, match=r"not the competition's zip .*The download is kept in .* delete it"):
+        kaggle.fetch()
 
 
 def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:

@@ -169,7 +169,7 @@ def test_models_of_the_configuration_are_those_of_the_release() -> None:
 def decoder_of_nobody(folder: Path) -> Thing:
     """A decoder that nobody publishes."""
     check = DECODER.model_dump(mode="json")
-    return Thing(folder, "decoders/vit.safetensors", {"client": "none"}, check, "model.pt")
+    return Thing(folder, "decoders/vit.safetensors", None, check, "model.pt")
 
 
 def test_local_weights_are_converted_or_linked(tmp_path: Path) -> None:

@@ -147,10 +147,10 @@ def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> 
     ("change", "message"),
     [
         ({"rowz": {}}, "rowz: unknown key"),
-        ({"artifacts": {"siglip2": "/a"}}, "artifacts: siglip2 not in the manifest (misspelt?). It has: siglip2-b"),
+        ({"artifacts": {"siglip2": "/a"}}, "siglip2 not in src/dsr/artifacts/manifest.yaml (misspelt in `artifacts`?)"),
         (
             {"encoders": {"siglip2-l": LARGE}, "rows": {"dit-siglip2b": {"encoder": "siglip2-l"}}},
-            "encoders: siglip2-l, decoder-siglip2-l not in ",
+            "siglip2-l, decoder-siglip2-l not in ",
         ),
         ({"tables": {"scaling": {"overlay": "nope.yaml"}}}, "No such file or directory: '"),
     ],

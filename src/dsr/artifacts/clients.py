@@ -2,12 +2,8 @@
 
 import contextlib
 import io
-import logging
-import shutil
 import sys
-import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import requests
 
@@ -16,9 +12,6 @@ from dsr.artifacts.manifest import MANIFEST, OWN_COPY, Artifact, DriveSource, Hu
 from dsr.base import files
 from dsr.base.errors import UserError
 
-log = logging.getLogger(__name__)
-
-_NEEDED = "the kaggle client (Python 3.11 or later: `pip install kaggle==2.2.4`; envs/workflow.yaml has it)"
 _OWN_IMAGES = "give an ImageFolder (`artifacts` in config.yaml)"
 
 
@@ -49,7 +42,7 @@ def hub(artifact: Artifact, source: HubSource, folder: Path, pinned: str | None)
     revision = begun.read_text(encoding="utf-8") if begun.exists() else pinned or source.revision
     commit, stated = transfer.retrying(f"{what} at {revision}", denied, lambda: _resolve(what, source, revision))
     files.write_text(begun, commit)
-    for name in (file.name for file in artifact.files):
+    for name in artifact.files:
         url = huggingface_hub.hf_hub_url(source.repository, name, revision=commit)
         headers = huggingface_hub.utils.build_hf_headers()
         transfer.download(url, folder / name, f"{what}/{name}", denied, headers)
@@ -82,8 +75,9 @@ def drive(artifact: Artifact, source: DriveSource, target: Path) -> None:
     """
     what = f"Google Drive {source.path}"
     denied = f"The file is no longer shared with everyone: see {artifact.page}, or {OWN_COPY}"
-    identifier = transfer.retrying(what, denied, lambda: _find(artifact.page, source))
-    transfer.retrying(what, denied, lambda: _download(what, identifier, target))
+    if not target.exists():
+        identifier = transfer.retrying(what, denied, lambda: _find(artifact.page, source))
+        transfer.retrying(what, denied, lambda: _download(what, identifier, target))
 
 
 def _find(page: str, source: DriveSource) -> str:
@@ -125,6 +119,13 @@ def _download(what: str, identifier: str, target: Path) -> None:
                 part.unlink()
             raise transfer.TransientError("the server does not continue partial transfers; starting over") from error
         raise transfer.TransientError(_line(error)) from error
+    with target.open("rb") as stream:
+        start = stream.read(1 << 16)
+    try:
+        transfer.refuse_page(what, start)
+    except UserError:
+        target.unlink()
+        raise
 
 
 def _line(error: Exception) -> str:
@@ -143,48 +144,29 @@ def kaggle(artifact: Artifact, source: KaggleSource, target: Path) -> None:
         "Make a token at https://www.kaggle.com/settings, save it as ~/.kaggle/access_token (or set KAGGLE_API_TOKEN) "
         f"and accept the rules at {artifact.terms} with its account, then run the command again; or {_OWN_IMAGES}"
     )
-    client = transfer.retrying(what, advice, lambda: _client(what, advice))
-    log.info("Downloading %s to %s, whose size shows the progress", artifact.page, target)
-    transfer.retrying(what, advice, lambda: _download_archive(what, client, source.competition, target))
+    transfer.download(lambda: _signed_address(what, source.competition, advice), target, what, advice)
 
 
-def _client(what: str, advice: str) -> Any:
-    """Return a client that has found the user's token where it always looks for one."""
+def _signed_address(what: str, competition: str, advice: str) -> str:
+    """Return where the client is sent for the archive; the client finds the user's token where it always looks."""
     # Importing the package, too, looks for a token, and prints advice if there is none.
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            from kaggle.api.kaggle_api_extended import KaggleApi
+            from kaggle.api.kaggle_api_extended import ApiDownloadDataFilesRequest, KaggleApi
 
             api = KaggleApi()
             api.authenticate()
         except ImportError:
-            raise UserError(f"{what}: needs {_NEEDED}; or {_OWN_IMAGES}") from None
+            raise UserError(
+                f"{what}: needs the kaggle client (Python 3.11 or later: `pip install kaggle==2.2.4`; "
+                f"envs/workflow.yaml has it); or {_OWN_IMAGES}"
+            ) from None
         except SystemExit:
             raise UserError(f"{what}: no valid token. {advice}") from None
-    return api
-
-
-def _download_archive(what: str, client: Any, competition: str, target: Path) -> None:
-    # The client writes to the final name from the first byte on.
-    folder = target.with_name("partial")
-    archive = folder / f"{competition}.zip"
-    # Its progress bar is for people; in a log file it would fill hours.
-    quiet = not sys.stderr.isatty()
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            client.competition_download_files(competition, path=str(folder), quiet=quiet)
-        except ValueError as error:
-            if not str(error).startswith("Downloaded file size"):
-                raise
-            # What the client received stays and is continued.
-            raise transfer.TransientError(str(error)) from error
-    if zipfile.is_zipfile(archive):
-        archive.replace(target)
-        return
-    # A page is named after its address, possibly as folder and file; a partial zip beside it is kept.
-    strangers = [path for path in folder.iterdir() if ".zip" not in path.suffixes]
-    for path in strangers or [archive]:
-        start = b"".join(transfer.start_of(file) for file in [path, *path.rglob("*")] if file.is_file())
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        transfer.refuse_page(what, start)
-    raise transfer.TransientError("what was received is not a zip; starting over")
+        request = ApiDownloadDataFilesRequest()
+        request.competition_name = competition
+        # It follows the address, and receives nothing but the beginning.
+        with api.build_kaggle_client() as client:
+            response = client.competitions.competition_api_client.download_data_files(request)
+            transfer.refuse_page(what, next(response.iter_content(1 << 16), b""))
+            return str(response.url)

@@ -96,7 +96,9 @@ class Job:
     def download(self) -> None:
         """Receive, compare with manifest and lock, publish, record: in this order, so that a failure repeats little."""
         source = self.artifact.source
-        self._refuse_other_encoder()
+        if source is None:
+            raise UserError(f"{self.identifier}: nobody publishes it; {OWN_COPY}")
+        self._refuse_other_encoder(source)
         # What another source sent is never taken for this one's. Both splits of a competition share one archive.
         name = source.competition if isinstance(source, KaggleSource) else self.identifier
         digest = hashlib.sha256(source.model_dump_json(exclude={"split"}).encode()).hexdigest()
@@ -105,7 +107,7 @@ class Job:
             folder.mkdir(exist_ok=True)
             revision, stated = self._receive(folder)
             with _advising(f"The download is kept in {folder}: if it is damaged, delete it and run the command again"):
-                given = folder if len(self.artifact.files) > 1 else folder / self.artifact.files[0].name
+                given = folder if len(self.artifact.files) > 1 else folder / self.artifact.files[0]
                 measures = self.measure(given, stated)
                 self.publish(given, _move)
             locks.record(self.lock, self.identifier, source, revision, measures)
@@ -120,39 +122,31 @@ class Job:
         Returns:
             The source's commit and the SHA-256 of files, as far as the publisher states them.
         """
-        source, first = self.artifact.source, folder / self.artifact.files[0].name
+        first = folder / self.artifact.files[0]
         log.info("%s: downloading from %s", self.identifier, self.artifact.page)
-        if isinstance(source, HubSource):
-            # The commit of the first download, unless the manifest names another source by now.
-            pinned = self.recorded.revision if self.recorded and self.recorded.source == source else None
-            return clients.hub(self.artifact, source, folder, pinned)
-        if not first.exists():
-            match source:
-                case DriveSource():
-                    clients.drive(self.artifact, source, first)
-                case HttpSource():
-                    denied = f"The address may have moved: check it in a browser, or {OWN_COPY}"
-                    transfer.download(source.url, first, transfer.plain(source.url), denied)
-                case KaggleSource():
-                    clients.kaggle(self.artifact, source, first)
-                case _:
-                    raise UserError(f"{self.identifier}: nobody publishes it; {OWN_COPY}")
-        try:
-            transfer.refuse_page(self.artifact.page, transfer.start_of(first))
-        except UserError:
-            first.unlink()
-            raise
+        match source := self.artifact.source:
+            case HubSource():
+                # The commit of the first download, unless the manifest names another source by now.
+                pinned = self.recorded.revision if self.recorded and self.recorded.source == source else None
+                return clients.hub(self.artifact, source, folder, pinned)
+            case DriveSource():
+                clients.drive(self.artifact, source, first)
+            case HttpSource(url=url):
+                denied = f"The address may have moved: check it in a browser, or {OWN_COPY}"
+                transfer.download(url, first, transfer.plain(url), denied)
+            case KaggleSource():
+                clients.kaggle(self.artifact, source, first)
         return None, {}
 
     def measure(self, given: Path, stated: dict[str, str] | None = None) -> dict[str, locks.Measure]:
-        """Measure what is in the publisher's own form, and compare it with what publisher, manifest and lock file say.
+        """Measure what is in the publisher's own form, and compare it with what publisher and lock file say.
 
         Raises:
             UserError: if a file is another one than any of them says.
         """
-        places = {file: given / file.name if given.is_dir() else given for file in self.artifact.files}
+        places = {name: given / name if given.is_dir() else given for name in self.artifact.files}
         # Of a copy of one's own, nothing may be known to compare it with.
-        known = stated is not None or self.recorded or any(file.size or file.sha256 for file in places)
+        known = stated is not None or self.recorded
         if not known or self._is_converted(given) or not all(place.is_file() for place in places.values()):
             return {}
         return locks.measure(self.lock, self.identifier, places, self.recorded, stated or {})
@@ -164,7 +158,6 @@ class Job:
             UserError: saying what is wrong with it.
         """
         check, spec = self.artifact.check, self.spec
-        self._refuse_form(path)
         if isinstance(spec, manifests.ImageCount):
             list_folder(path, spec.images, spec.classes)
         elif isinstance(check, manifests.FileCheck):
@@ -195,7 +188,7 @@ class Job:
         elif isinstance(check, manifests.WeightsCheck):
             from dsr.artifacts import weights
 
-            about = {"artifact": self.identifier, "source": f"{self.artifact.page} {self.artifact.files[0].name}"}
+            about = {"artifact": self.identifier, "source": f"{self.artifact.page} {self.artifact.files[0]}"}
             weights.convert(check, spec, given, self.output, about | check.metadata)
         elif isinstance(source, KaggleSource) and isinstance(spec, manifests.ImageCount):
             tree = given / imagenet.FOLDERS[source.split]
@@ -221,9 +214,9 @@ class Job:
         if missing and isinstance(check, manifests.EncoderCheck):
             raise UserError(f"{path}: lacks {missing[0]}; expected a folder with {', '.join(ENCODER_FILES)}")
 
-    def _refuse_other_encoder(self) -> None:
+    def _refuse_other_encoder(self, source: manifests.Source) -> None:
         """Refuse, before anything is downloaded, an encoder that is not the configuration's."""
-        source, spec = self.artifact.source, self.spec
+        spec = self.spec
         if self.artifact.check.kind == "encoder" and isinstance(source, HubSource) and isinstance(spec, EncoderSpec):
             published, wanted = (source.repository, source.revision), (spec.encoder.hub, spec.encoder.revision)
             if published != wanted:

@@ -31,9 +31,6 @@ FOLDERS: dict[Split, str] = {"train": "ILSVRC/Data/CLS-LOC/train", "validation":
 SOLUTION = "LOC_val_solution.csv"
 """Which class a validation image shows: `ImageId,PredictionString`, the string's first word is the class."""
 
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, KeyError, ValueError, RuntimeError, OSError)
-# Some of them mean encryption, or compression that Python does not know.
-
 
 def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Path:
     """Extract one split of the competition's zip, or link to one of the extracted archive, as an ImageFolder.
@@ -62,7 +59,7 @@ def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Pa
         staging.mkdir(parents=True, exist_ok=True)
         solution = (given if archive is None else zipfile.Path(archive)) / SOLUTION
         classes = functools.cache(lambda: _read_solution(solution))
-        members = _tree(given / FOLDERS[split]) if archive is None else _archive(archive, FOLDERS[split])
+        members = _members(given, archive, FOLDERS[split])
         for path, put in tqdm(members, total=expected.images, unit=" images", desc=split, disable=None):
             if any(map(is_hidden, path.parts)):
                 hidden += 1
@@ -86,18 +83,27 @@ def _readable(archive: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except _DAMAGED as error:
+    # RuntimeError and its NotImplementedError mean encryption, or compression that Python does not know.
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError, RuntimeError, OSError) as error:
         # Trouble with the disk has other numbers than a place outside the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise UserError(f"{archive}: damaged, or not the competition's zip ({error})") from error
 
 
-def _archive(archive: zipfile.ZipFile, folder: str) -> Iterator[tuple[PurePosixPath, Callable[[Path], object]]]:
-    """Yield the files below a folder: path, and what writes it to a place.
+def _members(
+    given: Path, archive: zipfile.ZipFile | None, folder: str
+) -> Iterator[tuple[PurePosixPath, Callable[[Path], object]]]:
+    """Yield the files below a folder of the archive: path, and what writes or links it to a place.
 
     The zip holds them directly or, in older versions, in one tar.gz.
     """
+    if archive is None:
+        root = (given / folder).absolute()
+        for place, names in walk(root):
+            for image in (Path(place, name) for name in names):
+                yield PurePosixPath(image.relative_to(root)), functools.partial(os.symlink, image)
+        return
     names = archive.namelist()
     tars = [name for name in names if name.endswith((".tar.gz", ".tgz", ".tar"))]
     if tars and not any(name.startswith(f"{folder}/") for name in names):
@@ -105,28 +111,18 @@ def _archive(archive: zipfile.ZipFile, folder: str) -> Iterator[tuple[PurePosixP
             for inner in tar:
                 path, file = PurePosixPath(inner.name), tar.extractfile(inner) if inner.isfile() else None
                 if file and path.is_relative_to(folder):
-                    content = file.read()
-                    put = functools.partial(_write, zlib.crc32(content), functools.partial(bytes, content))
-                    yield path.relative_to(folder), put
-    else:
-        for info in archive.infolist():
-            path = PurePosixPath(info.filename)
-            if not info.is_dir() and path.is_relative_to(folder):
-                put = functools.partial(_write, info.CRC, functools.partial(archive.read, info))
-                yield path.relative_to(folder), put
+                    yield path.relative_to(folder), functools.partial(Path.write_bytes, data=file.read())
+        return
+    for info in archive.infolist():
+        path = PurePosixPath(info.filename)
+        if not info.is_dir() and path.is_relative_to(folder):
+            yield path.relative_to(folder), functools.partial(_write, archive, info)
 
 
-def _write(checksum: int, read: Callable[[], bytes], target: Path) -> None:
-    """Write what ``read`` returns, unless a file with its checksum is there."""
-    if not target.exists() or zlib.crc32(target.read_bytes()) != checksum:
-        target.write_bytes(read())
-
-
-def _tree(folder: Path) -> Iterator[tuple[PurePosixPath, Callable[[Path], object]]]:
-    """Yield the files below a folder of the extracted archive: path, and what links to it from a place."""
-    for place, names in walk(folder.absolute()):
-        for image in (Path(place, name) for name in names):
-            yield PurePosixPath(image.relative_to(folder.absolute())), functools.partial(os.symlink, image)
+def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+    """Write a member, unless a file with its checksum is there."""
+    if not target.exists() or zlib.crc32(target.read_bytes()) != info.CRC:
+        target.write_bytes(archive.read(info))
 
 
 def _place(path: PurePosixPath, classes: Callable[[], dict[str, str]], split: Split) -> PurePosixPath:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from dsr.artifacts.manifest import File, Source
+from dsr.artifacts.manifest import Source
 from dsr.base import files
 from dsr.base.errors import UserError, first_problem
 from dsr.config.base import Section
@@ -67,14 +67,14 @@ def read(path: Path) -> Lock:
 
 
 def measure(
-    path: Path, identifier: str, places: dict[File, Path], recorded: Entry | None, stated: dict[str, str]
+    path: Path, identifier: str, places: dict[str, Path], recorded: Entry | None, stated: dict[str, str]
 ) -> dict[str, Measure]:
-    """Measure files, and compare them with what publisher, manifest and lock file say.
+    """Measure files, and compare them with what publisher and lock file say.
 
     Args:
         path: the lock file.
         identifier: the artifact's id.
-        places: file of the manifest -> where it lies.
+        places: name of the file -> where it lies.
         recorded: what the lock file says.
         stated: name of the file -> SHA-256 that its publisher states.
 
@@ -82,22 +82,21 @@ def measure(
         UserError: if a file is another one than any of them says.
     """
     measures = {}
-    for file, place in places.items():
-        log.info("Computing the SHA-256 of %s (%.1f GB)", place, place.stat().st_size / 1e9)
-        now = Measure(size=place.stat().st_size, sha256=files.sha256(place))
-        before = recorded.files.get(file.name) if recorded else None
-        for authority, size, sha256 in (
-            ("its publisher states", None, stated.get(file.name)),
-            ("the manifest demands", file.size, file.sha256),
-            (f"{path} recorded", before and before.size, before and before.sha256),
+    for name, place in places.items():
+        size = place.stat().st_size
+        log.info("Computing the SHA-256 of %s (%.1f GB)", place, size / 1e9)
+        measures[name] = now = Measure(size=size, sha256=files.sha256(place))
+        before = recorded.files.get(name) if recorded else None
+        for authority, expected in (
+            ("its publisher states", stated.get(name)),
+            (f"{path} recorded", before and before.sha256),
         ):
-            if size not in (None, now.size) or sha256 not in (None, now.sha256):
+            if expected not in (None, now.sha256):
                 raise UserError(
-                    f"{identifier}: {place} has {now.size} bytes and sha256 {now.sha256}, but {authority} "
-                    f"{size or 'any number of'} bytes and sha256 {sha256 or 'unknown'}: it is damaged, or its "
-                    f"publisher replaced it; if you accept that, remove the entry '{identifier}' from {path}"
+                    f"{identifier}: {place} has {size} bytes and sha256 {now.sha256}, but {authority} sha256 "
+                    f"{expected}: it is damaged, or its publisher replaced it; if you accept that, remove the entry "
+                    f"'{identifier}' from {path}"
                 )
-        measures[file.name] = now
     return measures
 
 

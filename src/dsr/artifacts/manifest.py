@@ -24,26 +24,6 @@ OWN_COPY = "give a copy of your own (`artifacts` in config.yaml)"
 """What messages advise where nothing can be downloaded."""
 
 
-class File(Section):
-    """One file as the publisher hands it out."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
-    """Name without folders."""
-    size: Positive | None
-    """Bytes; null: not known in advance, recorded at the first download and enforced afterwards."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-    """Hex SHA-256; null as for size."""
-
-
-class Licence(Section):
-    """On what terms the artifact may be used."""
-
-    name: str | None
-    """Name of the licence; null: the publisher states none that is known here."""
-    accept: str | None = None
-    """Where it must be accepted before the download; null: nothing needs to be accepted."""
-
-
 class HubSource(Section):
     """Files of a Hugging Face repository."""
 
@@ -82,13 +62,7 @@ class KaggleSource(Section):
     """Which images of the archive."""
 
 
-class NoSource(Section):
-    """Nobody publishes it: users give a copy of their own."""
-
-    client: Literal["none"]
-
-
-Source = Annotated[HubSource | DriveSource | HttpSource | KaggleSource | NoSource, Field(discriminator="client")]
+Source = Annotated[HubSource | DriveSource | HttpSource | KaggleSource, Field(discriminator="client")]
 
 
 class ImageCount(Section):
@@ -158,14 +132,16 @@ class Artifact(Section):
 
     about: str
     """What it is."""
-    source: Source
-    """Where it comes from."""
-    files: Annotated[tuple[File, ...], Field(min_length=1)]
-    """What the source hands out."""
+    source: Source | None
+    """Where it comes from; null: nobody publishes it, and users give a copy of their own."""
+    files: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")], ...], Field(min_length=1)]
+    """Names, without folders, of what the source hands out."""
     gigabytes: Annotated[float, Field(gt=0)] | None = None
     """About how much the source hands out, to plan with; nothing is checked against it. null: nobody knows."""
-    licence: Licence
-    """On what terms."""
+    licence: str | None
+    """Name of the licence; null: the publisher states none that is known here."""
+    accept: str | None = None
+    """Where its terms must be accepted before the download; null: nothing needs to be accepted."""
     check: Check
     """What its content must be."""
 
@@ -181,19 +157,19 @@ class Artifact(Section):
                 return url.partition("?")[0]
             case KaggleSource(competition=competition):
                 return f"https://www.kaggle.com/competitions/{competition}"
-            case NoSource():
+            case None:
                 return "nobody"
 
     @property
     def terms(self) -> str:
         """Web page where terms are accepted."""
-        return self.licence.accept or self.page
+        return self.accept or self.page
 
     @model_validator(mode="after")
     def _consistent(self) -> Artifact:
         if len(self.files) > 1 and self.check.kind != "encoder":
             raise ValueError(f"files: content of kind '{self.check.kind}' is one file")
-        if (self.source.client == "kaggle") != (self.check.kind == "images"):
+        if isinstance(self.source, KaggleSource) != isinstance(self.check, ImagesCheck):
             raise ValueError("source: images come from kaggle, and nothing else does")
         return self
 
@@ -209,34 +185,23 @@ class Manifest(Section):
         Raises:
             UserError: if there is none of this id; the message lists them.
         """
-        if identifier not in self.artifacts:
-            raise UserError(f"'{identifier}' is not in the manifest. It has: {', '.join(self.artifacts)}")
+        self.refuse_unknown([identifier])
         return self.artifacts[identifier]
 
     def publishes(self, identifier: str) -> bool:
         """Whether there is such an artifact, and it can be downloaded."""
-        return identifier in self.artifacts and not isinstance(self.artifacts[identifier].source, NoSource)
+        return identifier in self.artifacts and self.artifacts[identifier].source is not None
 
-    def refuse_unknown(self, needed: Iterable[str], given: Iterable[str]) -> None:
-        """Refuse what a configuration cannot have, or what would silently do nothing.
-
-        Args:
-            needed: ids of the encoders and decoders that are needed and not in place.
-            given: ids of which the configuration gives a copy.
+    def refuse_unknown(self, names: Iterable[str]) -> None:
+        """Refuse what a configuration needs or gives and the manifest does not have.
 
         Raises:
-            UserError: naming those that the manifest does not have.
+            UserError: naming it.
         """
-        missing = [name for name in needed if name not in self.artifacts]
-        if missing:
+        if unknown := [name for name in names if name not in self.artifacts]:
             raise UserError(
-                f"encoders: {', '.join(missing)} not in {PACKAGED}. An encoder needs its files there, `{{id}}` and "
-                "`decoder-{id}`; add them as the other encoders' are"
-            )
-        unknown = [name for name in given if name not in self.artifacts]
-        if unknown:
-            raise UserError(
-                f"artifacts: {', '.join(unknown)} not in the manifest (misspelt?). It has: {', '.join(self.artifacts)}"
+                f"{', '.join(unknown)} not in {MANIFEST} (misspelt in `artifacts`?). It has: "
+                f"{', '.join(self.artifacts)}. An encoder needs its files there, `{{id}}` and `decoder-{{id}}`"
             )
 
 
@@ -248,8 +213,6 @@ def load(path: Path = PACKAGED) -> Manifest:
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     try:

@@ -42,13 +42,15 @@ class TransientError(Exception):
     """A failure that is worth another attempt; never leaves this package."""
 
 
-def download(url: str, target: Path, what: str, denied: str, headers: Mapping[str, str] | None = None) -> None:
+def download(
+    url: str | Callable[[], str], target: Path, what: str, denied: str, headers: Mapping[str, str] | None = None
+) -> None:
     """Download to ``target`` unless it is there, going on with what an earlier attempt received.
 
     Bytes arrive in `<target>.part`; `<target>.part.version` says which version of the remote file they belong to.
 
     Args:
-        url: where from.
+        url: where from; what finds it is called before every attempt, and may raise what requests does.
         target: where to.
         what: what messages name.
         denied: what to do where access is refused.
@@ -59,7 +61,7 @@ def download(url: str, target: Path, what: str, denied: str, headers: Mapping[st
     """
     part = target.with_name(f"{target.name}.part")
     if not target.exists():
-        retrying(what, denied, lambda: _attempt(url, part, what, headers or {}))
+        retrying(what, denied, lambda: _attempt(url if isinstance(url, str) else url(), part, what, headers or {}))
         part.replace(target)
 
 
@@ -171,12 +173,6 @@ def refuse_page(what: str, start: bytes) -> None:
             f'{what}: the server sent a web page instead of the file, saying: "{words}". Nothing of it was kept. Open '
             f"the source in a browser to see why, or {OWN_COPY}"
         )
-
-
-def start_of(path: Path) -> bytes:
-    """Return what :func:`refuse_page` looks at."""
-    with path.open("rb") as stream:
-        return stream.read(1 << 16)
 
 
 def plain(text: object) -> str:
