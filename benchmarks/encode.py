@@ -14,8 +14,8 @@ from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.discovery import read_neurons
-from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
+from dsr.encoder.vit import Siglip2Encoder
 
 
 def autoencoder(spec: EncoderSpec, device: torch.device) -> Autoencoder:

@@ -32,8 +32,8 @@ from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.discovery import NeuronList
-from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics
+from dsr.encoder.vit import Siglip2Encoder
 from tests.unit import tiny_encoder
 
 WIDTH, GRID, SIZE = 64, 8, 32

@@ -192,7 +192,7 @@ def test_hub_other_encoder(hub: Hub) -> None:
     [
         ({"config.json": b'{"model_type": "bert"}'}, r"config.json: model_type is 'bert', expected 'siglip'"),
         ({"config.json": b"[]"}, r"config.json: not a JSON object"),
-        ({"model.safetensors": None}, r"lacks model.safetensors; expected a folder with config.json"),
+        ({"model.safetensors": None}, r"the weights cannot be read"),
         ({"depth": 2}, r"depth is 4, expected 2; it is another encoder"),
         ({"positions": 4}, r"positions is 16, expected 4"),
     ],

@@ -122,9 +122,9 @@ def test_statistics_of_another_encoder_of_the_same_shape_are_refused(files: dict
 
 
 def test_files_must_fit_the_specification(files: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match="give the neuron file"):
+    with pytest.raises(UserError, match="no neuron file: a neuron file is needed"):
         load_autoencoder(tiny_encoder.spec(Registers()), **{**files, "neurons": None})
-    with pytest.raises(UserError, match="has no test-time registers"):
+    with pytest.raises(UserError, match=r"json: .* test-time registers, and only there"):
         load_autoencoder(tiny_encoder.spec(), **files)
     wider = tiny_encoder.spec()
     wider = wider.model_copy(update={"encoder": wider.encoder.model_copy(update={"width": 64})})

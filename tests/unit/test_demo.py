@@ -16,13 +16,12 @@ from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import Images, open_images
 from dsr.data.prepare import index_folder, write_index, write_shard
 from dsr.demo import encoder as stand_ins
-from dsr.demo.decoder import training_pairs, write_decoder
-from dsr.demo.digits import write_digits
+from dsr.demo.digits import training_pairs, write_decoder, write_digits
 from dsr.demo.graph import write_graph
 from dsr.encoder.autoencoder import load_decoder
 from dsr.encoder.discovery import NeuronList, find_register_neurons, merge
-from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
+from dsr.encoder.vit import Siglip2Encoder
 from tests.unit import tiny_encoder
 
 SIZE = 32
@@ -201,7 +200,7 @@ def test_frozen_classifier_runs_in_the_evaluator(prepared: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
-        ("torch", ["commands.demo_graph", "demo.digits", "commands.prepare"]),
+        ("torch", ["commands.demo_graph", "commands.prepare"]),
         ("torch", ["commands.report", "commands.fetch"]),
         ("tensorflow", ["commands.report"]),
         *((client, ["commands.fetch"]) for client in ("kaggle", "gdown", "huggingface_hub")),

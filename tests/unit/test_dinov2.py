@@ -21,8 +21,8 @@ from dsr.data.images import open_images
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
 from dsr.encoder.blocks import Trace
 from dsr.encoder.discovery import NeuronScores, find_register_neurons
-from dsr.encoder.families import Dinov2Encoder
 from dsr.encoder.ttr import with_registers
+from dsr.encoder.vit import Dinov2Encoder
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels
 
@@ -173,9 +173,7 @@ def test_discovery_and_test_time_registers(folder: Path, kind: str, index: Path)
     trace = encoder.trace(images)
     threshold = float(trace.hidden_states[-1][:, encoder.prefix :].norm(dim=-1).median()) * 2
     options = Discovery(images=6, norm_threshold=threshold, top_k=1)
-    found = find_register_neurons(
-        DiscoverSpec(encoding=spec(), discovery=options), encoder, open_images(index), batch=4
-    )
+    found = find_register_neurons(DiscoverSpec(encoding=spec(), discovery=options), encoder, open_images(index))
     assert found.layers == {PLANTED[0]: (PLANTED[1],)}
 
     intervened = with_registers(encoder, found.layers, Registers())

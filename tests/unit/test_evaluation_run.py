@@ -145,12 +145,12 @@ def test_a_reference_holds_prepared_images(tmp_path: Path) -> None:
         np.testing.assert_array_equal(written["arr_0"], pixels)
 
     chosen = []
-    for seed in (1, 1, 2):
-        write_reference(*given, count=4, seed=seed)
+    for _ in range(2):
+        write_reference(*given, count=4)
         with np.load(tmp_path / "all.npz") as written:
             chosen.append([int(np.nonzero((pixels == image).all(axis=(1, 2, 3)))[0][0]) for image in written["arr_0"]])
-    assert chosen[0] == chosen[1] == sorted(chosen[0])
-    assert chosen[1] != chosen[2]
+    assert chosen[0] == chosen[1] == sorted(set(chosen[0]))
+    assert len(chosen[0]) == 4
 
     with pytest.raises(UserError, match="holds 9 images"):
         write_reference(*given, count=10)

@@ -25,9 +25,6 @@ from dsr.data.folder import list_folder
 
 log = logging.getLogger(__name__)
 
-DOWNLOADS = ".downloads"
-"""Folder beside the outputs where downloads arrive, each source's in a folder of its own."""
-
 
 def fetch(
     artifact: str,
@@ -95,14 +92,20 @@ class Job:
 
     def download(self) -> None:
         """Receive, compare with manifest and lock, publish, record: in this order, so that a failure repeats little."""
-        source = self.artifact.source
+        source, spec = self.artifact.source, self.spec
         if source is None:
             raise UserError(f"{self.identifier}: nobody publishes it; {OWN_COPY}")
-        self._refuse_other_encoder(source)
-        # What another source sent is never taken for this one's. Both splits of a competition share one archive.
+        if self.artifact.check.kind == "encoder" and isinstance(source, HubSource) and isinstance(spec, EncoderSpec):
+            published, wanted = (source.repository, source.revision), (spec.encoder.hub, spec.encoder.revision)
+            if published != wanted:
+                raise UserError(
+                    f"the manifest has {' at '.join(published)}, the configuration {' at '.join(wanted)}. Make "
+                    f"config.yaml and {MANIFEST} agree, or {OWN_COPY}"
+                )
+        # Each source's in a folder of its own, beside the output; both splits of a competition share one archive.
         name = source.competition if isinstance(source, KaggleSource) else self.identifier
         digest = hashlib.sha256(source.model_dump_json(exclude={"split"}).encode()).hexdigest()
-        folder = self.output.parent / DOWNLOADS / f"{name}-{digest[:8]}"
+        folder = self.output.parent / ".downloads" / f"{name}-{digest[:8]}"
         with locks.exclusive(folder.with_name(f"{folder.name}.guard")):
             folder.mkdir(exist_ok=True)
             revision, stated = self._receive(folder)
@@ -176,7 +179,8 @@ class Job:
             FileExistsError: if something else than an earlier link is in the way.
         """
         check, spec, source = self.artifact.check, self.spec, self.artifact.source
-        self._refuse_form(given)
+        if not given.exists():
+            raise UserError(f"{given}: no such file or folder")
         if isinstance(check, manifests.EncoderCheck):
             self.verify(given)
             # The configuration last: while it is missing, nobody takes the folder for complete.
@@ -202,28 +206,6 @@ class Job:
     def _is_converted(self, path: Path) -> bool:
         """Whether ``path`` has the form in which the workflow uses it, and its publisher hands out another."""
         return isinstance(self.artifact.check, manifests.WeightsCheck) and path.suffix == ".safetensors"
-
-    def _refuse_form(self, path: Path) -> None:
-        """Refuse what is not there, a folder where a file belongs, and a folder that is not an encoder's."""
-        check = self.artifact.check
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-        if path.is_dir() and not isinstance(check, manifests.EncoderCheck | manifests.ImagesCheck):
-            raise UserError(f"{path}: is a folder, expected the file itself")
-        missing = [name for name in ENCODER_FILES if not (path / name).is_file()]
-        if missing and isinstance(check, manifests.EncoderCheck):
-            raise UserError(f"{path}: lacks {missing[0]}; expected a folder with {', '.join(ENCODER_FILES)}")
-
-    def _refuse_other_encoder(self, source: manifests.Source) -> None:
-        """Refuse, before anything is downloaded, an encoder that is not the configuration's."""
-        spec = self.spec
-        if self.artifact.check.kind == "encoder" and isinstance(source, HubSource) and isinstance(spec, EncoderSpec):
-            published, wanted = (source.repository, source.revision), (spec.encoder.hub, spec.encoder.revision)
-            if published != wanted:
-                raise UserError(
-                    f"the manifest has {' at '.join(published)}, the configuration {' at '.join(wanted)}. Make "
-                    f"config.yaml and {MANIFEST} agree, or {OWN_COPY}"
-                )
 
 
 def look_for_names(check: manifests.FileCheck, path: Path) -> None:

@@ -49,7 +49,6 @@ class HttpSource(Section):
 
     client: Literal["http"]
     url: Annotated[str, Field(pattern=r"^https?://")]
-    """The address."""
 
 
 class KaggleSource(Section):
@@ -57,21 +56,17 @@ class KaggleSource(Section):
 
     client: Literal["kaggle"]
     competition: str
-    """Name of the competition."""
     split: Literal["train", "validation"]
-    """Which images of the archive."""
 
 
 Source = Annotated[HubSource | DriveSource | HttpSource | KaggleSource, Field(discriminator="client")]
 
 
 class ImageCount(Section):
-    """How many images an ImageFolder must hold."""
+    """How many images, in how many class folders, an ImageFolder must hold."""
 
     images: Positive
-    """Images in all classes together."""
     classes: Positive
-    """Class folders."""
 
 
 class ImagesCheck(Section):
@@ -100,7 +95,6 @@ class WeightsCheck(Section):
     """Every tensor there, in the right shape, and no other; safetensors, made of a PyTorch file of its publisher."""
 
     kind: Literal["decoder", "denoiser", "statistics"]
-    """The pixel decoder, a denoiser, or mean and variance of latents."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """What is known of the training run: epoch, decay of the moving average."""
 

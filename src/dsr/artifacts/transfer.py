@@ -111,8 +111,8 @@ def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
         UserError: if no further attempt would help, after the last one, or if the server asks for a longer wait
             than is allowed.
     """
-    attempt, wait = 1, FIRST_WAIT
-    while True:
+    for attempt in range(1, ATTEMPTS + 1):
+        wait = FIRST_WAIT * 2 ** (attempt - 1)
         try:
             return action()
         except TransientError as error:
@@ -128,16 +128,15 @@ def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
             ) from error
         except requests.RequestException as error:
             reason = f"the connection failed ({plain(error)})"
-        if wait > LONGEST_WAIT:
-            ending = f"the server asks to wait {wait:.0f} s. Run the command again after that"
-        elif attempt == ATTEMPTS:
-            ending = f"gave up after {attempt} attempts. Run the command again to go on from there"
-        else:
-            log.warning("%s: %s; attempt %d of %d in %.1f s", what, reason, attempt + 1, ATTEMPTS, wait)
-            time.sleep(wait)
-            attempt, wait = attempt + 1, FIRST_WAIT * 2**attempt
-            continue
-        raise UserError(f"{what}: {reason}; {ending}: what has been received is kept")
+        if wait > LONGEST_WAIT or attempt == ATTEMPTS:
+            break
+        log.warning("%s: %s; attempt %d of %d in %.1f s", what, reason, attempt + 1, ATTEMPTS, wait)
+        time.sleep(wait)
+    if wait > LONGEST_WAIT:
+        ending = f"the server asks to wait {wait:.0f} s. Run the command again after that"
+    else:
+        ending = f"gave up after {attempt} attempts. Run the command again to go on from there"
+    raise UserError(f"{what}: {reason}; {ending}: what has been received is kept")
 
 
 def _wait_for(what: str, denied: str, response: requests.Response, wait: float) -> float:

@@ -57,7 +57,7 @@ class PreparedImages(Images):
         super().__init__(arrays)
         self._spans = np.stack([arrays["shard"], arrays["offset"], arrays["length"]], axis=1)
         self._paths = [index.parent / str(name) for name in arrays["shards"]]
-        self._files: dict[int, int] = {}
+        self._files: dict[int, io.FileIO] = {}
         for shard, size in zip(self._paths, arrays["shard_bytes"], strict=True):
             if not shard.is_file() or shard.stat().st_size != size:
                 raise UserError(
@@ -70,8 +70,8 @@ class PreparedImages(Images):
         path, encoded = self._paths[shard], bytearray(length)
         try:
             if shard not in self._files:
-                self._files[shard] = os.open(path, os.O_RDONLY)
-            read = os.preadv(self._files[shard], [encoded], offset)
+                self._files[shard] = io.FileIO(path)
+            read = os.preadv(self._files[shard].fileno(), [encoded], offset)
         except OSError as error:
             raise UserError(
                 f"{path}: image {index} cannot be read ({error.strerror}); see to the storage, or prepare the images"
@@ -86,10 +86,6 @@ class PreparedImages(Images):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
-
-    def __del__(self) -> None:
-        for file in self.__dict__.get("_files", {}).values():
-            os.close(file)
 
 
 class ListedImages(Images):

@@ -104,15 +104,12 @@ def read_array(path: Path, key: str) -> npt.NDArray[Any]:
 
 
 def read_images(path: Path, batch: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield the images of ``path`` in file order, uint8 (n, H, W, C) with n <= batch; stored or deflated.
+    """Yield the images of ``path``, which are uint8 in C order, as (n, H, W, C) with n <= batch; stored or deflated.
 
     Raises:
-        ArchiveError: if they are not uint8 in C order, the data is shorter or longer than its header says, or fails
-            its checksum.
+        ArchiveError: if the data is shorter or longer than its header says, or fails its checksum.
     """
     with _images(path) as (header, stream):
-        if header.dtype != np.uint8 or header.fortran_order:
-            raise ArchiveError(f"{path}: {IMAGES_KEY} is {header.dtype}, expected uint8 in C order; save it so")
         count, shape = header.shape[0], header.shape[1:]
         size = int(np.prod(shape, dtype=np.int64))
         for start in range(0, count, batch):
@@ -151,13 +148,12 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 @contextlib.contextmanager
 def _images(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
     """Open the images of an npz: what the array announces, and the stream of its values."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with _opened(path) as archive:
         if f"{IMAGES_KEY}.npy" not in archive.namelist():
             raise ArchiveError(f"{path}: no array {IMAGES_KEY}; was it written by something else?")
         with archive.open(f"{IMAGES_KEY}.npy") as stream:
             version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
-            if version not in readers:
+            if version != (1, 0):
                 raise ArchiveError(f"{path}: npy format {version} is not supported; save plain arrays with numpy.savez")
-            shape, fortran_order, dtype = readers[version](stream)  # type: ignore[no-untyped-call]
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
             yield Header(shape, dtype, fortran_order), stream

@@ -1,7 +1,7 @@
 """Prepared images: an ImageFolder, cropped and stored losslessly in shards that are made independently.
 
-A shard is an uncompressed zip of PNG files and its own manifest; `unzip` reads it. The index lists where in which
-shard the bytes of every image lie, so that training reads an image with one system call.
+A shard is an uncompressed zip of PNG files, and its comment says what made it; `unzip` reads it. The index lists where
+in which shard the bytes of every image lie, so that training reads an image with one system call.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,6 @@ from dsr.data.folder import UnreadableImageError, center_crop, list_folder, load
 from dsr.data.images import class_names, open_images
 from dsr.data.npz import write_arrays, write_images
 from dsr.data.order import rank_slice
-
-MANIFEST = "manifest.json"
-
-Manifest = dict[str, Any]
-"""A shard's own description: image_size, shard, shards, total, classes, labels, digest of the listing, and Pillow."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,17 +76,8 @@ def write_shard(
                 f"{len(bad)} of {len(part)} images of shard {shard} cannot be read; replace them and run this"
                 " shard again:\n" + "\n".join(bad)
             )
-        manifest = {
-            "image_size": size,
-            "shard": shard,
-            "shards": shards,
-            "total": len(listing.paths),
-            "classes": listing.classes,
-            "labels": listing.labels[part.start : part.stop].tolist(),
-            "listing": listing.digest(source),
-            "pillow": PIL.__version__,
-        }
-        archive.writestr(zipfile.ZipInfo(MANIFEST), json.dumps(manifest))
+        about = {"image_size": size, "shard": shard, "shards": shards, "pillow": PIL.__version__}
+        archive.comment = json.dumps(about | {"listing": listing.digest(source)[:16]}).encode()
     logger.info("shard %d of %d: %d images of %d pixels", shard, shards, len(part), size)
 
 
@@ -114,22 +100,24 @@ def write_index(inputs: Sequence[Path], output: Path, *, other: Path | None = No
         if path.resolve().parent != output.resolve().parent:
             raise UserError(f"{path}: the shards must lie beside the index {output}")
     shards = sorted(((path, *_read(path)) for path in inputs), key=lambda entry: entry[1]["shard"])
-    first = _check_complete([(path, manifest) for path, manifest, _ in shards], output)
-    _check_classes(first["classes"], output, other)
-    spans = np.array([span for *_, spans in shards for span in spans], np.int64).reshape(-1, 2)
+    about = _check_complete([(path, about) for path, about, _ in shards], output)
+    members = [(number, *member) for number, (*_, found) in enumerate(shards) for member in found]
+    numbers, names, offsets, lengths = zip(*members, strict=True)
+    classes, labels = np.unique([PurePosixPath(name).parts[0] for name in names], return_inverse=True)
+    _check_classes(classes.tolist(), output, other)
     index = {
-        "shard": np.repeat(np.arange(len(shards), dtype=np.int32), [len(spans) for *_, spans in shards]),
-        "offset": spans[:, 0],
-        "length": spans[:, 1],
-        "label": np.array([label for _, manifest, _ in shards for label in manifest["labels"]], np.int32),
+        "shard": np.array(numbers, np.int32),
+        "offset": np.array(offsets, np.int64),
+        "length": np.array(lengths, np.int64),
+        "label": labels.astype(np.int32),
         "shards": [path.name for path, *_ in shards],
         "shard_bytes": np.array([path.stat().st_size for path, *_ in shards], np.int64),
-        "image_size": np.int64(first["image_size"]),
-        "classes": first["classes"],
-        "pillow": first["pillow"],
+        "image_size": np.int64(about["image_size"]),
+        "classes": classes,
+        "pillow": about["pillow"],
     }
     write_arrays(output, index)
-    logger.info("%s: %d images in %d shards", output, len(spans), len(shards))
+    logger.info("%s: %d images in %d shards", output, len(members), len(shards))
 
 
 def index_folder(
@@ -174,42 +162,37 @@ def index_folder(
     logger.info("%s: %d images of %s", output, len(listing.paths), source)
 
 
-def write_reference(images: Path, output: Path, count: int | None = None, seed: int = 0) -> None:
+def write_reference(images: Path, output: Path, count: int | None = None) -> None:
     """Collect prepared images, or a random choice of them, in their order into one npz that samples are compared with.
 
     Args:
         images: Index of the prepared images.
         output: Npz file to write.
-        count: Images chosen at random (default: all).
-        seed: Seed of the choice.
+        count: Images chosen at random, the same ones every time (default: all).
     """
     source = open_images(images)
     count = len(source) if count is None else count
     if not 0 < count <= len(source):
         raise UserError(f"--count {count}: {images} holds {len(source)} images, expected 1..{len(source)}")
-    chosen = np.sort(permutation(seed, "reference", 0, len(source))[:count])
+    chosen = np.sort(permutation(0, "reference", 0, len(source))[:count])
     size = source.image_size
     write_images(output, (source.read(int(index))[None] for index in chosen), count, (size, size, 3))
 
 
-def _check_complete(shards: list[tuple[Path, Manifest]], output: Path) -> Manifest:
-    """Refuse shards that are not exactly the parts of one set of images; return the first one's manifest."""
+def _check_complete(shards: list[tuple[Path, dict[str, Any]]], output: Path) -> dict[str, Any]:
+    """Refuse shards that are not exactly the parts of one set of images; return what made the first one."""
     if not shards:
         raise UserError("no shards given; write them with `python -m dsr.commands.prepare shard`")
     first_path, first = shards[0]
-    for path, manifest in shards:
-        if manifest["pillow"] != first["pillow"]:
-            raise UserError(
-                f"{path}: made with Pillow {manifest['pillow']}, but {first_path} with Pillow {first['pillow']}, which"
-                " may round crops otherwise; delete the shards of one version and prepare them again with the other"
-            )
-        for key in ("image_size", "shards", "total", "classes", "listing"):
-            if manifest.get(key) != first.get(key):
+    for path, about in shards:
+        for key in ("image_size", "shards", "listing", "pillow"):
+            if about.get(key) != first.get(key):
                 raise UserError(
-                    f"{path}: its {key} differs from that of {first_path}, because the images are others or changed in"
-                    " between; delete both and prepare them again"
+                    f"{path}: its {key} is {about.get(key)}, but that of {first_path} is {first.get(key)}: the images"
+                    " are others or changed in between, or another Pillow, which may round otherwise, cropped them;"
+                    " delete both and prepare them again"
                 )
-    numbers = [manifest["shard"] for _, manifest in shards]
+    numbers = [about["shard"] for _, about in shards]
     if numbers != list(range(first["shards"])):
         raise UserError(f"{output}: expected each of the shards 0 to {first['shards'] - 1} once, given {numbers}")
     return first
@@ -227,14 +210,14 @@ def _check_classes(classes: list[str], place: Path, other: Path | None) -> None:
             )
 
 
-def _read(path: Path) -> tuple[Manifest, list[tuple[int, int]]]:
-    """Return a shard's manifest and the (offset, length) of every image's bytes, which follow a header of their own."""
+def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, int, int]]]:
+    """Return what made a shard, and of every image name, offset and length of its bytes, which follow a header."""
     try:
         with zipfile.ZipFile(path) as archive:
-            manifest: Manifest = {"pillow": "of an older workflow", **json.loads(archive.read(MANIFEST))}
-            members = [member for member in archive.infolist() if member.filename != MANIFEST]
+            members = archive.infolist()
+            about: dict[str, Any] = json.loads(archive.comment)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; write it with `python -m dsr.commands.prepare shard`") from None
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a shard of prepared images ({error}); delete it and prepare it again") from None
-    return manifest, [(member.header_offset + len(member.FileHeader()), member.file_size) for member in members]
+    return about, [(one.filename, one.header_offset + len(one.FileHeader()), one.file_size) for one in members]

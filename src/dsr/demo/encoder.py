@@ -53,7 +53,6 @@ Weights = dict[str, torch.Tensor]
 
 logger = logging.getLogger(__name__)
 
-
 STAND_INS = {"stand-in/siglip2-base": (1,), "stand-in/siglip2-so400m": (1, 3)}
 """The models that `encoders.*.hub` may name in the demo, and the blocks (0-based) of each population's initiators;
 amplifiers are in the next block, and one more block is the last."""
@@ -65,12 +64,17 @@ def planted_neurons(spec: config.Encoder) -> list[dict[int, tuple[int, ...]]]:
     Raises:
         UserError: if there is no stand-in of that name, or the revision is no number.
     """
+    if spec.hub not in STAND_INS:
+        raise UserError(f"hub {spec.hub!r}: the demo has the stand-ins {', '.join(STAND_INS)}")
+    if not spec.revision.isdecimal():
+        raise UserError(f"revision {spec.revision!r} of {spec.hub}: expected the seed of its weights, such as '0'")
 
     def chosen(block: int, count: int) -> tuple[int, ...]:
-        order = permutation(_seed(spec), "stand-in encoder planted", block, MLP_RATIO * spec.width)
+        order = permutation(int(spec.revision), "stand-in encoder planted", block, MLP_RATIO * spec.width)
         return tuple(order[:count].tolist())
 
-    return [{block: chosen(block, INITIATORS), block + 1: chosen(block + 1, AMPLIFIERS)} for block in _initiators(spec)]
+    blocks = STAND_INS[spec.hub]
+    return [{block: chosen(block, INITIATORS), block + 1: chosen(block + 1, AMPLIFIERS)} for block in blocks]
 
 
 def write_encoder(spec: config.Encoder, output: Path) -> None:
@@ -100,29 +104,17 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
     write_json(output / "preprocessor_config.json", {**kind, **scale, "size": size})
     with atomic(output / "model.safetensors") as temporary:
         save_file({f"vision_model.{key}": value for key, value in tower.weights().items()}, temporary, {"format": "pt"})
-    logger.info("%s: %d planted neurons", output, PLANTED * len(tower.populations))
-
-
-def _initiators(spec: config.Encoder) -> tuple[int, ...]:
-    if spec.hub not in STAND_INS:
-        raise UserError(f"hub {spec.hub!r}: the demo has the stand-ins {', '.join(STAND_INS)}")
-    return STAND_INS[spec.hub]
-
-
-def _seed(spec: config.Encoder) -> int:
-    if not spec.revision.isdecimal():
-        raise UserError(f"revision {spec.revision!r} of {spec.hub}: expected the seed of its weights, such as '0'")
-    return int(spec.revision)
+    logger.info("%s: %d planted neurons", output, PLANTED * len(tower.planted))
 
 
 class _Tower:
     """Weights of a stand-in; all directions are columns of one random orthogonal matrix, float64."""
 
     def __init__(self, spec: config.Encoder) -> None:
-        self.spec, self.populations, self.seed = spec, _initiators(spec), _seed(spec)
-        self.layers = self.populations[-1] + 3
+        self.spec, self.planted = spec, planted_neurons(spec)
+        self.layers = max(self.planted[-1]) + 2
         side = min(spec.patch_size, 4)
-        sizes = [1, side**2, 8, 1, 1, len(self.populations)]
+        sizes = [1, side**2, 8, 1, 1, len(self.planted)]
         if spec.width < sum(sizes) or spec.width % HEADS:
             raise UserError(f"width {spec.width}: expected a multiple of {HEADS}, and at least {sum(sizes)}")
         start = self.normal("basis", spec.width, spec.width)
@@ -135,11 +127,10 @@ class _Tower:
         self.kernel = patch @ _low_frequencies(spec.patch_size, side)
         self.white = torch.nn.functional.normalize(self.kernel.sum(1), dim=0)
         self.constant, self.mark = constant[:, 0], mark[:, 0]
-        self.planted = planted_neurons(spec)
 
     def normal(self, name: str, *shape: int) -> torch.Tensor:
         """Draw standard normal numbers."""
-        return noise(self.seed, f"stand-in encoder {name}", [0], shape)[0].double()
+        return noise(int(self.spec.revision), f"stand-in encoder {name}", [0], shape)[0].double()
 
     def weights(self) -> Weights:
         """Return all weights under the names of transformers, without their first part, float32."""
@@ -191,12 +182,12 @@ class _Tower:
         read = _orthogonal(read.T, self.outliers).T
         write = _orthogonal(write, self.outliers, self.mark, self.white)
         bias = torch.zeros(hidden, dtype=torch.float64)
-        for population, (block, neurons) in enumerate(zip(self.populations, self.planted, strict=True)):
-            outlier = self.outliers[:, population]
-            if layer == block:
+        for population, neurons in enumerate(self.planted):
+            outlier, initiators = self.outliers[:, population], min(neurons)
+            if layer == initiators:
                 # A deeper population needs a blanker patch, so that it never fires where the one before has not.
                 direction, full, least = self.mark - self.white, BLANK, 0.2 + 0.05 * population
-            elif layer == block + 1:
+            elif layer == initiators + 1:
                 direction, full, least = outlier, 1.0, 0.7
             else:
                 continue

@@ -43,26 +43,14 @@ def write_graph(images: Path, output: Path, *, steps: int = STEPS) -> None:
     source = open_images(images)
     pixels = np.stack([source.read(position) for position in range(len(source))]).astype(np.float32)
     weights = _train(tf, pixels, source.labels, len(source.classes), steps)
+    graph = tf.Graph()
+    with graph.as_default():
+        picture = tf.raw_ops.DecodeJpeg(contents=tf.constant(b"", name="DecodeJpeg/contents"), channels=3)
+        inputs = tf.expand_dims(tf.cast(picture, tf.float32), 0, name="ExpandDims")
+        constants = {name: tf.constant(value, name=name) for name, value in weights.items()}
+        tf.nn.softmax(_classify(tf, inputs, constants), name="softmax")
     with atomic(output) as temporary:
-        temporary.write_bytes(_freeze(tf, weights))
-
-
-def _initial(classes: int) -> dict[str, npt.NDArray[np.float32]]:
-    """Draw weights of all layers: kernels (height, width, in, out) and the classifier's (features, classes)."""
-    generator = np.random.default_rng(_SEED)
-    first, second, third = CHANNELS
-    shapes = {
-        "mixed_6/conv": (3, 3, 3, first),
-        "mixed_8/conv": (3, 3, first, second),
-        "mixed_10/conv": (3, 3, second, third),
-        "softmax/logits": (third, classes),
-    }
-    weights = {}
-    for name, shape in shapes.items():
-        deviation = np.sqrt(2 / np.prod(shape[:-1]))
-        weights[f"{name}/weights"] = generator.normal(0, deviation, shape).astype(np.float32)
-        weights[f"{name}/biases"] = np.zeros(shape[-1], np.float32)
-    return weights
+        temporary.write_bytes(graph.as_graph_def().SerializeToString())
 
 
 def _classify(tf: Any, images: Any, weights: Mapping[str, Any]) -> Any:
@@ -82,7 +70,20 @@ def _classify(tf: Any, images: Any, weights: Mapping[str, Any]) -> Any:
 def _train(
     tf: Any, pixels: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: int, steps: int
 ) -> Weights:
-    variables = {name: tf.Variable(value) for name, value in _initial(classes).items()}
+    """Return weights of all layers: kernels (height, width, in, out) and the classifier's (features, classes)."""
+    generator = np.random.default_rng(_SEED)
+    first, second, third = CHANNELS
+    shapes = {
+        "mixed_6/conv": (3, 3, 3, first),
+        "mixed_8/conv": (3, 3, first, second),
+        "mixed_10/conv": (3, 3, second, third),
+        "softmax/logits": (third, classes),
+    }
+    variables = {}
+    for name, shape in shapes.items():
+        deviation = np.sqrt(2 / np.prod(shape[:-1]))
+        variables[f"{name}/weights"] = tf.Variable(generator.normal(0, deviation, shape).astype(np.float32))
+        variables[f"{name}/biases"] = tf.Variable(np.zeros(shape[-1], np.float32))
     optimizer = tf.keras.optimizers.Adam(LEARNING_RATE)
 
     @tf.function  # type: ignore[untyped-decorator]
@@ -100,14 +101,3 @@ def _train(
         if step % 100 == 0:
             logger.info("classifier step %d of %d: loss %.4f", step, steps, float(loss))
     return {name: variable.numpy() for name, variable in variables.items()}
-
-
-def _freeze(tf: Any, weights: Weights) -> bytes:
-    graph = tf.Graph()
-    with graph.as_default():
-        picture = tf.raw_ops.DecodeJpeg(contents=tf.constant(b"", name="DecodeJpeg/contents"), channels=3)
-        images = tf.expand_dims(tf.cast(picture, tf.float32), 0, name="ExpandDims")
-        constants = {name: tf.constant(value, name=name) for name, value in weights.items()}
-        tf.nn.softmax(_classify(tf, images, constants), name="softmax")
-    definition: bytes = graph.as_graph_def().SerializeToString()
-    return definition

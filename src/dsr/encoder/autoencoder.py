@@ -14,10 +14,9 @@ from dsr.base.positions import position_table
 from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, require
 from dsr.encoder.discovery import read_neurons
-from dsr.encoder.families import FAMILIES
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import with_registers
-from dsr.encoder.vit import VitEncoder
+from dsr.encoder.vit import FAMILIES, VitEncoder
 
 _DECODER_EPS = 1e-12
 """Epsilon of every LayerNorm of the decoder."""
@@ -32,16 +31,8 @@ def quantised(pixels: torch.Tensor) -> torch.Tensor:
 class ViTDecoder(nn.Module):
     """Pixels from latent tokens: linear, CLS token, fixed positions, pre-norm blocks, linear to patches.
 
-    Parameter names are those of the published decoders.
-
-    Args:
-        in_channels: channels C of a latent.
-        hidden_size: width of a token, a multiple of four.
-        depth: number of blocks.
-        num_heads: attention heads.
-        intermediate_size: hidden width of the MLP.
-        patch_size: side of an output patch in pixels.
-        grid: tokens along one side.
+    Parameter names are those of the published decoders. ``hidden_size`` is a multiple of four, ``intermediate_size``
+    the MLP's hidden width, ``patch_size`` in pixels, and ``grid`` tokens are along one side.
     """
 
     def __init__(
@@ -143,11 +134,9 @@ class Autoencoder(nn.Module):
         infinite or NaN.
         """
         # The decoder returns pixels in the scale that the encoder saw.
-        published = FAMILIES[family]
-        mean = encoder.pixel_mean.clone() if encoder else torch.tensor(published.PIXEL_MEAN).view(3, 1, 1)
-        std = encoder.pixel_std.clone() if encoder else torch.tensor(published.PIXEL_STD).view(3, 1, 1)
-        self.register_buffer("pixel_mean", mean, persistent=False)
-        self.register_buffer("pixel_std", std, persistent=False)
+        for name in ("pixel_mean", "pixel_std"):
+            published = torch.tensor(getattr(FAMILIES[family], name.upper())).view(3, 1, 1)
+            self.register_buffer(name, getattr(encoder, name).clone() if encoder else published, persistent=False)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -224,12 +213,13 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
             raise UserError(
                 f"{encoder}: {key} is {found}, but the configuration's encoder says {expected}; correct one"
             )
-    if spec.ttr_options is None:
-        if neurons is not None:
-            raise UserError(f"{neurons}: a neuron file was given, but the specification has no test-time registers")
+    if (neurons is None) != (spec.ttr_options is None):
+        given = neurons or "no neuron file"
+        raise UserError(
+            f"{given}: a neuron file is needed where the specification has test-time registers, and only there"
+        )
+    if neurons is None or spec.ttr_options is None:
         return loaded
-    if neurons is None:
-        raise UserError("the specification has test-time registers: give the neuron file")
     return with_registers(loaded, read_neurons(neurons).layers, spec.ttr_options)
 
 

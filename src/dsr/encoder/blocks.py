@@ -17,13 +17,9 @@ def attend(packed: torch.Tensor) -> torch.Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with the weights of four linear layers, which stay where they are.
+    """Multi-head self-attention with the weights of four linear layers D -> D, which stay where they are.
 
     ``attend`` maps queries, keys and values (B, T, 3, heads, d) to (B, T, heads, d); `dsr.accel.models` sets it.
-
-    Args:
-        query, key, value, output: projections D -> D.
-        heads: attention heads.
     """
 
     def __init__(self, query: nn.Linear, key: nn.Linear, value: nn.Linear, output: nn.Linear, heads: int) -> None:
@@ -104,10 +100,6 @@ class Block(nn.Module):
         x = x + self.scale1(self.attention(self.norm1(x)))
         hidden = self.mlp.hidden(self.norm2(x))
         return x + self.scale2(self.mlp.fc2(hidden)), hidden
-
-    def with_mlp(self, mlp: Mlp) -> Block:
-        """Return a block that shares everything but its MLP with this one."""
-        return Block(self.norm1, self.attention, self.norm2, mlp, scale1=self.scale1, scale2=self.scale2)
 
 
 class Trace(NamedTuple):

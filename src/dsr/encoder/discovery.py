@@ -85,7 +85,10 @@ class NeuronScores:
     def add(self, trace: Trace, registers: int = 0, *, prefix: int = 0) -> None:
         """Add the images of one trace; its first ``prefix`` and last ``registers`` tokens take no part."""
         image = slice(prefix, trace.hidden_states[0].shape[1] - registers)
-        norms = self._detected(trace)[:, image].norm(dim=-1)
+        streams, detected = trace.hidden_states[1:], self.options.layer
+        if not -len(streams) <= detected < len(streams):
+            raise UserError(f"discovery.layer: {detected} does not exist, the encoder has {len(streams)} layers")
+        norms = streams[detected][:, image].norm(dim=-1)
         outliers = norms > self.options.norm_threshold
         contributing = outliers.any(dim=1)
         self.largest_norm = max(self.largest_norm, float(norms.max()))
@@ -111,14 +114,6 @@ class NeuronScores:
             )
         return self._sum / self.images
 
-    def _detected(self, trace: Trace) -> torch.Tensor:
-        outputs = trace.hidden_states[1:]
-        if not -len(outputs) <= self.options.layer < len(outputs):
-            raise UserError(
-                f"discovery.layer: {self.options.layer} does not exist, the encoder has {len(outputs)} layers"
-            )
-        return outputs[self.options.layer]
-
 
 def rank(scores: torch.Tensor, top_k: int, *, exclude: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int, float]]:
     """Return the ``top_k`` best (layer, neuron, score), best first.
@@ -137,7 +132,7 @@ def rank(scores: torch.Tensor, top_k: int, *, exclude: Iterable[tuple[int, int]]
 
 @torch.no_grad()
 def find_register_neurons(
-    spec: DiscoverSpec, encoder: VitEncoder, images: Images, *, first: NeuronList | None = None, batch: int = 8
+    spec: DiscoverSpec, encoder: VitEncoder, images: Images, *, first: NeuronList | None = None
 ) -> NeuronList:
     """Find register neurons on a random choice of images.
 
@@ -147,7 +142,6 @@ def find_register_neurons(
             appended registers: what is found then makes outliers among image tokens although the first list is silent.
         images: prepared images.
         first: list that the result starts with; its neurons are not found again.
-        batch: images traced together.
 
     Raises:
         UserError: if there are too few images, no image has an outlier, or the detection layer does not exist.
@@ -159,7 +153,7 @@ def find_register_neurons(
     chosen = permutation(0, "discovery", 0, len(images))[: options.images]
     scores = NeuronScores(options)
     items = [(index, False) for index in chosen.tolist()]
-    for pixels in pixel_batches(images, items, batch=batch, device=encoder.pixel_mean.device):
+    for pixels in pixel_batches(images, items, batch=8, device=encoder.pixel_mean.device):
         scores.add(encoder.trace(encoder.preprocess(pixels)), encoder.registers, prefix=encoder.prefix)
     ranked = rank(scores.mean(), options.top_k, exclude=[(layer, unit) for layer in known for unit in known[layer]])
     log.info("%d of %d images have outliers; largest norm %.4g", scores.images, options.images, scores.largest_norm)

@@ -24,8 +24,6 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 
 EPS = 1e-5
 """Added to the variance before the square root."""
-LOG_EVERY = 100
-"""Batches between two lines of the log."""
 
 
 class LatentStatistics:
@@ -96,23 +94,17 @@ def compute_statistics(
     own = range(spec.images)[rank_slice(spec.images, world.rank, world.size)]
     statistics = LatentStatistics(spec.encoding.latent_shape, world.device)
     items = [(index, bool(flips[index])) for index in own]
-    for number, pixels in enumerate(
-        pixel_batches(images, items, batch=batch, device=world.device, workers=workers), start=1
-    ):
+    batches = pixel_batches(images, items, batch=batch, device=world.device, workers=workers)
+    for number, pixels in enumerate(batches, start=1):
         statistics.update(encode(pixels))
-        if number % LOG_EVERY == 0:
+        if number % 100 == 0:
             log.info("Encoded %d of %d images of this process", statistics.count, len(own))
     statistics.merge(world)
     return statistics
 
 
 class Normaliser(nn.Module):
-    """Standardises latents: (z - mean) / sqrt(var + 1e-5), and back.
-
-    Args:
-        mean: (C, S, S).
-        var: (C, S, S).
-    """
+    """Standardises latents: (z - mean) / sqrt(var + 1e-5), and back; mean and variance are (C, S, S)."""
 
     mean: torch.Tensor
     var: torch.Tensor

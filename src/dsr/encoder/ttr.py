@@ -5,6 +5,7 @@ is set to the layer's extreme value on the registers and to zero on image tokens
 pass with a longer list of neurons.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -72,17 +73,18 @@ def with_registers(encoder: Encoder, neurons: Mapping[int, Sequence[int]], optio
     """
     if encoder.registers:
         raise ValueError("the encoder has test-time registers already; start from the plain one")
-    blocks = list(encoder.blocks)
+    changed = copy.deepcopy(encoder, {id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())})
+    changed.registers = options.registers
+    layers = len(changed.blocks)
     for layer, indices in neurons.items():
-        if not 0 <= layer < len(blocks):
-            raise UserError(
-                f"register neurons: layer {layer} does not exist, the encoder has layers 0-{len(blocks) - 1}"
-            )
-        units = blocks[layer].mlp.fc1.out_features
+        if not 0 <= layer < layers:
+            raise UserError(f"register neurons: layer {layer} does not exist, the encoder has layers 0-{layers - 1}")
+        block = changed.blocks[layer]
+        units = block.mlp.fc1.out_features
         if outside := [index for index in indices if not 0 <= index < units]:
             raise UserError(
                 f"register neurons: layer {layer} has hidden units 0-{units - 1}, not {outside[0]}; "
                 "use the list that was made for this encoder"
             )
-        blocks[layer] = blocks[layer].with_mlp(InterventionMlp(blocks[layer].mlp, indices, options))
-    return encoder.with_blocks(blocks, options.registers)
+        block.mlp = InterventionMlp(block.mlp, indices, options).to(encoder.pixel_mean.device).eval()
+    return changed

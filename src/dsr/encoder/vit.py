@@ -1,8 +1,10 @@
-"""What all frozen image encoders share: a pre-norm ViT, walked block by block, from a Hugging Face folder."""
+"""Frozen image encoders: pre-norm ViTs from Hugging Face folders, walked block by block; SigLIP2 and DINOv2."""
+
+from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
-from dsr.encoder.blocks import Block, Trace
+from dsr.encoder.blocks import Attention, Block, Mlp, Trace
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,6 @@ class VitEncoder(nn.Module, abc.ABC):
         input_size: side in pixels of the images that :meth:`preprocess` makes.
         pixel_mean: per channel, subtracted from pixels in [0, 1]; the family's published values unless given.
         pixel_std: per channel, divided by after that.
-        registers: zero tokens appended after the embeddings and removed from the output.
     """
 
     PIXEL_MEAN: ClassVar[Sequence[float]]
@@ -52,7 +53,6 @@ class VitEncoder(nn.Module, abc.ABC):
         input_size: int,
         pixel_mean: Sequence[float] | None = None,
         pixel_std: Sequence[float] | None = None,
-        registers: int = 0,
     ) -> None:
         super().__init__()
         self.embeddings = embeddings
@@ -60,7 +60,8 @@ class VitEncoder(nn.Module, abc.ABC):
         # A ModuleList that type checkers know the members of.
         self.blocks = cast(list[Block], nn.ModuleList(blocks))
         self.input_size = input_size
-        self.registers = registers
+        self.registers = 0
+        """Zero tokens appended after the embeddings and removed from the output (`dsr.encoder.ttr`)."""
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean or self.PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std or self.PIXEL_STD).view(3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
@@ -97,17 +98,6 @@ class VitEncoder(nn.Module, abc.ABC):
     def image_tokens(self, count: int) -> slice:
         """Which of ``count`` tokens of a stream are image tokens."""
         return slice(self.prefix, count - self.registers)
-
-    def with_blocks(self: Encoder, blocks: Iterable[Block], registers: int) -> Encoder:
-        """Return an encoder that shares everything but its blocks with this one, on the same device."""
-        return type(self)(
-            self.embeddings,
-            blocks,
-            input_size=self.input_size,
-            pixel_mean=self.pixel_mean.flatten().tolist(),
-            pixel_std=self.pixel_std.flatten().tolist(),
-            registers=registers,
-        ).to(self.pixel_mean.device)
 
     def preprocess(self, pixels: torch.Tensor) -> torch.Tensor:
         """Resize pixels (B, 3, H, W) in [0, 1] to the input size, then standardise them.
@@ -174,11 +164,7 @@ def read_model_type(folder: Path, expected: Collection[str]) -> str:
 def load_model(folder: Path, architecture: Any, config: Any, *, unused: Sequence[str]) -> Any:
     """Load a transformers model in float32; every weight must be there and of the right shape.
 
-    Args:
-        folder: the model's folder, which may hold weights of more than this model.
-        architecture: class of the model.
-        config: its configuration.
-        unused: parts of names of weights that nobody reads, so that a checkpoint may lack them.
+    The folder may hold weights of more than this model, and lack those whose names have a part in ``unused``.
 
     Raises:
         UserError: if weights are missing, misshapen or unreadable.
@@ -211,10 +197,88 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a Hugging Face model folder (download the encoder again)")
-    try:
-        content = read_json(path)
-    except ValueError:
-        content = None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object; download the encoder again")
     return content
+
+
+class Siglip2Encoder(VitEncoder):
+    """A SigLIP2 vision tower without its trained final LayerNorm and pooling head; all its tokens are image tokens."""
+
+    PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
+
+    @classmethod
+    def read_vision_model(cls, folder: Path) -> Any:
+        """Load the vision tower from a checkpoint that may hold the text tower too."""
+        from transformers import SiglipVisionConfig, SiglipVisionModel  # takes seconds, and only loading needs it
+
+        read_model_type(folder, ("siglip", "siglip_vision_model"))
+        config = SiglipVisionConfig.from_pretrained(folder)
+        config.vision_use_head = False
+        # The trained final LayerNorm is not used.
+        return load_model(folder, SiglipVisionModel, config, unused=["post_layernorm"])
+
+    @classmethod
+    def from_vision_model(cls, model: Any, **options: Any) -> Siglip2Encoder:
+        """Wrap a transformers ``SiglipVisionModel``, sharing its weights."""
+        tower = getattr(model, "vision_model", model)
+        blocks = []
+        for layer in tower.encoder.layers:
+            source = layer.self_attn
+            attention = Attention(source.q_proj, source.k_proj, source.v_proj, source.out_proj, source.num_heads)
+            mlp = Mlp(layer.mlp.fc1, layer.mlp.activation_fn, layer.mlp.fc2)
+            blocks.append(Block(layer.layer_norm1, attention, layer.layer_norm2, mlp))
+        return cls(tower.embeddings, blocks, **options)
+
+    def tokenise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Standardised pixels (B, 3, H, W) -> image tokens with positions (B, N, D); the table is resized, bicubic."""
+        # The convolution as a matmul over patches, several times faster on GPUs.
+        projection, size = self.embeddings.patch_embedding, self.patch_size
+        patches = pixels.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5)
+        tokens = F.linear(patches.flatten(3).flatten(1, 2), projection.weight.flatten(1), projection.bias)
+        positions: torch.Tensor = self.embeddings.interpolate_pos_encoding(tokens, *pixels.shape[-2:])
+        return tokens + positions
+
+
+class Dinov2Encoder(VitEncoder):
+    """A DINOv2 model, with or without trained registers (the method's first flavour of encoder registers).
+
+    The trained final LayerNorm is left out; CLS and trained registers are dropped from the output.
+    """
+
+    PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    @classmethod
+    def read_vision_model(cls, folder: Path) -> Any:
+        """Load either kind of model; SwiGLU MLPs (the giant models) and projections without biases are refused."""
+        from transformers import AutoConfig, AutoModel  # takes seconds, and only loading needs it
+
+        read_model_type(folder, ("dinov2", "dinov2_with_registers"))
+        config = AutoConfig.from_pretrained(folder)
+        for key, expected in (("use_swiglu_ffn", False), ("qkv_bias", True)):
+            if getattr(config, key) is not expected:
+                raise UserError(f"{folder / 'config.json'}: {key} is {not expected}, only {expected} is supported")
+        # Neither the trained final LayerNorm nor the token of masked patches is used.
+        return load_model(folder, AutoModel, config, unused=["layernorm", "mask_token"])
+
+    @classmethod
+    def from_vision_model(cls, model: Any, **options: Any) -> Dinov2Encoder:
+        """Wrap a transformers ``Dinov2Model`` or ``Dinov2WithRegistersModel``, sharing its weights."""
+        blocks = []
+        for layer in model.encoder.layer:
+            source, output = layer.attention.attention, layer.attention.output.dense
+            attention = Attention(source.query, source.key, source.value, output, source.num_attention_heads)
+            mlp = Mlp(layer.mlp.fc1, layer.mlp.activation, layer.mlp.fc2)
+            scales = {"scale1": layer.layer_scale1, "scale2": layer.layer_scale2}
+            blocks.append(Block(layer.norm1, attention, layer.norm2, mlp, **scales))
+        return cls(model.embeddings, blocks, **options)
+
+    @property
+    def prefix(self) -> int:
+        """CLS and trained registers."""
+        return 1 + getattr(self.embeddings.config, "num_register_tokens", 0)
+
+
+FAMILIES: Mapping[str, type[VitEncoder]] = {"siglip2": Siglip2Encoder, "dinov2": Dinov2Encoder}
+"""By `encoders.*.family`. To add one: a class here, and its name in `dsr.config.encoders.Encoder.family`."""

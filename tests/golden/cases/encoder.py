@@ -13,10 +13,9 @@ from dsr.config.encoders import Discovery, TestTimeRegisters
 from dsr.encoder.autoencoder import Autoencoder, ViTDecoder
 from dsr.encoder.blocks import Trace
 from dsr.encoder.discovery import NeuronScores, rank
-from dsr.encoder.families import Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics, Normaliser
 from dsr.encoder.ttr import with_registers
-from dsr.encoder.vit import resize
+from dsr.encoder.vit import Siglip2Encoder, resize
 
 from .common import Computed, Family, Golden, Tolerance
 
