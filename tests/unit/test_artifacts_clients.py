@@ -401,7 +401,5 @@ def test_kaggle_without_token(tmp_path: Path, sites: Server) -> None:
 
 def test_kaggle_client_that_is_not_installed(kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", None)
-    with pytest.raises(
-        UserError, match=r"needs the kaggle client .*pip install kaggle.*`artifacts` or `data` in config"
-    ):
+    with pytest.raises(UserError, match=r"needs the kaggle client .*pip install kaggle.*`artifacts` in config"):
         kaggle.fetch()

@@ -137,7 +137,7 @@ def find_register_neurons(
     """Find register neurons on a random choice of images.
 
     Args:
-        spec: how many images and neurons, threshold, seed of the choice.
+        spec: how many images and neurons, threshold.
         encoder: on the device to compute on. In a recursive discovery, the one in which ``first`` intervenes on
             appended registers: what is found then makes outliers among image tokens although the first list is silent.
         images: prepared images.

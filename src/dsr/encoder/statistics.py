@@ -78,7 +78,7 @@ def compute_statistics(
     """Encode every image exactly once, mirrored where its own random number says so, and merge all processes.
 
     Args:
-        spec: number of images, flip and seed.
+        spec: number of images, and whether they are flipped.
         encode: pixels (n, 3, H, W) in [0, 1] to raw latents (n, C, S, S), on the device of ``world``.
         images: the training images.
         world: the processes; each takes one contiguous part of the images.
