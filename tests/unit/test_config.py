@@ -11,7 +11,7 @@ from dsr.base.errors import UserError
 from dsr.config.execution import Request
 from dsr.config.load import Config, load
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash, spec_json
-from tests.configuration import ROOT
+from tests.configuration import ROOT, configuration
 
 
 def test_paper_has_the_six_rows_of_the_release(raw: dict[str, Any]) -> None:
@@ -84,6 +84,10 @@ def test_every_key_is_described() -> None:
         (("sampling", "guidance", "chosen"), {"scale": 1.5}, "`chosen` is the name of what the sweep chooses"),
         (("rows", "dit-siglip2b", "recipe"), None, "rows.dit-siglip2b: give either a recipe"),
         (("rows", "dit-siglip2b", "registers"), 5, "rows.dit-siglip2b: registers 5 is not a perfect square"),
+        (("rows", "dit-siglip2b"), None, "sampling.sweep.rows: 'dit-siglip2b' is not one of dit-siglip2b-dsr"),
+        (("encoders", "siglip2-b"), None, "rows.dit-siglip2b.encoder: 'siglip2-b' is not one of siglip2-so400m"),
+        (("recipes", "dit-dh"), None, "rows.ditdh-siglip2b.recipe: 'dit-dh' is not one of dit"),
+        (("rows",), {"dit-siglip2b": None}, "rows: Dictionary should have at least 1 item"),
         (("rows", "dit-siglip2b", "encoder"), "clip", "rows.dit-siglip2b.encoder: 'clip' is not one of siglip2-b"),
         (("denoisers", "dit-xl", "register_start"), 28, "register_start 28 is beyond the last block (27)"),
         (("recipes", "dit", "batch"), 1023, "recipes.dit.batch: 1023 is not divisible by 8 processes"),
@@ -123,6 +127,14 @@ def test_settings_that_contradict_each_other_are_named(raw: dict[str, Any]) -> N
     digits = {**raw, "data": {**raw["data"], "source": "digits", "prepared": False}}
     with pytest.raises(UserError, match=r"data\.prepared: the demo's digits are always prepared"):
         load(digits)
+
+
+def test_an_overlay_removes_entries_by_null() -> None:
+    changes = {"rows": {"dit-so400m": None}, "recipes": {"other": None}, "tables": {"epochs": None}}
+    config = configuration(**changes, encoders={"dinov2-b": None})
+    assert "dit-so400m" not in config.rows
+    assert "epochs" not in config.tables
+    assert {*config.encoders} == {"siglip2-b", "siglip2-so400m", "dinov2-b-registers"}
 
 
 def test_every_mistake_is_reported_at_once(raw: dict[str, Any]) -> None:

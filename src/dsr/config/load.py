@@ -44,7 +44,7 @@ class Config(Section):
     """Path and time law."""
     recipes: dict[str, Recipe]
     """Training recipes, by id."""
-    rows: dict[Name, Row]
+    rows: Annotated[dict[Name, Row], Field(min_length=1)]
     """The rows of the table, by id."""
     sampling: Sampling
     """Sampling."""
@@ -221,12 +221,22 @@ def load(raw: Mapping[str, Any]) -> Config:
         UserError: naming every wrong key, one a line.
     """
     try:
-        return Config.model_validate_json(json.dumps(raw))
+        return Config.model_validate_json(json.dumps({**raw, **_without_removed(raw)}))
     except ValidationError as error:
         lines = [_of_today(line) for line in problems(error)]
     raise UserError(
         "The configuration is not valid (`rules/config.schema.json` describes every key):\n  " + "\n  ".join(lines)
     )
+
+
+def _without_removed(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of named entries, without those that are null, as an overlay can only overwrite."""
+    sections = {key: raw.get(key) for key in ("encoders", "denoisers", "recipes", "rows", "tables")}
+    return {
+        key: {name: entry for name, entry in section.items() if entry is not None}
+        for key, section in sections.items()
+        if isinstance(section, Mapping)
+    }
 
 
 def _of_today(line: str) -> str:
