@@ -24,11 +24,10 @@ from dsr.config.load import Config
 from dsr.config.specs import TrainSpec
 from dsr.data.images import open_images
 from dsr.flow import Flow
-from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share
-from dsr.training.encoding import use_half_if_close
-from dsr.training.fit import largest_share
+from dsr.training.checkpoint import Writer
 from dsr.training.learner import Learner
+from dsr.training.trials import largest_share, use_half_if_close
 
 
 class Clock:

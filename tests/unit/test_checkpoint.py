@@ -20,9 +20,10 @@ from dsr.training.checkpoint import TrainState
 from dsr.training.lock import exclusive
 
 
-def state(step: int) -> TrainState:
-    tensor = torch.full((64,), float(step))
-    return TrainState(step, {"w": tensor}, {"0.9": {"w": tensor}}, {"state": {}}, {"spec": {"a": 1}}, {"torch": "2"})
+def state(step: int, value: torch.Tensor | None = None) -> TrainState:
+    tensor = torch.full((64,), float(step)) if value is None else value
+    optimizer = {"state": {0: {"step": torch.tensor(float(step)), "exp_avg": tensor}}, "param_groups": [{"lr": 1.0}]}
+    return TrainState(step, {"w": tensor}, {"0.9": {"w": tensor}}, optimizer, {"spec": {"a": 1}}, {"torch": "2"})
 
 
 def test_a_state_survives_the_disk(tmp_path: Path) -> None:
@@ -142,3 +143,43 @@ def test_a_holder_on_another_host_counts_while_it_is_alive(tmp_path: Path, caplo
         alive.join()
     with caplog.at_level(logging.WARNING), exclusive(tmp_path, patience=0.2):
         assert "process 1 on host elsewhere is gone; taking over" in caplog.text
+
+
+# Written beside training
+
+
+def test_what_is_written_is_the_state_as_it_was_when_it_was_handed_over(tmp_path: Path) -> None:
+    value = torch.zeros(1000)
+    with checkpoint.Writer(tmp_path) as writer:
+        for step in range(1, 4):
+            value.fill_(step)
+            writer.save(state(step, value))
+            value.fill_(-1.0)
+    assert checkpoint.state_steps(tmp_path) == [3, 2]
+    for step in (2, 3):
+        saved = checkpoint.load(checkpoint.state_path(tmp_path, step))
+        expected = torch.full((1000,), float(step))
+        assert torch.equal(saved.model["w"], expected)
+        assert torch.equal(saved.averages["0.9"]["w"], expected)
+        assert torch.equal(saved.optimizer["state"][0]["exp_avg"], expected)
+        assert saved.optimizer["param_groups"] == [{"lr": 1.0}]
+
+
+def test_leaving_waits_for_the_disk_even_after_an_error(tmp_path: Path) -> None:
+    def fail() -> None:
+        with checkpoint.Writer(tmp_path) as writer:
+            writer.save(state(7))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert checkpoint.is_intact(checkpoint.state_path(tmp_path, 7))
+
+
+def test_an_error_of_the_disk_is_raised_where_training_waits(tmp_path: Path) -> None:
+    writer = checkpoint.Writer(tmp_path / "file" / "run")
+    (tmp_path / "file").write_text("in the way")
+    writer.save(state(1))
+    with pytest.raises(OSError, match="file"):
+        writer.finish()
+    writer.finish()

@@ -19,9 +19,9 @@ from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
-from dsr.training.encoding import use_half_if_close
 from dsr.training.learner import Learner, first_loss_scale
 from dsr.training.loop import train
+from dsr.training.trials import use_half_if_close
 
 from .training_row import BATCH, ONE, STEPS, differences, final_state, tiny_job, tiny_spec
 

@@ -20,15 +20,13 @@ from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.flow import Flow
 from dsr.training import checkpoint
-from dsr.training.background import Writer
 from dsr.training.batches import Samples, Share, blank
-from dsr.training.encoding import use_half_if_close
-from dsr.training.fit import largest_share, memory_error
 from dsr.training.learner import Learner, NotFiniteError, StepResult
 from dsr.training.lock import exclusive
 from dsr.training.metrics import Metrics
 from dsr.training.start import SPEC, Job, Start, check, decide
 from dsr.training.stop import StopRequest, stop_request
+from dsr.training.trials import largest_share, memory_error, use_half_if_close
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +80,7 @@ def _loop(job: Job, world: World, request: StopRequest, learner: Learner, sample
     result: StepResult | None = None
     with contextlib.ExitStack() as stack:
         metrics = stack.enter_context(contextlib.closing(Metrics(job, learner.step))) if world.is_main else None
-        writer = stack.enter_context(Writer(job.run_dir))
+        writer = stack.enter_context(checkpoint.Writer(job.run_dir))
         while True:
             if metrics is not None and result is not None:
                 metrics.update(learner.step, result)

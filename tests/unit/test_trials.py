@@ -11,7 +11,7 @@ from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.denoiser.build import build_denoiser
 from dsr.flow import Flow
-from dsr.training import fit
+from dsr.training import trials
 from dsr.training.batches import blank
 from dsr.training.learner import Learner
 
@@ -37,7 +37,7 @@ def learner_that_fits(images: int) -> Learner:
 def resets(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     """What PyTorch needs to be asked as if there were a GPU; resets of the peak memory."""
     devices: list[torch.device] = []
-    monkeypatch.setattr(fit, "blank", lambda model, images, _: blank(model, images, ONE.device))
+    monkeypatch.setattr(trials, "blank", lambda model, images, _: blank(model, images, ONE.device))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 2**30))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", devices.append)
     return devices
@@ -49,7 +49,7 @@ def test_the_part_of_a_process_is_halved_until_it_fits(
 ) -> None:
     learner = learner_that_fits(room)
     before = [parameter.clone() for parameter in learner.model.parameters()]
-    share = fit.largest_share(ONE_GPU, BATCH, learner, SPEC.model)
+    share = trials.largest_share(ONE_GPU, BATCH, learner, SPEC.model)
     assert (share.micro_batch, len(share.parts)) == (taken, BATCH // taken)
     assert all(map(torch.equal, learner.model.parameters(), before))
     assert all(parameter.grad is None for parameter in learner.model.parameters())
@@ -67,8 +67,8 @@ def test_the_part_of_a_process_is_halved_until_it_fits(
 @pytest.mark.usefixtures("resets")
 def test_what_cannot_be_halved_any_more_is_an_error(batch: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        fit.largest_share(ONE_GPU, batch, learner_that_fits(0), SPEC.model)
+        trials.largest_share(ONE_GPU, batch, learner_that_fits(0), SPEC.model)
 
 
 def test_without_a_gpu_nothing_is_tried() -> None:
-    assert fit.largest_share(ONE, BATCH, learner_that_fits(0), SPEC.model).micro_batch == BATCH
+    assert trials.largest_share(ONE, BATCH, learner_that_fits(0), SPEC.model).micro_batch == BATCH

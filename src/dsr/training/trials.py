@@ -1,4 +1,4 @@
-"""How many images fit into one backward pass: tried out, because it depends on the GPU, the row and the compiler."""
+"""What a run tries out at its start: how many images fit into one backward pass, and a float16 encoder."""
 
 import gc
 import logging
@@ -7,11 +7,19 @@ import torch
 
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.config.specs import ModelSpec
-from dsr.training.batches import Share, blank
+from dsr.config.specs import ModelSpec, TrainSpec
+from dsr.data.images import Images
+from dsr.data.loading import pixel_batches
+from dsr.encoder.autoencoder import Autoencoder
+from dsr.training.batches import Share, blank, items
 from dsr.training.learner import Learner
 
 log = logging.getLogger(__name__)
+
+TRIED = 32
+"""Images that are encoded in both ways."""
+LARGEST = 2e-3
+"""Largest relative difference of their latents; on random weights float16 and TF32 are each 1e-3 off float32."""
 
 
 def largest_share(world: World, batch: int, learner: Learner, model: ModelSpec) -> Share:
@@ -59,3 +67,20 @@ def _fits(world: World, learner: Learner, model: ModelSpec, images: int) -> bool
     # Training reports its own peak, not that of what was tried out.
     torch.cuda.reset_peak_memory_stats(world.device)
     return not world.any(failed)
+
+
+def use_half_if_close(autoencoder: Autoencoder, spec: TrainSpec, images: Images, world: World) -> None:
+    """Let the encoder multiply in float16, unless its latents would leave TF32's; then a warning says so.
+
+    The images are those of the run's first step, wherever it goes on, so that every process of every start decides
+    alike.
+    """
+    tried = items(spec, 0, slice(TRIED))
+    pixels = next(pixel_batches(images, tried, batch=TRIED, device=world.device))
+    exact = autoencoder.raw(pixels)
+    autoencoder.in_half = True
+    error = float((autoencoder.raw(pixels) - exact).norm() / exact.norm())
+    # NaN is not close either.
+    autoencoder.in_half = not world.any(not error <= LARGEST)
+    if world.is_main and not autoencoder.in_half:
+        log.warning("The encoder stays in TF32: float16 would change its latents by %.1e (at most %g)", error, LARGEST)
