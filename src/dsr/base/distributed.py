@@ -36,7 +36,7 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """True on all processes if ``flag`` is true on at least one."""
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)).item())
+        return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)))
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
         """Sum of ``value`` over all processes, in place; the dtype is kept."""
