@@ -82,11 +82,9 @@ class EncoderCheck(Section):
     model_type: Literal["siglip", "dinov2", "dinov2_with_registers"]
     """What config.json calls the architecture."""
     width: Positive
-    """Width of a token."""
     positions: Positive
     """Rows of the position table."""
     depth: Positive
-    """Number of blocks."""
     intermediate_size: Positive
     """Hidden width of the MLP."""
 

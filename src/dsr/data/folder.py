@@ -1,6 +1,5 @@
 """Folders of images, one sub-folder per class: listed as torchvision does, and cropped, without PyTorch."""
 
-import hashlib
 import logging
 import os
 import re
@@ -21,10 +20,6 @@ log = logging.getLogger(__name__)
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-class UnreadableImageError(UserError):
-    """A file that is truncated or no image; the message names it."""
-
-
 @dataclass(frozen=True)
 class Listing:
     """The images of a folder in a fixed order: by class name, then by path."""
@@ -32,11 +27,6 @@ class Listing:
     paths: list[Path]
     labels: npt.NDArray[np.int64]
     classes: list[str]
-
-    def digest(self, folder: Path) -> str:
-        """SHA-256 of which images there are, by their paths in ``folder``; they are not read."""
-        names = b"\0".join(os.fsencode(path.relative_to(folder)) for path in self.paths)
-        return hashlib.sha256(names).hexdigest()
 
 
 def is_hidden(name: str) -> bool:
@@ -108,14 +98,14 @@ def load_rgb(path: Path) -> Image.Image:
     Grey pixels of 16 bits are scaled to 8 as Pillow scales coloured ones: their higher byte counts.
 
     Raises:
-        UnreadableImageError: if the file is truncated or no image, or its pixels have no known white (floats).
+        UserError: if the file is truncated or no image, or its pixels have no known white (floats).
     """
     try:
         with path.open("rb") as stream, Image.open(stream) as image:
             return (_eight_bits(image) if image.mode[0] in "IF" else image).convert("RGB")
     # All that PIL's decoders raise for bytes that they cannot make sense of.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{path}: cannot be decoded ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path}: cannot be decoded ({type(error).__name__}: {error})") from error
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

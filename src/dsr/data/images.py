@@ -109,7 +109,7 @@ class ListedImages(Images):
             )
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return image ``index``, uint8 (H, W, 3), or raise UnreadableImageError."""
+        """Return image ``index``, uint8 (H, W, 3), or raise UserError."""
         path = self._folder / os.fsdecode(bytes(self._paths[index]))
         return np.asarray(center_crop(load_rgb(path), self.image_size))
 

@@ -20,10 +20,6 @@ IMAGES_KEY = "arr_0"
 """Name of the images in the archive; NumPy's for the first unnamed array."""
 
 
-class ArchiveError(UserError):
-    """An npz file is damaged or is not laid out as an image archive; the message names the file."""
-
-
 def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: int, shape: tuple[int, int, int]) -> None:
     """Write uint8 batches (n, *shape) as the uncompressed `arr_0` of ``path``, atomically; equal images, equal bytes.
 
@@ -79,7 +75,7 @@ def keys(path: Path) -> list[str]:
     """Return the names of the arrays in an npz.
 
     Raises:
-        ArchiveError: if the file is missing, a folder, empty, truncated or not an npz.
+        UserError: if the file is missing, a folder, empty, truncated or not an npz.
     """
     with _opened(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
@@ -107,7 +103,7 @@ def read_images(path: Path, batch: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield the images of ``path``, which are uint8 in C order, as (n, H, W, C) with n <= batch; stored or deflated.
 
     Raises:
-        ArchiveError: if the data is shorter or longer than its header says, or fails its checksum.
+        UserError: if the data is shorter or longer than its header says, or fails its checksum.
     """
     with _images(path) as (header, stream):
         count, shape = header.shape[0], header.shape[1:]
@@ -116,30 +112,30 @@ def read_images(path: Path, batch: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
             rows = min(batch, count - start)
             data = stream.read(rows * size)
             if len(data) < rows * size:
-                raise ArchiveError(
+                raise UserError(
                     f"{path}: the header announces {count} images, the data ends within image "
                     f"{start + len(data) // size}; make the file again"
                 )
             yield np.frombuffer(data, np.uint8).reshape(rows, *shape)
         # Reading to the end is also what makes zipfile compare the checksum.
         if stream.read(1):
-            raise ArchiveError(f"{path}: there is data after the {count} images of the header; make the file again")
+            raise UserError(f"{path}: there is data after the {count} images of the header; make the file again")
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an npz; whatever is wrong with its bytes until it is closed is an ArchiveError."""
+    """Open an npz; whatever is wrong with its bytes until it is closed is a UserError."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except FileNotFoundError:
-        raise ArchiveError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise ArchiveError(f"{path} is a folder, expected an npz file") from None
-    except ArchiveError:
+        raise UserError(f"{path} is a folder, expected an npz file") from None
+    except UserError:
         raise
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ArchiveError(
+        raise UserError(
             f"{path} ({path.stat().st_size} bytes) is not an npz, or was cut off, or fails its checksum ({error}); copy"
             " or make it again"
         ) from None
@@ -150,10 +146,10 @@ def _images(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
     """Open the images of an npz: what the array announces, and the stream of its values."""
     with _opened(path) as archive:
         if f"{IMAGES_KEY}.npy" not in archive.namelist():
-            raise ArchiveError(f"{path}: no array {IMAGES_KEY}; was it written by something else?")
+            raise UserError(f"{path}: no array {IMAGES_KEY}; was it written by something else?")
         with archive.open(f"{IMAGES_KEY}.npy") as stream:
             version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
             if version != (1, 0):
-                raise ArchiveError(f"{path}: npy format {version} is not supported; save plain arrays with numpy.savez")
+                raise UserError(f"{path}: npy format {version} is not supported; save plain arrays with numpy.savez")
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
             yield Header(shape, dtype, fortran_order), stream

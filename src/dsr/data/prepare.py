@@ -4,6 +4,7 @@ A shard is an uncompressed zip of PNG files, and its comment says what made it; 
 in which shard the bytes of every image lie, so that training reads an image with one system call.
 """
 
+import hashlib
 import itertools
 import json
 import logging
@@ -19,7 +20,7 @@ import PIL
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
 from dsr.base.randomness import permutation
-from dsr.data.folder import UnreadableImageError, center_crop, list_folder, load_rgb
+from dsr.data.folder import center_crop, list_folder, load_rgb
 from dsr.data.images import class_names, open_images
 from dsr.data.npz import write_arrays, write_images
 from dsr.data.order import rank_slice
@@ -64,7 +65,7 @@ def write_shard(
             path = listing.paths[index]
             try:
                 image = center_crop(load_rgb(path), size)
-            except UnreadableImageError as error:
+            except UserError as error:
                 bad.append(f"  {error}")
                 continue
             # A ZipInfo of its own has no time, which would make equal shards differ.
@@ -76,8 +77,10 @@ def write_shard(
                 f"{len(bad)} of {len(part)} images of shard {shard} cannot be read; replace them and run this"
                 " shard again:\n" + "\n".join(bad)
             )
+        # Of which images there are; they are not read for it.
+        names = b"\0".join(os.fsencode(path.relative_to(source)) for path in listing.paths)
         about = {"image_size": size, "shard": shard, "shards": shards, "pillow": PIL.__version__}
-        archive.comment = json.dumps(about | {"listing": listing.digest(source)[:16]}).encode()
+        archive.comment = json.dumps(about | {"listing": hashlib.sha256(names).hexdigest()[:16]}).encode()
     logger.info("shard %d of %d: %d images of %d pixels", shard, shards, len(part), size)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dsr.base.errors import explain
+from dsr.base.errors import UserError, explain
 from dsr.base.files import read_record, sha256
 from dsr.config.specs import EvaluateSpec, content, require
 from dsr.data import npz
@@ -145,10 +145,10 @@ def cached(
         if path.exists():
             kept = {key: npz.read_array(path, key) for key in npz.keys(path)}
             if set(kept) != set(names):
-                raise npz.ArchiveError(f"{path}: holds {', '.join(kept)}, expected {', '.join(names)}")
+                raise UserError(f"{path}: holds {', '.join(kept)}, expected {', '.join(names)}")
             _log.info("%s: from %s", kind, path)
             return kept
-    except (npz.ArchiveError, OSError) as error:
+    except (UserError, OSError) as error:
         _log.warning("%s; %s is computed again", explain(error) or error, kind)
     arrays = compute()
     try:
