@@ -30,8 +30,7 @@ from dsr.report.figures.maps import choose_columns
 from dsr.report.figures.samples import choose_samples, read_chosen
 from dsr.report.provenance import Times, write_provenance
 from dsr.report.render import markdown
-from dsr.report.supplements import read_fids
-from dsr.report.table import TableInput, collect
+from dsr.report.table import TableInput, collect, read_fids
 from tests.configuration import DEMO, ROOT, configuration, record, write_metrics
 
 # Provenance

@@ -17,8 +17,15 @@ from dsr.config.load import Config, load
 from dsr.report.entries import METRICS, Entries, Entry, entries_json
 from dsr.report.published import Published, departures
 from dsr.report.render import latex, markdown, write_table
-from dsr.report.supplements import read_fids, references, sampling_seeds, training_seeds, with_variants
-from dsr.report.table import TableInput, collect
+from dsr.report.table import (
+    TableInput,
+    collect,
+    read_fids,
+    references,
+    sampling_seeds,
+    training_seeds,
+    with_variants,
+)  # fmt: skip
 from tests.configuration import configuration, record, write_metrics
 
 NONE = read_fids([])

@@ -76,8 +76,7 @@ class InceptionGraph(AbstractContextManager["InceptionGraph"]):
             self._weights = logits.inputs[1]
         options = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1)
         self._session = tf.compat.v1.Session(graph=graph, config=options)
-        gpus = [device.name for device in self._session.list_devices() if device.device_type == "GPU"]
-        self.device = "GPU" if gpus else "CPU"
+        self.device = "GPU" if any(one.device_type == "GPU" for one in self._session.list_devices()) else "CPU"
 
     def __exit__(self, *raised: object) -> None:
         """Release the session."""

@@ -130,9 +130,7 @@ def _check_header(path: Path, at_least: int) -> npz.Header:
 
 def _describe_values(path: Path, header: npz.Header) -> str:
     """Describe the first values of an array of a wrong type."""
-    if header.dtype.kind not in "fiub":
-        return ""
-    values = npz.read_first(path, _PEEKED)
+    values = npz.read_first(path, _PEEKED) if header.dtype.kind in "fiub" else np.empty(0)
     if not len(values):
         return ""
     if not np.isfinite(values).all():

@@ -12,8 +12,7 @@ from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN
 from dsr.report.documents import fill, page
 from dsr.report.entries import QUANTITIES, Entries
-from dsr.report.supplements import read_fids, supplements, with_variants
-from dsr.report.table import MEASURED, TableInput, collect
+from dsr.report.table import MEASURED, TableInput, collect, read_fids, supplements, with_variants
 
 MARK = "†"
 """Stands at the FID of a row some of whose images are one colour all over."""
