@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from dsr.launch.supervise import FRUITLESS_STARTS
+from dsr.launch.slurm import FRUITLESS_STARTS
 from tests.slurm.cluster import Lane
 from tests.slurm.host import kill, output
 from tests.slurm.workspace import DECODER, STATISTICS, WEIGHTS, Workspace, state, wait

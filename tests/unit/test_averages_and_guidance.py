@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from dsr.base import tensors
+from dsr.base.command import command
 from dsr.base.errors import UserError
 from dsr.base.files import read_json, write_json
-from dsr.commands import average as average_command
 from dsr.config.sampling import Guidance, Sweep
 from dsr.config.specs import TrainSpec, WeightsSpec, content
 from dsr.sampling.choose import choose
-from dsr.training.checkpoint import snapshot_path
+from dsr.training.checkpoint import publish, snapshot_path
 
 from .training_row import tiny_spec
 
@@ -60,7 +60,7 @@ def test_incomplete_or_unequal_sweeps_choose_nothing(tmp_path: Path) -> None:
 def average(monkeypatch: pytest.MonkeyPatch, spec: TrainSpec, run: Path, decay: str, output: Path) -> None:
     arguments = ["--spec", spec.model_dump_json(), "--epoch", "2", "--decay", decay]
     monkeypatch.setattr("sys.argv", ["average", *arguments, "--run-dir", str(run), "--output", str(output)])
-    average_command.main()
+    command(publish)()
 
 
 def test_another_average_is_published_if_the_trainer_kept_it(

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dsr.launch.child import command_line
-from dsr.launch.slurm import SlurmJob
-from dsr.launch.supervise import FRUITLESS_STARTS, Attempts
+from dsr.launch.slurm import FRUITLESS_STARTS, Attempts, SlurmJob, command_line
 
 # Starts a worker in a session of its own, as torchrun does, and reports how it ended.
 PATIENCE = 120

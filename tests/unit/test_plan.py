@@ -16,9 +16,8 @@ from dsr.base.text import duration
 from dsr.config.load import Config
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
-from dsr.plan import stages, throughput
-from dsr.plan.render import downloads, markdown
-from dsr.plan.stages import Work
+from dsr.plan import costs, throughput
+from dsr.plan.costs import Work, downloads, markdown
 from tests.configuration import DEMO, configuration
 
 ROWS = ["dit-siglip2b", "dit-siglip2b-dsr", "dit-so400m", "dit-so400m-dsr", "ditdh-siglip2b", "ditdh-siglip2b-dsr"]
@@ -30,7 +29,7 @@ RELEASE = [entry for entry in throughput.read() if entry.code == "release"]
 
 
 def planned(config: Config) -> dict[tuple[str, str], Work]:
-    works = stages.works(config, MANIFEST, RELEASE, GPU)
+    works = costs.works(config, MANIFEST, RELEASE, GPU)
     return {(work.name, work.label or work.stage): work for work in works}
 
 
@@ -75,11 +74,11 @@ def test_packaged_measurements_state_the_arithmetic_of_their_networks() -> None:
         ]
         assert rows, f"{entry}: no row of config.yaml has these networks"
         if entry.stage == "train":
-            job = stages.train_job(config, MANIFEST, rows[0])
+            job = costs.train_job(config, MANIFEST, rows[0])
         elif entry.stage == "sample":
-            job = stages.sample_job(config, rows[0], [stages.sample_sets(config, rows[0])[0]])
+            job = costs.sample_job(config, rows[0], [costs.sample_sets(config, rows[0])[0]])
         else:
-            job = stages.encode_job(config, MANIFEST, entry.encoder, entry.ttr or "none")
+            job = costs.encode_job(config, MANIFEST, entry.encoder, entry.ttr or "none")
         assert entry.gflops == pytest.approx(job.gflops, rel=throughput.SAME)
 
 
@@ -139,7 +138,7 @@ def test_the_demo_has_a_plan_too() -> None:
     text = markdown(config, MANIFEST, RELEASE)
     assert "asks for no GPU" in text
     assert re.search(r"## Downloads\s+None", text)
-    assert not any(work.speed for work in stages.works(config, MANIFEST, RELEASE, GPU))
+    assert not any(work.speed for work in costs.works(config, MANIFEST, RELEASE, GPU))
 
 
 def test_averages_that_are_partly_initial_weights_are_said_by_milestone() -> None:
@@ -158,7 +157,7 @@ def test_own_measurements_go_before_the_releases_and_another_gpu_can_be_asked_fo
     lines.append("A100 40GB,train,dit-xl,36,siglip2-b,single,tf32,32,100,30,834.7,own,test")
     path.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
     measurements = throughput.read(path)
-    job = stages.train_job(configuration(), MANIFEST, "dit-siglip2b-dsr")
+    job = costs.train_job(configuration(), MANIFEST, "dit-siglip2b-dsr")
     found = throughput.speed(measurements, GPU, job)
     assert found is not None
     assert (found.images_per_second, found.basis) == (310, "measured, 64 images a GPU")

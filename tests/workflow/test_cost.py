@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dsr.plan.stages import sample_sets
+from dsr.plan.costs import sample_sets
 from tests.configuration import configuration
 
 from .conftest import Checkout

@@ -3,7 +3,5 @@
 from dsr.base.command import command
 from dsr.training.checkpoint import publish
 
-main = command(publish)
-
 if __name__ == "__main__":
-    main()
+    command(publish)()

@@ -3,7 +3,5 @@
 from dsr.base.command import command
 from dsr.sampling.choose import choose
 
-main = command(choose)
-
 if __name__ == "__main__":
-    main()
+    command(choose)()

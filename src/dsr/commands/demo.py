@@ -4,7 +4,5 @@ from dsr.base.command import command
 from dsr.demo.digits import write_decoder, write_digits
 from dsr.demo.encoder import write_encoder
 
-main = command(digits=write_digits, encoder=write_encoder, decoder=write_decoder)
-
 if __name__ == "__main__":
-    main()
+    command(digits=write_digits, encoder=write_encoder, decoder=write_decoder)()

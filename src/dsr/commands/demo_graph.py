@@ -3,7 +3,5 @@
 from dsr.base.command import command
 from dsr.demo.graph import write_graph
 
-main = command(write_graph)
-
 if __name__ == "__main__":
-    main()
+    command(write_graph)()

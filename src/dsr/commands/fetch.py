@@ -3,7 +3,5 @@
 from dsr.artifacts.fetch import fetch
 from dsr.base.command import command
 
-main = command(fetch)
-
 if __name__ == "__main__":
-    main()
+    command(fetch)()

@@ -10,9 +10,7 @@ import sys
 from pathlib import Path
 
 from dsr.base.command import logged
-from dsr.launch.child import command_line
-from dsr.launch.slurm import SlurmJob
-from dsr.launch.supervise import supervise
+from dsr.launch.slurm import SlurmJob, command_line, supervise
 
 
 def main() -> None:

@@ -3,7 +3,5 @@
 from dsr.analysis.measure import map_denoiser, map_encoder
 from dsr.base.command import command
 
-main = command(encoder=map_encoder, denoiser=map_denoiser)
-
 if __name__ == "__main__":
-    main()
+    command(encoder=map_encoder, denoiser=map_denoiser)()

@@ -7,7 +7,7 @@ from dsr.base.command import command
 from dsr.base.files import write_text
 from dsr.config.load import Config
 from dsr.plan import throughput
-from dsr.plan.render import markdown
+from dsr.plan.costs import markdown
 
 
 @command

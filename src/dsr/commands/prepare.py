@@ -3,7 +3,5 @@
 from dsr.base.command import command
 from dsr.data.prepare import index_folder, write_index, write_reference, write_shard
 
-main = command(shard=write_shard, index=write_index, folder=index_folder, reference=write_reference)
-
 if __name__ == "__main__":
-    main()
+    command(shard=write_shard, index=write_index, folder=index_folder, reference=write_reference)()

@@ -5,7 +5,5 @@ from dsr.report.figures.kinds import draw
 from dsr.report.provenance import write_provenance
 from dsr.report.render import write_table
 
-main = command(table=write_table, figure=draw, provenance=write_provenance)
-
 if __name__ == "__main__":
-    main()
+    command(table=write_table, figure=draw, provenance=write_provenance)()

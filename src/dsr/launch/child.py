@@ -1,32 +1,14 @@
-"""Start a command, in several processes if asked, and give it as long as it needs after a SIGTERM."""
+"""Run a command that gets as long as it needs after a SIGTERM."""
 
 import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsr.launch.slurm import SlurmJob
-
 POLL_SECONDS = 0.5
 TORCHRUN = "torch.distributed.run"
-
-
-def command_line(module: str, arguments: Sequence[str], processes: int, job: SlurmJob | None) -> list[str]:
-    """Return the command that runs ``python -m module arguments`` in ``processes`` processes per node."""
-    if job is not None and job.nodes > 1:
-        place = ["--nnodes", f"{job.nodes}", "--node-rank", f"{job.node}"]
-        place += ["--master-addr", job.address, "--master-port", f"{job.port}"]
-    elif processes > 1:
-        # Else it looks up the host's own name, and waits minutes where that does not resolve.
-        place = ["--standalone", "--local-addr", "127.0.0.1"]
-    else:
-        return [sys.executable, "-m", module, *arguments]
-    torchrun = [sys.executable, "-m", TORCHRUN, *place, "--nproc-per-node", f"{processes}"]
-    # Without the two dashes torchrun looks for its own options among the command's, and finds `--run` ambiguous.
-    return [*torchrun, "-m", "--", module, *arguments]
 
 
 def run(command: Sequence[str]) -> tuple[int, bool]:

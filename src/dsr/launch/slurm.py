@@ -1,16 +1,25 @@
-"""The SLURM job that this process is part of: whether it still runs, and how it goes back into the queue."""
+"""The SLURM job that this process is part of: its processes, and stop, save, requeue."""
 
 from __future__ import annotations
 
 import logging
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-FIRST_PORT, PORTS = 20000, 10000
-"""Range of the port where the processes of several nodes meet; the job's number chooses one."""
+from dsr.base import files
+from dsr.base.errors import EXIT_STOPPED
+from dsr.launch import child
+
+FRUITLESS_STARTS = 5
+"""Starts in a row that may end without a new file; a preemption or a failing node during start-up is no fault."""
+END_SECONDS = 300
+"""A requeued job is ended by SLURM within seconds; after this long something is wrong."""
 PAUSES = (0.0, 1.0, 5.0, 15.0)
 """Seconds to wait before each try to reach the controller."""
 
@@ -47,7 +56,7 @@ class SlurmJob:
     @property
     def port(self) -> int:
         """Port on ``address`` where the nodes' processes meet."""
-        return FIRST_PORT + int(self.id) % PORTS
+        return 20000 + int(self.id) % 10000
 
     def state(self) -> str | None:
         """State of the job as the controller has it; None if there is no answer."""
@@ -68,3 +77,97 @@ def _call(*command: str) -> str | None:
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("%s: %s", " ".join(command), getattr(error, "stderr", None) or error)
     return None
+
+
+def command_line(module: str, arguments: Sequence[str], processes: int, job: SlurmJob | None) -> list[str]:
+    """Return the command that runs ``python -m module arguments`` in ``processes`` processes per node."""
+    if job is not None and job.nodes > 1:
+        place = ["--nnodes", f"{job.nodes}", "--node-rank", f"{job.node}"]
+        place += ["--master-addr", job.address, "--master-port", f"{job.port}"]
+    elif processes > 1:
+        # Else it looks up the host's own name, and waits minutes where that does not resolve.
+        place = ["--standalone", "--local-addr", "127.0.0.1"]
+    else:
+        return [sys.executable, "-m", module, *arguments]
+    torchrun = [sys.executable, "-m", child.TORCHRUN, *place, "--nproc-per-node", f"{processes}"]
+    # Without the two dashes torchrun looks for its own options among the command's, and finds `--run` ambiguous.
+    return [*torchrun, "-m", "--", module, *arguments]
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Count of a job's fruitless starts, kept beside its state.
+
+    Progress is a new name among the files of the state's folder: a later checkpoint, one more shard of images.
+    """
+
+    state: Path
+
+    @property
+    def path(self) -> Path:
+        """File of the count."""
+        return self.state / "starts.json"
+
+    def begin(self, job: str) -> bool:
+        """Count a start of ``job``; another job number begins from zero.
+
+        Returns:
+            Whether it may start: not if so many starts before it were fruitless. SLURM itself requeues a job whose
+            node fails, as often as that happens, even if it is the job that brings the node down.
+        """
+        last, names = self._read(), self._names()
+        count = last["fruitless"] + 1 if (last.get("job"), last.get("names")) == (job, names) else 0
+        files.write_json(self.path, {"job": job, "names": names, "fruitless": count})
+        return count < FRUITLESS_STARTS
+
+    def end(self) -> None:
+        """Forget the starts of a job that is done, and the state's folder if nothing else is in it."""
+        self.path.unlink(missing_ok=True)
+        if self.state.is_dir() and not any(self.state.iterdir()):
+            self.state.rmdir()
+
+    def may_continue(self) -> bool:
+        """Whether this start, or one of the few before it, made progress."""
+        last = self._read()
+        return last.get("names") != self._names() or last["fruitless"] + 1 < FRUITLESS_STARTS
+
+    def _read(self) -> dict[str, Any]:
+        return dict(files.read_json(self.path)) if self.path.exists() else {}
+
+    def _names(self) -> list[str]:
+        """Names of the files in the state's folder."""
+        return sorted(entry.name for entry in self.state.glob("[!.]*") if entry != self.path)
+
+
+def supervise(command: Sequence[str], job: SlurmJob, state: Path | None) -> int:
+    """Run ``command`` in a job; if it was stopped (preemption, time limit), put the job back into the queue.
+
+    A stopped command that finished nevertheless, or failed by itself, ends the job with its own exit code. So does one
+    without a ``state`` folder to go on from, and one that was stopped again and again without progress in it.
+
+    Returns:
+        Exit code for the job; after a requeue the call does not return before SLURM ends the process.
+    """
+    attempts = None if state is None else Attempts(state)
+    if attempts is not None and job.node == 0 and not attempts.begin(job.id):
+        log.error("Started %d times in a row without a new file in %s: giving up", FRUITLESS_STARTS, state)
+        return 1
+    code, asked = child.run(command)
+    if code == 0 and attempts is not None and job.node == 0:
+        attempts.end()
+    stopped = code == EXIT_STOPPED or (asked and code != 0)
+    if not stopped or attempts is None:
+        return code
+    if job.node > 0:
+        # The first node decides; leaving before it would make the job fail.
+        time.sleep(END_SECONDS)
+    elif not attempts.may_continue():
+        log.error("Stopped %d times in a row without a new file in %s: giving up", FRUITLESS_STARTS, state)
+    elif (found := job.state()) not in (None, "RUNNING"):
+        log.warning("Job %s is no longer running but %s (cancelled, or already requeued); leaving", job.id, found)
+    elif not job.requeue():
+        log.error("SLURM does not requeue job %s; Snakemake submits it again, or run the same command", job.id)
+    else:
+        log.warning("Job %s is requeued and will go on from %s", job.id, state)
+        time.sleep(END_SECONDS)
+    return code
