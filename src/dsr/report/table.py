@@ -19,8 +19,6 @@ KEY = ["row", "epoch", "guidance"]
 """Columns that tell the lines of a table apart."""
 EXTRA = ("sfid", "precision_f32", "recall_f32")
 """Measured quantities without a published counterpart."""
-GUIDED = "guided"
-"""What published lists call every guidance."""
 MEASURED, NOT_RUN = "measured", "not run"
 """Status of what has a metrics file, and of what has none but can have one."""
 SETTING, SEEDS = ["Epochs", "Guidance"], ["Seeds", "FID", "Published", "Difference"]
@@ -112,7 +110,8 @@ class TableInput:
         if self.departures[row]:
             return dict.fromkeys(QUANTITIES)
         known = self.guidance[guidance]
-        kind = GUIDED if known is None or known.scale > 1 else UNGUIDED
+        # Published lists call every guidance "guided".
+        kind = "guided" if known is None or known.scale > 1 else UNGUIDED
         return self.published.values(self.published_table, self.published_row(row), epoch, kind)
 
     def absent(self, row: str) -> str:

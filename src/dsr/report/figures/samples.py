@@ -40,13 +40,9 @@ def samples(given: FigureInput) -> Figure:
     chosen = choose_samples(labels, side * side)
     shown = np.unique(labels[chosen]).tolist()
     classes = f"classes {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"class {shown[0]}"
-    parts = [
-        *given.subtitle,
-        f"the first samples of {len(shown)} classes ({classes} of {config.data.classes}), in order",
-    ]
-    if len(files) > 1:
-        parts.append("a place is the same class and seed in every panel")
-    subtitle = " · ".join(parts)
+    text = f"the first samples of {len(shown)} classes ({classes} of {config.data.classes}), in order"
+    same = ["a place is the same class and seed in every panel"] if len(files) > 1 else []
+    subtitle = " · ".join([*given.subtitle, text, *same])
     across = min(3, len(files)) if len(files) != 4 else 2
     panel = min(_LARGEST, (_WIDTH + _GAPS[0]) / across - _GAPS[0])
     figure, places = grid(math.ceil(len(files) / across), across, (panel, panel), _GAPS)
@@ -78,12 +74,12 @@ def read_chosen(path: Path, chosen: npt.NDArray[np.int64]) -> Pictures:
     return np.stack([found[place] for place in chosen.tolist()])
 
 
-def tile(images: Pictures, side: int) -> Pictures:
+def tile(images: Pictures, side: int) -> Image.Image:
     """Tile images (side * side, H, W, 3) row by row, large ones reduced, white in between."""
     size = min(_THUMBNAIL, images.shape[1])
-    lines = ((0, _BORDER), (0, _BORDER), (0, 0))
-    small = [Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS) for image in images]
-    framed = np.stack([np.pad(np.asarray(image), lines, constant_values=255) for image in small])
     pitch = size + _BORDER
-    grid = framed.reshape(side, side, pitch, pitch, 3).swapaxes(1, 2).reshape(side * pitch, side * pitch, 3)
-    return np.asarray(grid[:-_BORDER, :-_BORDER], np.uint8)
+    sheet = Image.new("RGB", (side * pitch - _BORDER, side * pitch - _BORDER), "white")
+    for place, image in enumerate(images):
+        small = Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)
+        sheet.paste(small, (place % side * pitch, place // side * pitch))
+    return sheet
