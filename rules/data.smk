@@ -11,7 +11,7 @@ SOURCE = (
 @functools.cache
 def class_times(artifact):
     """Hash of a given ImageFolder's classes and their times, which change where images are added, removed or moved."""
-    folder = Path(CONFIG.artifacts.get(artifact) or os.devnull).expanduser()
+    folder = Path(CONFIG.copies.get(artifact) or os.devnull).expanduser()
     classes = filter(Path.is_dir, sorted(folder.iterdir()) if folder.is_dir() else [])
     times = "\n".join(f"{entry.name} {entry.stat().st_mtime_ns}" for entry in classes)
     return hashlib.sha256(times.encode()).hexdigest()[:12]

@@ -24,7 +24,7 @@ except UserError as error:
 
 def local_copy(artifact):
     """Options of the fetch command for an artifact: a path, if the configuration gives one of it."""
-    path = CONFIG.artifacts.get(artifact)
+    path = CONFIG.copies.get(artifact)
     return ["--local", str(Path(path).expanduser())] if path else []
 
 

@@ -57,7 +57,7 @@ def test_every_key_is_described() -> None:
         (("sampling", "guidance", "sweep/w1.5-t0-1"), {"scale": 1.5}, "String should match pattern"),
         (("rows", "dit-siglip2b", "compare_with"), "nonsense", "compare_with: 'nonsense' is not one of dit-siglip2b"),
         (("recipes", "dit", "ema"), [0.9999, 0.9999], "recipes.dit.ema: none may repeat (given: [0.9999,"),
-        (("data", "source"), "imagefolder", "data.source: gone after version 0.1.0; give the folders as artifacts."),
+        (("data", "source"), "imagefolder", "data.train: give the path of an ImageFolder exactly"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
         (("flow",), None, "flow"),
         (("results",), "my results", "results: String should match pattern"),

@@ -128,6 +128,8 @@ def test_what_is_given_or_computed_is_not_downloaded() -> None:
     everything = names(configuration())
     given = names(configuration(artifacts={"siglip2-b": "/a", "imagenet-train": "/b", "imagenet-validation": "/c"}))
     assert everything - given == {"siglip2-b", "ImageNet, one archive"}
+    folders = configuration(data={"source": "imagefolder", "train": "/b", "validation": "/c"})
+    assert everything - names(folders) == {"ImageNet, one archive"}
     computed = configuration(encoders={"siglip2-b": {"statistics": "computed"}})
     assert everything - names(computed) == {"statistics-siglip2-b-none", "statistics-siglip2-b-single"}
     assert planned(computed)["siglip2-b-single", "encode"].images == 1281167

@@ -54,6 +54,11 @@ def _images(config: Config) -> Iterator[str]:
             )
     if data.source == "digits" and "adm" in config.evaluation.references:
         yield "evaluation.references: adm is a reference for ImageNet and not for digits"
+    for split, path in (("train", data.train), ("validation", data.validation)):
+        if (path is None) is (data.source == "imagefolder"):
+            yield f"data.{split}: give the path of an ImageFolder exactly where data.source is imagefolder"
+        if path and config.artifacts.get(f"imagenet-{split}"):
+            yield f"artifacts.imagenet-{split}: data.{split} is given too; leave one out"
     if data.source == "digits" and not data.prepared:
         yield "data.prepared: the demo's digits are always prepared; leave it at true"
 

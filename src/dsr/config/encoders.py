@@ -17,8 +17,12 @@ ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 class Data(Section):
     """The images that everything is trained on and compared with."""
 
-    source: Literal["kaggle", "digits"]
-    """Where images come from: the Kaggle competition, or the demo's handwritten digits. For yours: `artifacts`."""
+    source: Literal["imagefolder", "kaggle", "digits"]
+    """Where images come from: existing ImageFolders, the Kaggle competition, or the demo's handwritten digits."""
+    train: str | None = None
+    """Existing ImageFolder of training images, one folder per class (source: imagefolder)."""
+    validation: str | None = None
+    """Existing ImageFolder of validation images (source: imagefolder)."""
     classes: Positive
     """Number of classes; the label after the last one is the null label."""
     train_images: Positive

@@ -70,6 +70,11 @@ class Config(Section):
         entry: Request | ParallelRequest = getattr(self.resources, rule)
         return entry if isinstance(entry, Request) else entry.for_processes(self.execution)
 
+    @property
+    def copies(self) -> dict[str, str | None]:
+        """Your own copies by artifact id: those of `artifacts`, and the folders of `data`."""
+        return {"imagenet-train": self.data.train, "imagenet-validation": self.data.validation, **self.artifacts}
+
     def encoding(self, encoder: str, ttr: Ttr) -> specs.EncoderSpec:
         """What turns images into latents, for one encoder with or without TTR."""
         return specs.EncoderSpec(
@@ -199,11 +204,7 @@ class Config(Section):
         )
 
 
-_GIVEN = "gone after version 0.1.0; give the folders as artifacts.imagenet-train and artifacts.imagenet-validation"
 REMOVED = {
-    "data.source: *'imagefolder'*": _GIVEN,
-    "data.train: *": _GIVEN,
-    "data.validation: *": _GIVEN,
     "discovery.highest_layer: *": "gone after version 0.1.0, because nothing used it; all layers are considered",
     "discovery.sparsity_filter: *": "gone after version 0.1.0, because nothing used it; it was off",
     "published: *": "gone after version 0.1.0; published numbers stand beside what has the paper's settings",

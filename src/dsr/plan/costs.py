@@ -1,4 +1,5 @@
-"""What a configuration costs: its jobs, how many images each of them sees, how long that takes, what is downloaded."""
+"""What a configuration costs: its jobs, how many images each of them sees, how long that takes, what is
+downloaded and kept on disk (in GB)."""
 
 import math
 from collections.abc import Sequence
@@ -11,6 +12,11 @@ from dsr.config.load import Config
 from dsr.config.sampling import Guidance
 from dsr.plan.throughput import CORE, Job, Measurement, Speed, Stage, gpu_of, is_meant, speed
 
+ARCHIVE = "ImageNet, one archive"
+CROP_BYTES = 0.67
+"""Bytes of a prepared image over those of its pixels, as measured on photograph-like images (benchmarks/NOTES.md)."""
+STATES = 3
+"""Training states in a run's folder while one is being written: that one, the newest, and the one before it."""
 BACKWARD = 3
 """Forward passes that a forward and a backward pass of the denoiser cost together."""
 
@@ -74,10 +80,8 @@ def markdown(config: Config, manifest: Manifest, measurements: Sequence[Measurem
     if early:
         remedy = "Their images will be noisy: train longer, or put a smaller decay first in `recipe.ema`."
         parts += ["## Moving averages that are still partly initial weights", remedy, "\n".join(early)]
-    fetched = downloads(config, manifest)
-    sizes = [[what, "?" if size is None else f"{size:,.1f}"] for what, size in fetched.items()]
-    sizes.append(["sum", f"{sum(size or 0.0 for size in fetched.values()):,.1f}"])
-    parts += ["## Downloads", pipe_table(["what", "GB"], sizes, ["GB"]) if fetched else "None."]
+    parts += ["## Disk", _size_table(disk(config, manifest))]
+    parts += ["## Downloads", _size_table(downloads(config, manifest))]
     if sources := [*dict.fromkeys(work.speed.measurement for work in found if work.speed)]:
         rows = [["" if cell is None else f"{cell}" for cell in entry.model_dump().values()] for entry in sources]
         parts += ["## Measurements behind this", pipe_table([*Measurement.model_fields], rows)]
@@ -130,12 +134,40 @@ def downloads(config: Config, manifest: Manifest) -> dict[str, float | None]:
     names.append("inception-graph")
     if "adm" in config.evaluation.references:
         names.append("reference-imagenet256")
-    wanted = [name for name in names if manifest.publishes(name) and not config.artifacts.get(name)]
+    wanted = [name for name in names if manifest.publishes(name) and not config.copies.get(name)]
     items = {name: manifest.artifacts[name].gigabytes for name in wanted}
-    splits = [name for name in ("imagenet-train", "imagenet-validation") if not config.artifacts.get(name)]
+    splits = [name for name in ("imagenet-train", "imagenet-validation") if not config.copies.get(name)]
     if splits:
-        items["ImageNet, one archive"] = manifest.artifacts[splits[0]].gigabytes
+        items[ARCHIVE] = manifest.artifacts[splits[0]].gigabytes
     return items
+
+
+def disk(config: Config, manifest: Manifest) -> dict[str, float | None]:
+    """What lies in the results' folder when everything is done, and training has its states."""
+    data, fetched = config.data, downloads(config, manifest)
+    archive = fetched.pop(ARCHIVE, 0.0) or 0.0
+    image, images = 3e-9 * data.image_size**2, data.train_images + data.validation_images
+    trained = [row for row, entry in config.rows.items() if entry.recipe]
+    # A float32 copy of the denoiser, and the number of averages, of every row that is trained.
+    copies = [(4e-9 * denoiser_cost(config.model(row)).parameters, len(config.averages(row))) for row in trained]
+    sets = [count for row in config.rows for _, count in sample_sets(config, row)]
+    return {
+        "encoders, decoders, statistics, weights, evaluator": sum(size or 0.0 for size in fetched.values()),
+        "ImageNet: archive and images (remove them after preparing)": 2 * archive,
+        "prepared images": images * image * CROP_BYTES * data.prepared,
+        "training states": sum(STATES * copy * (3 + averages) for copy, averages in copies),
+        # Every decay in the run's folder, and the first one published.
+        "weights of milestones": len(config.evaluation.epochs) * sum(copy * (1 + n) for copy, n in copies),
+        # One of them is there twice while its parts are joined.
+        f"samples, {len(sets)} sets": (sum(sets) + max(sets)) * image,
+        "references": len({*config.evaluation.references} - {"adm"}) * data.validation_images * image,
+    }
+
+
+def _size_table(items: dict[str, float | None]) -> str:
+    rows = [[what, "?" if size is None else f"{size:,.1f}"] for what, size in items.items()]
+    rows.append(["sum", f"{sum(size or 0.0 for size in items.values()):,.1f}"])
+    return pipe_table(["what", "GB"], rows, ["GB"]) if items else "None."
 
 
 def works(config: Config, manifest: Manifest, measurements: Sequence[Measurement], gpu: str) -> list[Work]:
