@@ -9,10 +9,15 @@ import pytest
 
 # Else transformers loads the TensorFlow that is installed beside PyTorch.
 os.environ["USE_TF"] = "0"
+# Two processes run tests on two cores, and threads that wait for each other there do so in vain.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What tests start runs the package of this checkout too.
 os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
 
 
+LONGEST = ("test_check.py", "test_finished_run.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest, so that no process has to wait for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_finished_run.py")
+    """Begin with the files that take longest, so that no process has to wait for one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

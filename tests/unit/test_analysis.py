@@ -12,14 +12,7 @@ from safetensors.torch import save_file
 from transformers import SiglipVisionModel
 
 from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_mask, outlier_ratio, relative_norms
-from dsr.analysis.measure import (
-    first_component,
-    map_denoiser,
-    map_encoder,
-    measure_layer,
-    read_chosen,
-    trace_denoiser,
-)
+from dsr.analysis.measure import first_component, map_denoiser, map_encoder, measure_layer, read_chosen, trace_denoiser
 from dsr.base.errors import UserError
 from dsr.base.files import read_record, write_json
 from dsr.config.encoders import Decoder
@@ -204,13 +197,7 @@ def model_spec(denoiser: Dit | DitDh, registers: int) -> ModelSpec:
 @pytest.mark.parametrize(("denoiser", "blocks", "first"), [(DIT, 4, 2), (DIT_DH, 4, 1)])
 @pytest.mark.parametrize("registers", [0, 4])
 def test_denoiser_maps(
-    files: dict[str, Path],
-    images: Path,
-    tmp_path: Path,
-    denoiser: Dit | DitDh,
-    blocks: int,
-    first: int,
-    registers: int,
+    files: dict[str, Path], images: Path, tmp_path: Path, denoiser: Dit | DitDh, blocks: int, first: int, registers: int
 ) -> None:
     weights = tmp_path / "ema.safetensors"
     model = random_model(model_spec(denoiser, registers), weights)

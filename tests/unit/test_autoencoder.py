@@ -184,11 +184,7 @@ def broken(_: torch.Tensor) -> NoReturn:
     ],
 )
 def test_an_attention_that_fails_or_does_not_run_leaves_pytorchs(
-    files: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    runs: bool,
-    message: str,
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, runs: bool, message: str
 ) -> None:
     use_attention(monkeypatch, broken, runs=runs)
     layers = attention_layers(load_autoencoder(tiny_encoder.spec(Registers()), **files))

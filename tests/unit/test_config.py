@@ -71,11 +71,7 @@ def test_every_key_is_described() -> None:
         (("encoders", "siglip2-so400m", "input_size"), 252, "image_size 256 is not a multiple of its 18 tokens"),
         (("encoders", "a/b"), {}, "encoders.a/b.[key]: String should match pattern"),
         (("discovery", "images"), 2000000, "discovery.images: 2000000 is more than the 1281167 training images"),
-        (
-            ("resources", "train", "gres"),
-            "gpu:h100:4",
-            "train.gres: 'gpu:h100:4' is not name:8 or name:type:8",
-        ),
+        (("resources", "train", "gres"), "gpu:h100:4", "train.gres: 'gpu:h100:4' is not name:8 or name:type:8"),
         (("resources", "train", "gres"), "gpu:a100-sxm4-80gb:8", "'gpu:a100-sxm4-80gb:8' is not name:8 or name:type:8"),
         (("sampling", "seeds"), [0, 1000], "sweep.seed: 1000 is one of `seeds`"),
         (("sampling", "sweep", "rows"), ["dit-x"], "sampling.sweep.rows: 'dit-x' is not one of dit-siglip2b"),

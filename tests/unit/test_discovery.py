@@ -131,8 +131,7 @@ def test_ranking_filters_and_stops() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "widths"),
-    [("siglip2-b-single", 50, [3072] * 12), ("siglip2-so400m-recursive", 72, [4304] * 27)],
+    ("name", "count", "widths"), [("siglip2-b-single", 50, [3072] * 12), ("siglip2-so400m-recursive", 72, [4304] * 27)]
 )
 def test_released_lists(name: str, count: int, widths: list[int]) -> None:
     neurons = read_neurons(RELEASED / f"{name}.json")

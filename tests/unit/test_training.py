@@ -26,16 +26,7 @@ from dsr.training.batches import Samples, Share, items
 from dsr.training.learner import MovingAverage, NotFiniteError
 from dsr.training.loop import train
 
-from .training_row import (
-    BATCH,
-    ONE,
-    STEPS,
-    differences,
-    final_state,
-    largest_gap,
-    tiny_job,
-    tiny_spec,
-)
+from .training_row import BATCH, ONE, STEPS, differences, final_state, largest_gap, tiny_job, tiny_spec
 
 
 @pytest.fixture

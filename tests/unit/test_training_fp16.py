@@ -102,6 +102,7 @@ def _overflow(rank: int, size: int, port: int, output: Path) -> None:
 
 def test_an_overflow_of_float16_lowers_the_loss_scale_of_all_processes(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     for size in (1, 2):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
