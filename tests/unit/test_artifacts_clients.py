@@ -12,17 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import gdown
+import numpy as np
 import pytest
+import torch
+from huggingface_hub import constants
 from pydantic import BaseModel
 
 from dsr.artifacts import lock
 from dsr.base.errors import UserError, explain
 from dsr.config.encoders import ENCODER_FILES
-from dsr.config.specs import EncoderSpec
+from dsr.config.sampling import Guidance
+from dsr.config.specs import EncoderSpec, spec_json
+from dsr.sampling.labels import balanced_labels
+from dsr.sampling.pretrained import FILES, load
+from dsr.sampling.sampler import Sampler
 
 from . import tiny_encoder
 from .artifact_manifest import ARRANGED, COUNT, GRAPH, MEMBERS, Thing, be_quick, graph, images_of, tree, write, zipped
 from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running, status
+from .test_sampling import tiny_spec, write_inputs
 from .tiny_encoder import HIDDEN, LAYERS, WIDTH
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
@@ -134,6 +142,36 @@ def test_hub_keeps_to_the_commit_that_it_began_with(hub: Hub) -> None:
     shutil.rmtree(hub.output)
     with pytest.raises(UserError, match=r"someone/vit at main: .* HTTP 500; gave up"):
         hub.fetch()
+
+
+def test_trained_weights_are_loaded_from_a_folder_and_from_the_hub(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, inputs = tiny_spec(), write_inputs(tmp_path)
+    sources = dict(zip(FILES[1:], (inputs["weights"], inputs["statistics"], inputs["decoder"]), strict=True))
+    hub.files = {name: path.read_bytes() for name, path in sources.items()}
+    hub.files["config.json"] = spec_json(spec).encode()
+    (folder := tmp_path / "model").mkdir()
+    for name, content in hub.files.items():
+        (folder / name).write_bytes(content)
+    own = Sampler(spec, **inputs, device=torch.device("cpu"))
+    drawn = own.images([0, 1, 2, 3])
+    labels = balanced_labels(3, spec.images, spec.seed)[:4].tolist()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.serve()
+    for source in (folder, "someone/vit"):
+        assert np.array_equal(load(source, device="cpu").of_classes(labels, spec.seed), drawn)
+    unguided = load(folder, guidance=Guidance(), device="cpu").of_classes(labels, spec.seed)
+    assert not np.array_equal(unguided, drawn)
+    with pytest.raises(UserError, match="class 3: expected 0 to 2"):
+        own.of_classes([0, 3])
+    (folder / "decoder.safetensors").unlink()
+    with pytest.raises(UserError, match=r"decoder.safetensors: no such file; .*load\(..., decoder=...\)"):
+        load(folder)
+    assert load(folder, decoder=inputs["decoder"], device="cpu")
+    for missing in (tmp_path / "elsewhere", "someone/else"):
+        with pytest.raises(UserError, match=f"{missing}: no such folder, and not on the hub"):
+            load(missing)
 
 
 def test_hub_damaged_transfer(hub: Hub) -> None:

@@ -75,7 +75,11 @@ def write_weights(path: Path, seed: int) -> Path:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Input files of a job."""
-    folder = tmp_path_factory.mktemp("inputs")
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def write_inputs(folder: Path) -> dict[str, Path]:
+    """Write denoiser, decoder and statistics."""
     weights = write_weights(folder / "ema.safetensors", seed=0)
     decoder = build_decoder(tiny_spec().autoencoder)
     save_file(decoder.state_dict(), folder / "decoder.safetensors")

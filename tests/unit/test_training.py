@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import shutil
 from pathlib import Path
 
@@ -83,7 +84,10 @@ def test_published_weights_are_the_first_average_with_buffers_and_provenance(fin
     average = state["averages"]["0.9"]
     assert all(torch.equal(weights[name], average.get(name, state["model"][name])) for name in weights)
     made = content(WeightsSpec(train=tiny_spec(), epoch=4, decay=0.9))
-    assert read_record(output) == {"spec": made, "step": 12, "code": checkpoint.code()}
+    record = read_record(output)
+    assert record.pop("versions") == {"python": platform.python_version(), "torch": torch.__version__}
+    assert {*record} == {"spec", "step", "code", "commit", "dirty"}
+    assert (record["spec"], record["step"], record["code"]) == (made, 12, checkpoint.code())
     assert not torch.equal(load_file(finished / "ema-4-0.99.safetensors")["pos_embed"], weights["pos_embed"])
 
 

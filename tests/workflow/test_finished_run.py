@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
-from .conftest import Checkout, copy_checkout, job_counts
+from .conftest import ROOT, Checkout, copy_checkout, job_counts
 
 ROW = "dit-siglip2b-dsr"
 METRICS = f"results/demo/rows/{ROW}/epoch-1/unguided-seed0/metrics.json"
@@ -50,6 +51,25 @@ def test_everything_was_made(finished: Checkout) -> None:
 
 def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.tiny().stdout
+
+
+def test_a_model_has_a_card_and_draws_in_a_script(finished: Checkout, tmp_path: Path) -> None:
+    folder = f"results/demo/models/{ROW}-1"
+    assert finished.planned("model_card") == {"model_folder": 6, "model_card": 1}
+    run = finished.tiny(f"{folder}/README.md")
+    assert run.returncode == 0, run.stdout[-5000:]
+    card = (finished.folder / folder / "README.md").read_text(encoding="utf-8")
+    _, about, text = card.split("---\n", 2)
+    (result,) = yaml.safe_load(about)["model-index"][0]["results"]
+    fid = json.loads((finished.folder / METRICS).read_text(encoding="utf-8"))["fid"]
+    assert result["metrics"][0] == {"type": "fid", "value": pytest.approx(fid, abs=0.005)}
+    for part in ("a dit-xl with 4 diffusion registers", "| Optimizer steps | 44, 1 epochs of", "| Commit | ", "torch "):
+        assert part in text
+    picture = tmp_path / "samples.png"
+    sample = [f"{ROOT}/examples/sample.py", "--weights", folder, "--classes", "3", "7", "--output", str(picture)]
+    drawn = finished.run("python", *sample)
+    assert f"{picture}: 2 images of 32 x 32 pixels" in drawn.stdout, drawn.stdout
+    assert Image.open(picture).size == (64, 32)
 
 
 def test_a_finished_run_is_done(finished: Checkout) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import tempfile
 import uuid
 import zipfile
@@ -148,6 +149,21 @@ def _safetensors(path: Path) -> dict[str, Any]:
 def _npz(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read(MEMBER)) if MEMBER in archive.namelist() else {}
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Return the commit of a git checkout, None for what is none, and whether files differ from it."""
+    commit = output_of("git", "-C", str(folder), "rev-parse", "HEAD")
+    changes = output_of("git", "-C", str(folder), "status", "--porcelain") if commit else None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def output_of(*command: str) -> str | None:
+    """Output of a command, stripped; None where it is not installed or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def sha256(path: Path) -> str:

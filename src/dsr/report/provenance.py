@@ -4,7 +4,6 @@ import math
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from datetime import timedelta
 from importlib import metadata
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from dsr.base.files import read_json_lines, write_json, write_text
+from dsr.base.files import git_state, output_of, read_json_lines, write_json, write_text
 from dsr.base.text import pipe_table
 from dsr.config.base import Section
 from dsr.config.load import Config
@@ -88,7 +87,7 @@ def write_provenance(
     versions = {found.name: found.version for found in metadata.distributions()}
     record = {
         "name": config.name,
-        "code": _git(source),
+        "code": git_state(source),
         "configuration": spec_hash(config),
         "rows": {
             name: f"weights {row.weights.artifact}" if row.weights else spec_hash(config.train(name))
@@ -152,16 +151,10 @@ def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _git(source: Path) -> dict[str, Any]:
-    commit = _output("git", "-C", str(source), "rev-parse", "HEAD")
-    changes = _output("git", "-C", str(source), "status", "--porcelain") if commit else None
-    return {"commit": commit, "dirty": bool(changes)}
-
-
 def _hardware() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     cpu = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    gpus = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    gpus = output_of("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "host": platform.node(),
@@ -171,14 +164,6 @@ def _hardware() -> dict[str, Any]:
         "memory_gib": round(memory / 2**30, 1),
         "gpus": gpus.splitlines() if gpus else [],
     }
-
-
-def _output(*command: str) -> str | None:
-    """Output of a command, stripped; None where it is not installed or fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _pins(file: Path) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from dsr.base.files import write_text
+from dsr.artifacts import manifest
+from dsr.base.files import read_record, write_text
 from dsr.base.text import pipe_table
 from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN
@@ -43,6 +44,36 @@ def write_table(
     write_text(csv, with_variants(config, frame, fids).to_csv(index=False, float_format="%.6g"))
 
 
+def write_card(config: Config, entries: Entries, weights: Path, output: Path) -> None:
+    """Write the model card of a row at an epoch, as the Hugging Face hub shows it.
+
+    Args:
+        config: the configuration.
+        entries: the sets of images of the row at this epoch.
+        weights: the moving average that they were drawn with.
+        output: Markdown file to write.
+    """
+    entries.require(config)
+    given = TableInput(config, entries.root)
+    frame, name, artifacts = collect(given), entries.root[0].row, manifest.load().artifacts
+    row = config.rows[name]
+    text = fill(
+        "card.md.j2",
+        config=config,
+        name=name,
+        epoch=entries.root[0].epoch,
+        row=row,
+        encoder=config.encoders[row.encoder],
+        sources={key: artifacts.get(key) for key in (row.encoder, f"decoder-{row.encoder}", "imagenet-train")},
+        about=read_record(weights),
+        folder=output.parent,
+        scores=[one for one in frame.itertuples() if one.status == MEASURED],
+        table=_pipe(shown(given, frame)),
+        notes=footnotes(given, frame),
+    )
+    write_text(output, text)
+
+
 def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
     """Return a table as Markdown.
 
@@ -51,10 +82,6 @@ def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
         frame: the table as :func:`dsr.report.table.collect` returns it.
         fids: FIDs of all sampling seeds and references.
     """
-
-    def pipe(lines: pd.DataFrame) -> str:
-        return pipe_table([*lines], lines.to_numpy().tolist(), {*lines} - _WORDS)
-
     return fill(
         "table.md.j2",
         given=given,
@@ -63,7 +90,7 @@ def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
         table=shown(given, frame),
         supplements=supplements(given.config, frame, fids),
         notes=footnotes(given, frame),
-        pipe=pipe,
+        pipe=_pipe,
     )
 
 
@@ -116,6 +143,10 @@ def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
         general="{:g}".format,
     )
     return text.splitlines()
+
+
+def _pipe(lines: pd.DataFrame) -> str:
+    return pipe_table([*lines], lines.to_numpy().tolist(), {*lines} - _WORDS)
 
 
 def _describe(entry: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,6 +69,18 @@ class Sampler:
     def images(self, numbers: Sequence[int]) -> Images:
         """Draw the images of these numbers, uint8 (n, H, W, 3)."""
         return self.start(numbers)()
+
+    def of_classes(self, labels: Sequence[int], seed: int = 0) -> Images:
+        """Draw one image of each of these classes, uint8 (n, H, W, 3); image i depends on (seed, i) and its class.
+
+        Raises:
+            UserError: if there is no such class, or a pixel is not a finite number.
+        """
+        if wrong := [label for label in labels if not 0 <= label < self._spec.model.classes]:
+            raise UserError(f"class {wrong[0]}: expected 0 to {self._spec.model.classes - 1}")
+        others = copy.copy(self)
+        others._spec, others._labels = self._spec.model_copy(update={"seed": seed}), torch.tensor(labels)
+        return others.images(range(len(labels)))
 
     @torch.inference_mode()
     def start(self, numbers: Sequence[int]) -> Drawing:

@@ -241,9 +241,11 @@ def snapshot_path(run: Path, epoch: int, decay: float) -> Path:
 
 def write_averages(run: Path, state: TrainState, spec: TrainSpec, epoch: int) -> None:
     """Write the averages of every decay at a milestone, each a complete denoiser (the model's buffers included)."""
+    versions = {name: version for name, version in state.versions.items() if name != "code"}
+    made = {"versions": versions, **files.git_state(Path(__file__).parent)}
     for decay, average in state.averages.items():
         weights = WeightsSpec(train=spec, epoch=epoch, decay=float(decay))
-        about = {"spec": content(weights), "step": state.step, "code": state.versions["code"]}
+        about = {"spec": content(weights), "step": state.step, "code": state.versions["code"], **made}
         tensors.write(snapshot_path(run, epoch, float(decay)), {**state.model, **average}, about)
 
 

@@ -1,0 +1,50 @@
+# A folder for each row and milestone that can be used elsewhere: weights, what images are drawn with, and a model card.
+def milestone(wildcards):
+    """Entries of a row at an epoch."""
+    entries = reported([wildcards.row])
+    return [one for one in entries if one.epoch == int(wildcards.epoch)]
+
+
+def model_spec(wildcards):
+    """How its images are drawn unless another guidance is asked for."""
+    row, epoch = wildcards.row, int(wildcards.epoch)
+    weights = CONFIG.weights(row, epoch)
+    return CONFIG.sample(row, UNGUIDED, FIRST_SEED, weights=weights)
+
+
+rule model_folder:
+    input:
+        lambda wildcards: files_of(milestone(wildcards), "metrics", "chosen"),
+        weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+        statistics=lambda wildcards: row_inputs(wildcards)["statistics"],
+        decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
+        spec=asked("<results>/models/{row}-{epoch}/config.json", model_spec),
+        config=config_file,
+    output:
+        config="<results>/models/{row}-{epoch}/config.json",
+        weights="<results>/models/{row}-{epoch}/model.safetensors",
+        statistics="<results>/models/{row}-{epoch}/statistics.safetensors",
+        decoder="<results>/models/{row}-{epoch}/decoder.safetensors",
+        card="<results>/models/{row}-{epoch}/README.md",
+    log:
+        "<logs>/models/{row}-{epoch}.log",
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    params:
+        entries=lambda wildcards: table_json(milestone(wildcards)),
+    shell:
+        "cp {input.spec:q} {output.config:q}; ln -srf {input.weights:q} {output.weights:q};"
+        " ln -srf {input.statistics:q} {output.statistics:q}; ln -srf {input.decoder:q} {output.decoder:q};"
+        " python -m dsr.commands.report card --config {input.config:q} --entries {params.entries:q}"
+        " --weights {input.weights:q} --output {output.card:q} > {log:q} 2>&1"
+
+
+rule model_card:
+    input:
+        [
+            f"<results>/models/{row}-{epoch}/README.md"
+            for row in CONFIG.rows
+            for epoch in CONFIG.epochs(row)
+        ],
+    localrule: True
