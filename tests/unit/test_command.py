@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,16 @@ def test_arguments_are_what_their_types_say(monkeypatch: pytest.MonkeyPatch) -> 
     steps = {"first": lambda: ran.append("first"), "second": lambda: ran.append("second")}
     run(monkeypatch, command(**steps), "second")
     assert ran == ["second"]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "launch"])
+def test_the_help_has_an_example_and_nothing_else(name: str) -> None:
+    arguments = [sys.executable, "-m", f"dsr.commands.{name}", "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"usage: python -m dsr.commands.{name} ")
+    assert done.stdout.count("(required)") == (4 if name == "evaluate" else 0)
+    assert done.stdout.partition("after `make demo`:\n")[2].startswith(f"PYTHONPATH=src python -m dsr.commands.{name} ")
 
 
 @dataclass(frozen=True)

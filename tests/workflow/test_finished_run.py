@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,8 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+
+from dsr.base import command
 
 from .conftest import ROOT, Checkout, copy_checkout, job_counts
 
@@ -70,6 +76,24 @@ def test_a_model_has_a_card_and_draws_in_a_script(finished: Checkout, tmp_path: 
     drawn = finished.run("python", *sample)
     assert f"{picture}: 2 images of 32 x 32 pixels" in drawn.stdout, drawn.stdout
     assert Image.open(picture).size == (64, 32)
+
+
+def test_the_example_of_every_command_is_complete(finished: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.folder)
+    ran = []
+    monkeypatch.setattr(command, "_run", lambda step, arguments: ran.append(step))
+    text = (finished.folder / "src/dsr/commands/examples.sh").read_text(encoding="utf-8")
+    text = text.replace("epoch-16", "epoch-1").replace("dsr.commands.launch --processes 2 ", "")
+    for example in text.split("\n\n")[1:]:
+        # As a shell reads it: quotes, lines that go on, patterns of file names.
+        words = f"printf '%s\\0' {example.partition(' -m ')[2]}"
+        said = subprocess.run(["bash", "-c", words], stdout=subprocess.PIPE, text=True, check=True).stdout
+        monkeypatch.setattr(sys, "argv", said.split("\0")[:-1])
+        runpy.run_module(sys.argv[0], run_name="__main__")
+    modules = {path.stem for path in (ROOT / "src/dsr/commands").glob("[a-z]*.py")}
+    # A launcher's example launches `statistics`.
+    assert len(ran) == len(modules)
+    assert modules == {*re.findall(r"dsr\.commands\.(\w+) ", text), "launch"}
 
 
 def test_a_finished_run_is_done(finished: Checkout) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,35 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         registry = ConstructorRegistry()
         registry.primitive_rule(_json_of_a_model)
-        options: dict[str, Any] = {"registry": registry, "config": (tyro.conf.OmitArgPrefixes,)}
+        program = f"python -m {name}" if (name := module()) else None
+        options: dict[str, Any] = {"registry": registry, "config": (tyro.conf.OmitArgPrefixes,), "prog": program}
         with logged():
-            if main is not None:
-                tyro.cli(_deferred(main), **options)()
-            else:
-                deferred = {name: _deferred(step) for name, step in steps.items()}
-                tyro.extras.subcommand_cli_from_dict(deferred, **options)()
+            try:
+                if main is not None:
+                    later = tyro.cli(_deferred(main), **options)
+                else:
+                    deferred = {name: _deferred(step) for name, step in steps.items()}
+                    later = tyro.extras.subcommand_cli_from_dict(deferred, **options)
+            except SystemExit as end:
+                # After the help, which would wrap lines that are to be pasted.
+                sys.stdout.write("" if end.code else examples())
+                raise
+            later()
 
     return run
+
+
+def module() -> str | None:
+    """Name of the module that runs as the program, if `python -m` started it."""
+    spec = sys.modules["__main__"].__spec__
+    return spec and spec.name
+
+
+def examples() -> str:
+    """Return the program's command lines in `dsr/commands/examples.sh`, for its help."""
+    text = (resources.files("dsr") / "commands/examples.sh").read_text(encoding="utf-8")
+    own = [part for part in text.split("\n\n") if f"python -m {module()} " in part]
+    return "\n".join(["For example, after `make demo`:", *own, ""]) if own else ""
 
 
 @contextlib.contextmanager

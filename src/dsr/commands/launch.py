@@ -1,4 +1,4 @@
-"""Run a command in one or more processes: `python -m dsr.commands.launch --processes 8 dsr.commands.train ...`.
+"""Run a command in one or more processes.
 
 Outside SLURM this becomes the command (or its torchrun). In a SLURM job it stays, and requeues the job when it is
 stopped. It needs no PyTorch.
@@ -9,13 +9,19 @@ import os
 import sys
 from pathlib import Path
 
-from dsr.base.command import logged
+from dsr.base.command import examples, logged, module
 from dsr.launch.slurm import SlurmJob, command_line, supervise
 
 
 def main() -> None:
     """Exit with the command's code."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module()}",
+        description=__doc__,
+        epilog=examples(),
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--processes", type=int, default=1, help="processes per node")
     parser.add_argument("--state", type=Path, help="folder that the command goes on from; without it, never requeue")
     parser.add_argument("module", help="module of the command")
