@@ -54,7 +54,7 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
 def module() -> str | None:
     """Name of the module that runs as the program, if `python -m` started it."""
     spec = sys.modules["__main__"].__spec__
-    return spec and spec.name
+    return spec.name if spec else None
 
 
 def examples() -> str:
