@@ -49,8 +49,6 @@ PYTHONPATH=src python -m dsr.commands.sample --execution '{}' \
   --statistics results/demo/latents/siglip2-b-none.safetensors --decoder results/demo/decoders/siglip2-b.safetensors \
   --shards tried/shards --output tried/samples.npz
 
-PYTHONPATH=src python -m dsr.commands.schema --output tried/config.schema.json
-
 PYTHONPATH=src python -m dsr.commands.statistics --spec results/demo/specs/latents/siglip2-b-none.safetensors.json \
   --encoder results/demo/encoders/siglip2-b --images results/demo/data/prepared/train/index.npz --execution '{}' \
   --output tried/statistics.safetensors
