@@ -17,7 +17,7 @@ from dsr.config.specs import EvaluateSpec
 from dsr.evaluation import frechet, precision_recall
 from dsr.evaluation.evaluate import ImageSet, score
 from dsr.evaluation.frechet import Moments
-from dsr.evaluation.inception import BATCH, Activations, InceptionGraph, inception_score
+from dsr.evaluation.inception import Activations, InceptionGraph, inception_score
 from dsr.evaluation.precision_recall import Points
 
 from . import evaluator_exact as exact
@@ -163,7 +163,7 @@ class EndToEnd:
         graphs = sorted(images.folder.glob("*.pb"))
         if len(graphs) != 1:
             raise ValueError(f"{images.folder}: expected one graph (*.pb), found {len(graphs)}")
-        with InceptionGraph(graphs[0], threads=2) as network:
+        with InceptionGraph(graphs[0]) as network:
             self.weights = network.softmax_weights()
             self.reference = self._run(network, images.reference)
             self.sample = self._run(network, images.sample)
@@ -171,7 +171,8 @@ class EndToEnd:
 
     @staticmethod
     def _run(network: InceptionGraph, images: np.ndarray) -> Activations:
-        batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+        # What the stub makes of four images fits in a cache; more at once are not other features, but slower ones.
+        batches = (images[start : start + 4] for start in range(0, len(images), 4))
         return network.activations(batches)
 
     def scores(self) -> dict[str, float]:
