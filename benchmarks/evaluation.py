@@ -150,12 +150,11 @@ def _official_distances() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 def our_evaluation(sample: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """All metrics, as the evaluation computes them."""
-    from dsr.config.specs import EvaluateSpec
     from dsr.evaluation.evaluate import ImageSet, score
     from dsr.evaluation.inception import Activations
 
     features, others = (Activations(rows, rows[:, :SPATIAL].copy()) for rows in (sample, reference))
-    scores, _ = score(ImageSet(others), ImageSet(features), draw_weights(), EvaluateSpec(), {})
+    scores, _ = score(ImageSet(others), ImageSet(features), draw_weights(), {})
     return {name: round(value, 5) for name, value in scores.items()}
 
 

@@ -20,7 +20,7 @@ from dsr.config.load import Config
 from dsr.config.sampling import Guidance
 from dsr.encoder.autoencoder import build_decoder
 from dsr.flow import Flow
-from dsr.sampling.ode import trajectory
+from dsr.sampling.sampler import trajectory
 from dsr.training.learner import first_loss_scale
 
 

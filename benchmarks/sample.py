@@ -11,9 +11,8 @@ from dsr.accel.device import set_arithmetic
 from dsr.analysis.cost import denoiser_cost
 from dsr.config.execution import Execution
 from dsr.config.load import Config
-from dsr.sampling.generate import Job, draw
+from dsr.sampling.generate import Job, Shards, draw
 from dsr.sampling.sampler import Sampler
-from dsr.sampling.shards import Shards
 
 
 def measure(

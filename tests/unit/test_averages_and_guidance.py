@@ -12,9 +12,9 @@ from dsr.base import tensors
 from dsr.base.command import command
 from dsr.base.errors import UserError
 from dsr.base.files import read_json, write_json
+from dsr.commands.choose import choose
 from dsr.config.sampling import Guidance, Sweep
 from dsr.config.specs import TrainSpec, WeightsSpec, content
-from dsr.sampling.choose import choose
 from dsr.training.checkpoint import publish, snapshot_path
 
 from .training_row import tiny_spec

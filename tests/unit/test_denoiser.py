@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 
 from dsr.base.errors import UserError
-from dsr.base.positions import position_table
 from dsr.config.specs import ModelSpec
 from dsr.denoiser import registers
 from dsr.denoiser.build import Denoiser, build_denoiser, load_denoiser
@@ -147,8 +146,6 @@ def test_autocast_predicts_nearly_the_same(denoiser: dict[str, Any]) -> None:
 def test_impossible_shapes_are_refused() -> None:
     with pytest.raises(UserError, match="registers 5: give 0 or a perfect square"):
         registers.create(5, 32)
-    with pytest.raises(ValueError, match="width 30"):
-        position_table(30, 4)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from dsr.denoiser.build import load_denoiser
 from dsr.encoder.autoencoder import load_autoencoder, load_encoder
 from dsr.encoder.discovery import find_register_neurons
 from dsr.flow import Flow
-from dsr.sampling.ode import trajectory
+from dsr.sampling.sampler import trajectory
 from dsr.training.loop import train
 
 from .training_row import CLASSES, ONE, tiny_job, tiny_spec

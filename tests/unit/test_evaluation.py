@@ -59,8 +59,6 @@ def test_rounding_makes_no_covariance_wrong() -> None:
 
 
 def test_features_that_have_no_covariance_are_refused() -> None:
-    with pytest.raises(UserError, match="1 images are too few"):
-        frechet.fit(normal(1, 4))
     with pytest.raises(UserError, match="NaN or infinite"):
         frechet.fit(np.full((9, 4), np.nan, np.float32))
 
@@ -113,8 +111,6 @@ def test_equal_sets_are_inside_each_other() -> None:
 
 
 def test_too_few_or_wrong_points_are_refused() -> None:
-    with pytest.raises(UserError, match="3 images are too few for 3 nearest neighbours"):
-        precision_recall.radii(Points(normal(3, 2)), 3)
     features = normal(9, 2)
     features[4, 1] = np.nan
     with pytest.raises(UserError, match="image 4"):

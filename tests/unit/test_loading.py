@@ -16,7 +16,7 @@ from dsr.base.errors import EXIT_STOPPED, UserError
 from dsr.data import loading
 from dsr.data.images import Images
 from dsr.data.loading import StoppedError, load
-from dsr.launch.child import descendants
+from dsr.launch.slurm import descendants
 from dsr.training import checkpoint
 
 from .test_training_processes import OFTEN, command, wait_for_step

@@ -19,17 +19,16 @@ from PIL import Image
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
+from dsr.commands.report import KINDS, Kind, draw
 from dsr.config.load import Config, load
 from dsr.data.npz import write_images
-from dsr.report.documents import page
 from dsr.report.entries import Entries, Entry
 from dsr.report.figures.common import FigureInput, style
 from dsr.report.figures.fid import epoch_reaching, read_curves, registers_alone
-from dsr.report.figures.kinds import KINDS, Kind, draw
 from dsr.report.figures.maps import choose_columns
 from dsr.report.figures.samples import choose_samples, read_chosen
 from dsr.report.provenance import Times, write_provenance
-from dsr.report.render import markdown
+from dsr.report.render import markdown, page
 from dsr.report.table import TableInput, collect, read_fids
 from tests.configuration import DEMO, ROOT, configuration, record, write_metrics
 

@@ -171,7 +171,6 @@ def test_a_table_of_other_settings_is_refused(tmp_path: Path) -> None:
     for change, said in (
         ({"sampling": {"steps": 9}}, "samples.steps: 50 -> 9"),
         ({"recipes": {"dit": {"lr": 1e-3}}}, "samples.weights.train.recipe.lr: 0.0002 -> 0.001"),
-        ({"evaluation": {"neighbours": 5}}, "neighbours: default -> 5"),
     ):
         with pytest.raises(UserError, match=rf"metrics\.json was made with other settings .*{said}"):
             write_table(configuration(**change), Entries((entry,)), *outputs)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from dsr.base import files
 from dsr.base.distributed import world
 from dsr.base.errors import EXIT_STOPPED, UserError
-from dsr.launch.child import descendants
+from dsr.launch.slurm import descendants
 from dsr.training import checkpoint
 from dsr.training.loop import train
 from dsr.training.start import Job

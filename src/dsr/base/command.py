@@ -29,7 +29,7 @@ def command(main: Callable[..., None] | None = None, **steps: Callable[..., None
     """
 
     def run() -> None:
-        # In cluster jobs it comes blocked, so that torchrun does not act on it (dsr.launch.child).
+        # In cluster jobs it comes blocked, so that torchrun does not act on it (dsr.launch.slurm).
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         registry = ConstructorRegistry()
         registry.primitive_rule(_json_of_a_model)

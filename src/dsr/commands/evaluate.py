@@ -14,7 +14,7 @@ def main(job: Job, output: Path, spec: EvaluateSpec = EvaluateSpec()) -> None:  
 
     Args:
         output: JSON file to write.
-        spec: free numbers of the protocol; the defaults are the official evaluator's.
+        spec: what the samples' own record must say; by default anything.
     """
     write_json(output, evaluate(job, spec))
 

@@ -182,8 +182,7 @@ class Config(Section):
 
     def evaluate(self, samples: specs.SampleSpec) -> specs.EvaluateSpec:
         """Everything that determines the scores of samples but the reference."""
-        protocol = self.evaluation.model_dump(include={"neighbours", "split"})
-        return specs.EvaluateSpec(edition=specs.EVALUATE, samples=samples, **protocol)
+        return specs.EvaluateSpec(edition=specs.EVALUATE, samples=samples)
 
     def encoder_maps(self, encoder: str, ttr: Ttr) -> specs.EncoderMapsSpec:
         """Everything that determines an encoder's maps."""
@@ -207,6 +206,8 @@ class Config(Section):
 REMOVED = {
     "discovery.highest_layer: *": "gone after version 0.1.0, because nothing used it; all layers are considered",
     "discovery.sparsity_filter: *": "gone after version 0.1.0, because nothing used it; it was off",
+    "evaluation.neighbours: *": "gone after version 0.1.0; Precision and Recall have the protocol's 3 neighbours",
+    "evaluation.split: *": "gone after version 0.1.0; the Inception Score has the protocol's splits of 5000 images",
     "published: *": "gone after version 0.1.0; published numbers stand beside what has the paper's settings",
     "recipes.*.encoder_half: *": "gone after version 0.1.0; with precision fp16 the encoder multiplies in float16 too",
     "sampling.precision: *'fp8'*": "gone after version 0.1.0, because its effect on FID was never measured; use bf16",

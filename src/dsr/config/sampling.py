@@ -79,10 +79,6 @@ class Evaluation(Section):
 
     epochs: Ascending[Positive]
     """Epochs at which every row is sampled and scored; the last is the end of training."""
-    neighbours: Positive = 3
-    """k of Precision and Recall."""
-    split: Positive = 5000
-    """Images in a split of the Inception Score."""
     references: Distinct[Literal["validation", "train", "adm"]] = ("validation",)
     """What samples are compared with: the validation images, as many random training images, ADM's reference batch.
 

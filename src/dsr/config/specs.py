@@ -126,12 +126,8 @@ class SampleSpec(Stage):
 
 
 class EvaluateSpec(Stage):
-    """Everything that determines scores but the reference; the defaults are the official evaluator's."""
+    """Everything that determines scores but the reference."""
 
-    neighbours: Positive = 3
-    """k of Precision and Recall."""
-    split: Positive = 5000
-    """Images in a split of the Inception Score."""
     samples: SampleSpec | None = None
     """The samples; null takes any."""
 

@@ -19,11 +19,10 @@ import PIL
 
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
-from dsr.base.randomness import permutation
+from dsr.base.randomness import permutation, rank_slice
 from dsr.data.folder import center_crop, list_folder, load_rgb
 from dsr.data.images import class_names, open_images
 from dsr.data.npz import write_arrays, write_images
-from dsr.data.order import rank_slice
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,11 @@ from torch.nn import functional as F
 
 from dsr.base import tensors
 from dsr.base.files import naming, write_json
-from dsr.base.randomness import derive, noise, permutation
+from dsr.base.randomness import batch_indices, derive, noise, permutation
 from dsr.config.encoders import TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec
 from dsr.data.images import Images, open_images
 from dsr.data.loading import pixel_batches
-from dsr.data.order import batch_indices
 from dsr.demo.encoder import planted_neurons
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.discovery import merge

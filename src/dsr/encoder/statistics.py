@@ -12,12 +12,11 @@ from torch import nn
 
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.base.randomness import uniforms
+from dsr.base.randomness import rank_slice, uniforms
 from dsr.base.tensors import assign, read, write
 from dsr.config.specs import StatisticsSpec, content
 from dsr.data.images import Images
 from dsr.data.loading import pixel_batches
-from dsr.data.order import rank_slice
 
 log = logging.getLogger(__name__)
 Encode = Callable[[torch.Tensor], torch.Tensor]

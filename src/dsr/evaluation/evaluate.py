@@ -25,6 +25,11 @@ from dsr.evaluation.precision_recall import Points, Radii
 
 Arrays = Mapping[str, Features]
 
+NEIGHBOURS = 3
+"""k of Precision and Recall, the official evaluator's."""
+SPLIT = 5000
+"""Images in a split of the Inception Score, the official evaluator's."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -64,12 +69,14 @@ class ImageSet:
         )
         return pooled, spatial
 
-    def radii(self, points: Points, k: int) -> Radii:
+    def radii(self, points: Points) -> Radii:
         """Radii of its pooled features, which are ``points``."""
         # Radii and distances that are compared with them must come from the same sums.
-        key = {**self.identity, "neighbours": k, "sums": "float32"}
+        key = {**self.identity, "neighbours": NEIGHBOURS, "sums": "float32"}
         names = ("half", "single")
-        return Radii(**cached(self.cache, "radii", names, key, lambda: vars(precision_recall.radii(points, k))))
+        return Radii(
+            **cached(self.cache, "radii", names, key, lambda: vars(precision_recall.radii(points, NEIGHBOURS)))
+        )
 
 
 def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
@@ -80,7 +87,7 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
     """
     seconds: dict[str, float] = {}
     with stage("checks", seconds):
-        at_least, made = spec.neighbours + 1, {}
+        at_least, made = NEIGHBOURS + 1, {}
         if spec.samples:
             made = read_record(record := job.samples.with_suffix(".json"))
             require(record, made.get("spec", {}), spec.samples)
@@ -95,7 +102,7 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
         with stage("sample_network", seconds):
             drawn = _image_set(samples, network, job.cache if job.keep else None, identity)
         weights = network.softmax_weights()
-    scores, float16_blocks = score(known, drawn, weights, spec, seconds)
+    scores, float16_blocks = score(known, drawn, weights, seconds)
     origins = {"statistics": _origin(known.pooled), "spatial_statistics": _origin(known.spatial)}
     return {
         **scores,
@@ -105,7 +112,7 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
         "reference": reference.record() | origins,
         "samples": samples.record(),
         "graph_sha256": graph_sha256,
-        "protocol": {"neighbours": spec.neighbours, "split": spec.split, "float16_blocks": float16_blocks},
+        "protocol": {"neighbours": NEIGHBOURS, "split": SPLIT, "float16_blocks": float16_blocks},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "tensorflow": network.version},
         "device": network.device,
         "seconds": seconds,
@@ -163,19 +170,19 @@ def _origin(stored: Moments | None) -> str:
 
 
 def score(
-    reference: ImageSet, samples: ImageSet, weights: Features, spec: EvaluateSpec, seconds: dict[str, float]
+    reference: ImageSet, samples: ImageSet, weights: Features, seconds: dict[str, float]
 ) -> tuple[dict[str, float], str]:
     """Return all scores, and how many blocks of distances the protocol kept in float16 ('5 of 5').
 
     ``weights`` (d, classes) are the softmax layer's; to ``seconds`` the wall time of each stage is added.
     """
     with stage("inception_score", seconds):
-        inception = inception_score(samples.features.pooled, weights, spec.split)
+        inception = inception_score(samples.features.pooled, weights, SPLIT)
     with stage("fid_and_sfid", seconds):
         fid, sfid = map(frechet.distance, samples.gaussians(), reference.gaussians())
     with stage("precision_recall", seconds):
         left, right = Points(reference.features.pooled), Points(samples.features.pooled)
-        radii = reference.radii(left, spec.neighbours), samples.radii(right, spec.neighbours)
+        radii = reference.radii(left), samples.radii(right)
         half, single, blocks = precision_recall.members(left, right, *radii)
     scores = {
         "fid": fid,

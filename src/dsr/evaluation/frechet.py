@@ -47,11 +47,9 @@ def fit(features: Features) -> Gaussian:
     """Fit a Gaussian to features (n, d): mean in float32 as the protocol has it, covariance float64, divisor n - 1.
 
     Raises:
-        UserError: if there are fewer than two rows, or a value is not finite.
+        UserError: if a value is not finite.
     """
     count, width = features.shape
-    if count < 2:
-        raise UserError(f"{count} images are too few for a covariance: give at least 2")
     mean = features.mean(axis=0)
     if not np.isfinite(mean).all():
         raise UserError("the features contain NaN or infinite values: is the graph file intact?")

@@ -133,13 +133,8 @@ def radii(points: Points, k: int) -> Radii:
     """Squared distance of each point to its k-th nearest neighbour within the set.
 
     The row of distances contains the point itself, so the k-th neighbour is entry k of the sorted row.
-
-    Raises:
-        UserError: if there are not more points than neighbours.
     """
     tf = tensorflow()
-    if points.count <= k:
-        raise UserError(f"{points.count} images are too few for {k} nearest neighbours: give at least {k + 1}")
     half, single = (np.full((points.count, k + 1), np.inf, np.float32) for _ in range(2))
 
     def merge(smallest: Single, distances: Tensor) -> None:

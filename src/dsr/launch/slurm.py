@@ -1,9 +1,11 @@
-"""The SLURM job that this process is part of: its processes, and stop, save, requeue."""
+"""The SLURM job that this process is part of: its processes, which get as long as they need to stop; and requeueing."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,6 @@ from typing import Any
 
 from dsr.base import files
 from dsr.base.errors import EXIT_STOPPED
-from dsr.launch import child
 
 FRUITLESS_STARTS = 5
 """Starts in a row that may end without a new file; a preemption or a failing node during start-up is no fault."""
@@ -22,6 +23,9 @@ END_SECONDS = 300
 """A requeued job is ended by SLURM within seconds; after this long something is wrong."""
 PAUSES = (0.0, 1.0, 5.0, 15.0)
 """Seconds to wait before each try to reach the controller."""
+
+POLL_SECONDS = 0.5
+TORCHRUN = "torch.distributed.run"
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +93,7 @@ def command_line(module: str, arguments: Sequence[str], processes: int, job: Slu
         place = ["--standalone", "--local-addr", "127.0.0.1"]
     else:
         return [sys.executable, "-m", module, *arguments]
-    torchrun = [sys.executable, "-m", child.TORCHRUN, *place, "--nproc-per-node", f"{processes}"]
+    torchrun = [sys.executable, "-m", TORCHRUN, *place, "--nproc-per-node", f"{processes}"]
     # Without the two dashes torchrun looks for its own options among the command's, and finds `--run` ambiguous.
     return [*torchrun, "-m", "--", module, *arguments]
 
@@ -152,7 +156,7 @@ def supervise(command: Sequence[str], job: SlurmJob, state: Path | None) -> int:
     if attempts is not None and job.node == 0 and not attempts.begin(job.id):
         log.error("Started %d times in a row without a new file in %s: giving up", FRUITLESS_STARTS, state)
         return 1
-    code, asked = child.run(command)
+    code, asked = run(command)
     if code == 0 and attempts is not None and job.node == 0:
         attempts.end()
     stopped = code == EXIT_STOPPED or (asked and code != 0)
@@ -171,3 +175,49 @@ def supervise(command: Sequence[str], job: SlurmJob, state: Path | None) -> int:
         log.warning("Job %s is requeued and will go on from %s", job.id, state)
         time.sleep(END_SECONDS)
     return code
+
+
+def run(command: Sequence[str]) -> tuple[int, bool]:
+    """Run ``command`` and pass a SIGTERM on to the processes that it started, however deep.
+
+    The command inherits a blocked SIGTERM. That makes torchrun deaf to it, which would otherwise kill its workers 30
+    seconds later, possibly in the middle of a checkpoint; the workers unblock it (`dsr.base.command`).
+
+    Returns:
+        Exit code as a shell reports it, and whether this process received SIGTERM while the command ran.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # In cluster jobs it comes ignored (rules/common.smk), and what is ignored may never become pending.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    asked = False
+    with subprocess.Popen(command) as child:
+        while child.poll() is None:
+            if _received_sigterm(POLL_SECONDS):
+                asked = True
+                for pid in (told := descendants(child.pid)):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGTERM)
+                # A torchrun that still waits for another node has no worker who would end it.
+                if told == [child.pid] and TORCHRUN in command:
+                    child.kill()
+    # The signal may have reached the command first.
+    asked = asked or (child.returncode != 0 and _received_sigterm(2 * POLL_SECONDS))
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode, asked
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of a process, its children, and theirs; torchrun's workers are in sessions of their own."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name in parentheses may contain blanks; the parent is the second field after it.
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.parent.name))
+    found = [pid]
+    for process in found:
+        found += children.get(process, ())
+    return found
+
+
+def _received_sigterm(seconds: float) -> bool:
+    return signal.sigtimedwait({signal.SIGTERM}, seconds) is not None

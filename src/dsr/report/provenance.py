@@ -18,8 +18,8 @@ from dsr.base.text import pipe_table
 from dsr.config.base import Section
 from dsr.config.load import Config
 from dsr.config.specs import spec_hash
-from dsr.report.documents import fill, page
 from dsr.report.entries import Entries
+from dsr.report.render import fill, page
 
 PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "tensorflow", "numpy", "scipy", "pandas"),

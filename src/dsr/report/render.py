@@ -1,17 +1,18 @@
-"""A table as Markdown, HTML and LaTeX, with the footnotes that its numbers need; their words are in templates."""
+"""Documents from the templates of this folder: a table as Markdown, HTML and LaTeX, with its footnotes."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
+from markdown_it import MarkdownIt
 
 from dsr.artifacts import manifest
 from dsr.base.files import read_record, write_text
 from dsr.base.text import pipe_table
 from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN
-from dsr.report.documents import fill, page
 from dsr.report.entries import QUANTITIES, Entries
 from dsr.report.table import MEASURED, TableInput, collect, read_fids, supplements, with_variants
 
@@ -176,3 +177,22 @@ def _line(entry: pd.Series, kind: str) -> dict[str, str]:
     cells["EMA decay"] = f"{entry['ema_decay']:g}" if measured and not pd.isna(entry["ema_decay"]) else ""
     cells["Reference"] = (entry["reference"] or "") if measured else ""
     return cells
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a template of this folder with these values in it."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dsr", "report"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values)
+
+
+def page(markdown: str) -> str:
+    """Return the document as one HTML file that loads nothing; HTML in the document is shown, not interpreted."""
+    title = next((line.lstrip("# ") for line in markdown.splitlines() if line.startswith("# ")), "")
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    return fill("page.html.j2", title=title, body=body)

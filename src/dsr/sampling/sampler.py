@@ -1,36 +1,75 @@
-"""From the numbers of images to their pixels."""
+"""From the numbers of images to their pixels, by Euler's method with classifier-free guidance, for both denoisers."""
 
 from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from dsr.accel.device import HALF, Fetched, autocast, round_matmul_weights, usable_precision
 from dsr.accel.models import accelerate, compile_each
 from dsr.base.errors import UserError
-from dsr.base.randomness import noise
+from dsr.base.randomness import balanced_labels, noise
+from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
 from dsr.denoiser.build import load_denoiser
 from dsr.encoder.autoencoder import load_autoencoder, quantised
 from dsr.flow import Flow
-from dsr.sampling.labels import balanced_labels
-from dsr.sampling.ode import Predictor, trajectory
-from dsr.sampling.shards import Images
 
+Images = npt.NDArray[np.uint8]
 Drawing = Callable[[], Images]
 """Images that are being drawn: waits for them, uint8 (n, H, W, 3), in any thread."""
+Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x_t (B, C, S, S), t (B,), labels (B,)) -> predicted clean latents (B, C, S, S)."""
+
+
+def guided(model: Predictor, x: Tensor, t: Tensor, y: Tensor, null_label: int, guidance: Guidance) -> Tensor:
+    """Predict clean latents (B, C, S, S) fp32 by one forward of a doubled batch, with labels and with the null label.
+
+    D = D_null + scale (D_class - D_null) for the samples whose time lies in the interval, D_class for the others.
+    """
+    labels = torch.cat([y, torch.full_like(y, null_label)])
+    conditional, unconditional = model(torch.cat([x, x]), torch.cat([t, t]), labels).float().chunk(2)
+    mixed = unconditional + guidance.scale * (conditional - unconditional)
+    return torch.where(acts(t, guidance).view(-1, 1, 1, 1), mixed, conditional)
+
+
+def acts(t: Tensor, guidance: Guidance) -> Tensor:
+    """Return where guidance acts, bool of the shape of ``t``: a scale other than 1, and t in the closed interval."""
+    low, high = guidance.interval
+    return (t >= low) & (t <= high) & (guidance.scale != 1)
+
+
+def trajectory(
+    model: Predictor, flow: Flow, noise: Tensor, y: Tensor, *, null_label: int, steps: int, guidance: Guidance
+) -> Iterator[Tensor]:
+    """Yield the ``steps`` states (B, C, S, S) of Euler's method from noise to latents, by steps - 1 predictions.
+
+    State and time stay fp32, whatever the model computes in. Where guidance does not act there is no null forward.
+    """
+    grid = flow.time_grid(steps)
+    active = acts(grid, guidance).tolist()
+    grid = grid.to(noise.device)
+    x = noise
+    yield x
+    for index in range(steps - 1):
+        t = grid[index].expand(len(x))
+        prediction = guided(model, x, t, y, null_label, guidance) if active[index] else model(x, t, y).float()
+        x = x + (grid[index + 1] - grid[index]) * flow.velocity(x, prediction, t)
+        yield x
 
 
 class Sampler:
     """Draws images with the weights of one file; image i depends on (seed, i) alone.
 
     Raises:
-        UserError: if a file is missing or does not fit ``spec``, or guidance is asked of a denoiser without null label.
+        UserError: if a file is missing or does not fit ``spec``.
     """
 
     def __init__(
@@ -45,11 +84,6 @@ class Sampler:
     ) -> None:
         if spec.guidance is None:
             raise ValueError("a sampler needs a guidance")
-        if spec.guidance.scale != 1 and not spec.model.denoiser.class_dropout:
-            raise UserError(
-                f"guidance.scale {spec.guidance.scale}: the denoiser was trained with class_dropout 0 and has no null"
-                " label; sample it unguided"
-            )
         self._spec, self._guidance, self._device = spec, spec.guidance, device
         self._flow = Flow.from_config(spec.flow)
         self._labels = balanced_labels(spec.model.classes, spec.images, spec.seed)

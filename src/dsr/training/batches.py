@@ -12,11 +12,10 @@ from torch import Tensor
 from dsr.base import randomness
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.base.randomness import uniforms
+from dsr.base.randomness import batch_indices, uniforms
 from dsr.config.specs import ModelSpec, TrainSpec
 from dsr.data.images import Images
 from dsr.data.loading import Batch, Item, load
-from dsr.data.order import batch_indices
 from dsr.flow import Flow
 from dsr.training.stop import ignore_stop_signals
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsr.base.randomness import balanced_labels
 from dsr.config.sampling import Guidance
 from dsr.denoiser.build import Denoiser
 from dsr.denoiser.dit import LightningDiT
 from dsr.denoiser.dit_dh import DiTDH
 from dsr.encoder.autoencoder import ViTDecoder
 from dsr.flow import Flow
-from dsr.sampling.labels import balanced_labels
-from dsr.sampling.ode import guided, trajectory
+from dsr.sampling.sampler import guided, trajectory
 
 from .common import Computed, Family, Golden, Tolerance
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dsr.config.specs import EvaluateSpec
 from dsr.evaluation import frechet, precision_recall
 from dsr.evaluation.evaluate import ImageSet, score
 from dsr.evaluation.frechet import Moments
@@ -184,7 +183,7 @@ class EndToEnd:
                 for features in (self.statistics.pooled, self.statistics.spatial)
             )
         reference = ImageSet(self.reference, pooled, spatial)
-        return score(reference, ImageSet(self.sample), self.weights, EvaluateSpec(), {})[0]
+        return score(reference, ImageSet(self.sample), self.weights, {})[0]
 
 
 @functools.lru_cache(maxsize=1)

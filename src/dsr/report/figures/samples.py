@@ -28,7 +28,7 @@ def samples(given: FigureInput) -> Figure:
         UserError: if the files hold different numbers of images.
     """
     # It imports torch, which no other figure needs.
-    from dsr.sampling.labels import balanced_labels
+    from dsr.base.randomness import balanced_labels
 
     config = given.config
     files = [one.samples for one in given.entries if one.samples is not None]
