@@ -17,11 +17,11 @@ from dsr.base.errors import UserError, explain
 from dsr.base.files import read_record, sha256
 from dsr.config.specs import EvaluateSpec, content, require
 from dsr.data import npz
-from dsr.evaluation import frechet, inputs, precision_recall
+from dsr.evaluation import frechet, inputs
 from dsr.evaluation.frechet import Gaussian, Moments
 from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph, inception_score
 from dsr.evaluation.inputs import ImageFile
-from dsr.evaluation.precision_recall import Points, Radii
+from dsr.evaluation.precision_recall import Points, Radii, members, radii
 
 Arrays = Mapping[str, Features]
 
@@ -73,10 +73,8 @@ class ImageSet:
         """Radii of its pooled features, which are ``points``."""
         # Radii and distances that are compared with them must come from the same sums.
         key = {**self.identity, "neighbours": NEIGHBOURS, "sums": "float32"}
-        names = ("half", "single")
-        return Radii(
-            **cached(self.cache, "radii", names, key, lambda: vars(precision_recall.radii(points, NEIGHBOURS)))
-        )
+        found = cached(self.cache, "radii", ("half", "single"), key, lambda: vars(radii(points, NEIGHBOURS)))
+        return Radii(**found)
 
 
 def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
@@ -182,8 +180,7 @@ def score(
         fid, sfid = map(frechet.distance, samples.gaussians(), reference.gaussians())
     with stage("precision_recall", seconds):
         left, right = Points(reference.features.pooled), Points(samples.features.pooled)
-        radii = reference.radii(left), samples.radii(right)
-        half, single, blocks = precision_recall.members(left, right, *radii)
+        half, single, blocks = members(left, right, reference.radii(left), samples.radii(right))
     scores = {
         "fid": fid,
         "sfid": sfid,
