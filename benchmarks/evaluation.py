@@ -96,7 +96,7 @@ def our_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[flo
 
     left, right = Points(reference), Points(sample)
     half, single, _ = members(left, right, radii(left, NEIGHBOURS), radii(right, NEIGHBOURS))
-    return half.precision, half.recall, single.precision, single.recall
+    return tuple(float(inside.mean()) for found in (half, single) for inside in (found.samples, found.references))
 
 
 def official_precision_recall(sample: np.ndarray, reference: np.ndarray) -> tuple[float, float]:

@@ -42,7 +42,7 @@ def measure(
     sampler = Sampler(spec, weights=weights, statistics=statistics, decoder=decoder, device=world.device, compiled=fast)
     weights.unlink()
     began = time.perf_counter()
-    sampler.images(range(batch))
+    sampler.start(range(batch))()
     first = time.perf_counter() - began
     side = spec.autoencoder.image_size
     parts = Shards(job.shards, {"measured": "speed"}, spec.images, (side, side, 3))
@@ -66,5 +66,5 @@ def measure(
         "batch (s)": {"all": round(batch / speed, 3), "ODE": round(ode, 3), "decode, copy": round(whole - ode, 3)},
     }
     if profile:
-        result["kernels (ms)"] = machine.kernel_times(lambda: sampler.images(range(batch)), 1)
+        result["kernels (ms)"] = machine.kernel_times(lambda: sampler.start(range(batch))(), 1)
     return result

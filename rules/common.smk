@@ -25,11 +25,13 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 # Rows that a table's overlay has, by table.
-OVERLAY_ROWS = {
-    name: load_configfile(Path(workflow.basedir, table.overlay)).get("rows", {})
-    for name, table in CONFIG.tables.items()
-    if table.overlay
-}
+OVERLAY_ROWS = {}
+for name, table in CONFIG.tables.items():
+    path = table.overlay and Path(workflow.basedir, table.overlay)
+    try:
+        OVERLAY_ROWS[name] = load_configfile(path).get("rows", {}) if path else {}
+    except (OSError, ValueError, WorkflowError) as error:
+        raise WorkflowError(f"tables.{name}.overlay: {path}: {error}") from None
 
 EXECUTION = CONFIG.execution
 EPOCHS = CONFIG.evaluation.epochs

@@ -20,10 +20,10 @@ from pydantic import BaseModel
 
 from dsr.artifacts import lock
 from dsr.base.errors import UserError, explain
+from dsr.base.randomness import balanced_labels
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.sampling import Guidance
 from dsr.config.specs import EncoderSpec, spec_json
-from dsr.sampling.labels import balanced_labels
 from dsr.sampling.pretrained import FILES, load
 from dsr.sampling.sampler import Sampler
 

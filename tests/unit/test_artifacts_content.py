@@ -197,7 +197,7 @@ def test_specification_of_another_kind(tmp_path: Path, spec: str) -> None:
 
 def test_local_copy_of_the_wrong_form(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
-    with pytest.raises(IsADirectoryError, match="own"):
+    with pytest.raises(UserError, match=r"own is a folder, expected a file: model.pt, or a .safetensors file"):
         decoder_of_nobody(tmp_path).fetch(tmp_path / "own", SPEC)
 
 

@@ -82,7 +82,6 @@ def found_by_tiles(reference: np.ndarray, sample: np.ndarray, k: int, block: int
     left, right = Points(reference, block), Points(sample, block)
     radii = [precision_recall.radii(points, k) for points in (left, right)]
     half, single, _ = precision_recall.members(left, right, *radii)
-    assert (half.precision, half.recall) == (half.samples.mean(), half.references.mean())
     return radii[0], half, single
 
 
@@ -107,7 +106,7 @@ def test_what_norms_do_not_decide_is_computed() -> None:
 def test_equal_sets_are_inside_each_other() -> None:
     points = normal(40, 5)
     _, *found = found_by_tiles(points, points, 3, 10_000)
-    assert all(members.precision == members.recall == 1 for members in found)
+    assert all(members.samples.all() and members.references.all() for members in found)
 
 
 def test_too_few_or_wrong_points_are_refused() -> None:

@@ -226,7 +226,7 @@ def test_the_published_images_are_those_of_their_numbers(uninterrupted: Job, inp
     assert (images.shape, images.dtype) == ((IMAGES, 16, 16, 3), np.uint8)
     assert len(np.unique(images.reshape(IMAGES, -1), axis=0)) == IMAGES
     sampler = Sampler(tiny_spec(), **inputs, device=CPU)
-    assert same(sampler.images([41, 7, 8]), images[[41, 7, 8]])
+    assert same(sampler.start([41, 7, 8])(), images[[41, 7, 8]])
     assert not uninterrupted.shards.exists()
 
 
@@ -268,7 +268,7 @@ def test_shards_of_other_weights_are_not_used(
     other = tiny_job(inputs | {"weights": write_weights(tmp_path / "other.safetensors", seed=1)}, tmp_path)
     shards = Shards(other.shards, other.origin(CPU), IMAGES, (16, 16, 3))
     sampler = Sampler(other.spec, weights=other.weights, statistics=other.statistics, decoder=other.decoder, device=CPU)
-    stale = sampler.images(shards.parts[0])
+    stale = sampler.start(shards.parts[0])()
     shards.write(0, stale)
     (other.shards / ".shard-00001.safetensors.abc").touch()
     job = dataclasses.replace(other, weights=inputs["weights"])
@@ -286,7 +286,7 @@ def test_images_that_are_no_numbers_are_refused(inputs: dict[str, Path], tmp_pat
     save_file(weights, tmp_path / "ema.safetensors")
     sampler = Sampler(tiny_spec(), **(inputs | {"weights": tmp_path / "ema.safetensors"}), device=CPU)
     with pytest.raises(UserError, match="images 4 to 6 are not finite numbers"):
-        sampler.images(range(4, 7))
+        sampler.start(range(4, 7))()
 
 
 def test_rounding_weights_ahead_is_what_autocast_does(inputs: dict[str, Path]) -> None:

@@ -50,9 +50,6 @@ def map_encoder(
         output: Npz file to write.
         neurons: Register neurons, with TTR.
         threads: CPU threads.
-
-    Raises:
-        UserError: if a file does not fit the specification, or an image does not exist.
     """
     autoencoder, shown, _, pixels = _open(
         spec, images, threads, encoder=encoder, neurons=neurons, statistics=None, decoder=decoder
@@ -95,9 +92,6 @@ def map_denoiser(
         output: Npz file to write.
         neurons: Register neurons, with TTR.
         threads: CPU threads.
-
-    Raises:
-        UserError: if a file does not fit the specification, or an image does not exist.
     """
     autoencoder, shown, classes, pixels = _open(
         spec, images, threads, encoder=encoder, neurons=neurons, statistics=statistics, decoder=decoder

@@ -20,17 +20,11 @@ def hub(artifact: Artifact, source: HubSource, folder: Path, pinned: str | None)
 
     The hub's own client would need a file system with locks.
 
-    Args:
-        artifact: says which files, and where its licence is accepted.
-        source: the repository.
-        folder: where to; `commit` in it says what was begun there.
-        pinned: commit recorded at an earlier download; None resolves the source's revision.
+    `commit` in the folder says what was begun there; otherwise the commit is that which is ``pinned`` by an earlier
+    download, or that of the source's revision.
 
     Returns:
         The hash of the commit, and the SHA-256 that the hub states of files in large-file storage.
-
-    Raises:
-        UserError: if they cannot be had.
     """
     import huggingface_hub
 
@@ -68,11 +62,7 @@ def _resolve(what: str, source: HubSource, revision: str) -> tuple[str, dict[str
 
 
 def drive(artifact: Artifact, source: DriveSource, target: Path) -> None:
-    """Download a file of a public folder to ``target``, going on with what an earlier attempt received.
-
-    Raises:
-        UserError: if it cannot be had.
-    """
+    """Download a file of a public folder to ``target``, going on with what an earlier attempt received."""
     what = f"Google Drive {source.path}"
     denied = f"The file is no longer shared with everyone: see {artifact.page}, or {OWN_COPY}"
     if not target.exists():
@@ -134,11 +124,7 @@ def _line(error: Exception) -> str:
 
 
 def kaggle(artifact: Artifact, source: KaggleSource, target: Path) -> None:
-    """Download the competition's archive to ``target``, going on with what an earlier attempt received.
-
-    Raises:
-        UserError: if it cannot be had.
-    """
+    """Download the competition's archive to ``target``, going on with what an earlier attempt received."""
     what = f"Kaggle {source.competition}"
     advice = (
         "Make a token at https://www.kaggle.com/settings, save it as ~/.kaggle/access_token (or set KAGGLE_API_TOKEN) "

@@ -82,7 +82,6 @@ class Job:
     """File or folder to publish."""
     lock: Path
     recorded: locks.Entry | None
-    """What the lock file says about it."""
 
     def exists(self) -> bool:
         """Whether everything that would be published is there, whatever it holds."""
@@ -142,11 +141,7 @@ class Job:
         return None, {}
 
     def measure(self, given: Path, stated: dict[str, str] | None = None) -> dict[str, locks.Measure]:
-        """Measure what is in the publisher's own form, and compare it with what publisher and lock file say.
-
-        Raises:
-            UserError: if a file is another one than any of them says.
-        """
+        """Measure what is in the publisher's own form, and compare it with what publisher and lock file say."""
         places = {name: given / name if given.is_dir() else given for name in self.artifact.files}
         # Of a copy of one's own, nothing may be known to compare it with.
         known = stated is not None or self.recorded
@@ -155,11 +150,7 @@ class Job:
         return locks.measure(self.lock, self.identifier, places, self.recorded, stated or {})
 
     def verify(self, path: Path) -> None:
-        """Check content in the form in which it is published.
-
-        Raises:
-            UserError: saying what is wrong with it.
-        """
+        """Check content in the form in which it is published."""
         check, spec = self.artifact.check, self.spec
         if isinstance(spec, manifests.ImageCount):
             list_folder(path, spec.images, spec.classes)
@@ -172,15 +163,13 @@ class Job:
             weights.verify(check, spec, path)
 
     def publish(self, given: Path, put: Callable[[Path, Path], None]) -> None:
-        """Check what is given and ``put`` it in place; what needs another form is made from it without touching it.
-
-        Raises:
-            UserError: if it is not there or its content is wrong.
-            FileExistsError: if something else than an earlier link is in the way.
-        """
+        """Check what is given and ``put`` it in place; what needs another form is made from it without touching it."""
         check, spec, source = self.artifact.check, self.spec, self.artifact.source
         if not given.exists():
             raise UserError(f"{given}: no such file or folder")
+        if given.is_dir() and isinstance(check, manifests.WeightsCheck | manifests.FileCheck):
+            converted = ", or a .safetensors file made of it" if isinstance(check, manifests.WeightsCheck) else ""
+            raise UserError(f"{given} is a folder, expected a file: {self.artifact.files[0]}{converted}")
         if isinstance(check, manifests.EncoderCheck):
             self.verify(given)
             # The configuration last: while it is missing, nobody takes the folder for complete.

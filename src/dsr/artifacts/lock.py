@@ -24,14 +24,12 @@ class Measure(Section):
     size: int
     """Bytes."""
     sha256: str
-    """Hex SHA-256."""
 
 
 class Entry(Section):
     """One artifact at its first download."""
 
     source: Source
-    """Where it came from."""
     revision: str | None
     """Commit of the source, where it has commits."""
     recorded: str
@@ -44,9 +42,7 @@ class Lock(Section):
     """The content of a lock file."""
 
     version: Literal[1] = 1
-    """Format of the file."""
     artifacts: dict[str, Entry] = Field(default_factory=dict)
-    """Id -> what was recorded."""
 
 
 def read(path: Path) -> Lock:
@@ -69,14 +65,9 @@ def read(path: Path) -> Lock:
 def measure(
     path: Path, identifier: str, places: dict[str, Path], recorded: Entry | None, stated: dict[str, str]
 ) -> dict[str, Measure]:
-    """Measure files, and compare them with what publisher and lock file say.
+    """Measure the files that lie in ``places``, by name, and compare them with what publisher and lock file say.
 
-    Args:
-        path: the lock file.
-        identifier: the artifact's id.
-        places: name of the file -> where it lies.
-        recorded: what the lock file says.
-        stated: name of the file -> SHA-256 that its publisher states.
+    The lock file ``path`` has ``recorded`` the artifact; the publisher has ``stated`` the SHA-256 of files, by name.
 
     Raises:
         UserError: if a file is another one than any of them says.

@@ -123,7 +123,6 @@ class Artifact(Section):
     """One thing to fetch."""
 
     about: str
-    """What it is."""
     source: Source | None
     """Where it comes from; null: nobody publishes it, and users give a copy of their own."""
     files: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")], ...], Field(min_length=1)]
@@ -135,7 +134,6 @@ class Artifact(Section):
     accept: str | None = None
     """Where its terms must be accepted before the download; null: nothing needs to be accepted."""
     check: Check
-    """What its content must be."""
 
     @property
     def page(self) -> str:

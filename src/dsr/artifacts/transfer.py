@@ -31,7 +31,6 @@ _WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 
 ATTEMPTS = 6
-"""Attempts in all."""
 FIRST_WAIT = 2.0
 """Seconds before the second attempt; doubled before each further one."""
 LONGEST_WAIT = 300.0
@@ -53,7 +52,7 @@ def download(
         url: where from; what finds it is called before every attempt, and may raise what requests does.
         target: where to.
         what: what messages name.
-        denied: what to do where access is refused.
+        denied: what they advise where access is refused.
         headers: to send besides.
 
     Raises:
@@ -102,10 +101,7 @@ def _attempt(url: str, part: Path, what: str, headers: Mapping[str, str]) -> Non
 def retrying(what: str, denied: str, action: Callable[[], Result]) -> Result:
     """Call ``action``, which uses requests, until it succeeds, waiting longer after every transient failure.
 
-    Args:
-        what: what messages name.
-        denied: what to do where access is refused.
-        action: may raise TransientError to be called again.
+    It may raise TransientError to be called again; ``what`` and ``denied`` are those of :func:`download`.
 
     Raises:
         UserError: if no further attempt would help, after the last one, or if the server asks for a longer wait
@@ -160,11 +156,7 @@ def _wait_for(what: str, denied: str, response: requests.Response, wait: float) 
 
 
 def refuse_page(what: str, start: bytes) -> None:
-    """Refuse a web page that came instead of a file; ``start`` is the beginning of the content.
-
-    Raises:
-        UserError: quoting the page's first words.
-    """
+    """Refuse a web page that came instead of a file, of which ``start`` is the beginning, quoting its first words."""
     if _PAGE.match(start):
         text = re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", start.decode("utf-8", "replace"))
         words = " ".join(html.unescape(text).split())[:160]

@@ -21,12 +21,7 @@ from dsr.encoder.vit import read_model_type
 def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, about: dict[str, str]) -> None:
     """Write the tensors of the authors' file ``source`` to the safetensors file ``output`` as float32, atomically.
 
-    Args:
-        check: what the content must be.
-        spec: what it is for.
-        source: a file of torch.save; of a training checkpoint, the moving average is taken.
-        output: where to.
-        about: what is known about it.
+    Their file is one of torch.save; of a training checkpoint, the moving average is taken.
 
     Raises:
         UserError: if the file is damaged, holds Python objects, or other tensors than expected.

@@ -98,11 +98,7 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
 
 
 def own_device() -> torch.device:
-    """Take the GPU of this process's number on its node, or the CPU where there are none.
-
-    Raises:
-        UserError: if there are GPUs, but fewer than processes.
-    """
+    """Take the GPU of this process's number on its node, or the CPU where there are none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()

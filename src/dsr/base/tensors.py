@@ -40,12 +40,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
 
 
 def assign(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Make ``tensors``, in float32, those of ``model``; its own may be on the meta device.
-
-    Args:
-        model: parameters and buffers are replaced.
-        tensors: by name.
-        source: the file that messages name.
+    """Make ``tensors`` of ``source``, in float32, those of ``model``; its own may be on the meta device.
 
     Raises:
         UserError: if the model has other tensors, or tensors of other shapes.

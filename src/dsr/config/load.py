@@ -129,21 +129,15 @@ class Config(Section):
         return (entry.weights.ema,) if entry.weights else self.recipes[entry.recipe or ""].ema
 
     def train(self, row: str) -> specs.TrainSpec:
-        """Everything that determines the weights of a row.
-
-        Raises:
-            ValueError: if its weights are fetched.
-        """
+        """Everything that determines the weights of a row that is trained."""
         entry = self.rows[row]
-        if entry.recipe is None:
-            raise ValueError(f"rows.{row} is not trained: its weights are fetched")
         return specs.TrainSpec(
             edition=specs.TRAIN,
             row=row,
             encoding=self.encoding(entry.encoder, entry.ttr),
             model=self.model(row),
             flow=self.flow,
-            recipe=self.recipes[entry.recipe],
+            recipe=self.recipes[entry.recipe or ""],
             images=self.data.train_images,
             flip=self.data.flip,
         )

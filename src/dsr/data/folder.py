@@ -50,12 +50,7 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def list_folder(folder: Path, images: int | None = None, classes: int | None = None) -> Listing:
-    """List the images of an ImageFolder; hidden files are left out.
-
-    Args:
-        folder: the ImageFolder.
-        images: how many it must hold; None takes any number.
-        classes: how many class folders it must have; None takes any number.
+    """List the images of an ImageFolder, which may have to be so many of so many classes; hidden files are left out.
 
     Raises:
         UserError: if there is no folder, no class or an empty class, or other numbers of them.

@@ -115,11 +115,7 @@ class ListedImages(Images):
 
 
 def open_images(index: Path) -> Images:
-    """Open the images of an index of either kind.
-
-    Raises:
-        UserError: if something is missing or is not what the index says.
-    """
+    """Open the images of an index of either kind."""
     arrays = _arrays(index)
     return (ListedImages if "paths" in arrays else PreparedImages)(index, arrays)
 

@@ -185,10 +185,10 @@ def score(
         "fid": fid,
         "sfid": sfid,
         "inception_score": inception,
-        "precision": half.precision,
-        "recall": half.recall,
-        "precision_f32": single.precision,
-        "recall_f32": single.recall,
+        "precision": float(half.samples.mean()),
+        "recall": float(half.references.mean()),
+        "precision_f32": float(single.samples.mean()),
+        "recall_f32": float(single.references.mean()),
     }
     return scores, f"{int(blocks.sum())} of {blocks.size}"
 

@@ -45,19 +45,9 @@ class Members:
     """Which points lie in balls around points of the other set, in one precision."""
 
     samples: Flags
-    """(samples,): inside some reference's ball."""
+    """(samples,): inside some reference's ball; their share is the precision."""
     references: Flags
-    """(references,): inside some sample's ball."""
-
-    @property
-    def precision(self) -> float:
-        """Share of samples inside the references' manifold."""
-        return float(self.samples.mean())
-
-    @property
-    def recall(self) -> float:
-        """Share of references inside the samples' manifold."""
-        return float(self.references.mean())
+    """(references,): inside some sample's ball; their share is the recall."""
 
 
 class Points:

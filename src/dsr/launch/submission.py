@@ -12,9 +12,6 @@ from dsr.base.errors import UserError
 def check(workflow: Any) -> None:
     """Do for one job of each rule what the plugin does before it calls sbatch, and look at how SLURM tells of an end.
 
-    Args:
-        workflow: Snakemake's, with its jobs and its executor.
-
     Raises:
         UserError: with the plugin's reason.
     """

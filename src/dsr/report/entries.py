@@ -51,7 +51,6 @@ class Entry(Section):
     guidance: str = UNGUIDED
     """Name of the guidance: one of `sampling.guidance`, or `chosen`."""
     seed: int = 0
-    """Sampling seed."""
     reference: str = VALIDATION
     """Name of the images that it is compared with."""
     decay: float | None = None
@@ -59,15 +58,10 @@ class Entry(Section):
     set_id: str = ""
     """Name of the set, which is part of the names of its files."""
     encoder: str = ""
-    """Id of the encoder."""
     ttr: Ttr = "none"
-    """Test-time registers of the encoder."""
     metrics: Path | None = None
-    """Scores."""
     samples: Path | None = None
-    """The images."""
     maps: Path | None = None
-    """Token maps."""
     chosen: Path | None = None
     """The guidance that the sweep chose, which whatever is made with it waits for."""
     run: str = ""

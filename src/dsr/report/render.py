@@ -76,13 +76,7 @@ def write_card(config: Config, entries: Entries, weights: Path, output: Path) ->
 
 
 def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
-    """Return a table as Markdown.
-
-    Args:
-        given: what the table is made of.
-        frame: the table as :func:`dsr.report.table.collect` returns it.
-        fids: FIDs of all sampling seeds and references.
-    """
+    """Return the table of :func:`collect` as Markdown, with the small ones that :func:`read_fids` is needed for."""
     return fill(
         "table.md.j2",
         given=given,

@@ -207,13 +207,7 @@ def read_fids(entries: Iterable[Entry]) -> pd.DataFrame:
 
 
 def supplements(config: Config, frame: pd.DataFrame, fids: pd.DataFrame) -> list[Supplement]:
-    """Return the tables of sampling seeds, training seeds and references, as far as there is more than one of each.
-
-    Args:
-        config: the configuration.
-        frame: the table.
-        fids: what :func:`read_fids` read.
-    """
+    """Return the tables of sampling seeds, training seeds and references, as far as there is more than one of each."""
     found = [sampling_seeds(frame, fids), training_seeds(config, frame), references(fids)]
     return [supplement for supplement in found if len(supplement.lines)]
 

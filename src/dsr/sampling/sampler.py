@@ -100,10 +100,6 @@ class Sampler:
             compile_each(self._autoencoder.decoder.decoder_layers)
         self._model: Predictor = model
 
-    def images(self, numbers: Sequence[int]) -> Images:
-        """Draw the images of these numbers, uint8 (n, H, W, 3)."""
-        return self.start(numbers)()
-
     def of_classes(self, labels: Sequence[int], seed: int = 0) -> Images:
         """Draw one image of each of these classes, uint8 (n, H, W, 3); image i depends on (seed, i) and its class.
 
@@ -114,7 +110,7 @@ class Sampler:
             raise UserError(f"class {wrong[0]}: expected 0 to {self._spec.model.classes - 1}")
         others = copy.copy(self)
         others._spec, others._labels = self._spec.model_copy(update={"seed": seed}), torch.tensor(labels)
-        return others.images(range(len(labels)))
+        return others.start(range(len(labels)))()
 
     @torch.inference_mode()
     def start(self, numbers: Sequence[int]) -> Drawing:
