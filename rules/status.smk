@@ -5,8 +5,7 @@ import socket
 from dsr.base.errors import UserError
 from dsr.base.files import write_text
 from dsr.launch import submission
-from dsr.plan.failures import Failures, failed
-from dsr.plan.status import RowFiles, StatusSpec
+from dsr.plan.status import Failures, RowFiles, StatusSpec, failed
 
 FAILURES = Path(CONFIG.results, "failures.json").absolute()
 # For the first page of the report.

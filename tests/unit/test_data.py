@@ -19,8 +19,16 @@ from torchvision.datasets import ImageFolder
 
 from dsr.base.errors import UserError
 from dsr.base.randomness import batch_indices, rank_slice
-from dsr.data.folder import center_crop, list_folder, load_rgb
-from dsr.data.images import ListedImages, PreparedImages, check_index, fingerprint, open_images
+from dsr.data.images import (
+    ListedImages,
+    PreparedImages,
+    center_crop,
+    check_index,
+    fingerprint,
+    list_folder,
+    load_rgb,
+    open_images,
+)
 from dsr.data.loading import Item, load
 from dsr.data.prepare import index_folder, write_index, write_shard
 

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from dsr.commands.status import main
-from dsr.plan.failures import Failures, failed
-from dsr.plan.status import QueuedJob, RowFiles, StatusSpec, slurm_queue, table
+from dsr.plan.status import Failures, QueuedJob, RowFiles, StatusSpec, failed, slurm_queue, table
 
 NOW = 1_000_000.0
 

@@ -17,8 +17,7 @@ from dsr.base.distributed import own_device
 from dsr.base.errors import UserError
 from dsr.base.randomness import noise
 from dsr.config.specs import DenoiserMapsSpec, EncoderMapsSpec
-from dsr.data.folder import center_crop, list_folder, load_rgb
-from dsr.data.images import open_images
+from dsr.data.images import center_crop, list_folder, load_rgb, open_images
 from dsr.denoiser.build import load_denoiser
 from dsr.denoiser.layers import Block
 from dsr.encoder.autoencoder import Autoencoder, load_autoencoder, quantised

@@ -21,7 +21,7 @@ from dsr.config.base import Section
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.specs import EncoderSpec
 from dsr.data import npz
-from dsr.data.folder import list_folder
+from dsr.data.images import list_folder
 
 log = logging.getLogger(__name__)
 

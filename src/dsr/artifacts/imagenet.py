@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dsr.artifacts.manifest import ImageCount
 from dsr.base.errors import UserError
-from dsr.data.folder import is_hidden, list_folder, walk
+from dsr.data.images import is_hidden, list_folder, walk
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,7 @@ import PIL
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
 from dsr.base.randomness import permutation, rank_slice
-from dsr.data.folder import center_crop, list_folder, load_rgb
-from dsr.data.images import class_names, open_images
+from dsr.data.images import center_crop, class_names, list_folder, load_rgb, open_images
 from dsr.data.npz import write_arrays, write_images
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from dsr.data.folder import center_crop
+from dsr.data.images import center_crop
 
 from .common import Computed, Family, Golden, Tolerance
 
