@@ -155,7 +155,7 @@ def test_trained_weights_are_loaded_from_a_folder_and_from_the_hub(
     for name, content in hub.files.items():
         (folder / name).write_bytes(content)
     own = Sampler(spec, **inputs, device=torch.device("cpu"))
-    drawn = own.images([0, 1, 2, 3])
+    drawn = own.start([0, 1, 2, 3])()
     labels = balanced_labels(3, spec.images, spec.seed)[:4].tolist()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     hub.serve()

@@ -280,6 +280,11 @@ def test_shards_of_other_weights_are_not_used(
     assert not same(images_of(job)[:3], stale)
 
 
+def test_guidance_without_a_null_label_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"guidance.scale 2.0: .* has no null label"):
+        generate(tiny_job(inputs, tmp_path, spec=tiny_spec(class_dropout=0.0)), ONE)
+
+
 def test_images_that_are_no_numbers_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     weights = load_file(inputs["weights"])
     weights["final_layer.linear.bias"][0] = torch.nan

@@ -69,7 +69,7 @@ class Sampler:
     """Draws images with the weights of one file; image i depends on (seed, i) alone.
 
     Raises:
-        UserError: if a file is missing or does not fit ``spec``.
+        UserError: if a file is missing or does not fit ``spec``, or guidance is asked of a denoiser without null label.
     """
 
     def __init__(
@@ -84,6 +84,11 @@ class Sampler:
     ) -> None:
         if spec.guidance is None:
             raise ValueError("a sampler needs a guidance")
+        if spec.guidance.scale != 1 and not spec.model.denoiser.class_dropout:
+            raise UserError(
+                f"guidance.scale {spec.guidance.scale}: the denoiser was trained with class_dropout 0 and has no null"
+                " label; sample it unguided"
+            )
         self._spec, self._guidance, self._device = spec, spec.guidance, device
         self._flow = Flow.from_config(spec.flow)
         self._labels = balanced_labels(spec.model.classes, spec.images, spec.seed)
