@@ -277,8 +277,8 @@ def test_lock_keeps_entries_of_parallel_processes(tmp_path: Path) -> None:
     path = tmp_path / "artifacts.lock"
     script = (
         "import sys; from pathlib import Path; from dsr.artifacts import lock, manifest;"
-        "m = manifest.load(); p = Path(sys.argv[1]);"
-        "[lock.record(p, i, m.get(i).source, None, {'x': lock.Measure(size=1, sha256='a')}) for i in sys.argv[2:]]"
+        "m = manifest.load().artifacts; p = Path(sys.argv[1]);"
+        "[lock.record(p, i, m[i].source, None, {'x': lock.Measure(size=1, sha256='a')}) for i in sys.argv[2:]]"
     )
     names = [name for name, artifact in manifest.load().artifacts.items() if artifact.source]
     jobs = [subprocess.Popen([sys.executable, "-c", script, str(path), *part]) for part in (names[:8], names[8:])]

@@ -205,7 +205,7 @@ def test_local_copy_of_the_wrong_form(tmp_path: Path) -> None:
 
 
 def test_graph_of_the_evaluator() -> None:
-    check = manifest.load().get("inception-graph").check
+    check = manifest.load().artifacts["inception-graph"].check
     assert isinstance(check, FileCheck)
     look_for_names(check, GOLDEN / "evaluator" / "stub_inception_seed0.pb")
 

@@ -72,12 +72,12 @@ def write_copies(folder: Path, spec: AutoencoderSpec) -> dict[str, str]:
     torch.save(
         {"mean": statistics.mean.float(), "var": statistics.variance.float()}, copies["statistics-siglip2-b-none"]
     )
-    copies["inception-graph"].write_bytes(graph(*load().get("inception-graph").check.names))
+    copies["inception-graph"].write_bytes(graph(*load().artifacts["inception-graph"].check.names))
     return {name: str(path) for name, path in copies.items()}
 
 
 def _encoder(folder: Path) -> Path:
-    check = load().get("siglip2-b").check.model_dump()
+    check = load().artifacts["siglip2-b"].check.model_dump()
     vision = SiglipVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=check["intermediate_size"],

@@ -50,7 +50,9 @@ def fetch(
     Raises:
         UserError: if it cannot be provided; nothing that was received is lost.
     """
-    entry = manifests.load(manifest).get(artifact)
+    known = manifests.load(manifest)
+    known.refuse_unknown([artifact])
+    entry = known.artifacts[artifact]
     recorded = locks.read(lock).artifacts.get(artifact)
     job = Job(artifact, entry, _parse(entry.check, spec), output, lock, recorded)
     output.parent.mkdir(parents=True, exist_ok=True)

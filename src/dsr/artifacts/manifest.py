@@ -169,25 +169,12 @@ class Manifest(Section):
 
     artifacts: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Artifact]
 
-    def get(self, identifier: str) -> Artifact:
-        """Return an artifact.
-
-        Raises:
-            UserError: if there is none of this id; the message lists them.
-        """
-        self.refuse_unknown([identifier])
-        return self.artifacts[identifier]
-
     def publishes(self, identifier: str) -> bool:
         """Whether there is such an artifact, and it can be downloaded."""
         return identifier in self.artifacts and self.artifacts[identifier].source is not None
 
     def refuse_unknown(self, names: Iterable[str]) -> None:
-        """Refuse what a configuration needs or gives and the manifest does not have.
-
-        Raises:
-            UserError: naming it.
-        """
+        """Refuse, by UserError, what a configuration needs or gives and the manifest does not have."""
         if unknown := [name for name in names if name not in self.artifacts]:
             raise UserError(
                 f"{', '.join(unknown)} not in {MANIFEST} (misspelt in `artifacts`?). It has: "

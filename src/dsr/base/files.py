@@ -159,10 +159,10 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def output_of(*command: str) -> str | None:
-    """Output of a command, stripped; None where it is not installed or fails."""
+    """Output of a command, stripped; None where it is not installed, fails, or takes more than a minute."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
         return None
 
 

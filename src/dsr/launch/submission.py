@@ -7,6 +7,7 @@ import subprocess
 from typing import Any
 
 from dsr.base.errors import UserError
+from dsr.base.files import output_of
 
 
 def check(workflow: Any) -> None:
@@ -23,7 +24,7 @@ def check(workflow: Any) -> None:
 
     settings = workflow.executor_settings
     age, needed = get_min_job_age(), 3 * settings.init_seconds_before_status_checks
-    if (age is None or age < needed) and not _accounting_answers():
+    if (age is None or age < needed) and output_of("sacct", "--noheader") is None:
         raise UserError(
             f"SLURM forgets finished jobs after {age} s (MinJobAge), sooner than Snakemake may look ({needed} s), and"
             " sacct does not answer either. Ask the cluster's administrators for one of the two"
@@ -39,10 +40,3 @@ def check(workflow: Any) -> None:
             set_gres_string(job)
         except (WorkflowError, OSError, subprocess.SubprocessError) as error:
             raise UserError(f"rule {rule} cannot be submitted to SLURM: {error}") from error
-
-
-def _accounting_answers() -> bool:
-    try:
-        return subprocess.run(["sacct", "--noheader"], capture_output=True, timeout=60, check=False).returncode == 0
-    except (OSError, subprocess.SubprocessError):
-        return False

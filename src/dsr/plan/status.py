@@ -5,13 +5,12 @@ import contextlib
 import logging
 import re
 import socket
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsr.base.files import read_json, read_json_lines, write_json
+from dsr.base.files import output_of, read_json, read_json_lines, write_json
 from dsr.base.text import duration, pipe_table
 from dsr.config.base import Positive, Section
 
@@ -98,14 +97,12 @@ def _snakemake(spec: StatusSpec) -> str:
     return f"Snakemake {state}. Its log: {spec.log}"
 
 
-def slurm_queue(timeout: float = 20.0) -> list[QueuedJob] | None:
+def slurm_queue() -> list[QueuedJob] | None:
     """Own jobs in SLURM's queue; None where there is none, or it does not answer."""
-    command = ["squeue", "--me", "--noheader", "--format", "%T|%r|%Z|%k"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
-    except (OSError, subprocess.SubprocessError):
+    lines = output_of("squeue", "--me", "--noheader", "--format", "%T|%r|%Z|%k")
+    if lines is None:
         return None
-    found = (line.strip().split("|", 3) for line in done.stdout.splitlines())
+    found = (line.strip().split("|", 3) for line in lines.splitlines())
     return [QueuedJob(*parts) for parts in found if len(parts) == 4 and parts[3].startswith("rule_")]
 
 
