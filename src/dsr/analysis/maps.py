@@ -61,11 +61,7 @@ class TokenMaps:
 
     @classmethod
     def load(cls, path: Path) -> TokenMaps:
-        """Read a maps file.
-
-        Raises:
-            UserError: if it is not one.
-        """
+        """Read a maps file; any other is a UserError."""
         with np.load(path, allow_pickle=False) as file:
             missing = [field.name for field in fields(cls) if field.name not in file.files]
             if missing:

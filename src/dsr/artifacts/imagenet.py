@@ -35,15 +35,8 @@ SOLUTION = "LOC_val_solution.csv"
 def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Path:
     """Extract one split of the competition's zip, or link to one of the extracted archive, as an ImageFolder.
 
-    Args:
-        given: the zip, or the folder that it was extracted to.
-        split: which images.
-        output: the result's final place. It is made beside it; after an interruption, files with the archive's
-            checksum are kept as long as the archive is the same. What was made of another one is removed.
-        expected: what the result must hold.
-
-    Returns:
-        The ImageFolder, complete.
+    It is made beside ``output``, its final place, and returned when it is complete. After an interruption, files with
+    the archive's checksum are kept as long as the archive is the same; what was made of another one is removed.
 
     Raises:
         UserError: if the archive is damaged, or does not hold what is expected.

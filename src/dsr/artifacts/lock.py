@@ -46,11 +46,7 @@ class Lock(Section):
 
 
 def read(path: Path) -> Lock:
-    """Read a lock file; one that does not exist yet is empty.
-
-    Raises:
-        UserError: if it is damaged.
-    """
+    """Read a lock file; one that does not exist yet is empty, and a damaged one a UserError."""
     try:
         return Lock.model_validate_json(path.read_bytes())
     except FileNotFoundError:

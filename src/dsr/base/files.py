@@ -88,11 +88,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: if it is damaged or something else.
-    """
+    """Read a JSON file; one that is damaged or something else is a UserError."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:

@@ -148,11 +148,7 @@ class _Batches(Dataset[_Read | UserError]):
 def pixel_batches(
     images: Images, items: Sequence[Item], *, batch: int, device: torch.device, workers: int = 0
 ) -> Iterator[torch.Tensor]:
-    """Yield the images that ``items`` asks for, in that order, as float32 pixels (<= batch, 3, H, W) in [0, 1].
-
-    Raises:
-        UserError: if an image cannot be read.
-    """
+    """Yield the images that ``items`` asks for, in that order, as float32 pixels (<= batch, 3, H, W) in [0, 1]."""
     batches = [list(items[start : start + batch]) for start in range(0, len(items), batch)]
     with contextlib.closing(load(images, batches, workers=workers, pin_memory=device.type == "cuda")) as loaded:
         for pixels, _ in loaded:

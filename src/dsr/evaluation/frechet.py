@@ -44,11 +44,7 @@ class Gaussian:
 
 
 def fit(features: Features) -> Gaussian:
-    """Fit a Gaussian to features (n, d): mean in float32 as the protocol has it, covariance float64, divisor n - 1.
-
-    Raises:
-        UserError: if a value is not finite.
-    """
+    """Fit a Gaussian to features (n, d): mean in float32 as the protocol has it, covariance float64, divisor n - 1."""
     count, width = features.shape
     mean = features.mean(axis=0)
     if not np.isfinite(mean).all():

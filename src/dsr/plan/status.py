@@ -62,12 +62,9 @@ class QueuedJob(NamedTuple):
 
 
 def table(spec: StatusSpec, queue: Sequence[QueuedJob] | None, now: float) -> str:
-    """Return the state of all rows as a table.
+    """Return the state of all rows as a table; files that do not exist yet are no error.
 
-    Args:
-        spec: where the files are; those that do not exist yet are no error.
-        queue: SLURM's jobs; None where there is no SLURM.
-        now: seconds since 1970.
+    ``queue`` is None where there is no SLURM; ``now`` is in seconds since 1970.
     """
     here = [job for job in queue or () if job.folder == spec.folder]
     header = ["row", "epoch", "images/s", "to go", "loss", "reported", "checkpoint", "restarts", "scored", "jobs"]
@@ -200,9 +197,7 @@ class Failures(logging.Handler):
 def failed(path: Path, folder: Path) -> str:
     """Say of each job in the file of :class:`Failures` what it is, how often it was tried, and its last words.
 
-    Args:
-        path: the file; none there is no failure.
-        folder: where Snakemake runs, from which paths of logs start.
+    Paths of logs start from ``folder``, where Snakemake runs.
     """
     jobs: list[dict[str, Any]] = read_json(path) if path.exists() else []
     lines = [f"Failed: {len(jobs)} job{'s' if len(jobs) > 1 else ''}."] if jobs else []

@@ -126,9 +126,6 @@ def collect(given: TableInput) -> pd.DataFrame:
 
     A metrics file that does not exist leaves the measured cells empty, with status NOT_RUN and the command that makes
     it, or with the reason why there is none.
-
-    Raises:
-        UserError: if a metrics file lacks a key.
     """
     lines = []
     for row in given.rows:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dsr.base.errors import UserError
+from dsr.base.randomness import balanced_labels
 from dsr.data.npz import read_header, read_images
 from dsr.report.figures.common import BODY, FigureInput, grid, heading
 
@@ -27,9 +28,6 @@ def samples(given: FigureInput) -> Figure:
     Raises:
         UserError: if the files hold different numbers of images.
     """
-    # It imports torch, which no other figure needs.
-    from dsr.base.randomness import balanced_labels
-
     config = given.config
     files = [one.samples for one in given.entries if one.samples is not None]
     counts = {read_header(path).shape[0] for path in files}
