@@ -85,6 +85,7 @@ def write_provenance(
     entries.require(config)
     seconds = times.read()
     versions = {found.name: found.version for found in metadata.distributions()}
+    needed = [one for file in environments for one in yaml.safe_load(file.read_text(encoding="utf-8"))["dependencies"]]
     record = {
         "name": config.name,
         "code": git_state(source),
@@ -95,7 +96,7 @@ def write_provenance(
         },
         "python": platform.python_version(),
         "installed": {name: versions[name] for name in PACKAGES if name in versions},
-        "pinned": sorted({pin for file in environments for pin in _pins(file)}),
+        "pinned": sorted({pin for entry in needed if isinstance(entry, dict) for pin in entry["pip"] if "==" in pin}),
         "hardware": _hardware(),
         "wall_seconds": {job: s for stages in seconds.values() for jobs in stages.values() for job, s in jobs.items()},
         "row_times": row_times(config, times, seconds),
@@ -164,9 +165,3 @@ def _hardware() -> dict[str, Any]:
         "memory_gib": round(memory / 2**30, 1),
         "gpus": gpus.splitlines() if gpus else [],
     }
-
-
-def _pins(file: Path) -> list[str]:
-    """Exact pins of a conda environment file."""
-    dependencies = yaml.safe_load(file.read_text(encoding="utf-8"))["dependencies"]
-    return [pin for entry in dependencies if isinstance(entry, dict) for pin in entry["pip"] if "==" in pin]
