@@ -18,6 +18,8 @@ import dsr.accel
 from dsr.accel import models
 from dsr.accel.device import HALF, autocast
 from dsr.accel.models import compile_each
+from dsr.config.specs import ModelSpec
+from dsr.config.training import Dit
 from dsr.denoiser import layers
 from dsr.denoiser.dit import LightningDiT
 
@@ -37,7 +39,8 @@ def test_fused_kernels_equal_the_reference() -> None:
 
 
 def tiny_denoiser() -> LightningDiT:
-    return LightningDiT(input_size=2, in_channels=4, hidden_size=16, depth=2, num_heads=2, num_classes=3)
+    network = Dit(kind="dit", hidden_size=16, depth=2, num_heads=2)
+    return LightningDiT(ModelSpec(denoiser=network, registers=0, channels=4, grid=2, classes=3), network)
 
 
 class FusedBlocks:

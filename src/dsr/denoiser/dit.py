@@ -1,8 +1,16 @@
-"""LightningDiT: one stack of rotary, SwiGLU, RMS-normalised blocks, with or without diffusion registers."""
+"""Both denoisers: stacks of rotary, SwiGLU, RMS-normalised blocks, with or without diffusion registers.
 
+They predict the clean latent from a noisy one, and name parameters as the released checkpoints do. A class dropout above
+0 adds the null label; dropping labels is the trainer's task. ``train_all`` also trains position tables and Fourier
+frequencies.
+"""
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsr.base.positions import position_table
+from dsr.config.specs import ModelSpec
+from dsr.config.training import Dit, DitDh
 from dsr.denoiser import registers as diffusion_registers
 from dsr.denoiser.layers import (
     Block,
@@ -19,45 +27,27 @@ from dsr.denoiser.layers import (
 
 
 class LightningDiT(nn.Module):
-    """Predicts the clean latent from a noisy one; parameters are named as in the released checkpoints.
+    """One stack of blocks; the registers, if any, enter before block ``register_start``."""
 
-    ``registers`` tokens (0: none) enter before block ``register_start``. ``class_dropout_prob`` above 0 adds the null
-    label; dropping labels is the trainer's task. ``train_all`` also trains position tables and Fourier frequencies.
-    """
-
-    def __init__(
-        self,
-        *,
-        input_size: int,
-        in_channels: int,
-        hidden_size: int,
-        depth: int,
-        num_heads: int,
-        num_classes: int,
-        mlp_ratio: float = 4.0,
-        class_dropout_prob: float = 0.1,
-        registers: int = 0,
-        register_start: int = 0,
-        train_all: bool = True,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, network: Dit, *, train_all: bool = True) -> None:
         super().__init__()
-        self.input_size, self.in_channels = input_size, in_channels
-        self.registers, self.register_start = registers, register_start
-        self.null_label = num_classes
-        self.pos_embed = nn.Parameter(position_table(hidden_size, input_size))
+        width, heads = network.hidden_size, network.num_heads
+        self.input_size, self.in_channels, self.null_label = spec.grid, spec.channels, spec.classes
+        self.registers, self.register_start = spec.registers, network.register_start
+        self.pos_embed = nn.Parameter(position_table(width, spec.grid))
         fixed = [self.pos_embed]
-        if registers:
-            self.register_tokens, self.register_pos_embed = diffusion_registers.create(registers, hidden_size)
+        if spec.registers:
+            self.register_tokens, self.register_pos_embed = diffusion_registers.create(spec.registers, width)
             fixed.append(self.register_pos_embed)
-        self.x_embedder = LatentEmbedder(in_channels, hidden_size)
-        self.t_embedder = TimestepEmbedder(hidden_size)
-        self.y_embedder = LabelEmbedder(num_classes, hidden_size, null=class_dropout_prob > 0)
-        self.feat_rope = RotaryPositions(hidden_size // num_heads, input_size)
-        if registers:
-            self.feat_rope_incontext = RotaryPositions(hidden_size // num_heads, input_size, registers)
+        self.x_embedder = LatentEmbedder(spec.channels, width)
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = LabelEmbedder(spec.classes, width, null=network.class_dropout > 0)
+        self.feat_rope = RotaryPositions(width // heads, spec.grid)
+        if spec.registers:
+            self.feat_rope_incontext = RotaryPositions(width // heads, spec.grid, spec.registers)
         self.run_blocks: Run = run_blocks
-        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
-        self.final_layer = FinalLayer(hidden_size, in_channels)
+        self.blocks = nn.ModuleList(Block(width, heads, network.mlp_ratio) for _ in range(network.depth))
+        self.final_layer = FinalLayer(width, spec.channels)
         initialise(self, linear="xavier")
         for parameter in [*fixed, self.t_embedder.W]:
             parameter.requires_grad_(train_all)
@@ -73,3 +63,71 @@ class LightningDiT(nn.Module):
         tokens = self.run_blocks(blocks, tokens, condition, rope)
         tokens = diffusion_registers.strip(tokens, self.registers)
         return to_grid(self.final_layer(tokens, condition), self.input_size)
+
+
+class DiTDH(nn.Module):
+    """An encoder stack whose tokens condition, one by one, a wide and shallow head (the DDT design).
+
+    Registers enter the encoder before block ``register_start``, and a second set the head before its first block.
+    """
+
+    def __init__(self, spec: ModelSpec, network: DitDh, *, train_all: bool = True) -> None:
+        super().__init__()
+        (width, heads), (head_width, head_heads) = zip(network.hidden_size, network.num_heads, strict=True)
+        self.input_size, self.in_channels, self.null_label = spec.grid, spec.channels, spec.classes
+        self.registers, self.register_start = spec.registers, network.register_start
+        self.encoder_depth, head_depth = network.depth
+        self.pos_embed = nn.Parameter(position_table(width, spec.grid))
+        fixed = [self.pos_embed]
+        if spec.registers:
+            self.enc_register_tokens, self.enc_register_pos_embed = diffusion_registers.create(spec.registers, width)
+            self.dec_register_tokens, self.dec_register_pos_embed = diffusion_registers.create(
+                spec.registers, head_width
+            )
+            fixed += [self.enc_register_pos_embed, self.dec_register_pos_embed]
+        self.x_embedder = LatentEmbedder(spec.channels, head_width)
+        self.s_embedder = LatentEmbedder(spec.channels, width)
+        self.s_projector = nn.Linear(width, head_width) if width != head_width else nn.Identity()
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = LabelEmbedder(spec.classes, width, null=network.class_dropout > 0)
+        self.final_layer = FinalLayer(head_width, spec.channels)
+        self.enc_feat_rope = RotaryPositions(width // heads, spec.grid)
+        self.dec_feat_rope = RotaryPositions(head_width // head_heads, spec.grid)
+        if spec.registers:
+            self.enc_feat_rope_incontext = RotaryPositions(width // heads, spec.grid, spec.registers)
+            self.dec_feat_rope_incontext = RotaryPositions(head_width // head_heads, spec.grid, spec.registers)
+        self.run_blocks: Run = run_blocks
+        self.blocks = nn.ModuleList(
+            [Block(width, heads, network.mlp_ratio) for _ in range(self.encoder_depth)]
+            + [Block(head_width, head_heads, network.mlp_ratio) for _ in range(head_depth)]
+        )
+        initialise(self, linear="default")
+        for parameter in [*fixed, self.t_embedder.W]:
+            parameter.requires_grad_(train_all)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Noisy latents (B, C, S, S), times (B,), labels (B,) int64 -> predicted clean latents (B, C, S, S)."""
+        guide = self._encode(x, self.t_embedder(t), self.y_embedder(y))
+        tokens, rope = self.x_embedder(x), self.dec_feat_rope
+        if self.registers:
+            tokens = diffusion_registers.insert(tokens, self.dec_register_tokens, self.dec_register_pos_embed)
+            rope = self.dec_feat_rope_incontext
+        tokens = self.run_blocks(list(self.blocks)[self.encoder_depth :], tokens, guide, rope)
+        tokens = diffusion_registers.strip(tokens, self.registers)
+        guide = diffusion_registers.strip(guide, self.registers)
+        return to_grid(self.final_layer(tokens, guide), self.input_size)
+
+    def _encode(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        """Return what conditions the head, (B, R + N, D_head); registers condition registers."""
+        # Every modulation starts with a SiLU of its own: the released model activates its conditions twice.
+        condition = F.silu(time + label).unsqueeze(1)
+        blocks = list(self.blocks)[: self.encoder_depth]
+        tokens, rope = self.s_embedder(x) + self.pos_embed, self.enc_feat_rope
+        if self.registers:
+            tokens = self.run_blocks(blocks[: self.register_start], tokens, condition, rope)
+            tokens = diffusion_registers.insert(tokens, self.enc_register_tokens, self.enc_register_pos_embed)
+            rope, blocks = self.enc_feat_rope_incontext, blocks[self.register_start :]
+        tokens = self.run_blocks(blocks, tokens, condition, rope)
+        # The head sees the time once more, but not the label.
+        guide: Tensor = self.s_projector(F.silu(time.unsqueeze(1) + tokens))
+        return guide

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dsr.base.randomness import balanced_labels
 from dsr.config.sampling import Guidance
-from dsr.denoiser.build import Denoiser
-from dsr.denoiser.dit import LightningDiT
-from dsr.denoiser.dit_dh import DiTDH
+from dsr.config.specs import ModelSpec
+from dsr.config.training import Dit, DitDh
+from dsr.denoiser.build import Denoiser, build_denoiser
 from dsr.encoder.autoencoder import ViTDecoder
 from dsr.flow import Flow
 from dsr.sampling.sampler import guided, trajectory
@@ -41,10 +41,17 @@ def build(cls: str, kwargs: dict[str, Any]) -> Denoiser:
     for name, value in FIXED.items():
         if own.pop(name, value) != value:
             raise ValueError(f"{name}={kwargs[name]} is not used by any released configuration")
-    registers, start = own.pop("register_len", 0), own.pop("register_start", 0)
-    if own.pop("register_conditioning", False):
-        own |= {"registers": registers, "register_start": start}
-    return {"LightningDiT": LightningDiT, "DiTwDDTHead": DiTDH}[cls.rsplit(".", 1)[-1]](**own)
+    registers, train_all = own.pop("register_len", 0), own.pop("train_all", True)
+    shape = {
+        "registers": registers if own.pop("register_conditioning", False) else 0,
+        "channels": own.pop("in_channels"),
+        "grid": own.pop("input_size"),
+        "classes": own.pop("num_classes"),
+    }
+    kind = {"LightningDiT": Dit, "DiTwDDTHead": DitDh}[cls.rsplit(".", 1)[-1]]
+    # model_construct: vectors may use settings outside of what a configuration allows.
+    network = kind.model_construct(class_dropout=own.pop("class_dropout_prob", 0.1), **own)
+    return build_denoiser(ModelSpec.model_construct(denoiser=network, **shape), train_all=train_all)
 
 
 def loaded(golden: Golden) -> Denoiser:
