@@ -13,8 +13,7 @@ from dsr.accel.models import accelerated_encode
 from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.encoder.autoencoder import Autoencoder
-from dsr.encoder.discovery import read_neurons
-from dsr.encoder.ttr import with_registers
+from dsr.encoder.ttr import read_neurons, with_registers
 from dsr.encoder.vit import Siglip2Encoder
 
 

@@ -30,7 +30,7 @@ from dsr.base import files
 from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.demo.encoder import write_encoder
-from dsr.encoder.discovery import NeuronList
+from dsr.encoder.ttr import NeuronList
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from dsr.config.encoders import Discovery, TestTimeRegisters
 from dsr.encoder.blocks import Mlp, Trace
-from dsr.encoder.discovery import NeuronScores, by_layer, rank
-from dsr.encoder.ttr import InterventionMlp
+from dsr.encoder.ttr import InterventionMlp, NeuronScores, by_layer, rank
 
 PLANTED = (2, 11)
 """(layer, neuron) that makes outliers in the demonstration."""

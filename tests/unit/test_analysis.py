@@ -24,8 +24,8 @@ from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.build import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
-from dsr.encoder.discovery import NeuronList
 from dsr.encoder.statistics import LatentStatistics
+from dsr.encoder.ttr import NeuronList
 from dsr.encoder.vit import Siglip2Encoder
 from tests.unit import tiny_encoder
 

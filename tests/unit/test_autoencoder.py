@@ -19,8 +19,8 @@ from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import EncoderSpec, StatisticsSpec
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder, load_encoder
 from dsr.encoder.blocks import Attention, attend
-from dsr.encoder.discovery import NeuronList
 from dsr.encoder.statistics import LatentStatistics
+from dsr.encoder.ttr import NeuronList
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import SIZE, WIDTH, pixels
 

@@ -20,8 +20,7 @@ from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
 from dsr.encoder.blocks import Trace
-from dsr.encoder.discovery import NeuronScores, find_register_neurons
-from dsr.encoder.ttr import with_registers
+from dsr.encoder.ttr import NeuronScores, find_register_neurons, with_registers
 from dsr.encoder.vit import Dinov2Encoder
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels

@@ -17,7 +17,7 @@ from dsr.data.images import open_images
 from dsr.data.loading import pixel_batches
 from dsr.denoiser.build import load_denoiser
 from dsr.encoder.autoencoder import load_autoencoder, load_encoder
-from dsr.encoder.discovery import find_register_neurons
+from dsr.encoder.ttr import find_register_neurons
 from dsr.flow import Flow
 from dsr.sampling.sampler import trajectory
 from dsr.training.loop import train

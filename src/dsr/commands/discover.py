@@ -8,7 +8,7 @@ from dsr.base.files import write_json
 from dsr.config.specs import DiscoverSpec, content
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import load_encoder
-from dsr.encoder.discovery import find_register_neurons, read_neurons
+from dsr.encoder.ttr import find_register_neurons, read_neurons
 
 
 @command

@@ -1,8 +1,8 @@
 """Both denoisers: stacks of rotary, SwiGLU, RMS-normalised blocks, with or without diffusion registers.
 
-They predict the clean latent from a noisy one, and name parameters as the released checkpoints do. A class dropout above
-0 adds the null label; dropping labels is the trainer's task. ``train_all`` also trains position tables and Fourier
-frequencies.
+They predict the clean latent from a noisy one, and name parameters as the released checkpoints do. A class dropout
+above 0 adds the null label; dropping labels is the trainer's task. ``train_all`` also trains position tables and
+Fourier frequencies.
 """
 
 import torch.nn.functional as F

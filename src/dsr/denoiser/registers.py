@@ -49,9 +49,6 @@ class Entry(nn.Module):
         block: takes tokens (B, R + N, D) first, for any number of them.
         count: registers R, a perfect square.
         width: width D of a token, a multiple of 4.
-
-    Raises:
-        UserError: if ``count`` is no perfect square.
     """
 
     def __init__(self, block: nn.Module, *, count: int, width: int) -> None:

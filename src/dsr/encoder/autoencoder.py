@@ -13,9 +13,8 @@ from dsr.base.files import read_record
 from dsr.base.positions import position_table
 from dsr.base.tensors import assign, read
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, require
-from dsr.encoder.discovery import read_neurons
 from dsr.encoder.statistics import Normaliser
-from dsr.encoder.ttr import with_registers
+from dsr.encoder.ttr import read_neurons, with_registers
 from dsr.encoder.vit import FAMILIES, VitEncoder
 
 _DECODER_EPS = 1e-12
@@ -105,11 +104,8 @@ def _dense(inputs: int, outputs: int) -> nn.Sequential:
 class Autoencoder(nn.Module):
     """Encoder, normaliser and decoder; each may be absent, and what is there is frozen.
 
-    Args:
-        encoder: needed by :meth:`encode`.
-        decoder: needed by :meth:`decode`.
-        normaliser: standardises latents; None leaves them raw.
-        family: without an encoder, the family whose processors scale pixels as the decoder returns them.
+    Without a normaliser latents stay raw. Without an encoder, ``family`` says whose processors scale pixels as the
+    decoder returns them.
     """
 
     pixel_mean: torch.Tensor

@@ -19,7 +19,6 @@ from dsr.data.images import Images
 from dsr.data.loading import pixel_batches
 
 log = logging.getLogger(__name__)
-Encode = Callable[[torch.Tensor], torch.Tensor]
 
 EPS = 1e-5
 """Added to the variance before the square root."""
@@ -72,17 +71,18 @@ class LatentStatistics:
 
 
 def compute_statistics(
-    spec: StatisticsSpec, encode: Encode, images: Images, world: World, *, batch: int, workers: int = 0
+    spec: StatisticsSpec,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    images: Images,
+    world: World,
+    *,
+    batch: int,
+    workers: int = 0,
 ) -> LatentStatistics:
     """Encode every image exactly once, mirrored where its own random number says so, and merge all processes.
 
-    Args:
-        spec: number of images, and whether they are flipped.
-        encode: pixels (n, 3, H, W) in [0, 1] to raw latents (n, C, S, S), on the device of ``world``.
-        images: the training images.
-        world: the processes; each takes one contiguous part of the images.
-        batch: images per process that are encoded together.
-        workers: data-loading workers per process.
+    ``encode`` maps pixels (n, 3, H, W) in [0, 1] to raw latents (n, C, S, S). Each process takes one contiguous part of
+    the images, ``batch`` at a time.
 
     Raises:
         UserError: if there are more or fewer images than the specification says.

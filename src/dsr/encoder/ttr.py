@@ -3,26 +3,41 @@
 A register neuron is a hidden MLP unit that makes the encoder's outlier tokens. For every listed layer its activation
 is set to the layer's extreme value on the registers and to zero on image tokens. "Recursive" TTR is the same single
 pass with a longer list of neurons.
+
+An image's outliers are the image tokens whose norm after the detection layer exceeds a threshold. A neuron's score is
+its mean absolute activation on those tokens, averaged over the images that have outliers.
+
+A neuron file is the JSON of a :class:`NeuronList`: a discovery's, or one of the release's lists (`neurons/`).
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import itertools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError, field_validator
 
-from dsr.base.errors import UserError
-from dsr.config.encoders import TestTimeRegisters
-from dsr.encoder.blocks import Mlp
-from dsr.encoder.vit import Encoder
+from dsr.base.errors import UserError, first_problem
+from dsr.base.randomness import permutation
+from dsr.config.base import Section
+from dsr.config.encoders import Discovery, TestTimeRegisters
+from dsr.config.specs import DiscoverSpec
+from dsr.data.images import Images
+from dsr.data.loading import pixel_batches
+from dsr.encoder.blocks import Mlp, Trace
+from dsr.encoder.vit import Encoder, VitEncoder
+
+log = logging.getLogger(__name__)
 
 
 class InterventionMlp(Mlp):
     """An MLP that moves the activations of register neurons to the register tokens.
 
-    Args:
-        mlp: the MLP whose weights are shared.
-        neurons: hidden indices; order and repetition have no effect.
-        options: how to intervene; the last ``options.registers`` tokens are the registers.
+    The last ``options.registers`` tokens are the registers. Order and repetition of ``neurons``, hidden indices, have
+    no effect.
     """
 
     neurons: torch.Tensor
@@ -62,10 +77,7 @@ class InterventionMlp(Mlp):
 def with_registers(encoder: Encoder, neurons: Mapping[int, Sequence[int]], options: TestTimeRegisters) -> Encoder:
     """Return an encoder with test-time registers that shares the weights of a plain one.
 
-    Args:
-        encoder: the encoder without registers.
-        neurons: hidden indices of the register neurons of each layer (0-based).
-        options: how to intervene.
+    ``neurons`` are the hidden indices of the register neurons of each layer (0-based).
 
     Raises:
         UserError: if a layer or an index does not exist in the encoder.
@@ -88,3 +100,148 @@ def with_registers(encoder: Encoder, neurons: Mapping[int, Sequence[int]], optio
             )
         block.mlp = InterventionMlp(block.mlp, indices, options).to(encoder.pixel_mean.device).eval()
     return changed
+
+
+class NeuronList(Section):
+    """Register neurons of one encoder."""
+
+    encoder: str
+    """Model id or folder of the encoder that the indices belong to."""
+    layers: dict[int, tuple[int, ...]]
+    """Layer (0-based) -> hidden indices of its MLP, without repetition."""
+    ranked: tuple[tuple[int, int, float], ...] = ()
+    """(layer, neuron, score) of the discovery, best first; empty where scores are not known."""
+    source: str
+    """Where the list comes from."""
+    spec: dict[str, Any] | None = None
+    """Specification of the discovery; none of the release's lists."""
+
+    @field_validator("layers")
+    @classmethod
+    def _plausible(cls, layers: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+        if not layers or not all(layers.values()):
+            raise ValueError("expected at least one neuron, and no layer without neurons")
+        repeated = [layer for layer, indices in layers.items() if len(set(indices)) < len(indices)]
+        if repeated:
+            raise ValueError(f"layers {repeated} name a neuron twice")
+        return layers
+
+    @property
+    def count(self) -> int:
+        """Number of neurons."""
+        return sum(map(len, self.layers.values()))
+
+
+def by_layer(neurons: Sequence[tuple[int, int]]) -> dict[int, tuple[int, ...]]:
+    """Group (layer, neuron) pairs: layers ascending, neurons in the given order, repetitions dropped."""
+    layers: dict[int, tuple[int, ...]] = {}
+    for layer, neuron in sorted(dict.fromkeys(neurons), key=lambda pair: pair[0]):
+        layers[layer] = (*layers.get(layer, ()), neuron)
+    return layers
+
+
+def merge(first: Mapping[int, Sequence[int]], second: Mapping[int, Sequence[int]]) -> dict[int, tuple[int, ...]]:
+    """Return the union of two lists, as recursive TTR uses it."""
+    return by_layer([(layer, neuron) for part in (first, second) for layer in part for neuron in part[layer]])
+
+
+class NeuronScores:
+    """Scores of all neurons, summed over images; ``options`` give threshold and detection layer."""
+
+    def __init__(self, options: Discovery) -> None:
+        self.options = options
+        self.images = 0
+        """Images with at least one outlier so far."""
+        self.largest_norm = 0.0
+        """Largest token norm seen so far."""
+        self._sum: torch.Tensor | None = None
+
+    def add(self, trace: Trace, registers: int = 0, *, prefix: int = 0) -> None:
+        """Add the images of one trace; its first ``prefix`` and last ``registers`` tokens take no part."""
+        image = slice(prefix, trace.hidden_states[0].shape[1] - registers)
+        streams, detected = trace.hidden_states[1:], self.options.layer
+        if not -len(streams) <= detected < len(streams):
+            raise UserError(f"discovery.layer: {detected} does not exist, the encoder has {len(streams)} layers")
+        norms = streams[detected][:, image].norm(dim=-1)
+        outliers = norms > self.options.norm_threshold
+        contributing = outliers.any(dim=1)
+        self.largest_norm = max(self.largest_norm, float(norms.max()))
+        if not contributing.any():
+            return
+        outliers = outliers[contributing]
+        weights = outliers.double() / outliers.sum(dim=1, keepdim=True)
+        activations = (layer[contributing][:, image].abs().double() for layer in trace.activations)
+        scores = torch.stack([torch.einsum("bt,btm->bm", weights, layer).sum(dim=0) for layer in activations])
+        self.images += len(outliers)
+        self._sum = scores if self._sum is None else self._sum + scores
+
+    def mean(self) -> torch.Tensor:
+        """Scores (layers, neurons), float64.
+
+        Raises:
+            UserError: if no image had an outlier.
+        """
+        if self._sum is None:
+            raise UserError(
+                f"no image has a token whose norm exceeds discovery.norm_threshold {self.options.norm_threshold}: "
+                f"the largest norm seen is {self.largest_norm:.4g}; choose a lower threshold"
+            )
+        return self._sum / self.images
+
+
+def rank(scores: torch.Tensor, top_k: int, *, exclude: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int, float]]:
+    """Return the ``top_k`` best (layer, neuron, score), or all where fewer are left, best first.
+
+    ``scores`` are (layers, neurons), and ``exclude`` the (layer, neuron) pairs to leave out.
+    """
+    left_out = set(exclude)
+    order = torch.argsort(scores.flatten(), descending=True, stable=True)
+    found = (divmod(flat, scores.shape[1]) for flat in order.tolist())
+    best = itertools.islice((pair for pair in found if pair not in left_out), top_k)
+    return [(layer, neuron, float(scores[layer, neuron])) for layer, neuron in best]
+
+
+@torch.no_grad()
+def find_register_neurons(
+    spec: DiscoverSpec, encoder: VitEncoder, images: Images, *, first: NeuronList | None = None
+) -> NeuronList:
+    """Find register neurons on a random choice of images.
+
+    Args:
+        encoder: on the device to compute on. In a recursive discovery, the one in which ``first`` intervenes on
+            appended registers: what is found then makes outliers among image tokens although the first list is silent.
+        first: list that the result starts with; its neurons are not found again.
+
+    Raises:
+        UserError: if no image has an outlier, or the detection layer does not exist.
+    """
+    options = spec.discovery
+    known = first.layers if first else {}
+    chosen = permutation(0, "discovery", 0, len(images))[: options.images]
+    scores = NeuronScores(options)
+    items = [(index, False) for index in chosen.tolist()]
+    for pixels in pixel_batches(images, items, batch=8, device=encoder.pixel_mean.device):
+        scores.add(encoder.trace(encoder.preprocess(pixels)), encoder.registers, prefix=encoder.prefix)
+    ranked = rank(scores.mean(), options.top_k, exclude=[(layer, unit) for layer in known for unit in known[layer]])
+    log.info("%d of %d images have outliers; largest norm %.4g", scores.images, options.images, scores.largest_norm)
+    return NeuronList(
+        encoder=spec.encoding.encoder.hub,
+        layers=merge(known, by_layer([(layer, neuron) for layer, neuron, _ in ranked])),
+        ranked=(*(first.ranked if first else ()), *ranked),
+        source=f"discovery on {scores.images} images with outliers among {options.images}"
+        + (f", on top of {first.count} neurons: {first.source}" if first else ""),
+    )
+
+
+def read_neurons(path: Path) -> NeuronList:
+    """Read a neuron file.
+
+    Raises:
+        UserError: if it is missing or is not one.
+    """
+    try:
+        return NeuronList.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; find register neurons with `python -m dsr.commands.discover`") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: not a neuron file ({first_problem(error)})") from None

@@ -24,7 +24,7 @@ import torch
 
 from dsr.base import files, tensors
 from dsr.base.errors import UserError
-from dsr.config.specs import TrainSpec, WeightsSpec, content, differing_keys, require
+from dsr.config.specs import TrainSpec, WeightsSpec, content, require
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +111,7 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
             self._thread.shutdown()
 
     def save(self, state: TrainState) -> None:
-        """Begin to save ``state``, after the one before it; returns when ``state`` may change again.
-
-        Raises:
-            OSError: if the state before could not be written.
-        """
+        """Begin to save ``state``, which may change again afterwards; OSError if the state before was not written."""
         self.finish()
         began = time.monotonic()
         self._copy = _copied(vars(state), self._copy)
@@ -125,11 +121,7 @@ class Writer(contextlib.AbstractContextManager["Writer"]):
         self._pending = self._thread.submit(self._write, TrainState(**self._copy))
 
     def finish(self) -> None:
-        """Wait until everything is on disk.
-
-        Raises:
-            OSError: if it could not be written.
-        """
+        """Wait until everything is on disk; OSError if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -219,21 +211,6 @@ def clean(run: Path, newest_step: int) -> None:
         leftover.unlink()
 
 
-def check_recipe(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Compare the recipe of a state with the one asked for.
-
-    Raises:
-        UserError: naming every key that differs.
-    """
-    differences = differing_keys(saved, current)
-    if differences:
-        raise UserError(
-            f"{path} belongs to another recipe and cannot be continued with this one (state -> asked for):\n  "
-            + "\n  ".join(differences)
-            + f"\nGo back to what the state was trained with, or move {path.parent} away to train afresh."
-        )
-
-
 def snapshot_path(run: Path, epoch: int, decay: float) -> Path:
     """File of the averages with ``decay`` after ``epoch`` epochs."""
     return run / f"ema-{epoch}-{decay}.safetensors"
@@ -247,18 +224,6 @@ def write_averages(run: Path, state: TrainState, spec: TrainSpec, epoch: int) ->
         weights = WeightsSpec(train=spec, epoch=epoch, decay=float(decay))
         about = {"spec": content(weights), "step": state.step, "code": state.versions["code"], **made}
         tensors.write(snapshot_path(run, epoch, float(decay)), {**state.model, **average}, about)
-
-
-def epoch_of(weights: Path) -> int:
-    """Return the epoch after which a file written here was made.
-
-    Raises:
-        UserError: if the file is missing or was not written here.
-    """
-    try:
-        return int(files.read_record(weights)["spec"]["epoch"])
-    except (UserError, KeyError):
-        raise UserError(f"{weights}: expected the EMA weights of a milestone; train that milestone first") from None
 
 
 def publish(spec: TrainSpec, epoch: int, decay: float, run_dir: Path, output: Path) -> None:

@@ -54,14 +54,6 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     return recipe.lr * (final_share if progress == 1.0 else 1.0 - (1.0 - final_share) * progress)
 
 
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in the model's order; its learning rate is set before every step."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
-        trainable, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True
-    )
-
-
 class MovingAverage:
     """Exponential moving average of all parameters: average = decay average + (1 - decay) parameter.
 
@@ -131,7 +123,11 @@ class Learner:
         if world.size > 1:
             ddp = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
             self._forward, self._unreduced = ddp, ddp.no_sync
-        self.optimizer = make_optimizer(recipe, self.model)
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        # Its learning rate is set before every step.
+        self.optimizer = torch.optim.AdamW(
+            trainable, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True
+        )
         self.averages = {str(decay): MovingAverage(self.model, decay) for decay in recipe.ema}
         self._flow, self._recipe, self._world = flow, recipe, world
         self.precision = usable_precision(recipe.precision, world.device)

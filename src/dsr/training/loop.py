@@ -1,14 +1,11 @@
 """The training loop: one for every row, every number of processes and every kind of device."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import statistics
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -29,14 +26,9 @@ from dsr.training import checkpoint
 from dsr.training.batches import Samples, Share, blank
 from dsr.training.learner import Learner, NotFiniteError, StepResult
 from dsr.training.lock import exclusive
-from dsr.training.start import SPEC, Job, Start, check, decide
+from dsr.training.start import SPEC, Job, check, decide
 from dsr.training.stop import StopRequest, stop_request
 from dsr.training.trials import largest_share, memory_error, use_half_if_close
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-METRICS = "metrics.jsonl"
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +42,15 @@ def train(job: Job, world: World) -> bool:
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(stop_request(job.minutes))
 
-        def begin() -> Start:
+        def begin() -> tuple[int | None, bool]:
             check(job, world)
             stack.enter_context(exclusive(job.run_dir))
-            start = decide(job)
+            begun = decide(job)
             files.write_json(job.run_dir / SPEC, content(job.spec))
-            return start
+            return begun
 
-        start = world.on_main(begin)
-        finished = start.finished or _run(job, world, request, start.step)
+        resumed, nothing_left = world.on_main(begin)
+        finished = nothing_left or _run(job, world, request, resumed)
         if finished and world.is_main:
             checkpoint.publish(job.spec, job.epoch, job.spec.recipe.ema[0], job.run_dir, job.output)
         world.barrier()
@@ -159,16 +151,9 @@ def _samples(job: Job, world: World, share: Share, request: StopRequest, first: 
     if job.spec.recipe.precision == "fp16" and world.device.type == "cuda":
         use_half_if_close(autoencoder, job.spec, images, world)
     encode = accelerated_encode(autoencoder, world.device) if job.execution.compile else autoencoder.encode
+    last, workers = job.last_step, job.execution.workers
     return Samples(
-        job.spec,
-        images,
-        encode,
-        world,
-        share,
-        first=first,
-        last=job.last_step,
-        workers=job.execution.workers,
-        stop=lambda: request.reason,
+        job.spec, images, encode, world, share, first=first, last=last, workers=workers, stop=lambda: request.reason
     )
 
 
@@ -190,12 +175,17 @@ class Metrics:
     """
 
     def __init__(self, job: Job, first: int) -> None:
-        self._job, self._path, self._batch = job, job.run_dir / METRICS, job.spec.recipe.batch
+        self._job, self._path, self._batch = job, job.run_dir / "metrics.jsonl", job.spec.recipe.batch
         previous = files.read_json_lines(self._path) if self._path.exists() else []
         self._restart = 1 + max((line["restart"] for line in previous), default=-1)
         self._step = first
         self._results: list[StepResult] = []
-        self._board = _tensorboard(job.run_dir, first) if job.execution.tensorboard else None
+        self._board: Any = None
+        if job.execution.tensorboard:
+            # Imported where it is used: next to an installed TensorFlow it loads that, which takes seconds.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(job.run_dir / "tensorboard"), purge_step=first + 1)  # type: ignore[no-untyped-call]
         self._progress = Progress(job.last_step * self._batch, first * self._batch)
 
     def update(self, step: int, result: StepResult) -> None:
@@ -212,7 +202,7 @@ class Metrics:
             self._report()
         self._progress.close()
         if self._board is not None:
-            self._board.close()  # type: ignore[no-untyped-call]
+            self._board.close()
 
     def _report(self) -> None:
         step, results, self._results = self._step, self._results, []
@@ -234,11 +224,4 @@ class Metrics:
         files.append_json_line(self._path, {"step": step, "epoch": epoch, **values, **about})
         if self._board is not None:
             for name, value in values.items():
-                self._board.add_scalar(f"train/{name}", value, step)  # type: ignore[no-untyped-call]
-
-
-def _tensorboard(run: Path, first: int) -> SummaryWriter:
-    # Imported where it is used: next to an installed TensorFlow it loads that, which takes seconds.
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run / "tensorboard"), purge_step=first + 1)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(f"train/{name}", value, step)

@@ -59,7 +59,14 @@ class Job:
     @functools.cached_property
     def reached(self) -> int | None:
         """Epoch that an earlier job reached, if there was one."""
-        return checkpoint.epoch_of(self.after) if isinstance(self.after, Path) else self.after
+        if not isinstance(self.after, Path):
+            return self.after
+        try:
+            return int(files.read_record(self.after)["spec"]["epoch"])
+        except (UserError, KeyError):
+            raise UserError(
+                f"{self.after}: expected the EMA weights of a milestone; train that milestone first"
+            ) from None
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
@@ -72,16 +79,6 @@ class Job:
         if self.neurons is not None:
             inputs["neurons"] = files.sha256(self.neurons)
         return {"spec": content(self.spec), "hash": spec_hash(self.spec), "inputs": inputs}
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where to begin."""
-
-    step: int | None
-    """Step of the state to go on from; None starts from the beginning."""
-    finished: bool = False
-    """Whether the milestone's averages exist and nothing is left to train."""
 
 
 def check(job: Job, world: World) -> None:
@@ -108,8 +105,11 @@ def check(job: Job, world: World) -> None:
     check_index(job.images, images=spec.images, classes=spec.model.classes, image_size=spec.encoding.image_size)
 
 
-def decide(job: Job) -> Start:
+def decide(job: Job) -> tuple[int | None, bool]:
     """Find out where to begin; for the process that holds the run's lock.
+
+    Returns:
+        Step of the state to go on from (None: the beginning), and whether nothing is left to train.
 
     Raises:
         UserError: if going on would mean to start over silently, to mix recipes, or to go back in time.
@@ -119,16 +119,22 @@ def decide(job: Job) -> Start:
     if path is None:
         checkpoint.clean(job.run_dir, 0)
         if snapshot.exists():
-            return _publish_again(job, snapshot, None)
+            _check_finished(job, snapshot)
+            return None, True
         if job.reached is not None:
             raise UserError(
                 f"{job.run_dir}: epoch {job.epoch} continues from epoch {job.reached}, but there is no saved state;"
                 f" restore the run directory, or train epoch {job.reached} again (its output removed, without --after)"
             )
         _explain_new_run(job)
-        return Start(None)
+        return None, False
     state = checkpoint.load(path, mapped=True)
-    checkpoint.check_recipe(path, state.recipe, job.recipe)
+    if differences := differing_keys(state.recipe, job.recipe):
+        raise UserError(
+            f"{path} belongs to another recipe and cannot be continued with this one (state -> asked for):\n  "
+            + "\n  ".join(differences)
+            + f"\nGo back to what the state was trained with, or move {path.parent} away to train afresh."
+        )
     for name, present in (("torch", torch.__version__), ("code", checkpoint.code())):
         if state.versions.get(name) != present:
             log.warning(
@@ -146,12 +152,13 @@ def decide(job: Job) -> Start:
             f" remove {job.epoch} from evaluation.epochs, or remove the run directory to train from the start"
         )
     checkpoint.clean(job.run_dir, state.step)
-    if state.step >= job.last_step and snapshot.exists():
-        return _publish_again(job, snapshot, state.step)
-    return Start(state.step)
+    finished = state.step >= job.last_step and snapshot.exists()
+    if finished:
+        _check_finished(job, snapshot)
+    return state.step, finished
 
 
-def _publish_again(job: Job, snapshot: Path, step: int | None) -> Start:
+def _check_finished(job: Job, snapshot: Path) -> None:
     """Say that nothing is left to train; refuse weights of other code, which may be asked for anew because of it."""
     if files.read_record(snapshot).get("code") != checkpoint.code():
         raise UserError(
@@ -162,7 +169,6 @@ def _publish_again(job: Job, snapshot: Path, step: int | None) -> Start:
         "%s is finished: published again, and nothing is trained; to train afresh, move %s away",
         snapshot, job.run_dir,
     )  # fmt: skip
-    return Start(step, finished=True)
 
 
 def _explain_new_run(job: Job) -> None:

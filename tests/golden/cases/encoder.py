@@ -12,9 +12,8 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from dsr.config.encoders import Discovery, TestTimeRegisters
 from dsr.encoder.autoencoder import Autoencoder, ViTDecoder
 from dsr.encoder.blocks import Trace
-from dsr.encoder.discovery import NeuronScores, rank
 from dsr.encoder.statistics import LatentStatistics, Normaliser
-from dsr.encoder.ttr import with_registers
+from dsr.encoder.ttr import NeuronScores, rank, with_registers
 from dsr.encoder.vit import Siglip2Encoder, resize
 
 from .common import Computed, Family, Golden, Tolerance
