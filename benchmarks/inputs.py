@@ -21,7 +21,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from dsr.config.load import Config, load
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.data.prepare import write_index, write_shard
-from dsr.denoiser.build import build_denoiser
+from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
 

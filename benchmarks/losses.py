@@ -25,7 +25,7 @@ from dsr.accel.device import set_arithmetic
 from dsr.accel.models import accelerate
 from dsr.base import files
 from dsr.config.specs import TrainSpec
-from dsr.denoiser.build import build_denoiser
+from dsr.denoiser.dit import build_denoiser
 from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
 from dsr.training.learner import Learner

@@ -22,7 +22,7 @@ from dsr.config.training import Dit, DitDh, Flow
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
-from dsr.denoiser.build import build_denoiser
+from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
 from dsr.encoder.ttr import NeuronList

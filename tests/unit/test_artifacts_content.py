@@ -22,7 +22,7 @@ from dsr.base.files import read_record
 from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.config.training import Dit
-from dsr.denoiser.build import build_denoiser, load_denoiser
+from dsr.denoiser.dit import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder, load_decoder
 from dsr.encoder.statistics import Normaliser
 from tests.configuration import configuration

@@ -17,7 +17,7 @@ import torch
 from dsr.base.errors import UserError
 from dsr.training import checkpoint
 from dsr.training.checkpoint import TrainState
-from dsr.training.lock import exclusive
+from dsr.training.process import exclusive
 
 
 def state(step: int, value: torch.Tensor | None = None) -> TrainState:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dsr.base.errors import UserError
 from dsr.config.specs import ModelSpec
 from dsr.denoiser import registers
-from dsr.denoiser.build import Denoiser, build_denoiser, load_denoiser
+from dsr.denoiser.dit import Denoiser, build_denoiser, load_denoiser
 from dsr.denoiser.layers import RotaryPositions
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -123,7 +123,9 @@ def test_ranking_filters_and_stops() -> None:
 def test_released_lists(name: str, count: int, widths: list[int]) -> None:
     neurons = read_neurons(RELEASED / f"{name}.json")
     assert (
-        neurons.count == count == len({(layer, index) for layer in neurons.layers for index in neurons.layers[layer]})
+        sum(map(len, neurons.layers.values()))
+        == count
+        == len({(layer, index) for layer in neurons.layers for index in neurons.layers[layer]})
     )
     assert all(0 <= index < widths[layer] for layer in neurons.layers for index in neurons.layers[layer])
 

@@ -15,7 +15,7 @@ from dsr.config.encoders import Discovery
 from dsr.config.sampling import Guidance
 from dsr.data.images import open_images
 from dsr.data.loading import pixel_batches
-from dsr.denoiser.build import load_denoiser
+from dsr.denoiser.dit import load_denoiser
 from dsr.encoder.autoencoder import load_autoencoder, load_encoder
 from dsr.encoder.ttr import find_register_neurons
 from dsr.flow import Flow

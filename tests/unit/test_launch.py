@@ -29,7 +29,7 @@ from pathlib import Path
 from tyro.conf import Positional
 from dsr.base.command import command
 from dsr.base.errors import EXIT_STOPPED
-from dsr.training.stop import stop_request
+from dsr.training.process import stop_request
 
 @command
 def main(folder: Positional[Path], name: Positional[str], code: Positional[int]):

@@ -14,7 +14,7 @@ from dsr.artifacts import manifest
 from dsr.base.errors import UserError
 from dsr.base.text import duration
 from dsr.config.load import Config
-from dsr.denoiser.build import build_denoiser
+from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.plan import costs, throughput
 from dsr.plan.costs import Work, downloads, markdown

@@ -27,7 +27,7 @@ from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
 from dsr.data.npz import read_images
-from dsr.denoiser.build import build_denoiser, load_denoiser
+from dsr.denoiser.dit import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
 from dsr.flow import Flow

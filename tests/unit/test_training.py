@@ -21,7 +21,7 @@ from dsr.base.files import read_record
 from dsr.config.specs import WeightsSpec, content
 from dsr.data.images import Images
 from dsr.data.prepare import write_index, write_shard
-from dsr.denoiser.build import build_denoiser
+from dsr.denoiser.dit import build_denoiser
 from dsr.training import checkpoint
 from dsr.training.batches import Samples, Share, items
 from dsr.training.learner import MovingAverage, NotFiniteError

@@ -15,7 +15,7 @@ import torch
 from dsr.base import files
 from dsr.base.distributed import world
 from dsr.data.images import open_images
-from dsr.denoiser.build import build_denoiser
+from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.flow import Flow
 from dsr.training.batches import MicroBatch

@@ -26,8 +26,8 @@ from dsr.base.errors import EXIT_STOPPED, UserError
 from dsr.launch.slurm import descendants
 from dsr.training import checkpoint
 from dsr.training.loop import train
+from dsr.training.process import stop_request
 from dsr.training.start import Job
-from dsr.training.stop import stop_request
 
 from .training_row import (
     ONE,

@@ -9,7 +9,7 @@ import torch
 
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.denoiser.build import build_denoiser
+from dsr.denoiser.dit import build_denoiser
 from dsr.flow import Flow
 from dsr.training import trials
 from dsr.training.batches import blank

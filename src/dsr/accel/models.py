@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dsr.accel.device import autocast, round_matmul_weights
-from dsr.denoiser.build import Denoiser
+from dsr.denoiser.dit import Denoiser
 from dsr.denoiser.layers import Block, Run, run_blocks
 from dsr.encoder.autoencoder import Autoencoder
 from dsr.encoder.blocks import Attention

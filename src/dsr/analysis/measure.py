@@ -18,7 +18,7 @@ from dsr.base.errors import UserError
 from dsr.base.randomness import noise
 from dsr.config.specs import DenoiserMapsSpec, EncoderMapsSpec
 from dsr.data.images import center_crop, list_folder, load_rgb, open_images
-from dsr.denoiser.build import load_denoiser
+from dsr.denoiser.dit import load_denoiser
 from dsr.denoiser.layers import Block
 from dsr.encoder.autoencoder import Autoencoder, load_autoencoder, quantised
 from dsr.encoder.vit import VitEncoder

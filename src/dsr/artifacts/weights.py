@@ -12,7 +12,7 @@ from dsr.base import files, tensors
 from dsr.base.errors import UserError
 from dsr.config.base import Section
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
-from dsr.denoiser.build import load_denoiser
+from dsr.denoiser.dit import load_denoiser
 from dsr.encoder.autoencoder import load_decoder, load_encoder
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.vit import read_model_type

@@ -170,12 +170,9 @@ def load_autoencoder(
 ) -> Autoencoder:
     """Load an autoencoder in eval mode, frozen, on the CPU.
 
-    Args:
-        spec: what the files must fit; with a decoder an ``AutoencoderSpec``.
-        encoder: Hugging Face folder; None gives an autoencoder that can only decode.
-        neurons: neuron file, needed exactly where ``spec.ttr_options`` is set and there is an encoder.
-        statistics: statistics file; None leaves latents raw.
-        decoder: decoder weights; None gives an autoencoder that can only encode.
+    Without ``encoder``, a Hugging Face folder, it can only decode, and without ``decoder`` only encode; without
+    ``statistics`` latents stay raw. ``neurons`` are needed exactly where there is an encoder and ``spec.ttr_options`` is
+    set. With a decoder, ``spec`` is an ``AutoencoderSpec``.
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification or the other files.

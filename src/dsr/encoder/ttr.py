@@ -126,11 +126,6 @@ class NeuronList(Section):
             raise ValueError(f"layers {repeated} name a neuron twice")
         return layers
 
-    @property
-    def count(self) -> int:
-        """Number of neurons."""
-        return sum(map(len, self.layers.values()))
-
 
 def by_layer(neurons: Sequence[tuple[int, int]]) -> dict[int, tuple[int, ...]]:
     """Group (layer, neuron) pairs: layers ascending, neurons in the given order, repetitions dropped."""
@@ -229,7 +224,7 @@ def find_register_neurons(
         layers=merge(known, by_layer([(layer, neuron) for layer, neuron, _ in ranked])),
         ranked=(*(first.ranked if first else ()), *ranked),
         source=f"discovery on {scores.images} images with outliers among {options.images}"
-        + (f", on top of {first.count} neurons: {first.source}" if first else ""),
+        + (f", on top of {sum(map(len, known.values()))} neurons: {first.source}" if first else ""),
     )
 
 

@@ -18,7 +18,7 @@ from dsr.base.errors import UserError
 from dsr.base.randomness import balanced_labels, noise
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
-from dsr.denoiser.build import load_denoiser
+from dsr.denoiser.dit import load_denoiser
 from dsr.encoder.autoencoder import load_autoencoder, quantised
 from dsr.flow import Flow
 

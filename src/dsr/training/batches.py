@@ -17,7 +17,7 @@ from dsr.config.specs import ModelSpec, TrainSpec
 from dsr.data.images import Images
 from dsr.data.loading import Batch, Item, load
 from dsr.flow import Flow
-from dsr.training.stop import ignore_stop_signals
+from dsr.training.process import ignore_stop_signals
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,14 @@ from dsr.base.text import Progress
 from dsr.config.specs import content
 from dsr.data.images import open_images
 from dsr.data.loading import StoppedError
-from dsr.denoiser.build import build_denoiser
+from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.flow import Flow
 from dsr.training import checkpoint
 from dsr.training.batches import Samples, Share, blank
 from dsr.training.learner import Learner, NotFiniteError, StepResult
-from dsr.training.lock import exclusive
+from dsr.training.process import StopRequest, exclusive, stop_request
 from dsr.training.start import SPEC, Job, check, decide
-from dsr.training.stop import StopRequest, stop_request
 from dsr.training.trials import largest_share, memory_error, use_half_if_close
 
 log = logging.getLogger(__name__)

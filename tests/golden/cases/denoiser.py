@@ -16,7 +16,7 @@ from dsr.base.randomness import balanced_labels
 from dsr.config.sampling import Guidance
 from dsr.config.specs import ModelSpec
 from dsr.config.training import Dit, DitDh
-from dsr.denoiser.build import Denoiser, build_denoiser
+from dsr.denoiser.dit import Denoiser, build_denoiser
 from dsr.encoder.autoencoder import ViTDecoder
 from dsr.flow import Flow
 from dsr.sampling.sampler import guided, trajectory
