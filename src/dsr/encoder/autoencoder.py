@@ -171,8 +171,8 @@ def load_autoencoder(
     """Load an autoencoder in eval mode, frozen, on the CPU.
 
     Without ``encoder``, a Hugging Face folder, it can only decode, and without ``decoder`` only encode; without
-    ``statistics`` latents stay raw. ``neurons`` are needed exactly where there is an encoder and ``spec.ttr_options`` is
-    set. With a decoder, ``spec`` is an ``AutoencoderSpec``.
+    ``statistics`` latents stay raw. ``neurons`` are needed exactly where there is an encoder and ``spec.ttr_options``
+    is set. With a decoder, ``spec`` is an ``AutoencoderSpec``.
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the specification or the other files.
