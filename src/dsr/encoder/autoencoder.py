@@ -12,6 +12,7 @@ from dsr.base.errors import UserError
 from dsr.base.files import read_record
 from dsr.base.positions import position_table
 from dsr.base.tensors import assign, read
+from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, require
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import read_neurons, with_registers
@@ -30,22 +31,13 @@ def quantised(pixels: torch.Tensor) -> torch.Tensor:
 class ViTDecoder(nn.Module):
     """Pixels from latent tokens: linear, CLS token, fixed positions, pre-norm blocks, linear to patches.
 
-    Parameter names are those of the published decoders. ``hidden_size`` is a multiple of four, ``intermediate_size``
-    the MLP's hidden width, ``patch_size`` in pixels, and ``grid`` tokens are along one side.
+    Parameter names are those of the published decoders; ``patch_size`` is in pixels, and ``grid`` tokens are along one
+    side.
     """
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        hidden_size: int,
-        depth: int,
-        num_heads: int,
-        intermediate_size: int,
-        patch_size: int,
-        grid: int,
-    ) -> None:
+    def __init__(self, shape: Decoder, *, in_channels: int, patch_size: int, grid: int) -> None:
         super().__init__()
+        hidden_size = shape.hidden_size
         self.patch_size = patch_size
         self.grid = grid
         self.decoder_embed = nn.Linear(in_channels, hidden_size)
@@ -53,7 +45,7 @@ class ViTDecoder(nn.Module):
         # A zero row for CLS, then the patches' positions.
         positions = F.pad(position_table(hidden_size, grid), (0, 0, 1, 0))
         self.decoder_pos_embed = nn.Parameter(positions, requires_grad=False)
-        self.decoder_layers = nn.ModuleList(_Layer(hidden_size, num_heads, intermediate_size) for _ in range(depth))
+        self.decoder_layers = nn.ModuleList(_Layer(shape) for _ in range(shape.depth))
         self.decoder_norm = nn.LayerNorm(hidden_size, eps=_DECODER_EPS)
         self.decoder_pred = nn.Linear(hidden_size, patch_size**2 * 3)
         for module in self.modules():
@@ -74,15 +66,15 @@ class ViTDecoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, width: int, heads: int, intermediate: int) -> None:
+    def __init__(self, shape: Decoder) -> None:
         super().__init__()
-        self.heads = heads
+        width, self.heads = shape.hidden_size, shape.num_heads
         self.layernorm_before = nn.LayerNorm(width, eps=_DECODER_EPS)
         projections = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
         self.attention = nn.ModuleDict({"attention": projections, "output": _dense(width, width)})
         self.layernorm_after = nn.LayerNorm(width, eps=_DECODER_EPS)
-        self.intermediate = _dense(width, intermediate)
-        self.output = _dense(intermediate, width)
+        self.intermediate = _dense(width, shape.intermediate_size)
+        self.output = _dense(shape.intermediate_size, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -219,9 +211,7 @@ def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> V
 def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:
     """Build the decoder of a specification, untrained; its patches fill ``spec.image_size`` exactly."""
     grid = spec.encoder.grid
-    return ViTDecoder(
-        in_channels=spec.encoder.width, patch_size=spec.image_size // grid, grid=grid, **spec.decoder.model_dump()
-    )
+    return ViTDecoder(spec.decoder, in_channels=spec.encoder.width, patch_size=spec.image_size // grid, grid=grid)
 
 
 def load_decoder(spec: AutoencoderSpec, path: Path) -> ViTDecoder:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dsr.base.randomness import balanced_labels
+from dsr.config.encoders import Decoder
 from dsr.config.sampling import Guidance
 from dsr.config.specs import ModelSpec
 from dsr.config.training import Dit, DitDh
@@ -223,12 +224,15 @@ def full_size_decoder(record: dict[str, Any]) -> ViTDecoder:
     """Build the decoder of an entry. Its sizes are read from the shapes; heads leave no trace in them."""
     shapes = {key: value["shape"] for key, value in record["keys"].items()}
     width, channels = shapes["decoder_embed.weight"]
-    return ViTDecoder(
-        in_channels=channels,
+    shape = Decoder.model_construct(
         hidden_size=width,
         depth=1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("decoder_layers.")),
         num_heads=16,
         intermediate_size=shapes["decoder_layers.0.intermediate.dense.weight"][0],
+    )
+    return ViTDecoder(
+        shape,
+        in_channels=channels,
         patch_size=math.isqrt(shapes["decoder_pred.weight"][0] // 3),
         grid=math.isqrt(shapes["decoder_pos_embed"][1] - 1),
     )

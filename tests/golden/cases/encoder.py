@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from dsr.config.encoders import Discovery, TestTimeRegisters
+from dsr.config.encoders import Decoder, Discovery, TestTimeRegisters
 from dsr.encoder.autoencoder import Autoencoder, ViTDecoder
 from dsr.encoder.blocks import Trace
 from dsr.encoder.statistics import LatentStatistics, Normaliser
@@ -68,15 +68,14 @@ def autoencoder(golden: Golden) -> Computed:
         golden, meta["encoder_input_size"], pixel_mean=meta["image_mean"], pixel_std=meta["image_std"]
     )
     grid = meta["encoder_input_size"] // meta["vision_config"]["patch_size"]
-    decoder = ViTDecoder(
-        in_channels=meta["vision_config"]["hidden_size"],
+    shape = Decoder.model_construct(
         hidden_size=meta["decoder_config"]["decoder_hidden_size"],
         depth=meta["decoder_config"]["decoder_num_hidden_layers"],
         num_heads=meta["decoder_config"]["decoder_num_attention_heads"],
         intermediate_size=meta["decoder_config"]["decoder_intermediate_size"],
-        patch_size=meta["decoder_patch_size"],
-        grid=grid,
     )
+    channels = meta["vision_config"]["hidden_size"]
+    decoder = ViTDecoder(shape, in_channels=channels, patch_size=meta["decoder_patch_size"], grid=grid)
     decoder.load_state_dict(tensors(golden.params, "decoder."))
     if "neurons" in meta:
         encoder = add_registers(encoder, meta)
