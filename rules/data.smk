@@ -1,37 +1,9 @@
 # Images: ADM centre crops, made once, in shards that are independent jobs; or, with `data.prepared: false`, a list of
 # the ImageFolder's files, which are then cropped whenever they are read.
-import hashlib
-
 SOURCE = (
     " --source {params.source:q} --size {params.size} --images {params.images} --classes {params.classes}"
     " --output {output:q} > {log:q} 2>&1"
 )
-
-
-@functools.cache
-def class_times(artifact):
-    """Hash of a given ImageFolder's classes and their times, which change where images are added, removed or moved."""
-    folder = Path(CONFIG.copies.get(artifact) or os.devnull).expanduser()
-    classes = filter(Path.is_dir, sorted(folder.iterdir()) if folder.is_dir() else [])
-    times = "\n".join(f"{entry.name} {entry.stat().st_mtime_ns}" for entry in classes)
-    return hashlib.sha256(times.encode()).hexdigest()[:12]
-
-
-def raw_params():
-    """What jobs are told of the images of a split before they are prepared, and what makes them run again."""
-    return {
-        "source": f"{CONFIG.results}/data/raw/{{split}}",
-        "size": CONFIG.data.image_size,
-        "images": lambda wildcards: getattr(CONFIG.data, f"{wildcards.split}_images"),
-        "classes": CONFIG.data.classes,
-        "listing": lambda wildcards: class_times(f"imagenet-{wildcards.split}"),
-    }
-
-
-def other_index(wildcards):
-    """Index of the other split, whose classes must be the same."""
-    split = "validation" if wildcards.split == "train" else "train"
-    return f"{CONFIG.results}/data/prepared/{split}/index.npz"
 
 
 if CONFIG.data.prepared:

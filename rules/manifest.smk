@@ -1,4 +1,6 @@
-# What the manifest has for the rows of the configuration, and what the user has already.
+# What the manifest has for the rows of the configuration, what the user has already, and the images' way to crops.
+import hashlib
+
 from dsr.artifacts.manifest import load as load_manifest
 
 FETCH = f"python -m dsr.commands.fetch --lock {CONFIG.results}/artifacts.lock"
@@ -63,3 +65,29 @@ def downloads(wildcards):
     if "adm" in CONFIG.evaluation.references:
         files.append("<results>/evaluator/reference-adm.npz")
     return files
+
+
+@functools.cache
+def class_times(artifact):
+    """Hash of a given ImageFolder's classes and their times, which change where images are added, removed or moved."""
+    folder = Path(CONFIG.copies.get(artifact) or os.devnull).expanduser()
+    classes = filter(Path.is_dir, sorted(folder.iterdir()) if folder.is_dir() else [])
+    times = "\n".join(f"{entry.name} {entry.stat().st_mtime_ns}" for entry in classes)
+    return hashlib.sha256(times.encode()).hexdigest()[:12]
+
+
+def raw_params():
+    """What jobs are told of the images of a split before they are prepared, and what makes them run again."""
+    return {
+        "source": lambda wildcards: f"{CONFIG.results}/data/raw/{wildcards.split}",
+        "size": CONFIG.data.image_size,
+        "images": lambda wildcards: getattr(CONFIG.data, f"{wildcards.split}_images"),
+        "classes": CONFIG.data.classes,
+        "listing": lambda wildcards: class_times(f"imagenet-{wildcards.split}"),
+    }
+
+
+def other_index(wildcards):
+    """Index of the other split, whose classes must be the same."""
+    split = "validation" if wildcards.split == "train" else "train"
+    return f"{CONFIG.results}/data/prepared/{split}/index.npz"

@@ -1,17 +1,4 @@
 # A folder for each row and milestone that can be used elsewhere: weights, what images are drawn with, and a model card.
-def milestone(wildcards):
-    """Entries of a row at an epoch."""
-    entries = reported([wildcards.row])
-    return [one for one in entries if one.epoch == int(wildcards.epoch)]
-
-
-def model_spec(wildcards):
-    """How its images are drawn unless another guidance is asked for."""
-    row, epoch = wildcards.row, int(wildcards.epoch)
-    weights = CONFIG.weights(row, epoch)
-    return CONFIG.sample(row, UNGUIDED, FIRST_SEED, weights=weights)
-
-
 rule model_folder:
     input:
         lambda wildcards: files_of(milestone(wildcards), "metrics", "chosen"),

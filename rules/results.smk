@@ -134,3 +134,16 @@ def reference_targets(wildcards):
         + ["<results>/figures/samples.png"]
         + denoiser_figures()
     )
+
+
+def milestone(wildcards):
+    """Entries of a row at an epoch."""
+    entries = reported([wildcards.row])
+    return [one for one in entries if one.epoch == int(wildcards.epoch)]
+
+
+def model_spec(wildcards):
+    """How its images are drawn unless another guidance is asked for."""
+    row, epoch = wildcards.row, int(wildcards.epoch)
+    weights = CONFIG.weights(row, epoch)
+    return CONFIG.sample(row, UNGUIDED, FIRST_SEED, weights=weights)

@@ -6,31 +6,6 @@ TABLE = (
 )
 
 
-rule table:
-    input:
-        TABLE1_FILES,
-        config=config_file,
-        missing=missing_metrics,
-    output:
-        multiext("<results>/table1", markdown=".md", csv=".csv", latex=".tex"),
-        html=report(
-            "<results>/table1.html",
-            category="1. Results",
-            labels={"result": "Table 1"},
-            caption="../docs/captions/table1.rst",
-        ),
-    log:
-        "<logs>/table1.log",
-    localrule: True
-    conda:
-        "../envs/torch.yaml"
-    params:
-        entries=table_json(reported(CONFIG.rows)),
-        table="",
-    shell:
-        TABLE
-
-
 rule row_table:
     input:
         lambda wildcards: files_of(reported([wildcards.row]), "metrics", "chosen"),
@@ -50,6 +25,25 @@ rule row_table:
         table="",
     shell:
         TABLE
+
+
+use rule row_table as table with:
+    input:
+        TABLE1_FILES,
+        config=config_file,
+        missing=missing_metrics,
+    output:
+        multiext("<results>/table1", markdown=".md", csv=".csv", latex=".tex"),
+        html=report(
+            "<results>/table1.html",
+            category="1. Results",
+            labels={"result": "Table 1"},
+            caption="../docs/captions/table1.rst",
+        ),
+    log:
+        "<logs>/table1.log",
+    params:
+        entries=table_json(reported(CONFIG.rows)),
 
 
 # Whatever has been measured so far, as it is on disk. Metrics are no input of this rule: as inputs that are out of date
