@@ -27,6 +27,7 @@ class Checkout:
     """A copy of the project in which Snakemake runs as a user would run it."""
 
     folder: Path
+    overlays: tuple[str, ...] = TINY
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake; stdout and stderr together in ``stdout``."""
@@ -52,9 +53,8 @@ class Checkout:
 
     def tiny(self, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         """Run the tiny workflow, or parts of it."""
-        return self.snakemake(
-            *arguments, "--profile", "profiles/demo", "--configfile", *TINY, *overlays, "--cores", "2"
-        )
+        files = (*self.overlays, *overlays)
+        return self.snakemake(*arguments, "--profile", "profiles/demo", "--configfile", *files, "--cores", "2")
 
     def status(self) -> subprocess.CompletedProcess[str]:
         """Ask where the rows stand."""
