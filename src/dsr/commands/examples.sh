@@ -13,8 +13,9 @@ PYTHONPATH=src python -m dsr.commands.demo digits --output tried/digits
 PYTHONPATH=src python -m dsr.commands.demo_graph --images results/demo/data/prepared/train/index.npz \
   --output tried/graph.pb --steps 10
 
-PYTHONPATH=src python -m dsr.commands.discover --spec results/demo/specs/encoders/siglip2-b/neurons-single.json.json \
-  --encoder results/demo/encoders/siglip2-b --images results/demo/data/prepared/train/index.npz \
+PYTHONPATH=src python -m dsr.commands.discover \
+  --spec results/demo/specs/encoders/siglip2-so400m/neurons-single.json.json \
+  --encoder results/demo/encoders/siglip2-so400m --images results/demo/data/prepared/train/index.npz \
   --output tried/neurons.json
 
 PYTHONPATH=src python -m dsr.commands.evaluate --graph results/demo/evaluator/graph.pb \
