@@ -115,12 +115,14 @@ def test_jobs_of_rows_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path) -> None:
-    handler = Failures(tmp_path / "failures.json")
     logger = logging.Logger("snakemake")
-    logger.addHandler(handler)
+    logger.addHandler(Failures(tmp_path / "failures.json"))
 
     def say(event: str, **fields: Any) -> None:
         logger.error(None, extra={"event": event, **fields})
+
+    def start(number: int, rule: str, **wildcards: str) -> None:
+        say("job_info", jobid=number, rule_name=rule, wildcards=wildcards)
 
     def error(number: int, rule: str, *logs: str, slurm: str | None = None) -> dict[str, Any]:
         aux = {"external_jobid": slurm} if slurm else {}
@@ -128,7 +130,9 @@ def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path) -> None:
 
     (tmp_path / "train.log").write_text("1 INFO a\n2 ERROR dsr: loss is NaN\nExited: 1\n\n", encoding="utf-8")
     (tmp_path / "slurm.log").write_text("out of memory\n", encoding="utf-8")
-    say("job_info", jobid=7, wildcards={"row": "dit", "epoch": "800"})
+    start(7, "train", row="dit", epoch="800")
+    start(8, "crop", shard="0")
+    start(9, "crop", shard="1")
     say("job_error", **error(7, "train", "train.log", "slurm.log", slurm="41"))
     say("job_error", **error(7, "train", "train.log", "slurm.log", slurm="42"))
     say("group_error", aux_logs=["slurm.log"], job_error_info=[error(8, "crop", "crop.log"), error(9, "crop")])
@@ -138,11 +142,18 @@ def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path) -> None:
     assert failed(tmp_path / "failures.json", tmp_path).splitlines() == [
         "Failed: 3 jobs.",
         *("- train dit 800 (tried 2 times, SLURM job 42)", "  2 ERROR dsr: loss is NaN", "  train.log"),
-        *("- crop (tried 1 time)", "  out of memory", "  slurm.log"),
+        *("- crop 1 (tried 1 time)", "  out of memory", "  slurm.log"),
         *("- table (tried 1 time)", "  FAILED", "  "),
     ]
     assert "- train dit 800" in table(spec(tmp_path, "dit"), None, NOW).replace(f"{tmp_path}/", "")
     assert failed(tmp_path / "none.json", tmp_path) == ""
+
+    # Another run, with other numbers.
+    logger.handlers = [Failures(tmp_path / "failures.json")]
+    start(1, "train", row="dit", epoch="800")
+    assert "- train dit 800 (tried 2 times" in failed(tmp_path / "failures.json", tmp_path)
+    say("job_finished", job_id=1)
+    assert "Failed: 2 jobs." in failed(tmp_path / "failures.json", tmp_path)
 
 
 def test_the_command_shows_the_table_and_says_what_is_missing(

@@ -150,14 +150,13 @@ def _count(jobs: Sequence[QueuedJob]) -> str:
 
 
 class Failures(logging.Handler):
-    """Keeps a file with the jobs that failed in this run and have not succeeded since; added to Snakemake's logger."""
+    """Keeps a file with the jobs that failed, in this run or before, and have not succeeded since; for Snakemake's logger."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._wildcards: dict[int, str] = {}
-        self._failed: dict[int, dict[str, Any]] = {}
-        write_json(path, [])
+        self._names: dict[int, str] = {}
+        self._failed: dict[str, dict[str, Any]] = {job["job"]: job for job in _read(path)}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take notice of an event of Snakemake's (`snakemake_interface_logger_plugins.common.LogEvent`)."""
@@ -170,28 +169,32 @@ class Failures(logging.Handler):
     def _take(self, event: dict[str, Any]) -> None:
         match event.get("event"):
             case "job_info":
-                self._wildcards[event["jobid"]] = " ".join((event["wildcards"] or {}).values())
+                self._names[event["jobid"]] = " ".join([event["rule_name"], *(event["wildcards"] or {}).values()])
                 return
             case "job_error":
                 self._add(event, event["log"])
             case "group_error":
                 for job in event["job_error_info"]:
                     self._add(job, [*job["log"], *event["aux_logs"]])
-            case "job_finished" if event["job_id"] in self._failed:
-                del self._failed[event["job_id"]]
+            case "job_finished" if (name := self._names.get(event["job_id"])) in self._failed:
+                del self._failed[name]
             case _:
                 return
         write_json(self._path, [*self._failed.values()])
 
     def _add(self, job: dict[str, Any], logs: Sequence[str]) -> None:
-        number = job["jobid"]
-        self._failed[number] = {
-            "job": f"{job['rule_name']} {self._wildcards.get(number, '')}".strip(),
-            "tries": self._failed.get(number, {}).get("tries", 0) + 1,
+        name = self._names.get(job["jobid"], job["rule_name"])
+        self._failed[name] = {
+            "job": name,
+            "tries": self._failed.get(name, {}).get("tries", 0) + 1,
             "slurm": job["aux"].get("external_jobid"),
             "logs": [*logs],
             "message": job["rule_msg"],
         }
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return read_json(path) if path.exists() else []
 
 
 def failed(path: Path, folder: Path) -> str:
@@ -199,7 +202,7 @@ def failed(path: Path, folder: Path) -> str:
 
     Paths of logs start from ``folder``, where Snakemake runs.
     """
-    jobs: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    jobs = _read(path)
     lines = [f"Failed: {len(jobs)} job{'s' if len(jobs) > 1 else ''}."] if jobs else []
     for job in jobs:
         slurm = f", SLURM job {job['slurm']}" if job["slurm"] else ""
