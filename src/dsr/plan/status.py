@@ -150,7 +150,7 @@ def _count(jobs: Sequence[QueuedJob]) -> str:
 
 
 class Failures(logging.Handler):
-    """Keeps a file of jobs that failed, now or before, and have not succeeded since; a handler of Snakemake's logger."""
+    """Keeps a file of jobs that failed, now or before, and have not succeeded since; for Snakemake's logger."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
