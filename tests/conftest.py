@@ -15,9 +15,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
 
 
-LONGEST = ("test_check.py", "test_finished_run.py")
+LONGEST = (
+    "test_check.py",
+    "test_finished_run.py",
+    "test_training_processes.py",
+    "test_local_copies.py",
+    "test_documented_commands.py",
+    "test_plan.py",
+    "test_ablations.py",
+    "test_fused.py",
+    "test_kernels.py",
+    "test_sampling.py",
+    "test_loading.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no process has to wait for one of them at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
