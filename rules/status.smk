@@ -36,7 +36,13 @@ onstart:
         submission.check(workflow)
     except UserError as error:
         raise WorkflowError(str(error)) from None
-    logger.addHandler(Failures(FAILURES))
+    names = {
+        workflow.dag.jobid(job): " ".join(
+            [job.rule.name, *job.wildcards_dict.values()]
+        )
+        for job in workflow.dag.jobs
+    }
+    logger.addHandler(Failures(FAILURES, names))
     write_text(
         Path(CONFIG.results, "status.json"),
         StatusSpec(

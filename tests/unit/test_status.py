@@ -116,13 +116,11 @@ def test_jobs_of_rows_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path) -> None:
     logger = logging.Logger("snakemake")
-    logger.addHandler(Failures(tmp_path / "failures.json"))
+    names = {7: "train dit 800", 8: "crop 0", 9: "crop 1", 10: "table"}
+    logger.addHandler(Failures(tmp_path / "failures.json", names))
 
     def say(event: str, **fields: Any) -> None:
         logger.error(None, extra={"event": event, **fields})
-
-    def start(number: int, rule: str, **wildcards: str) -> None:
-        say("job_info", jobid=number, rule_name=rule, wildcards=wildcards)
 
     def error(number: int, rule: str, *logs: str, slurm: str | None = None) -> dict[str, Any]:
         aux = {"external_jobid": slurm} if slurm else {}
@@ -130,9 +128,6 @@ def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path) -> None:
 
     (tmp_path / "train.log").write_text("1 INFO a\n2 ERROR dsr: loss is NaN\nExited: 1\n\n", encoding="utf-8")
     (tmp_path / "slurm.log").write_text("out of memory\n", encoding="utf-8")
-    start(7, "train", row="dit", epoch="800")
-    start(8, "crop", shard="0")
-    start(9, "crop", shard="1")
     say("job_error", **error(7, "train", "train.log", "slurm.log", slurm="41"))
     say("job_error", **error(7, "train", "train.log", "slurm.log", slurm="42"))
     say("group_error", aux_logs=["slurm.log"], job_error_info=[error(8, "crop", "crop.log"), error(9, "crop")])
@@ -149,8 +144,7 @@ def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path) -> None:
     assert failed(tmp_path / "none.json", tmp_path) == ""
 
     # Another run, with other numbers.
-    logger.handlers = [Failures(tmp_path / "failures.json")]
-    start(1, "train", row="dit", epoch="800")
+    logger.handlers = [Failures(tmp_path / "failures.json", {1: "train dit 800"})]
     assert "- train dit 800 (tried 2 times" in failed(tmp_path / "failures.json", tmp_path)
     say("job_finished", job_id=1)
     assert "Failed: 2 jobs." in failed(tmp_path / "failures.json", tmp_path)

@@ -6,7 +6,7 @@ import logging
 import re
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,12 +150,14 @@ def _count(jobs: Sequence[QueuedJob]) -> str:
 
 
 class Failures(logging.Handler):
-    """Keeps a file of jobs that failed, now or before, and have not succeeded since; for Snakemake's logger."""
+    """Keeps a file of jobs that failed, now or before, and have not succeeded since; for Snakemake's logger.
 
-    def __init__(self, path: Path) -> None:
+    ``names`` are the rule and the wildcards of every job of this run, by its number.
+    """
+
+    def __init__(self, path: Path, names: Mapping[int, str]) -> None:
         super().__init__()
-        self._path = path
-        self._names: dict[int, str] = {}
+        self._path, self._names = path, names
         self._failed: dict[str, dict[str, Any]] = {job["job"]: job for job in _read(path)}
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -168,9 +170,6 @@ class Failures(logging.Handler):
 
     def _take(self, event: dict[str, Any]) -> None:
         match event.get("event"):
-            case "job_info":
-                self._names[event["jobid"]] = " ".join([event["rule_name"], *(event["wildcards"] or {}).values()])
-                return
             case "job_error":
                 self._add(event, event["log"])
             case "group_error":
@@ -183,7 +182,7 @@ class Failures(logging.Handler):
         write_json(self._path, [*self._failed.values()])
 
     def _add(self, job: dict[str, Any], logs: Sequence[str]) -> None:
-        name = self._names.get(job["jobid"], job["rule_name"])
+        name = self._names[job["jobid"]]
         self._failed[name] = {
             "job": name,
             "tries": self._failed.get(name, {}).get("tries", 0) + 1,
