@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 
 from dsr.launch.slurm import FRUITLESS_STARTS
+from dsr.plan.status import failed
 from tests.slurm.cluster import Lane
 from tests.slurm.host import kill, output
 from tests.slurm.workspace import DECODER, STATISTICS, WEIGHTS, Workspace, state, wait
@@ -81,3 +83,7 @@ def test_broken_jobs_do_not_run_for_ever(workspace: Workspace, lane: Lane) -> No
     assert run.finish() == 1
     assert len(run.jobs()) == 3
     assert workspace.starts() == 0
+    said = failed(workspace.folder / "results/demo/failures.json", workspace.folder)
+    assert re.search(
+        r"^- train dit-siglip2b-dsr 12 \(tried 3 times, SLURM job \d+\)\n.*not a readable", said, re.MULTILINE
+    )
