@@ -55,6 +55,7 @@ def test_evaluation_reproduces_recorded_scores_and_uses_its_cache(
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert len(kept) == 2
     assert ": from " not in caplog.text
+    assert "FID says little" in caplog.text
 
     caplog.clear()
     again = run(monkeypatch, **arguments)

@@ -174,6 +174,9 @@ def score(
 
     ``weights`` (d, classes) are the softmax layer's; to ``seconds`` the wall time of each stage is added.
     """
+    count, width = samples.features.pooled.shape
+    if count <= width:
+        _log.warning("%d images for %d features: FID says little; published values are of 50 000 images", count, width)
     with stage("inception_score", seconds):
         inception = inception_score(samples.features.pooled, weights, SPLIT)
     with stage("fid_and_sfid", seconds):
