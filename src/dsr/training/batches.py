@@ -32,6 +32,8 @@ class MicroBatch:
     """Times, (n,) fp32."""
     y: Tensor
     """Labels, (n,) int64; dropped ones are the null label."""
+    kept: Tensor | None = None
+    """Which tokens are in a masked loss, (n, S, S) bool; None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,14 @@ class Samples:
         noise = randomness.noise(seed, "noise", positions, latents.shape[1:], self._device)
         times = self._flow.times(torch.from_numpy(uniforms(seed, "time", step, count)).float())
         dropped = torch.from_numpy(uniforms(seed, "drop", step, count) < self._spec.model.denoiser.class_dropout)
+        limit = self._spec.recipe.mask_norm
         return MicroBatch(
             clean=latents,
             # In memory as encoders leave latents, channels last: what combines the two is several times faster.
             noise=noise.contiguous(memory_format=torch.channels_last),
             t=self._sent(times[part]),
             y=labels.masked_fill(self._sent(dropped[part]), self._spec.model.classes),
+            kept=None if limit is None else latents.norm(dim=1) < limit,
         )
 
     def _sent(self, values: Tensor) -> Tensor:

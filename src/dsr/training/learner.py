@@ -199,8 +199,8 @@ class Learner:
                 part = self._loss(batch).sum() / self._rows
                 part.backward(torch.full_like(part, self._seed))  # type: ignore[no-untyped-call]
             loss += part.detach()
-            if self._recipe.mask_norm is not None:
-                kept += self._kept(batch).mean(dtype=torch.float32) * len(batch.t) / self._rows
+            if batch.kept is not None:
+                kept += batch.kept.mean(dtype=torch.float32) * len(batch.t) / self._rows
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         norm /= self._seed
         # One collective and one wait for the device a step: loss, request to stop and gradient norm together.
@@ -277,10 +277,4 @@ class Learner:
         x_t = self._flow.interpolate(batch.clean, batch.noise, batch.t)
         with autocast(x_t.device, self.precision):
             prediction = (model or self._forward)(x_t, batch.t, batch.y)
-        kept = None if self._recipe.mask_norm is None else self._kept(batch)
-        return self._flow.loss(prediction.float(), batch.clean, batch.noise, batch.t, kept)
-
-    def _kept(self, batch: MicroBatch) -> torch.Tensor:
-        """Which tokens of a micro-batch are in a masked loss, bool (n, S, S)."""
-        kept: torch.Tensor = batch.clean.norm(dim=1) < (self._recipe.mask_norm or math.inf)
-        return kept
+        return self._flow.loss(prediction.float(), batch.clean, batch.noise, batch.t, batch.kept)
