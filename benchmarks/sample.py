@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import inputs, machine
 from dsr.accel.device import set_arithmetic
 from dsr.analysis.cost import denoiser_cost
+from dsr.base.randomness import balanced_labels
 from dsr.config.execution import Execution
 from dsr.config.load import Config
 from dsr.sampling.generate import Job, Shards, draw
@@ -50,7 +51,8 @@ def measure(
     draw(job, sampler, parts, list(range(shards)), world)
     speed = shards * len(parts.parts[0]) / (time.perf_counter() - began)
     achieved = (spec.steps - 1) * denoiser_cost(spec.model).flops * speed
-    ode = machine.seconds(lambda: sampler.latents(range(batch)), repeats=1, warmup=0)
+    labels = balanced_labels(spec.model.classes, spec.images, spec.seed)[:batch]
+    ode = machine.seconds(lambda: sampler.latents(range(batch), labels, spec.seed), repeats=1, warmup=0)
     whole = machine.seconds(lambda: sampler.start(range(batch)), repeats=1, warmup=0)
     result: dict[str, Any] = {
         "stage": "sample",

@@ -37,9 +37,11 @@ def load(
     if not folder.is_dir():
         try:
             folder = Path(huggingface_hub.snapshot_download(str(source), allow_patterns=[*FILES]))
-        except (HfHubHTTPError, HFValidationError, huggingface_hub.errors.LocalEntryNotFoundError) as error:
+        except (HfHubHTTPError, HFValidationError) as error:
             raise UserError(f"{source}: no such folder, and not on the hub ({' '.join(str(error).split())})") from None
     config, weights, statistics, own_decoder = (folder / name for name in FILES)
+    if not config.is_file():
+        raise UserError(f"{config}: no such file; expected a folder that `snakemake model_card` made")
     if not (decoder or own_decoder).is_file():
         raise UserError(f"{decoder or own_decoder}: no such file; give the decoder's: load(..., decoder=...)")
     spec = SampleSpec.model_validate_json(config.read_bytes())

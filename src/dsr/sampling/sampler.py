@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -113,17 +112,18 @@ class Sampler:
         """
         if wrong := [label for label in labels if not 0 <= label < self._spec.model.classes]:
             raise UserError(f"class {wrong[0]}: expected 0 to {self._spec.model.classes - 1}")
-        others = copy.copy(self)
-        others._spec, others._labels = self._spec.model_copy(update={"seed": seed}), torch.tensor(labels)
-        return others.start(range(len(labels)))()
+        return self._start(range(len(labels)), torch.tensor(labels), seed)()
 
-    @torch.inference_mode()
     def start(self, numbers: Sequence[int]) -> Drawing:
         """Begin to draw the images of these numbers; a GPU goes on while the caller does something else.
 
         What it returns gives them when they are there; a UserError if a pixel is not a finite number.
         """
-        latents = self.latents(numbers)
+        return self._start(numbers, self._labels[list(numbers)], self._spec.seed)
+
+    @torch.inference_mode()
+    def _start(self, numbers: Sequence[int], labels: Tensor, seed: int) -> Drawing:
+        latents = self.latents(numbers, labels, seed)
         with autocast(self._device, self._precision):
             pixels = self._autoencoder.decode(latents)
         images, finite = Fetched(quantised(pixels)), Fetched(pixels.isfinite().all())
@@ -139,17 +139,17 @@ class Sampler:
         return wait
 
     @torch.inference_mode()
-    def latents(self, numbers: Sequence[int]) -> Tensor:
-        """Draw normalised latents, (n, C, S, S) fp32."""
+    def latents(self, numbers: Sequence[int], labels: Tensor, seed: int) -> Tensor:
+        """Draw normalised latents, (n, C, S, S) fp32, of classes ``labels`` (n,) int64."""
         spec = self._spec
         shape = (spec.model.channels, spec.model.grid, spec.model.grid)
-        start = noise(spec.seed, "sample", numbers, shape, self._device)
+        start = noise(seed, "sample", numbers, shape, self._device)
         states = trajectory(
             self._model,
             self._flow,
             # In memory as the denoiser takes and leaves latents, so that nothing is transposed on the way.
             start.contiguous(memory_format=torch.channels_last),
-            self._labels[list(numbers)].to(self._device),
+            labels.to(self._device),
             null_label=spec.model.classes,
             steps=spec.steps,
             guidance=self._guidance,
