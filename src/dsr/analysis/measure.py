@@ -17,7 +17,7 @@ from dsr.base.distributed import own_device
 from dsr.base.errors import UserError
 from dsr.base.randomness import noise
 from dsr.config.specs import DenoiserMapsSpec, EncoderMapsSpec
-from dsr.data.images import center_crop, list_folder, load_rgb, open_images
+from dsr.data.images import Images, ListedImages, folder_arrays, list_folder, open_images
 from dsr.denoiser.dit import load_denoiser
 from dsr.denoiser.layers import Block
 from dsr.encoder.autoencoder import Autoencoder, load_autoencoder, quantised
@@ -95,10 +95,10 @@ def map_denoiser(
     autoencoder, shown, classes, pixels = _open(
         spec, images, threads, encoder=encoder, neurons=neurons, statistics=statistics, decoder=decoder
     )
-    model = load_denoiser(spec.model, weights, device := own_device(), spec.weights)
-    flow = Flow.from_config(spec.flow)
     if max(classes) >= spec.model.classes:
         raise UserError(f"{images}: label {max(classes)} is none of the denoiser's {spec.model.classes} classes")
+    model = load_denoiser(spec.model, weights, device := own_device(), spec.weights)
+    flow = Flow.from_config(spec.flow)
     latents = autoencoder.encode(pixels)
     # Equal at every time and for every row of the same latent shape.
     noises = noise(0, "maps", spec.images, latents.shape[1:]).to(device)
@@ -174,21 +174,18 @@ def read_chosen(images: Path, spec: EncoderMapsSpec) -> tuple[npt.NDArray[np.uin
     Raises:
         UserError: if there are none, one is beyond the last, or a class folder has another name.
     """
-    indices = list(spec.images)
+    indices, size = list(spec.images), spec.autoencoder.image_size
     if images.is_dir():
-        listing = list_folder(images)
-        if wrong := [name for name in listing.classes if not name.isdecimal()]:
+        source: Images = ListedImages(images, folder_arrays(images, size, list_folder(images)))
+        if wrong := [name for name in source.classes if not name.isdecimal()]:
             raise UserError(f"{images / wrong[0]}: expected class folders named by their labels, such as 207")
-        labels = np.array([int(listing.classes[label]) for label in listing.labels])
-
-        def read(index: int) -> npt.NDArray[np.uint8]:
-            return np.asarray(center_crop(load_rgb(listing.paths[index]), spec.autoencoder.image_size))
+        labels = np.array(source.classes).astype(np.int64)[source.labels]
     else:
         source = open_images(images)
-        labels, read = source.labels, source.read
+        labels = source.labels
     if not indices or max(indices) >= len(labels):
         raise UserError(f"figures.images {indices}: give at least one index below the {len(labels)} images of {images}")
-    return np.stack([read(index) for index in indices]), labels[indices]
+    return np.stack([source.read(index) for index in indices]), labels[indices]
 
 
 def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | None = None) -> Layer:

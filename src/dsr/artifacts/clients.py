@@ -12,7 +12,7 @@ from dsr.artifacts.manifest import MANIFEST, OWN_COPY, Artifact, DriveSource, Hu
 from dsr.base import files
 from dsr.base.errors import UserError
 
-_OWN_IMAGES = "give an ImageFolder (`artifacts` in config.yaml)"
+_OWN_IMAGES = "give an ImageFolder (`data` or `artifacts` in config.yaml)"
 
 
 def hub(artifact: Artifact, source: HubSource, folder: Path, pinned: str | None) -> tuple[str, dict[str, str]]:

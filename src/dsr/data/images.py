@@ -219,13 +219,27 @@ class ListedImages(Images):
             )
         if not self._folder.is_dir():
             raise UserError(
-                f"{self._folder}: no such folder, but {index} lists its images; correct `artifacts` in config.yaml"
+                f"{self._folder}: no such folder, but {index} lists its images; correct data.train and such, or"
+                " `artifacts`"
             )
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
         """Return image ``index``, uint8 (H, W, 3), or raise UserError."""
         path = self._folder / os.fsdecode(bytes(self._paths[index]))
         return np.asarray(center_crop(load_rgb(path), self.image_size))
+
+
+def folder_arrays(folder: Path, size: int, listing: Listing) -> dict[str, Any]:
+    """Return what the index of an ImageFolder holds whose images are cropped when they are read."""
+    return {
+        "folder": str(folder),
+        # Bytes: text would take four times the room.
+        "paths": [os.fsencode(path.relative_to(folder)) for path in listing.paths],
+        "label": listing.labels.astype(np.int32),
+        "image_size": np.int64(size),
+        "classes": listing.classes,
+        "pillow": PIL.__version__,
+    }
 
 
 def open_images(index: Path) -> Images:

@@ -20,7 +20,7 @@ import PIL
 from dsr.base.errors import UserError
 from dsr.base.files import atomic
 from dsr.base.randomness import permutation, rank_slice
-from dsr.data.images import center_crop, class_names, list_folder, load_rgb, open_images
+from dsr.data.images import center_crop, class_names, folder_arrays, list_folder, load_rgb, open_images
 from dsr.data.npz import write_arrays, write_images
 
 logger = logging.getLogger(__name__)
@@ -150,16 +150,7 @@ def index_folder(
     source = source.absolute()
     listing = list_folder(source, images, classes)
     _check_classes(listing.classes, source, other)
-    index = {
-        "folder": str(source),
-        # Bytes: text would take four times the room.
-        "paths": [os.fsencode(path.relative_to(source)) for path in listing.paths],
-        "label": listing.labels.astype(np.int32),
-        "image_size": np.int64(size),
-        "classes": listing.classes,
-        "pillow": PIL.__version__,
-    }
-    write_arrays(output, index)
+    write_arrays(output, folder_arrays(source, size, listing))
     logger.info("%s: %d images of %s", output, len(listing.paths), source)
 
 
