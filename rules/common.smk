@@ -24,14 +24,18 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# Rows that a table's overlay has, by table.
-OVERLAY_ROWS = {}
-for name, table in CONFIG.tables.items():
-    path = table.overlay and Path(workflow.basedir, table.overlay)
+
+def overlay_rows(table):
+    """Rows of the overlay of one of the tables; none without one."""
+    overlay = CONFIG.tables[table].overlay
+    path = overlay and Path(workflow.basedir, overlay)
     try:
-        OVERLAY_ROWS[name] = load_configfile(path).get("rows", {}) if path else {}
+        return load_configfile(path).get("rows", {}) if path else {}
     except (OSError, ValueError, WorkflowError) as error:
-        raise WorkflowError(f"tables.{name}.overlay: {path}: {error}") from None
+        raise WorkflowError(f"tables.{table}.overlay: {path}: {error}") from None
+
+
+OVERLAY_ROWS = {table: overlay_rows(table) for table in CONFIG.tables}
 
 EXECUTION = CONFIG.execution
 EPOCHS = CONFIG.evaluation.epochs

@@ -8,8 +8,8 @@ from dsr.launch import submission
 from dsr.plan.status import Failures, RowFiles, StatusSpec, failed
 
 FAILURES = Path(CONFIG.results, "failures.json").absolute()
-# For the first page of the report.
-config["failed"] = failed(FAILURES, Path.cwd())
+# For the first page of the report; jobs, which read this file too, need no logs of others.
+config["failed"] = failed(FAILURES, Path.cwd()) if workflow.is_main_process else ""
 
 
 def in_full(path):

@@ -114,7 +114,7 @@ def test_jobs_of_rows_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert slurm_queue() is None
 
 
-def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path) -> None:
+def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.Logger("snakemake")
     names = {7: "train dit 800", 8: "crop 0", 9: "crop 1", 10: "table"}
     logger.addHandler(Failures(tmp_path / "failures.json", names))
@@ -148,6 +148,11 @@ def test_what_failed_is_kept_until_it_succeeds(tmp_path: Path) -> None:
     assert "- train dit 800 (tried 2 times" in failed(tmp_path / "failures.json", tmp_path)
     say("job_finished", job_id=1)
     assert "Failed: 2 jobs." in failed(tmp_path / "failures.json", tmp_path)
+
+    # Where the list cannot be written, the run goes on.
+    logger.handlers = [Failures(tmp_path / "train.log/failures.json", {1: "train dit 800"})]
+    say("job_error", **error(1, "train"))
+    assert "(list of failed jobs)" in caplog.text
 
 
 def test_the_command_shows_the_table_and_says_what_is_missing(

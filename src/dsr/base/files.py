@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import tempfile
 import uuid
 import zipfile
@@ -145,21 +144,6 @@ def _safetensors(path: Path) -> dict[str, Any]:
 def _npz(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read(MEMBER)) if MEMBER in archive.namelist() else {}
-
-
-def git_state(folder: Path) -> dict[str, Any]:
-    """Return the commit of a git checkout, None for what is none, and whether files differ from it."""
-    commit = output_of("git", "-C", str(folder), "rev-parse", "HEAD")
-    changes = output_of("git", "-C", str(folder), "status", "--porcelain") if commit else None
-    return {"commit": commit, "dirty": bool(changes)}
-
-
-def output_of(*command: str) -> str | None:
-    """Output of a command, stripped; None where it is not installed, fails, or takes more than a minute."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 from dsr.base.errors import UserError
-from dsr.base.files import output_of
+from dsr.base.programs import output_of
 
 
 def check(workflow: Any) -> None:

@@ -10,9 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsr.base.files import output_of, read_json, read_json_lines, write_json
+from dsr.base.errors import explain
+from dsr.base.files import read_json, read_json_lines, write_json
+from dsr.base.programs import output_of
 from dsr.base.text import duration, pipe_table
 from dsr.config.base import Positive, Section
+
+log = logging.getLogger(__name__)
 
 RECENT = 10
 """Lines of the trainer's record that the speed is averaged over."""
@@ -164,8 +168,10 @@ class Failures(logging.Handler):
         """Take notice of an event of Snakemake's (`snakemake_interface_logger_plugins.common.LogEvent`)."""
         try:
             self._take(vars(record))
+        except OSError as error:
+            log.warning("%s (list of failed jobs)", explain(error))
         except Exception:
-            # As handlers do: what cannot be written must not stop the run.
+            # As every handler does: Snakemake, whose events may change, must not stop because of a list.
             self.handleError(record)
 
     def _take(self, event: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from dsr.base.files import git_state, output_of, read_json_lines, write_json, write_text
+from dsr.base.files import read_json_lines, write_json, write_text
+from dsr.base.programs import git_state, output_of
 from dsr.base.text import pipe_table
 from dsr.config.base import Section
 from dsr.config.load import Config

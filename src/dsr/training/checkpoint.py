@@ -24,6 +24,7 @@ import torch
 
 from dsr.base import files, tensors
 from dsr.base.errors import UserError
+from dsr.base.programs import git_state
 from dsr.config.specs import TrainSpec, WeightsSpec, content, require
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,7 @@ def snapshot_path(run: Path, epoch: int, decay: float) -> Path:
 def write_averages(run: Path, state: TrainState, spec: TrainSpec, epoch: int) -> None:
     """Write the averages of every decay at a milestone, each a complete denoiser (the model's buffers included)."""
     versions = {name: version for name, version in state.versions.items() if name != "code"}
-    made = {"versions": versions, **files.git_state(Path(__file__).parent)}
+    made = {"versions": versions, **git_state(Path(__file__).parent)}
     for decay, average in state.averages.items():
         weights = WeightsSpec(train=spec, epoch=epoch, decay=float(decay))
         about = {"spec": content(weights), "step": state.step, "code": state.versions["code"], **made}
