@@ -90,7 +90,7 @@ def test_every_key_is_described() -> None:
         (("recipes", "dit", "lr"), "2e-4", "recipes.dit.lr: Input should be a valid number (given: '2e-4')"),
         (("evaluation", "references"), ["adm"], "the first must be validation"),
         (("figures", "rows"), [], "figures.rows: Tuple should have at least 1 item"),
-        (("figures", "epoch"), 40, "figures.epoch: 40 is not one of evaluation.epochs"),
+        (("figures", "epoch"), 50, "figures.epoch: 50 is not one of evaluation.epochs"),
         (("figures", "images"), [60000], "figures.images: 60000 is not below the 50000 validation images"),
         (("figures", "images"), [3, 3], "figures.images: none may repeat"),
         (("figures", "layers"), [3, 31], "figures.layers: 31 is beyond the last block (30)"),

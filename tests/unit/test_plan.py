@@ -94,7 +94,7 @@ def test_the_paper_is_planned_row_by_row() -> None:
     scaled = works["dit-so400m-dsr", "train"]
     assert scaled.speed is not None
     assert scaled.speed.basis.startswith("scaled by GFLOPs")
-    assert works["dit-so400m", "sample"].images == 2 * 50000
+    assert works["dit-so400m", "sample"].images == 3 * 50000
     # The sweep: 8 candidates of 10 000 images, and the chosen setting in full.
     assert works["dit-siglip2b", "sample, guided"].images == 8 * 10000 + 50000
     assert downloads(config, MANIFEST)["ImageNet, one archive"] == 155.0
@@ -118,7 +118,7 @@ def test_the_plan_follows_the_configuration() -> None:
     bf16 = planned(configuration(recipes={"dit": {"precision": "bf16"}}))[key]
     assert (bf16.hours or 0) < before.hours / 2
     guided = configuration(sampling={"guidance": {"strong": {"scale": 2.0}}, "sweep": None})
-    assert planned(guided)["dit-siglip2b", "sample, guided"].images == 2 * 50000
+    assert planned(guided)["dit-siglip2b", "sample, guided"].images == 3 * 50000
 
 
 def test_what_is_given_or_computed_is_not_downloaded() -> None:

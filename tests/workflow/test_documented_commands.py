@@ -48,7 +48,7 @@ def test_every_command_can_be_planned(fresh: Checkout) -> None:
     runs = {" ".join(command): fresh.snakemake("-n", *command) for command in sorted(found)}
     failed = {command: run.stdout[-500:] for command, run in runs.items() if run.returncode}
     assert not failed
-    assert job_counts(runs["--profile slurm results/table1.md"].stdout)["train"] == 12
+    assert job_counts(runs["--profile slurm results/table1.md"].stdout)["train"] == 18
 
 
 def test_every_path_exists() -> None:

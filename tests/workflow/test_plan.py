@@ -22,17 +22,17 @@ ROWS = ["dit-siglip2b", "dit-siglip2b-dsr", "dit-so400m", "dit-so400m-dsr", "dit
 
 def test_paper_plans_six_rows_on_a_fresh_clone(fresh: Checkout) -> None:
     counts, text = fresh.plan("results/table1.md")
-    assert counts["train"] == 6 * 2  # epochs 80 and 800
+    assert counts["train"] == 6 * 3  # epochs 40, 80 and 800
     # Four rows try eight guidance settings and are sampled again with the best of them.
     assert counts["choose_guidance"] == 4
-    assert counts["sample"] == counts["evaluate"] == 6 * 2 + 4 * 8 + 4
+    assert counts["sample"] == counts["evaluate"] == 6 * 3 + 4 * 8 + 4
     for row in ROWS:
         assert f"results/rows/{row}/epoch-800/ema.safetensors" in text
 
 
 def test_one_row_needs_only_its_own_jobs(fresh: Checkout) -> None:
     counts, text = fresh.plan("results/rows/dit-siglip2b/table1.md")
-    assert counts["train"] == 2
+    assert counts["train"] == 3
     assert "so400m" not in text
     assert "neurons" not in text
 
@@ -78,9 +78,9 @@ def test_more_references_and_seeds_are_more_evaluations_of_the_same_weights(fres
     change: dict[str, Any] = {"evaluation": {"references": ["validation", "train", "adm"]}}
     change["sampling"] = {"seeds": [0, 1], "sweep": None}
     counts, _ = fresh.plan("results/table1.md", change=change)
-    assert counts["train"] == 12
-    assert counts["sample"] == counts["evaluate"] == 12 * 2
-    assert counts["evaluate_again"] == 12 * 2 * 2
+    assert counts["train"] == 18
+    assert counts["sample"] == counts["evaluate"] == 18 * 2
+    assert counts["evaluate_again"] == 18 * 2 * 2
     assert (counts["reference"], counts["fetch_reference"]) == (2, 1)
     counts, _ = fresh.plan("results/tables/scaling.md", change=change)
     assert (counts["evaluate"], counts["evaluate_again"]) == (2 * 2, 2 * 2 * 2)  # two rows, at epoch 80
@@ -137,10 +137,10 @@ def test_published_weights_need_neither_training_nor_training_images(fresh: Chec
 
 def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> None:
     tables = [f"results/tables/{name}.md" for name in ("encoder-registers", "scaling", "epochs")]
-    # Two rows each, to epoch 80; to 80 and 800.
-    assert [fresh.plan(table)[0]["train"] for table in tables] == [2, 2, 4]
+    # Two rows each, to epoch 80; to 800.
+    assert [fresh.plan(table)[0]["train"] for table in tables] == [4, 4, 6]
     overlay = "profiles/ablations/config-overlay.yaml"
-    assert fresh.plan("results/tables/scaling.md", "--configfile", overlay)[0]["train"] == 6
+    assert fresh.plan("results/tables/scaling.md", "--configfile", overlay)[0]["train"] == 12
 
 
 @pytest.mark.parametrize(

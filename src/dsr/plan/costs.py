@@ -63,6 +63,7 @@ def markdown(config: Config, manifest: Manifest, measurements: Sequence[Measurem
             " GPUs, every GPU as fast as one alone. Waiting in queues, starting, compiling, register discovery and"
             " figures (minutes each) are not counted.",
             *("## Time by row and stage", _time_table(found), "## Totals", _total_table(found)),
+            *("## GPU-hours until a row is scored", _until_table(config, manifest, measurements, gpu)),
         ]
     else:
         parts.append("This configuration asks for no GPU, and times are known for GPUs only.")
@@ -118,6 +119,36 @@ def _total_table(found: Sequence[Work]) -> str:
     trained = {work.name for work in found if work.stage == "train"}
     longest = max((sum(work.hours for work in found if work.name == row) for row in trained), default=0.0)
     return pipe_table(header, [*rows, ["all rows side by side", "", duration(longest)]], header[1:])
+
+
+def until(
+    config: Config, manifest: Manifest, measurements: Sequence[Measurement], gpu: str, epoch: int
+) -> dict[str, float]:
+    """GPU-hours of every row until it is scored at an epoch, all epochs before it included; as far as they are known.
+
+    Fetched weights have an epoch of their own, which counts whatever ``epoch`` is.
+    """
+    every = config.evaluation.epochs
+    changes = {"evaluation": {"epochs": tuple(one for one in every if one <= epoch)}}
+    # Guidance is searched for at the last epoch only.
+    changes |= {} if epoch == every[-1] else {"sampling": {"sweep": None}}
+    cut = config.model_copy(
+        update={name: getattr(config, name).model_copy(update=change) for name, change in changes.items()}
+    )
+    hours = dict.fromkeys(config.rows, 0.0)
+    for work in works(cut, manifest, measurements, gpu):
+        if work.name in hours:
+            hours[work.name] += work.gpu_hours
+    return hours
+
+
+def _until_table(config: Config, manifest: Manifest, measurements: Sequence[Measurement], gpu: str) -> str:
+    epochs = config.evaluation.epochs
+    columns = [until(config, manifest, measurements, gpu, epoch) for epoch in epochs]
+    header = ["row", *(f"epoch {epoch}" for epoch in epochs)]
+    rows = [[row, *(f"{column[row]:,.1f}" for column in columns)] for row in config.rows]
+    rows.append(["all rows", *(f"{sum(column.values()):,.1f}" for column in columns)])
+    return pipe_table(header, rows, header[1:])
 
 
 def downloads(config: Config, manifest: Manifest) -> dict[str, float | None]:
