@@ -108,10 +108,15 @@ def row_inputs(wildcards):
 
 
 def previous_epoch(wildcards):
-    """Weights of the milestone before this one: milestones of a row are trained in a chain."""
-    earlier = [epoch for epoch in EPOCHS if epoch < int(wildcards.epoch)]
-    folder = f"<results>/rows/{wildcards.row}"
-    return [f"{folder}/epoch-{epoch}/ema.safetensors" for epoch in earlier[-1:]]
+    """Weights of the milestone before this one: milestones of a row are trained in a chain.
+
+    Weights that are there do not wait for a milestone that the configuration got later.
+    """
+    weights = f"<results>/rows/{wildcards.row}/epoch-{{}}/ema.safetensors".format
+    earlier = [weights(epoch) for epoch in EPOCHS if epoch < int(wildcards.epoch)]
+    if Path(in_results(weights(wildcards.epoch))).exists():
+        earlier = [path for path in earlier if Path(in_results(path)).exists()]
+    return earlier[-1:]
 
 
 def asked(output, spec):

@@ -30,6 +30,16 @@ def test_paper_plans_six_rows_on_a_fresh_clone(fresh: Checkout) -> None:
         assert f"results/rows/{row}/epoch-800/ema.safetensors" in text
 
 
+def test_weights_do_not_wait_for_a_milestone_that_came_later(fresh: Checkout) -> None:
+    weights = fresh.folder / "results/rows/dit-siglip2b/epoch-80/ema.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"")
+    _, text = fresh.plan("results/rows/dit-siglip2b/epoch-80/unguided-seed0/metrics.json")
+    shutil.rmtree(weights.parent)
+    assert "to epoch 80" in text  # because its inputs are made first here
+    assert "to epoch 40" not in text
+
+
 def test_one_row_needs_only_its_own_jobs(fresh: Checkout) -> None:
     counts, text = fresh.plan("results/rows/dit-siglip2b/table1.md")
     assert counts["train"] == 3
