@@ -128,12 +128,14 @@ def until(
 
     Fetched weights have an epoch of their own, which counts whatever ``epoch`` is.
     """
-    every = config.evaluation.epochs
-    changes = {"evaluation": {"epochs": tuple(one for one in every if one <= epoch)}}
+    epochs = tuple(one for one in config.evaluation.epochs if one <= epoch)
     # Guidance is searched for at the last epoch only.
-    changes |= {} if epoch == every[-1] else {"sampling": {"sweep": None}}
+    sweep = config.sampling.sweep if epochs == config.evaluation.epochs else None
     cut = config.model_copy(
-        update={name: getattr(config, name).model_copy(update=change) for name, change in changes.items()}
+        update={
+            "evaluation": config.evaluation.model_copy(update={"epochs": epochs}),
+            "sampling": config.sampling.model_copy(update={"sweep": sweep}),
+        }
     )
     hours = dict.fromkeys(config.rows, 0.0)
     for work in works(cut, manifest, measurements, gpu):
