@@ -19,15 +19,19 @@ def encoder_artifacts():
 
 
 try:
-    MANIFEST.refuse_unknown([*encoder_artifacts(), *CONFIG.artifacts])
+    MANIFEST.refuse_unknown(
+        [*encoder_artifacts(), *CONFIG.artifacts, *map(CONFIG.artifact, CONFIG.sources)]
+    )
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 
 def local_copy(artifact):
-    """Options of the fetch command for an artifact: a path, if the configuration gives one of it."""
-    path = CONFIG.copies.get(artifact)
-    return ["--local", str(Path(path).expanduser())] if path else []
+    """Options of the fetch command for an artifact: a path or another source, if the configuration gives one of it."""
+    path, source = CONFIG.copies.get(artifact), CONFIG.sources.get(artifact)
+    if path:
+        return ["--local", str(Path(path).expanduser())]
+    return ["--source", source] if source else []
 
 
 def published_statistics(encoders):

@@ -1,4 +1,4 @@
-"""The flow that training and sampling share: linear path, shifted logit-normal times, data prediction.
+"""The flow that training and sampling share: linear path, shifted logit-normal times, data or velocity prediction.
 
 Time t runs from data (t = 0) to noise (t = 1): x_t = (1 - t) clean + t noise.
 """
@@ -6,7 +6,6 @@ Time t runs from data (t = 0) to noise (t = 1): x_t = (1 - t) clean + t noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,14 +19,17 @@ class Flow:
 
     shift: float
     t_eps: float = 0.05
+    prediction: config.Prediction = "data"
 
-    interval: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    """Times that training and sampling use; a data prediction has no singular end to keep away from."""
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Share of the way from noise to data that sampling goes; the release stops a velocity short of its end."""
+        return (0.0, 1.0) if self.prediction == "data" else (0.0, 0.999)
 
     @classmethod
     def from_config(cls, section: config.Flow) -> Flow:
         """Build the flow of a configuration."""
-        return cls(shift=section.shift, t_eps=section.t_eps)
+        return cls(shift=section.shift, t_eps=section.t_eps, prediction=section.prediction)
 
     def shifted(self, tau: Tensor) -> Tensor:
         """Shift times: s tau / (1 + (s - 1) tau); 0 and 1 stay where they are."""
@@ -40,9 +42,9 @@ class Flow:
         return self.shifted(normal.sigmoid())
 
     def time_grid(self, steps: int) -> Tensor:
-        """Times of the sampler from 1 (noise) to 0 (data), (steps,) fp32: evenly spaced, then shifted."""
+        """Times of the sampler from 1 (noise) to (almost) 0 (data), (steps,) fp32: evenly spaced, then shifted."""
         start, end = self.interval
-        return self.shifted(end - torch.linspace(start, end, steps, dtype=torch.float32))
+        return self.shifted(1 - torch.linspace(start, end, steps, dtype=torch.float32))
 
     def interpolate(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Point x_t between clean latents and noise (B, C, S, S) at times (B,)."""
@@ -51,8 +53,14 @@ class Flow:
         return point
 
     def velocity(self, x_t: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
-        """Velocity dx/dt (B, C, S, S) that leads away from the predicted clean latents; times (B,) or ()."""
+        """Velocity dx/dt (B, C, S, S) of a prediction: away from clean latents, or itself; times (B,) or ()."""
+        if self.prediction == "velocity":
+            return prediction
         return (x_t - prediction) / _like(t, x_t).clamp(min=self.t_eps)
+
+    def clean(self, x_t: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+        """Clean latents (B, C, S, S) that a prediction at x_t stands for; times (B,)."""
+        return x_t - _like(t, x_t) * prediction if self.prediction == "velocity" else prediction
 
     def loss(self, prediction: Tensor, clean: Tensor, noise: Tensor, t: Tensor, kept: Tensor | None = None) -> Tensor:
         """Squared error of the velocity, mean over each latent, (B,); in fp32 whatever the prediction's dtype.

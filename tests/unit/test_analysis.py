@@ -18,7 +18,7 @@ from dsr.base.files import read_record, write_json
 from dsr.config.encoders import Decoder
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, DenoiserMapsSpec, EncoderMapsSpec, ModelSpec, content
-from dsr.config.training import Dit, DitDh, Flow
+from dsr.config.training import Dit, DitDh, Flow, Prediction
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
@@ -27,6 +27,7 @@ from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
 from dsr.encoder.ttr import NeuronList
 from dsr.encoder.vit import Siglip2Encoder
+from dsr.flow import Flow as RunningFlow
 from tests.unit import tiny_encoder
 
 WIDTH, GRID, SIZE = 64, 8, 32
@@ -220,10 +221,13 @@ def test_denoiser_maps(
     assert (maps.register_attention[:, :, :-1] > 0).all((0, 1)).tolist() == present[:-1].tolist()
 
     x, t, y = torch.randn(2, WIDTH, GRID, GRID), torch.full((2,), 0.5), torch.tensor([0, 1])
-    layers, prediction = trace_denoiser(model, x, t, y)
     with torch.no_grad():
-        assert torch.equal(prediction, model(x, t, y))
-    assert np.allclose(layers[-1]["norms"].reshape(2, -1), prediction.flatten(2).norm(dim=1).numpy(), rtol=1e-5)
+        output = model(x, t, y)
+    expected: dict[Prediction, torch.Tensor] = {"data": output, "velocity": x - 0.5 * output}
+    for kind, clean in expected.items():
+        layers, prediction = trace_denoiser(model, RunningFlow(1.0, prediction=kind), x, t, y)
+        assert torch.equal(prediction, clean)
+        assert np.allclose(layers[-1]["norms"].reshape(2, -1), clean.flatten(2).norm(dim=1).numpy(), rtol=1e-5)
     assert not any(module._forward_hooks for module in model.modules())
 
 

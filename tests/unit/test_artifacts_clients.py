@@ -15,12 +15,16 @@ import gdown
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import constants
 from pydantic import BaseModel
 
 from dsr.artifacts import lock
+from dsr.artifacts.fetch import fetch as run
 from dsr.base.errors import UserError, explain
+from dsr.base.files import read_record
 from dsr.base.randomness import balanced_labels
+from dsr.config.base import Alternative
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.sampling import Guidance
 from dsr.config.specs import EncoderSpec, spec_json
@@ -246,6 +250,34 @@ def test_wrong_encoder(hub: Hub, own: Path, tmp_path: Path, change: dict[str, An
     with pytest.raises(UserError, match=rf"{message}.*It is your own copy of 'thing'"):
         hub.fetch(copy)
     assert not hub.output.exists()
+
+
+def test_the_hubs_copy_is_taken_only_where_it_is_asked_for(tmp_path: Path, sites: Server) -> None:
+    source = {"client": "hub", "repository": "someone/vit", "folder": "stats/b16", "revision": "main"}
+    case = Thing(tmp_path, "latents/vit.safetensors", None, {"kind": "statistics"}, "stat.pt")
+    content = yaml.safe_load(case.manifest.read_text())["artifacts"]
+    content = {"thing": {**content["thing"], "source": DRIVE}, "thing-hub": {**content["thing"], "source": source}}
+    case.manifest.write_text(yaml.safe_dump({"artifacts": content}))
+    torch.save({"mean": torch.zeros(SPEC.latent_shape), "var": torch.ones(SPEC.latent_shape)}, tmp_path / "stat.pt")
+    published = (tmp_path / "stat.pt").read_bytes()
+    lfs = {"sha256": hashlib.sha256(published).hexdigest(), "size": len(published), "pointerSize": 1}
+    # Of another folder's file of the same name.
+    siblings = [{"rfilename": "stats/b16/stat.pt", "lfs": lfs}, {"rfilename": "stat.pt", "lfs": {**lfs, "sha256": "0"}}]
+    body = json.dumps({"id": "someone/vit", "sha": COMMIT, "siblings": siblings}).encode()
+    json_type = {"Content-Type": "application/json"}
+    sites.add("huggingface.co/api/models/someone/vit/revision/main", lambda seen: Reply(200, body, json_type))
+    sites.add(f"huggingface.co/someone/vit/resolve/{COMMIT}/stats/b16/stat.pt", file(published, X_Repo_Commit=COMMIT))
+
+    def fetch(alternative: Alternative | None) -> None:
+        run("thing", case.output, case.lock, source=alternative, spec=SPEC.model_dump_json(), manifest=case.manifest)
+
+    fetch("hub")
+    entry = lock.read(case.lock).artifacts
+    assert [(name, one.source.client, one.revision) for name, one in entry.items()] == [("thing-hub", "hub", COMMIT)]
+    assert read_record(case.output)["artifact"] == "thing-hub"
+    fetch("hub")
+    with pytest.raises(UserError, match=r"made of 'thing-hub', but 'thing' is asked for. .*remove it and run again"):
+        fetch(None)
 
 
 # Google Drive ---------------------------------------------------------------------------------------------------------

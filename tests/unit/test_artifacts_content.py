@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from dsr.artifacts.fetch import look_for_names
 from dsr.artifacts.manifest import FileCheck, WeightsCheck
 from dsr.base.errors import UserError
 from dsr.base.files import read_record
+from dsr.base.tensors import assign
 from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
-from dsr.config.training import Dit
+from dsr.config.training import Dit, DitDh
 from dsr.denoiser.dit import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder, load_decoder
 from dsr.encoder.statistics import Normaliser
@@ -30,6 +32,7 @@ from tests.configuration import configuration
 from . import tiny_encoder
 from .artifact_manifest import ARRANGED, COUNT, MEMBERS, SOLUTION, TRAIN, VALIDATION, Thing, images_of, tree, zipped
 
+State = dict[str, torch.Tensor]
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 SPEC = AutoencoderSpec(
@@ -42,6 +45,13 @@ ENCODING = EncoderSpec.model_validate(SPEC.model_dump(exclude={"decoder"}))
 DECODER = WeightsCheck(kind="decoder")
 MODEL = ModelSpec(
     denoiser=Dit(kind="dit", hidden_size=16, depth=2, num_heads=2), registers=4, channels=6, grid=2, classes=3
+)
+MODEL_DH = ModelSpec(
+    denoiser=DitDh(kind="dit-dh", hidden_size=(16, 24), depth=(2, 1), num_heads=(2, 2)),
+    registers=4,
+    channels=6,
+    grid=2,
+    classes=3,
 )
 DENOISER = WeightsCheck(kind="denoiser")
 STATISTICS = WeightsCheck(kind="statistics")
@@ -140,30 +150,74 @@ def test_statistics_are_converted(tmp_path: Path) -> None:
     assert torch.allclose(normalised, torch.ones(()), atol=1e-5)
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_denoiser_is_converted(tmp_path: Path, wrapped: bool) -> None:
-    state = build_denoiser(MODEL).state_dict()
-    torch.save({"step": 3, "model": {}, "ema": state} if wrapped else state, tmp_path / "ema.pt")
-    weights.convert(DENOISER, MODEL, tmp_path / "ema.pt", tmp_path / "ema.safetensors", {"artifact": "x"})
-    loaded = load_denoiser(MODEL, tmp_path / "ema.safetensors", torch.device("cpu")).state_dict()
+LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
+    "plain": lambda state: state,
+    "model": lambda state: {"step": 3, "model": state},
+    "ema": lambda state: {"step": 3, "model": {}, "ema": state},
+}
+"""How published files hold their tensors."""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("tables", [True, False])
+@pytest.mark.parametrize("model", [MODEL, MODEL_DH])
+def test_denoiser_is_converted(tmp_path: Path, layout: str, tables: bool, model: ModelSpec) -> None:
+    state = build_denoiser(model).state_dict()
+    given = {key: value for key, value in state.items() if tables or not key.endswith(weights.TABLES)}
+    assert (len(given) == len(state)) is tables
+    torch.save(LAYOUTS[layout](given), tmp_path / "ema.pt")
+    weights.convert(DENOISER, model, tmp_path / "ema.pt", tmp_path / "ema.safetensors", {"artifact": "x"})
+    loaded = load_denoiser(model, tmp_path / "ema.safetensors", torch.device("cpu")).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    del given["t_embedder.W"]
+    torch.save(LAYOUTS[layout](given), tmp_path / "ema.pt")
+    with pytest.raises(UserError, match=r'ema.pt: .*Missing key\(s\) in state_dict: "t_embedder.W"'):
+        weights.convert(DENOISER, model, tmp_path / "ema.pt", tmp_path / "ema.safetensors", {})
 
 
-def test_models_of_the_configuration_are_those_of_the_release() -> None:
-    golden = json.loads((GOLDEN / "full_size_keys.json").read_text())
-    config = configuration()
+REFERENCE = configuration("profiles/reference-weights/config-overlay.yaml")
+DINO = REFERENCE.autoencoder("dinov2-b-registers", "none")
+DIT, DIT_DH = "stage2/DiT-XL_SigLIP2-B", "stage2/DiTDH-XL_SigLIP2-B"
+
+
+@pytest.mark.parametrize(
+    ("entry", "spec", "layout"),
+    [
+        ("decoder/ViTXL_hidden768", REFERENCE.autoencoder("siglip2-b", "none"), "plain"),
+        ("decoder/ViTXL_hidden1152", REFERENCE.autoencoder("siglip2-so400m", "none"), "plain"),
+        ("decoder/ViTXL_hidden768", DINO, "plain"),
+        (f"{DIT}_data_lognormal", REFERENCE.model("reference-siglip2b"), "plain"),
+        (f"{DIT}_tt_reg_data_lognormal-in_context_36", REFERENCE.model("reference-siglip2b-registers"), "plain"),
+        *((f"{DIT}_data_lognormal", REFERENCE.model("rae-siglip2b"), layout) for layout in LAYOUTS),
+        # DINOv2-B's latents are as large as SigLIP2-B's.
+        *((f"{DIT_DH}_data_lognormal", REFERENCE.model("rae-ditdh-dinov2b"), layout) for layout in LAYOUTS),
+    ],
+)
+def test_published_files_of_full_size_are_taken_whole(
+    tmp_path: Path, entry: str, spec: AutoencoderSpec | ModelSpec, layout: str
+) -> None:
+    keys = json.loads((GOLDEN / "full_size_keys.json").read_text())[entry]["keys"]
+    # One number in the file for every tensor of full size.
+    state = {key: torch.zeros(()).expand(value["shape"]) for key, value in keys.items()}
+    torch.save(LAYOUTS[layout](state), path := tmp_path / "stage2_model.pt")
     with torch.device("meta"):
-        models = {
-            "decoder/ViTXL_hidden768": build_decoder(config.autoencoder("siglip2-b", "none")),
-            "decoder/ViTXL_hidden1152": build_decoder(config.autoencoder("siglip2-so400m", "none")),
-            "stage2/DiT-XL_SigLIP2-B_data_lognormal": build_denoiser(config.model("dit-siglip2b")),
-            "stage2/DiT-XL_SigLIP2-B_tt_reg_data_lognormal-in_context_36": build_denoiser(
-                config.model("dit-siglip2b-dsr")
-            ),
-        }
-    for entry, model in models.items():
-        released = {key: value["shape"] for key, value in golden[entry]["keys"].items()}
-        assert {key: list(value.shape) for key, value in model.state_dict().items()} == released
+        model = build_denoiser(spec) if isinstance(spec, ModelSpec) else build_decoder(spec)
+    assign(model, weights.with_tables(spec, weights.read_checkpoint(path), path), path)
+    assert all(value.device.type == "cpu" for value in model.state_dict().values())
+
+
+def test_the_dinov2_decoder_draws_256_pixels_of_latents_of_224() -> None:
+    assert (DINO.encoder.input_size, DINO.latent_shape) == (224, (768, 16, 16))
+    with torch.device("meta"):
+        assert build_decoder(DINO)(torch.zeros(1, 256, 768)).shape == (1, 3, 256, 256)
+
+
+@pytest.mark.parametrize("encoder", ["siglip2-b", "dinov2-b-registers"])
+def test_published_statistics_of_full_size_are_taken(tmp_path: Path, encoder: str) -> None:
+    spec = REFERENCE.encoding(encoder, "none")
+    torch.save({"mean": torch.ones(768, 16, 16), "var": torch.full((768, 16, 16), 4.0)}, tmp_path / "stat.pt")
+    weights.convert(STATISTICS, spec, tmp_path / "stat.pt", tmp_path / "statistics.safetensors", {})
+    assert Normaliser.load(tmp_path / "statistics.safetensors", spec.latent_shape).var.mean() == 4
 
 
 def decoder_of_nobody(folder: Path) -> Thing:

@@ -60,6 +60,7 @@ def test_every_key_is_described() -> None:
         (("data", "source"), "imagefolder", "data.train: give the path of an ImageFolder exactly"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
         (("flow",), None, "flow"),
+        (("sources",), {"decoder-siglip2-b": "drive"}, "sources.decoder-siglip2-b: Input should be 'hub'"),
         (("results",), "my results", "results: String should match pattern"),
         (("flow", "t_eps"), 1.0, "flow.t_eps: Input should be less than 1"),
         (("denoisers", "dit-xl", "mlp_ratio"), -1.0, "mlp_ratio: Input should be greater than 0"),
@@ -120,6 +121,9 @@ def test_settings_that_contradict_each_other_are_named(raw: dict[str, Any]) -> N
     guided = {**raw, "denoisers": unguidable, "sampling": {**raw["sampling"], "guidance": guidance, "sweep": None}}
     with pytest.raises(UserError, match=r"sampling\.guidance\.strong: rows\.ditdh-siglip2b cannot be guided"):
         load(guided)
+    name = "decoder-siglip2-b"
+    with pytest.raises(UserError, match=rf"sources\.{name}: artifacts\.{name} is given too; leave one out"):
+        load({**raw, "artifacts": {name: "/a"}, "sources": {name: "hub"}})
     digits = {**raw, "data": {**raw["data"], "source": "digits", "prepared": False}}
     with pytest.raises(UserError, match=r"data\.prepared: the demo's digits are always prepared"):
         load(digits)
@@ -184,6 +188,19 @@ def test_a_specification_is_the_same_without_its_defaults(raw: dict[str, Any]) -
     spec = load(raw).train("ditdh-siglip2b-dsr")
     assert "train_all" not in content(spec)["recipe"]
     assert TrainSpec.model_validate_json(spec_json(spec)) == spec
+
+
+def test_a_velocity_prediction_concerns_those_that_were_trained_with_it(raw: dict[str, Any]) -> None:
+    before = load(raw).train("dit-siglip2b")
+    assert "prediction" not in content(before)["flow"]
+    weights = {"artifact": "denoiser-siglip2-b", "epoch": 80, "prediction": "velocity"}
+    raw["rows"]["other"] = {**raw["rows"]["dit-siglip2b"], "recipe": None, "weights": weights}
+    config = load(raw)
+    assert config.sample("other", "unguided", 0).flow.prediction == "velocity"
+    assert config.denoiser_maps("other", 80).flow.prediction == "velocity"
+    assert config.train("dit-siglip2b") == before
+    raw["flow"]["prediction"] = "velocity"
+    assert load(raw).train("dit-siglip2b").flow.prediction == "velocity"
 
 
 def test_an_encoder_has_a_norm_threshold_of_its_own(raw: dict[str, Any]) -> None:

@@ -133,6 +133,8 @@ def test_what_is_given_or_computed_is_not_downloaded() -> None:
     computed = configuration(encoders={"siglip2-b": {"statistics": "computed"}})
     assert everything - names(computed) == {"statistics-siglip2-b-none", "statistics-siglip2-b-single"}
     assert planned(computed)["siglip2-b-single", "encode"].images == 1281167
+    hub = configuration(sources={"decoder-siglip2-b": "hub"})
+    assert names(hub) - everything == {"decoder-siglip2-b-hub"}
 
 
 def test_the_demo_has_a_plan_too() -> None:

@@ -138,11 +138,19 @@ def test_another_average_is_published_and_not_trained_again(fresh: Checkout) -> 
 def test_published_weights_need_neither_training_nor_training_images(fresh: Checkout) -> None:
     profile = "profiles/reference-weights/config-overlay.yaml"
     counts, text = fresh.plan("reference_weights", "--configfile", profile)
-    assert counts["fetch_weights"] == counts["sample"] == counts["evaluate"] == counts["denoiser_maps"] == 2
-    assert counts["fetch_images"] == 1
+    assert counts["fetch_weights"] == counts["sample"] == counts["evaluate"] == counts["evaluate_again"] == 6
+    assert (counts["fetch_images"], counts["denoiser_maps"]) == (1, 2)
+    assert counts["fetch_decoder"] == counts["fetch_statistics"] == 2
     assert not {"train", "statistics"} & set(counts)
     assert "data/raw/train" not in text
     assert "profiles/reference-weights/config-overlay.yaml" in fresh.snakemake("-n", "reference_weights").stdout
+
+
+def test_another_source_is_fetched_where_it_is_asked_for(fresh: Checkout) -> None:
+    target, change = "results/decoders/siglip2-b.safetensors", {"sources": {"decoder-siglip2-b": "hub"}}
+    for given, expected in (({}, False), (change, True)):
+        _, text = fresh.plan("-p", target, change=given)
+        assert ("--artifact decoder-siglip2-b" in text, "--source hub" in text) == (True, expected)
 
 
 def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> None:
@@ -158,6 +166,7 @@ def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> 
     [
         ({"rowz": {}}, "rowz: unknown key"),
         ({"artifacts": {"siglip2": "/a"}}, "siglip2 not in src/dsr/artifacts/manifest.yaml (misspelt in `artifacts`?)"),
+        ({"sources": {"siglip2-b": "hub"}}, "siglip2-b-hub not in src/dsr/artifacts/manifest.yaml"),
         (
             {"encoders": {"siglip2-l": LARGE}, "rows": {"dit-siglip2b": {"encoder": "siglip2-l"}}},
             "siglip2-l, decoder-siglip2-l not in ",

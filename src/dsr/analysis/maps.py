@@ -21,7 +21,7 @@ from dsr.data.npz import write_arrays
 Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 OUTPUT = "output"
-"""Name of the last layer: the encoder's final feature, or the denoiser's data prediction."""
+"""Name of the last layer: the encoder's final feature, or the clean latents that the denoiser predicts."""
 
 
 @dataclass(frozen=True)

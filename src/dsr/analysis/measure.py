@@ -78,8 +78,8 @@ def map_denoiser(
 ) -> None:
     """Map the denoiser of a row: encode images, noise them to every t, run it once, and measure every block.
 
-    The last layer is the data prediction itself; it is also decoded. Noise is drawn on the CPU, from the seed and the
-    image's index, so every row of the same latent shape sees the same noise, at every time.
+    The last layer is the predicted clean latents, which are also decoded. Noise is drawn on the CPU, from the seed and
+    the image's index, so every row of the same latent shape sees the same noise, at every time.
 
     Args:
         spec: Autoencoder, denoiser, images and times.
@@ -106,7 +106,7 @@ def map_denoiser(
     passes, decoded = [], []
     for time in spec.times:
         times = torch.full((len(latents),), time, device=device)
-        layers, prediction = trace_denoiser(model, flow.interpolate(latents, noises, times), times, labels)
+        layers, prediction = trace_denoiser(model, flow, flow.interpolate(latents, noises, times), times, labels)
         passes.append(layers)
         decoded.append(quantised(autoencoder.decode(prediction)).cpu().numpy())
     TokenMaps(
@@ -135,9 +135,9 @@ def trace_encoder(network: VitEncoder, inputs: torch.Tensor) -> list[Layer]:
 
 @torch.no_grad()
 def trace_denoiser(
-    model: nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor
+    model: nn.Module, flow: Flow, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor
 ) -> tuple[list[Layer], torch.Tensor]:
-    """Measure the stream of one forward pass after every block; also return the data prediction (B, C, S, S).
+    """Measure the stream of one forward pass after every block; also return the predicted clean latents (B, C, S, S).
 
     Registers lie before the image tokens.
     """
@@ -152,7 +152,7 @@ def trace_denoiser(
         for module in model.modules():
             if isinstance(module, Block):
                 hooks.enter_context(module.register_forward_hook(read))
-        prediction: torch.Tensor = model(x, t, y)
+        prediction = flow.clean(x, model(x, t, y), t)
     return [*layers, measure_layer(prediction.flatten(2).transpose(1, 2), slice(0, count))], prediction
 
 

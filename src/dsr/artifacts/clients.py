@@ -32,15 +32,15 @@ def hub(artifact: Artifact, source: HubSource, folder: Path, pinned: str | None)
         "Log in anew with `hf auth login` (or set HF_TOKEN; what is public needs no token), and accept the terms of "
         f"{artifact.terms} if it asks for that"
     )
-    what, begun = f"hub {source.repository}", folder / "commit"
+    what, begun, inside = f"hub {source.repository}", folder / "commit", PurePosixPath(source.folder)
     revision = begun.read_text(encoding="utf-8") if begun.exists() else pinned or source.revision
     commit, stated = transfer.retrying(f"{what} at {revision}", denied, lambda: _resolve(what, source, revision))
     files.write_text(begun, commit)
     for name in artifact.files:
-        url = huggingface_hub.hf_hub_url(source.repository, name, revision=commit)
+        url = huggingface_hub.hf_hub_url(source.repository, name, subfolder=source.folder, revision=commit)
         headers = huggingface_hub.utils.build_hf_headers()
         transfer.download(url, folder / name, f"{what}/{name}", denied, headers)
-    return commit, stated
+    return commit, {name: stated[path] for name in artifact.files if (path := str(inside / name)) in stated}
 
 
 def _resolve(what: str, source: HubSource, revision: str) -> tuple[str, dict[str, str]]:

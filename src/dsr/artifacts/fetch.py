@@ -17,7 +17,7 @@ from dsr.artifacts import manifest as manifests
 from dsr.artifacts.manifest import MANIFEST, OWN_COPY, PACKAGED, DriveSource, HttpSource, HubSource, KaggleSource
 from dsr.base import files
 from dsr.base.errors import UserError, first_problem
-from dsr.config.base import Section
+from dsr.config.base import Alternative, Section
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.specs import EncoderSpec
 from dsr.data import npz
@@ -31,6 +31,7 @@ def fetch(
     output: Path,
     lock: Path,
     local: Path | None = None,
+    source: Alternative | None = None,
     spec: str = "{}",
     manifest: Path = PACKAGED,
 ) -> None:
@@ -43,6 +44,7 @@ def fetch(
         output: File, or folder (encoders, images), to publish.
         lock: File with sizes and hashes of the first downloads.
         local: Your own copy: checked and linked to instead of a download, never changed.
+        source: The publisher to take it from instead: that of the artifact whose id goes on with `-` and this name.
         spec: JSON of what it is for: an EncoderSpec (encoders, statistics), an AutoencoderSpec (decoders), a
             ModelSpec (denoisers) or an ImageCount (images).
         manifest: Another manifest.
@@ -51,6 +53,7 @@ def fetch(
         UserError: if it cannot be provided; nothing that was received is lost.
     """
     known = manifests.load(manifest)
+    artifact = f"{artifact}-{source}" if source else artifact
     known.refuse_unknown([artifact])
     entry = known.artifacts[artifact]
     recorded = locks.read(lock).artifacts.get(artifact)
@@ -66,6 +69,7 @@ def fetch(
         elif job.exists():
             with _advising(f"{output} is there already: remove it and run again"):
                 job.verify(output)
+                job.refuse_other(output)
                 job.measure(output)
         else:
             job.download()
@@ -105,7 +109,8 @@ class Job:
                 )
         # Each source's in a folder of its own, beside the output; both splits of a competition share one archive.
         name = source.competition if isinstance(source, KaggleSource) else self.identifier
-        digest = hashlib.sha256(source.model_dump_json(exclude={"split"}).encode()).hexdigest()
+        key = source.model_dump_json(exclude={"split"}, exclude_defaults=True)
+        digest = hashlib.sha256(key.encode()).hexdigest()
         folder = self.output.parent / ".downloads" / f"{name}-{digest[:8]}"
         with locks.exclusive(folder.with_name(f"{folder.name}.guard")):
             folder.mkdir(exist_ok=True)
@@ -163,6 +168,12 @@ class Job:
             from dsr.artifacts import weights
 
             weights.verify(check, spec, path)
+
+    def refuse_other(self, path: Path) -> None:
+        """Refuse what was made of another source's file, though it passes the check."""
+        made = files.read_record(path).get("artifact") if self._is_converted(path) else None
+        if made not in (None, self.identifier):
+            raise UserError(f"{path}: made of '{made}', but '{self.identifier}' is asked for")
 
     def publish(self, given: Path, put: Callable[[Path, Path], None]) -> None:
         """Check what is given and ``put`` it in place; what needs another form is made from it without touching it."""

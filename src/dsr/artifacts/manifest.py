@@ -30,6 +30,8 @@ class HubSource(Section):
     client: Literal["hub"]
     repository: str
     """Owner/name."""
+    folder: str = ""
+    """Folder of the repository that has the files."""
     revision: str
     """Commit, tag or branch; the commit that it stands for is recorded at the first download and kept."""
 
@@ -139,8 +141,8 @@ class Artifact(Section):
     def page(self) -> str:
         """Web page of the source; of an address without its query, which may be a signature."""
         match self.source:
-            case HubSource(repository=repository):
-                return f"https://huggingface.co/{repository}"
+            case HubSource(repository=repository, revision=revision, folder=folder):
+                return f"https://huggingface.co/{repository}" + (f"/tree/{revision}/{folder}" if folder else "")
             case DriveSource(folder=folder):
                 return f"https://drive.google.com/drive/folders/{folder}"
             case HttpSource(url=url):

@@ -1,5 +1,6 @@
 """Weights that pass are those that their loaders take; the authors' PyTorch files become safetensors."""
 
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,29 @@ from dsr.base import files, tensors
 from dsr.base.errors import UserError
 from dsr.config.base import Section
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
-from dsr.denoiser.dit import load_denoiser
+from dsr.denoiser.dit import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import load_decoder, load_encoder
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.vit import read_model_type
+
+TABLES = ("pos_embed", ".freqs_cos", ".freqs_sin")
+"""Ends of the names of position tables, absolute and rotary."""
+
+log = logging.getLogger(__name__)
 
 
 def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, about: dict[str, str]) -> None:
     """Write the tensors of the authors' file ``source`` to the safetensors file ``output`` as float32, atomically.
 
-    Their file is one of torch.save; of a training checkpoint, the moving average is taken.
+    Their file is one of torch.save; of a training checkpoint, the moving average is taken, of one without, the model.
+    Position tables that a denoiser's file leaves out were never trained, and are made.
 
     Raises:
         UserError: if the file is damaged, holds Python objects, or other tensors than expected.
     """
     # Tensors that share memory cannot be saved, and the file must not depend on strides.
-    kept = {name: value.to(torch.float32, copy=True).contiguous() for name, value in _read_checkpoint(source).items()}
+    given = with_tables(spec, read_checkpoint(source), source)
+    kept = {name: value.to(torch.float32, copy=True).contiguous() for name, value in given.items()}
     with files.atomic(output) as temporary:
         tensors.write(temporary, kept, about)
         try:
@@ -74,7 +82,21 @@ def _load_encoder(check: EncoderCheck, spec: EncoderSpec, folder: Path) -> nn.Mo
     return encoder
 
 
-def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+def with_tables(spec: Section, given: dict[str, torch.Tensor], source: Path) -> dict[str, torch.Tensor]:
+    """Add the position tables that a denoiser's file lacks; Fourier frequencies are random, and must be there."""
+    if not isinstance(spec, ModelSpec):
+        return given
+    with torch.device("meta"):
+        names = build_denoiser(spec).state_dict()
+    missing = [name for name in names if name.endswith(TABLES) and name not in given]
+    if not missing:
+        return given
+    log.info("%s: lacks %s, which are taken as constructed", source, ", ".join(missing))
+    constructed = build_denoiser(spec).state_dict()
+    return {**given, **{name: constructed[name] for name in missing}}
+
+
+def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """Read a file of torch.save."""
     try:
         # Only the zip format can be mapped instead of read, which spares memory.
@@ -87,8 +109,8 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: not a PyTorch file of plain tensors. It is damaged, or holds Python objects, which are never "
             "loaded because they could run code"
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("ema"), dict):
-        content = content["ema"]
+    if isinstance(content, dict):
+        content = next((content[key] for key in ("ema", "model") if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not all(torch.is_tensor(value) for value in content.values()):
         raise UserError(f"{path}: expected a dictionary of tensors; it is another file than expected")
     return {str(name): tensor for name, tensor in content.items()}

@@ -28,6 +28,8 @@ def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 """What factors of matmuls keep of a float32: all; 10 bits of mantissa; 7 bits; 10 bits, but in a short range."""
+Alternative = Literal["hub"]
+"""Who else publishes an artifact: what it has is the manifest's artifact whose id goes on with `-` and this name."""
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from dsr.base.errors import UserError, problems
 from dsr.config import specs
 from dsr.config.agreement import disagreements
-from dsr.config.base import Name, Section
+from dsr.config.base import Alternative, Name, Section
 from dsr.config.encoders import Data, Decoder, Discovery, Encoder, TestTimeRegisters, Ttr
 from dsr.config.execution import Execution, ParallelRequest, Request, Resources
 from dsr.config.sampling import Evaluation, Figures, Guidance, Sampling, Table
@@ -28,6 +28,9 @@ class Config(Section):
     """Folder of all results; without blanks and signs that mean something to a shell."""
     artifacts: dict[str, str | None] = Field(default_factory=dict)
     """Your own copies, by id of `src/dsr/artifacts/manifest.yaml`, checked and linked to; null: downloaded."""
+    sources: dict[str, Alternative] = Field(default_factory=dict)
+    """Where to fetch an artifact instead, by id: `hub` is RAE's copy on the Hugging Face hub. Whether it has the same
+    bytes is not known, so the lock file records it by itself."""
     data: Data
     """The images."""
     encoders: dict[Name, Encoder]
@@ -74,6 +77,10 @@ class Config(Section):
     def copies(self) -> dict[str, str | None]:
         """Your own copies by artifact id: those of `artifacts`, and the folders of `data`."""
         return {"imagenet-train": self.data.train, "imagenet-validation": self.data.validation, **self.artifacts}
+
+    def artifact(self, name: str) -> str:
+        """Id of what is fetched of an artifact, from the source that is chosen."""
+        return f"{name}-{self.sources[name]}" if name in self.sources else name
 
     def encoding(self, encoder: str, ttr: Ttr) -> specs.EncoderSpec:
         """What turns images into latents, for one encoder with or without TTR."""
@@ -124,9 +131,16 @@ class Config(Section):
         return self.figures.epoch if self.figures.epoch in epochs else epochs[-1]
 
     def averages(self, row: str) -> tuple[float, ...]:
-        """Decays of a row's moving averages; the first is the one that tables report."""
+        """Decays of a row's moving averages; the first is the one that tables report. Of others' it may be unknown."""
         entry = self.rows[row]
-        return (entry.weights.ema,) if entry.weights else self.recipes[entry.recipe or ""].ema
+        if entry.weights:
+            return (entry.weights.ema,) if entry.weights.ema else ()
+        return self.recipes[entry.recipe or ""].ema
+
+    def flow_of(self, row: str) -> Flow:
+        """The flow of a row's denoiser; one that others trained may predict something else."""
+        weights = self.rows[row].weights
+        return self.flow.model_copy(update={"prediction": weights.prediction}) if weights else self.flow
 
     def train(self, row: str) -> specs.TrainSpec:
         """Everything that determines the weights of a row that is trained."""
@@ -166,7 +180,7 @@ class Config(Section):
             weights=weights,
             autoencoder=self.autoencoder(entry.encoder, entry.ttr),
             model=self.model(row),
-            flow=self.flow,
+            flow=self.flow_of(row),
             images=images or sampling.images,
             steps=sampling.steps,
             precision=sampling.precision,
@@ -192,7 +206,7 @@ class Config(Section):
             **dict(self.encoder_maps(entry.encoder, entry.ttr)),
             model=self.model(row),
             weights=self.weights(row, epoch),
-            flow=self.flow,
+            flow=self.flow_of(row),
             times=self.figures.times,
         )
 

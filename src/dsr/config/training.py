@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from dsr.config.base import Distinct, Natural, Positive, PositiveFloat, Precision, Section, Share
 from dsr.config.encoders import Stack, Ttr
 
+Prediction = Literal["data", "velocity"]
+"""What a denoiser puts out: the clean latents, or the velocity noise - clean."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 
@@ -89,6 +91,8 @@ class Flow(Section):
     """Dimension that sets the time shift sqrt(shift_dim / 4096); the release uses 196608 for every row."""
     t_eps: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Lower clamp of t where the velocity is formed from the data prediction."""
+    prediction: Prediction = "data"
+    """What denoisers that are trained here predict: data, as the paper's do, or velocity."""
 
     @property
     def shift(self) -> float:
@@ -152,8 +156,10 @@ class Weights(Section):
     """Id in `src/dsr/artifacts/manifest.yaml`; it is fetched, and its tensors must be those of the row's denoiser."""
     epoch: Positive
     """Epoch after which they were taken, for tables and file names."""
-    ema: Decay
-    """Decay of the moving average that they are."""
+    ema: Decay | None = None
+    """Decay of the moving average that they are; null: not known."""
+    prediction: Prediction = "data"
+    """What the denoiser was trained to predict; as the wrong one, it draws noise."""
 
 
 class Row(Section):

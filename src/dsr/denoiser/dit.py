@@ -58,7 +58,7 @@ class LightningDiT(nn.Module):
             parameter.requires_grad_(train_all)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Noisy latents (B, C, S, S), times (B,), labels (B,) int64 -> predicted clean latents (B, C, S, S)."""
+        """Noisy latents (B, C, S, S), times (B,), labels (B,) int64 -> prediction (B, C, S, S)."""
         condition = (self.t_embedder(t) + self.y_embedder(y)).unsqueeze(1)
         tokens, rope, blocks = self.x_embedder(x) + self.pos_embed, self.feat_rope, list(self.blocks)
         if self.registers:
@@ -111,7 +111,7 @@ class DiTDH(nn.Module):
             parameter.requires_grad_(train_all)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Noisy latents (B, C, S, S), times (B,), labels (B,) int64 -> predicted clean latents (B, C, S, S)."""
+        """Noisy latents (B, C, S, S), times (B,), labels (B,) int64 -> prediction (B, C, S, S)."""
         guide = self._encode(x, self.t_embedder(t), self.y_embedder(y))
         tokens, rope = self.x_embedder(x), self.dec_feat_rope
         if self.registers:

@@ -167,8 +167,8 @@ def downloads(config: Config, manifest: Manifest) -> dict[str, float | None]:
     names.append("inception-graph")
     if "adm" in config.evaluation.references:
         names.append("reference-imagenet256")
-    wanted = [name for name in names if manifest.publishes(name) and not config.copies.get(name)]
-    items = {name: manifest.artifacts[name].gigabytes for name in wanted}
+    wanted = [config.artifact(name) for name in names if not config.copies.get(name)]
+    items = {name: manifest.artifacts[name].gigabytes for name in wanted if manifest.publishes(name)}
     splits = [name for name in ("imagenet-train", "imagenet-validation") if not config.copies.get(name)]
     if splits:
         items[ARCHIVE] = manifest.artifacts[splits[0]].gigabytes

@@ -162,7 +162,7 @@ def _line(
     reference, samples = found.get("reference", {}), found.get("samples", {})
     used = entry.guided or given.guidance[guidance]
     low, high = used.interval if used else (None, None)
-    decay = config.averages(row)[0] if row in config.rows else None
+    decay = next(iter(config.averages(row)), None) if row in config.rows else None
     return {
         "row": row,
         "epoch": epoch,

@@ -25,13 +25,14 @@ Images = npt.NDArray[np.uint8]
 Drawing = Callable[[], Images]
 """Images that are being drawn: waits for them, uint8 (n, H, W, 3), in any thread."""
 Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x_t (B, C, S, S), t (B,), labels (B,)) -> predicted clean latents (B, C, S, S)."""
+"""(x_t (B, C, S, S), t (B,), labels (B,)) -> what the denoiser predicts (B, C, S, S)."""
 
 
 def guided(model: Predictor, x: Tensor, t: Tensor, y: Tensor, null_label: int, guidance: Guidance) -> Tensor:
-    """Predict clean latents (B, C, S, S) fp32 by one forward of a doubled batch, with labels and with the null label.
+    """Predict (B, C, S, S) fp32 by one forward of a doubled batch, with labels and with the null label.
 
-    D = D_null + scale (D_class - D_null) for the samples whose time lies in the interval, D_class for the others.
+    D = D_null + scale (D_class - D_null) for the samples whose time lies in the interval, D_class for the others. Mixed
+    velocities are those of mixed data.
     """
     labels = torch.cat([y, torch.full_like(y, null_label)])
     conditional, unconditional = model(torch.cat([x, x]), torch.cat([t, t]), labels).float().chunk(2)
