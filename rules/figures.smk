@@ -90,6 +90,13 @@ FIGURES = {
         lambda wildcards: unguided(DRAWN),
         "row epoch seed metrics",
     ),
+    "training": Figure(
+        "training",
+        "1. Results",
+        {"result": "loss and gradient norm"},
+        lambda wildcards: RUNS,
+        "row epoch record weights",
+    ),
     # Of rows whose recipe keeps several moving averages.
     "averages": Figure(
         "averages-{row}",
@@ -165,6 +172,31 @@ for name, figure in FIGURES.items():
         shell:
             "python -m dsr.commands.report figure --kind {params.kind} --config {input.config:q} {params.image}"
             " --entries {params.entries:q} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
+
+
+# What there is of these while rows are trained and scored. Like `partial_table` they make nothing else.
+use rule figure_training as partial_training with:
+    input:
+        config=config_file,
+    output:
+        png="<results>/figures/training-partial.png",
+        svg="<results>/figures/training-partial.svg",
+    log:
+        "<logs>/figures/training-partial.log",
+    params:
+        present=lambda wildcards: times_written(files_of(RUNS, "record")),
+
+
+use rule figure_fid as partial_fid with:
+    input:
+        config=config_file,
+    output:
+        png="<results>/figures/fid-partial.png",
+        svg="<results>/figures/fid-partial.svg",
+    log:
+        "<logs>/figures/fid-partial.log",
+    params:
+        present=lambda wildcards: written(unguided(DRAWN)),
 
 
 # Everything about the denoisers' tokens, for as many rows and at the epoch that `figures` says.

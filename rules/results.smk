@@ -4,6 +4,10 @@ DRAWN = list(CONFIG.figures.rows or CONFIG.rows)
 DRAWN_ENTRIES = [
     one for one in unguided(DRAWN) if one.epoch == CONFIG.drawn_epoch(one.row)
 ]
+# Runs of the trainer: those of the weights after the last epoch.
+RUNS = [
+    one for one in unguided(DRAWN) if one.record and one.epoch == final_epoch(one.row)
+]
 # Images whose token maps can be asked for, by folder.
 IMAGES = {f"image-{index}/": index for index in CONFIG.figures.images}
 # Rows with several moving averages of the weights.
@@ -44,7 +48,8 @@ def denoiser_figures():
 
 def figures(wildcards):
     """Every figure."""
-    names = ["samples", "fid", *(f"averages-{row}" for row in AVERAGED)]
+    names = ["samples", "fid", *["training"] * bool(RUNS)]
+    names += [*(f"averages-{row}" for row in AVERAGED)]
     names += [f"encoder-{kind}" for kind in MAP_KINDS.split("|")]
     return [f"<results>/figures/{name}.png" for name in names] + denoiser_figures()
 
@@ -76,8 +81,13 @@ def table_json(entries, *fields):
 
 
 def written(entries):
-    """When each of the files of these entries was written, of those that exist while the plan is made."""
-    paths = map(Path, table_files(entries, "metrics", "chosen"))
+    """When each of the files of these entries was written."""
+    return times_written(table_files(entries, "metrics", "chosen"))
+
+
+def times_written(files):
+    """When each of these files was written, of those that exist while the plan is made."""
+    paths = map(Path, files)
     return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
 
 

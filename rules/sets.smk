@@ -67,6 +67,8 @@ def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):
         metrics=metrics,
         samples=set_file(row, epoch, images, "samples.npz"),
         maps=Path(CONFIG.results, f"maps/rows/{row}-{epoch}.npz"),
+        weights=set_file(row, epoch, "", "ema.safetensors"),
+        record=Path(state_folder(row), "metrics.jsonl") if row in TRAINED else None,
         chosen=(
             set_file(row, epoch, "", "guidance.json") if guidance == CHOSEN else None
         ),

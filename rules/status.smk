@@ -5,7 +5,8 @@ import socket
 from dsr.base.errors import UserError
 from dsr.base.files import write_text
 from dsr.launch import submission
-from dsr.plan.status import Failures, RowFiles, StatusSpec, failed
+from dsr.plan.status import Failures, RowFiles, Score, StatusSpec, failed
+from dsr.report.comparison import expected
 
 FAILURES = Path(CONFIG.results, "failures.json").absolute()
 # For the first page of the report; jobs, which read this file too, need no logs of others.
@@ -15,6 +16,18 @@ config["failed"] = failed(FAILURES, Path.cwd()) if workflow.is_main_process else
 def in_full(path):
     """Absolute path of a file of the workflow."""
     return str(Path(in_results(path)).absolute())
+
+
+def score(one):
+    """A scored set of images, and what is published of it."""
+    spec = one.asked(CONFIG)[one.metrics]
+    known = expected(CONFIG, one.row, one.epoch) if one.guidance == UNGUIDED else None
+    return Score(
+        path=in_full(str(one.metrics)),
+        epoch=one.epoch,
+        spec=spec_hash(spec),
+        expected=known,
+    )
 
 
 def row_files(row):
@@ -27,7 +40,7 @@ def row_files(row):
         weights={
             epoch: in_full(weights.format(row, epoch)) for epoch in CONFIG.epochs(row)
         },
-        scores=tuple(map(in_full, files_of(reported([row], **FIRST), "metrics"))),
+        scores=tuple(score(one) for one in reported([row], **FIRST)),
     )
 
 

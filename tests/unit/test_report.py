@@ -27,6 +27,7 @@ from dsr.report.figures.common import FigureInput, style
 from dsr.report.figures.fid import epoch_reaching, read_curves, registers_alone
 from dsr.report.figures.maps import choose_columns
 from dsr.report.figures.samples import choose_samples, read_chosen
+from dsr.report.figures.training import read_steps
 from dsr.report.provenance import Times, write_provenance
 from dsr.report.render import markdown, page
 from dsr.report.table import TableInput, collect, read_fids
@@ -134,6 +135,12 @@ def entries_of(kind: str, folder: Path) -> tuple[Entry, ...]:
             for number, ((row, epoch, decay), fid) in enumerate(known.items())
         ]
         return *entries, entries[-1].model_copy(update={"epoch": 800, "metrics": folder / "missing.json"})
+    if kind == "training":
+        lines = [{"step": step, "loss": 1 / step, "grad_norm": 2 / step, "restart": 0} for step in (100, 200, 300)]
+        lines.append(lines[1] | {"loss": 0.5, "restart": 1})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+        return tuple(Entry(row=row, epoch=80, record=folder / "metrics.jsonl") for row in (one, other))
     if kind == "samples":
         for name in ("a", "b"):
             write_images(folder / f"{name}.npz", [np.zeros((20, 8, 8, 3), np.uint8)], 20, (8, 8, 3))
@@ -302,6 +309,19 @@ def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path)
         KINDS["fid"](demo)
 
 
+def test_steps_that_were_done_again_count_once(config: Config, tmp_path: Path) -> None:
+    (entry, other) = entries_of("training", tmp_path)
+    assert entry.record is not None
+    assert [(step, line["loss"]) for step, line in read_steps(entry.record).items()] == [
+        (100, 0.01), (200, 0.5), (300, pytest.approx(1 / 300)),
+    ]  # fmt: skip
+    missing = other.model_copy(update={"record": tmp_path / "missing.jsonl"})
+    with style():
+        assert len(KINDS["training"](FigureInput(config, (entry, missing))).axes[0].lines) == 1
+        with pytest.raises(UserError, match="no row has been trained yet"):
+            KINDS["training"](FigureInput(config, (missing,)))
+
+
 def test_the_arrow_compares_rows_that_differ_in_registers_only(config: Config, tmp_path: Path) -> None:
     assert registers_alone(config) == ("dit-siglip2b", "dit-siglip2b-dsr")
     last = Entry(row="dit-siglip2b-dsr", epoch=800, metrics=write_metrics(tmp_path / "last.json", 3.26))
@@ -357,7 +377,7 @@ def test_the_report_opens_with_the_table(raw: dict[str, Any], tmp_path: Path) ->
 def test_a_page_holds_the_table_and_loads_nothing(config: Config, tmp_path: Path) -> None:
     given = TableInput(config, (Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "m.json", 5.91)),))
     html = page(markdown(given, collect(given), read_fids([])) + "\n<script>bad()</script>\n")
-    assert html.count("<table>") == 1
+    assert html.count("<table>") == 2  # and whether it is on track
     lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in html.split("<tr>")[1:]]
     assert lines[0][:5] == ["Row", "Epochs", "Guidance", "Value", "FID"]
     assert lines[2][3:5] == ["measured", "5.91"]

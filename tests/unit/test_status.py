@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from dsr.analysis.track import Expected
 from dsr.commands.status import main
-from dsr.plan.status import Failures, QueuedJob, RowFiles, StatusSpec, failed, slurm_queue, table
+from dsr.config.specs import json_hash
+from dsr.plan.status import Failures, QueuedJob, RowFiles, Score, StatusSpec, failed, slurm_queue, table
 
 NOW = 1_000_000.0
+EXPECTED = Expected(published=(5.0,))
 
 
 def row(folder: Path, name: str) -> RowFiles:
@@ -23,7 +26,10 @@ def row(folder: Path, name: str) -> RowFiles:
         run=f"{folder}/{name}",
         images_per_epoch=1000,
         weights={epoch: f"{folder}/{name}/ema-{epoch}" for epoch in (4, 8)},
-        scores=(f"{folder}/{name}/score-4", f"{folder}/{name}/score-8"),
+        scores=tuple(
+            Score(path=f"{folder}/{name}/score-{epoch}", epoch=epoch, spec=json_hash({}), expected=EXPECTED)
+            for epoch in (4, 8)
+        ),
     )
 
 
@@ -34,7 +40,7 @@ def write(folder: Path, name: str, *lines: dict[str, Any], files: tuple[str, ...
     (folder / name / "metrics.jsonl").write_text(text, encoding="utf-8")
     for file in files:
         path = folder / name / file
-        path.touch()
+        path.write_text('{"fid": 5.1}', encoding="utf-8")
         os.utime(path, (NOW - 7200, NOW - 7200))
 
 
@@ -67,6 +73,18 @@ def test_a_row_in_training(tmp_path: Path) -> None:
     # Three starts, two milestones begun.
     assert restarts == "1"
     assert (scored, jobs) == ("1/2", "-")
+
+
+def test_the_newest_fid_is_judged(tmp_path: Path) -> None:
+    write(tmp_path, "a", {"epoch": 8.0, "step": 80, "images_per_second": 1.0}, files=("score-4", "score-8"))
+    (tmp_path / "a/score-8").write_text('{"fid": 9.0}', encoding="utf-8")
+    assert "- a, epoch 8: 9.00, above (worse) (4.76 to 5.24 expected)\n" in table(spec(tmp_path, "a"), None, NOW)
+    (tmp_path / "a/score-8").unlink()
+    assert "- a, epoch 4: 5.10, on track (4.76 to 5.24 expected)\n" in table(spec(tmp_path, "a"), None, NOW)
+    (tmp_path / "a/score-4").write_text('{"fid": 5.0, "spec": {"edition": 2}}', encoding="utf-8")
+    assert "- a, epoch 4: scored with other settings than" in table(spec(tmp_path, "a"), None, NOW)
+    (tmp_path / "a/score-4").unlink()
+    assert "published" not in table(spec(tmp_path, "a"), None, NOW)
 
 
 def test_rows_that_have_not_begun_or_are_done(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from dsr.base.errors import UserError
 from dsr.base.files import read_json, write_json
 from dsr.base.text import pipe_table
 from dsr.config.load import Config, load
+from dsr.report.comparison import departures, expected
 from dsr.report.entries import METRICS, Entries, Entry, entries_json
-from dsr.report.published import Published, departures
+from dsr.report.published import Published
 from dsr.report.render import latex, markdown, write_table
 from dsr.report.table import (
     TableInput,
@@ -23,6 +24,7 @@ from dsr.report.table import (
     read_fids,
     references,
     sampling_seeds,
+    track,
     training_seeds,
     with_variants,
 )  # fmt: skip
@@ -281,7 +283,7 @@ def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(config:
     text = markdown(given, frame, fids)
     assert text.index("## Sampling seeds") < text.index("## References") < text.index("## How this was measured")
     assert "Sampling seeds" not in markdown(given, frame, NONE)
-    assert latex(given, frame, fids).count(r"\begin{table}") == 3
+    assert latex(given, frame, fids).count(r"\begin{table}") == 4
     wider = with_variants(config, frame, fids)
     line = wider[(wider["row"] == "dit-siglip2b") & (wider["epoch"] == 80)].iloc[0]
     assert (line["seeds"], line["fid_mean"], line["fid_train"]) == (3, pytest.approx(6.0), 5.5)
@@ -333,6 +335,28 @@ def test_guidance_is_printed_beside_the_published_guided_fid(raw: dict[str, Any]
     assert "Choosing on FID is common practice" in text
     without = config.model_copy(update={"sampling": config.sampling.model_copy(update={"sweep": None})})
     assert "everybody" not in markdown(table_of(without), collect(table_of(without)), NONE)
+
+
+# Whether a row is on track
+
+
+def test_an_fid_is_judged_by_all_that_is_published_of_its_epoch(config: Config, tmp_path: Path) -> None:
+    # A table says 5.89 and the chart 5.68; another run may be 0.26 off either.
+    known = expected(config, "dit-siglip2b", 80)
+    assert known.published == (5.68, 5.89)
+    verdicts = [known.verdict(fid) for fid in (5.3, 5.43, 6.1, 6.3)]
+    assert verdicts == ["below (better)", "on track", "on track", "above (worse)"]
+    entries = [Entry(row=row, epoch=40, metrics=write_metrics(tmp_path / row, 8.0)) for row in [*config.rows][:3]]
+    lines = track(config, collect(table_of(config, *entries))).lines.set_index("Row")
+    assert lines.loc["dit-siglip2b"].tolist() == ["40", "8.00", "7.97", "7.62 to 8.32", "on track"]
+    assert lines.loc["dit-siglip2b-dsr", "Verdict"] == "above (worse)"
+    assert lines.loc["dit-so400m", "Verdict"] == "not comparable (no FID is published at epoch 40)"
+    recipe = config.recipes["dit"].model_copy(update={"ema": (0.9995,)})
+    other = config.model_copy(update={"recipes": {**config.recipes, "dit": recipe}})
+    assert expected(other, "dit-siglip2b", 40).verdict(8.0) == (
+        "not comparable (rows.dit-siglip2b.recipe.ema: 0.9999 -> 0.9995)"
+    )
+    assert track(demo_of(config), collect(table_of(demo_of(config), *entries))).lines.empty
 
 
 # Tables that the configuration names

@@ -14,15 +14,17 @@ from dsr.report.figures.common import FigureInput, style
 from dsr.report.figures.fid import averages, fid
 from dsr.report.figures.maps import attention, components, norms, outliers, times
 from dsr.report.figures.samples import samples
+from dsr.report.figures.training import training
 from dsr.report.provenance import write_provenance
 from dsr.report.render import write_card, write_table
 
-Kind = Literal["norms", "times", "components", "attention", "outliers", "samples", "fid", "averages"]
+Kind = Literal["norms", "times", "components", "attention", "outliers", "samples", "fid", "averages", "training"]
 
 KINDS: Mapping[str, Callable[[FigureInput], Figure]] = {
-    kind.__name__: kind for kind in (norms, times, components, attention, outliers, samples, fid, averages)
+    kind.__name__: kind for kind in (norms, times, components, attention, outliers, samples, fid, averages, training)
 }
-"""Each draws the maps of the entries, but for `samples` (their samples), `fid` and `averages` (their metrics)."""
+"""Each draws the maps of the entries, but for `samples` (their samples), `fid` and `averages` (their metrics), and
+`training` (the trainer's records)."""
 
 
 def draw(kind: Kind, config: Config, entries: Entries, png: Path, svg: Path, image: int | None = None) -> None:

@@ -166,7 +166,12 @@ def spec_json(spec: BaseModel) -> str:
 
 def spec_hash(spec: BaseModel) -> str:
     """Short hash of a specification's content; equal content gives equal hashes."""
-    return hashlib.sha256(spec_json(spec).encode()).hexdigest()[:12]
+    return json_hash(content(spec))
+
+
+def json_hash(content: Mapping[str, Any]) -> str:
+    """The same of the content itself, as files record it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

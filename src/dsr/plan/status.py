@@ -10,16 +10,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dsr.analysis.track import Expected
 from dsr.base.errors import explain
 from dsr.base.files import read_json, read_json_lines, write_json
 from dsr.base.programs import output_of
 from dsr.base.text import duration, pipe_table
 from dsr.config.base import Positive, Section
+from dsr.config.specs import json_hash
 
 log = logging.getLogger(__name__)
 
 RECENT = 10
 """Lines of the trainer's record that the speed is averaged over."""
+
+
+class Score(Section):
+    """A set of images of a row that is scored, and what is published of it."""
+
+    path: str
+    """Metrics file."""
+    epoch: Positive
+    spec: str
+    """Hash of the specification that the file should record."""
+    expected: Expected | None
+    """Null: it is drawn with guidance."""
 
 
 class RowFiles(Section):
@@ -31,8 +45,7 @@ class RowFiles(Section):
     """Images of all steps of an epoch."""
     weights: dict[int, str]
     """Epoch that the row is scored at -> file of its weights; the last ends training."""
-    scores: tuple[str, ...]
-    """Metrics files."""
+    scores: tuple[Score, ...]
 
 
 class StatusSpec(Section):
@@ -74,16 +87,33 @@ def table(spec: StatusSpec, queue: Sequence[QueuedJob] | None, now: float) -> st
     header = ["row", "epoch", "images/s", "to go", "loss", "reported", "checkpoint", "restarts", "scored", "jobs"]
     lines = []
     for row, files in spec.rows.items():
-        scored = f"{sum(Path(path).exists() for path in files.scores)}/{len(files.scores)}"
+        scored = f"{sum(Path(score.path).exists() for score in files.scores)}/{len(files.scores)}"
         own = [job for job in here if job.belongs_to(row)]
         lines.append([row, *_progress(files, now), scored, "-" if queue is None else _count(own)])
     text = f"{spec.title}\n\n" + pipe_table(header, lines, header[1:9]) + "\n"
+    if tracks := [line for row, files in spec.rows.items() if (line := _track(row, files.scores))]:
+        text += "\nFID beside what is published (docs/evaluation.md#on-track):\n" + "".join(tracks)
     if others := [job for job in here if not any(map(job.belongs_to, spec.rows))]:
         rules = Counter(re.sub(r"^rule_|_wildcards_.*$", "", job.comment) for job in others)
         text += f"\nOther jobs: {_count(others)} ({', '.join(f'{count} {rule}' for rule, count in rules.items())}).\n"
     if lost := failed(Path(spec.failures), Path(spec.folder)):
         text += f"\n{lost}\n"
     return f"{text}\n{_snakemake(spec)}\n"
+
+
+def _track(row: str, scores: Sequence[Score]) -> str:
+    """Say whether a row's newest FID is what the paper's experiment gives; '' before there is one."""
+    scored = [score for score in scores if score.expected and Path(score.path).exists()]
+    last = max(scored, key=lambda score: score.epoch, default=None)
+    if last is None or last.expected is None:
+        return ""
+    found = read_json(Path(last.path))
+    if json_hash(found.get("spec", {})) != last.spec:
+        return f"- {row}, epoch {last.epoch}: scored with other settings than the configuration's\n"
+    text = f"- {row}, epoch {last.epoch}: {found['fid']:.2f}, {last.expected.verdict(found['fid'])}"
+    if last.expected.published:
+        text += " ({:.2f} to {:.2f} expected)".format(*last.expected.band)
+    return f"{text}\n"
 
 
 def _snakemake(spec: StatusSpec) -> str:

@@ -62,6 +62,10 @@ class Entry(Section):
     metrics: Path | None = None
     samples: Path | None = None
     maps: Path | None = None
+    weights: Path | None = None
+    """The row's weights at this epoch."""
+    record: Path | None = None
+    """The trainer's record of the run that they are from, or will be."""
     chosen: Path | None = None
     """The guidance that the sweep chose, which whatever is made with it waits for."""
     run: str = ""
@@ -101,6 +105,7 @@ class Entry(Section):
             found[self.metrics] = config.evaluate(samples)
             found[self.samples and self.samples.with_suffix(".json")] = samples
             found[self.maps] = config.denoiser_maps(self.row, self.epoch)
+            found[self.weights] = weights
         elif self.encoder in config.encoders:
             found[self.maps] = config.encoder_maps(self.encoder, self.ttr)
         return {path: spec for path, spec in found.items() if path}

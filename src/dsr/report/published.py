@@ -1,55 +1,14 @@
 """The numbers that the paper publishes (arXiv 2605.05206), by row, epoch and guidance."""
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import resources
-from typing import Any
 
 import pandas as pd
-import yaml
 
-from dsr.config.load import Config
-from dsr.config.specs import differing_keys
 from dsr.report.entries import COUNTED, METRICS
 
 MAIN, CHART = "main", "chart"
 """Names of the published lists behind Table 1 and behind FID against epochs; the latter was read off a chart."""
-
-
-def departures(config: Config, row: str) -> list[str]:
-    """Say in what a row is not the experiment whose numbers the paper publishes, as 'key: the paper's -> its own'.
-
-    Of a row that the configuration lacks only what it would share with the others is compared; of one with fetched
-    weights, not the recipe.
-    """
-    own = config.model_dump(mode="json")
-    paper = {name: part for name, part in _paper().items() if isinstance(part, Mapping) and name != "rows"}
-    differences = differing_keys(paper, _like(paper, own))
-    entry = own["rows"].get(row)
-    if entry is None:
-        return differences
-    recipe = own["recipes"].get(entry["recipe"])
-    entry |= {"encoder": own["encoders"][entry["encoder"]], "denoiser": own["denoisers"][entry["denoiser"]]}
-    entry |= {"recipe": {**recipe, "ema": recipe["ema"][0]} if recipe else None}
-    name = entry["compare_with"] or row
-    wanted = _paper()["rows"].get(name)
-    if wanted is None:
-        return [*differences, f"rows: {name} is none of the paper's"]
-    wanted = {key: value for key, value in wanted.items() if entry[key] is not None}
-    return differences + differing_keys(wanted, _like(wanted, entry), f"rows.{row}.")
-
-
-@functools.cache
-def _paper() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((resources.files("dsr.report") / "paper.yaml").read_text(encoding="utf-8"))
-    return content
-
-
-def _like(pattern: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values whose keys the pattern has, at every depth."""
-    return {
-        key: _like(part, values[key]) if isinstance(part, Mapping) else values.get(key) for key, part in pattern.items()
-    }
 
 
 class Published:

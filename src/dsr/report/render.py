@@ -18,7 +18,7 @@ from dsr.report.table import MEASURED, TableInput, collect, read_fids, supplemen
 
 MARK = "†"
 """Stands at the FID of a row some of whose images are one colour all over."""
-_WORDS = {"Row", "Rows", "Epochs", "Guidance", "Value", "EMA decay", "Reference"}
+_WORDS = {"Row", "Rows", "Epochs", "Guidance", "Value", "EMA decay", "Reference", "Verdict"}
 """Columns that hold words; the others hold numbers."""
 
 

@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
+from dsr.analysis.track import half_width
 from dsr.base.errors import UserError
 from dsr.config.load import Config
+from dsr.report.comparison import departures
 from dsr.report.entries import Entry
 from dsr.report.figures.common import INK, MUTED, SMALL, FigureInput, grid, heading
-from dsr.report.published import Published, departures
+from dsr.report.published import Published
 
 Curve = Sequence[tuple[int, float]]
 """(epoch, FID) points, by epoch."""
@@ -35,12 +37,19 @@ def fid(given: FigureInput) -> Figure:
     epochs = sorted({epoch for curves in (measured, published) for curve in curves.values() for epoch, _ in curve})
     if not epochs:
         raise UserError("FID against epochs: none of the metrics files exists yet; evaluate at least one row")
-    off_chart = ["published points: read off the paper's chart, ±0.05"] if any(published.values()) else []
+    off_chart = (
+        ["published: read off the paper's chart, in the band of other runs"]
+        if any(published.values())
+        else []
+    )
     subtitle = " · ".join([config.name, "unguided", *off_chart])
     figure, axes = _plot((3.9, 3.6), "FID against training epochs", subtitle)
     for number, (name, curve) in enumerate(measured.items()):
         colour, known = f"C{number}", published[name]
-        axes.plot(*np.reshape(known, (-1, 2)).T, "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
+        across, points = np.reshape(known, (-1, 2)).T
+        band = half_width(points)
+        axes.fill_between(across, points - band, points + band, color=colour, alpha=0.12, lw=0)
+        axes.plot(across, points, "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
         axes.plot(*np.reshape(curve, (-1, 2)).T, "o-", color=colour, lw=1.8, ms=5.5)
         if curve or known:
             axes.plot([], [], color=colour, lw=1.8, label=name)
