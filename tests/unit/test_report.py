@@ -259,7 +259,7 @@ def test_the_epoch_is_said_once_or_beside_every_row(config: Config) -> None:
 
 def test_the_epoch_to_draw_can_be_chosen(raw: dict[str, Any]) -> None:
     config = configuration("profiles/reference-weights/config-overlay.yaml")
-    late, early = (row for row in config.rows if row not in raw["rows"])
+    late, early, *_ = (row for row in config.rows if row not in raw["rows"])
     assert [config.drawn_epoch(row) for row in (late, early, "dit-siglip2b")] == [800, 80, 800]
     assert load({**raw, "figures": {**raw["figures"], "epoch": 80}}).drawn_epoch("dit-siglip2b") == 80
 

@@ -37,11 +37,7 @@ def fid(given: FigureInput) -> Figure:
     epochs = sorted({epoch for curves in (measured, published) for curve in curves.values() for epoch, _ in curve})
     if not epochs:
         raise UserError("FID against epochs: none of the metrics files exists yet; evaluate at least one row")
-    off_chart = (
-        ["published: read off the paper's chart, in the band of other runs"]
-        if any(published.values())
-        else []
-    )
+    off_chart = ["published: read off the paper's chart, in the band of other runs"] if any(published.values()) else []
     subtitle = " · ".join([config.name, "unguided", *off_chart])
     figure, axes = _plot((3.9, 3.6), "FID against training epochs", subtitle)
     for number, (name, curve) in enumerate(measured.items()):

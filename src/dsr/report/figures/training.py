@@ -26,7 +26,14 @@ def training(given: FigureInput) -> Figure:
     for axes, (name, label) in zip((upper, lower), QUANTITIES.items(), strict=True):
         for number, (row, steps) in enumerate(runs.items()):
             points = [(step, line[name]) for step, line in steps.items() if name in line]
-            axes.plot(*zip(*points, strict=True), color=f"C{number}", lw=1.2, marker="o", ms=3 if len(points) < 50 else 0, label=row)
+            axes.plot(
+                *zip(*points, strict=True),
+                color=f"C{number}",
+                lw=1.2,
+                marker="o",
+                ms=3 if len(points) < 50 else 0,
+                label=row,
+            )
         axes.set_ylabel(label)
         axes.grid()
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
