@@ -1,4 +1,4 @@
-"""Add diffusion registers to a DiT that is not ours: one made of timm's attention and MLP, as the original DiT is.
+"""Add diffusion registers to a DiT that is not ours: the original one, written out small.
 
 Run: python examples/add_diffusion_registers.py
 """
@@ -11,11 +11,9 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsr.denoiser import registers
+from dsr.registers import add_diffusion_registers
 
 WIDTH, DEPTH, HEADS, GRID, CHANNELS, CLASSES = 64, 6, 4, 8, 4, 10
-REGISTERS, START = 16, 2
-"""Registers enter before block START; the paper has 36 before block 8 of 28."""
 
 
 # The model that gets them. Nothing in it knows of registers.
@@ -39,7 +37,7 @@ class Block(nn.Module):
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
-class TimmDiT(nn.Module):
+class DiT(nn.Module):
     """A small class-conditional DiT; predicts the clean latent."""
 
     def __init__(self) -> None:
@@ -60,33 +58,22 @@ class TimmDiT(nn.Module):
         return self.final_layer(tokens).transpose(1, 2).unflatten(2, (GRID, GRID))
 
 
-# The few lines.
-
-
-def add_registers(dit: TimmDiT) -> None:
-    """Let registers enter before block START and leave before the final layer."""
-    dit.blocks[START] = registers.Entry(dit.blocks[START], count=REGISTERS, width=WIDTH)
-    dit.final_layer = registers.Exit(dit.final_layer, count=REGISTERS)
-
-
-def count(model: nn.Module) -> int:
-    """Trainable numbers of a model."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def main() -> None:
     """Add registers, and train for a few steps on one batch to see that they learn with the rest."""
     torch.manual_seed(0)
-    dit = TimmDiT()
-    before = count(dit)
-    add_registers(dit)
-    print(f"{before} parameters, and {count(dit) - before} more for {REGISTERS} registers before block {START}")
+    dit = DiT()
+    plain = {name: value.clone() for name, value in dit.state_dict().items()}
+    # The paper has 36 before block 8 of 28.
+    add_diffusion_registers(dit, dit.blocks, start=2, count=16, width=WIDTH)
+    added = {name: tuple(value.shape) for name, value in dit.state_dict().items() if name not in plain}
+    print(f"added: {added}")
+    dit.load_state_dict(plain)
+    print("a checkpoint without registers still loads")
 
     clean, noise = torch.randn(2, 16, CHANNELS, GRID, GRID).unbind()
     t, labels = torch.rand(16), torch.arange(16) % CLASSES
     noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1))
-    entry = dit.blocks[START]
-    start = entry.tokens.detach().clone()
+    start = dit.diffusion_registers.tokens.detach().clone()
     optimizer = torch.optim.AdamW(dit.parameters(), lr=1e-3)
     losses = []
     for _ in range(20):
@@ -96,7 +83,8 @@ def main() -> None:
         optimizer.step()
         losses.append(loss.item())
     print(f"prediction {tuple(dit(noisy, t, labels).shape)}, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
-    print(f"registers moved by {(entry.tokens - start).norm() / start.norm():.1%} of their norm")
+    moved = (dit.diffusion_registers.tokens - start).norm() / start.norm()
+    print(f"registers moved by {moved:.1%} of their norm")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from dsr.base.errors import UserError
 from dsr.config.specs import ModelSpec
-from dsr.denoiser import registers
 from dsr.denoiser.dit import Denoiser, build_denoiser, load_denoiser
 from dsr.denoiser.layers import RotaryPositions
+from dsr.registers import diffusion
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CPU = torch.device("cpu")
@@ -145,7 +145,7 @@ def test_autocast_predicts_nearly_the_same(denoiser: dict[str, Any]) -> None:
 
 def test_impossible_shapes_are_refused() -> None:
     with pytest.raises(UserError, match="registers 5: give 0 or a perfect square"):
-        registers.create(5, 32)
+        diffusion.create(5, 32)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
-from dsr.encoder.blocks import Trace
-from dsr.encoder.ttr import NeuronScores, find_register_neurons, with_registers
+from dsr.encoder.ttr import find_register_neurons, with_registers
 from dsr.encoder.vit import Dinov2Encoder
+from dsr.registers.discovery import NeuronScores, Trace
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels
 
@@ -190,7 +190,7 @@ def test_discovery_and_test_time_registers(folder: Path, kind: str, index: Path)
 def test_prefix_tokens_take_no_part_in_discovery() -> None:
     output = torch.tensor([[[90.0], [1.0], [10.0], [70.0]]])
     activations = torch.tensor([[[9.0], [1.0], [3.0], [8.0]]])
-    scores = NeuronScores(Discovery(images=1, norm_threshold=5.0, top_k=1))
+    scores = NeuronScores(5.0)
     scores.add(Trace([output, output], [activations]), 1, prefix=1)
     assert scores.mean().tolist() == [[3.0]]
     assert scores.largest_norm == 10

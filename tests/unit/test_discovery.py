@@ -14,8 +14,8 @@ from dsr.commands import discover as command
 from dsr.config.encoders import Discovery
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import DiscoverSpec
-from dsr.encoder.blocks import Trace
-from dsr.encoder.ttr import NeuronList, NeuronScores, merge, rank, read_neurons
+from dsr.encoder.ttr import NeuronList, read_neurons
+from dsr.registers.discovery import NeuronScores, Trace, merge, rank
 from tests.unit import tiny_encoder
 
 RELEASED = Path(dsr.encoder.__path__[0]) / "neurons"
@@ -79,7 +79,7 @@ ACTIVATIONS = torch.tensor([[[0.0, 4.0], [0.0, 4.0], [-3.0, 1.0]], [[9.0, 9.0], 
 
 
 def scores(threshold: float = 5.0, *, layer: int = -1, registers: int = 0) -> torch.Tensor:
-    accumulated = NeuronScores(options(norm_threshold=threshold, layer=layer))
+    accumulated = NeuronScores(threshold, layer)
     accumulated.add(Trace([OUTPUT, OUTPUT], [ACTIVATIONS]), registers)
     return accumulated.mean()
 
@@ -90,7 +90,7 @@ def test_the_score_is_the_mean_magnitude_on_outliers_of_images_that_have_some() 
 
 
 def test_images_do_not_have_to_come_in_one_trace() -> None:
-    accumulated = NeuronScores(options(norm_threshold=0.5))
+    accumulated = NeuronScores(0.5)
     for number in range(2):
         part = OUTPUT[number : number + 1]
         accumulated.add(Trace([part, part], [ACTIVATIONS[number : number + 1]]))

@@ -1,9 +1,14 @@
 """How a command ends that cannot go on: errors that a user can mend, in one line, and a stop."""
 
+from __future__ import annotations
+
 import errno
 import os
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    # The register library does without pydantic.
+    from pydantic import ValidationError
 
 EXIT_STOPPED = 75
 """Exit code of a trainer that saved its state and left before its milestone (EX_TEMPFAIL of sysexits.h)."""

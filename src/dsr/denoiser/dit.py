@@ -16,7 +16,6 @@ from dsr.base.positions import position_table
 from dsr.base.tensors import assign, read
 from dsr.config.specs import ModelSpec, WeightsSpec, require
 from dsr.config.training import Dit, DitDh
-from dsr.denoiser import registers as diffusion_registers
 from dsr.denoiser.layers import (
     Block,
     FinalLayer,
@@ -29,6 +28,7 @@ from dsr.denoiser.layers import (
     run_blocks,
     to_grid,
 )
+from dsr.registers.diffusion import create, insert, strip
 
 
 class LightningDiT(nn.Module):
@@ -42,7 +42,7 @@ class LightningDiT(nn.Module):
         self.pos_embed = nn.Parameter(position_table(width, spec.grid))
         fixed = [self.pos_embed]
         if spec.registers:
-            self.register_tokens, self.register_pos_embed = diffusion_registers.create(spec.registers, width)
+            self.register_tokens, self.register_pos_embed = create(spec.registers, width)
             fixed.append(self.register_pos_embed)
         self.x_embedder = LatentEmbedder(spec.channels, width)
         self.t_embedder = TimestepEmbedder(width)
@@ -63,10 +63,10 @@ class LightningDiT(nn.Module):
         tokens, rope, blocks = self.x_embedder(x) + self.pos_embed, self.feat_rope, list(self.blocks)
         if self.registers:
             tokens = self.run_blocks(blocks[: self.register_start], tokens, condition, rope)
-            tokens = diffusion_registers.insert(tokens, self.register_tokens, self.register_pos_embed)
+            tokens = insert(tokens, self.register_tokens, self.register_pos_embed)
             rope, blocks = self.feat_rope_incontext, blocks[self.register_start :]
         tokens = self.run_blocks(blocks, tokens, condition, rope)
-        tokens = diffusion_registers.strip(tokens, self.registers)
+        tokens = strip(tokens, self.registers)
         return to_grid(self.final_layer(tokens, condition), self.input_size)
 
 
@@ -85,10 +85,8 @@ class DiTDH(nn.Module):
         self.pos_embed = nn.Parameter(position_table(width, spec.grid))
         fixed = [self.pos_embed]
         if spec.registers:
-            self.enc_register_tokens, self.enc_register_pos_embed = diffusion_registers.create(spec.registers, width)
-            self.dec_register_tokens, self.dec_register_pos_embed = diffusion_registers.create(
-                spec.registers, head_width
-            )
+            self.enc_register_tokens, self.enc_register_pos_embed = create(spec.registers, width)
+            self.dec_register_tokens, self.dec_register_pos_embed = create(spec.registers, head_width)
             fixed += [self.enc_register_pos_embed, self.dec_register_pos_embed]
         self.x_embedder = LatentEmbedder(spec.channels, head_width)
         self.s_embedder = LatentEmbedder(spec.channels, width)
@@ -115,11 +113,11 @@ class DiTDH(nn.Module):
         guide = self._encode(x, self.t_embedder(t), self.y_embedder(y))
         tokens, rope = self.x_embedder(x), self.dec_feat_rope
         if self.registers:
-            tokens = diffusion_registers.insert(tokens, self.dec_register_tokens, self.dec_register_pos_embed)
+            tokens = insert(tokens, self.dec_register_tokens, self.dec_register_pos_embed)
             rope = self.dec_feat_rope_incontext
         tokens = self.run_blocks(list(self.blocks)[self.encoder_depth :], tokens, guide, rope)
-        tokens = diffusion_registers.strip(tokens, self.registers)
-        guide = diffusion_registers.strip(guide, self.registers)
+        tokens = strip(tokens, self.registers)
+        guide = strip(guide, self.registers)
         return to_grid(self.final_layer(tokens, guide), self.input_size)
 
     def _encode(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
@@ -130,7 +128,7 @@ class DiTDH(nn.Module):
         tokens, rope = self.s_embedder(x) + self.pos_embed, self.enc_feat_rope
         if self.registers:
             tokens = self.run_blocks(blocks[: self.register_start], tokens, condition, rope)
-            tokens = diffusion_registers.insert(tokens, self.enc_register_tokens, self.enc_register_pos_embed)
+            tokens = insert(tokens, self.enc_register_tokens, self.enc_register_pos_embed)
             rope, blocks = self.enc_feat_rope_incontext, blocks[self.register_start :]
         tokens = self.run_blocks(blocks, tokens, condition, rope)
         # The head sees the time once more, but not the label.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -100,12 +99,3 @@ class Block(nn.Module):
         x = x + self.scale1(self.attention(self.norm1(x)))
         hidden = self.mlp.hidden(self.norm2(x))
         return x + self.scale2(self.mlp.fc2(hidden)), hidden
-
-
-class Trace(NamedTuple):
-    """What happens inside an encoder; test-time registers, if any, are the last of the T tokens."""
-
-    hidden_states: list[torch.Tensor]
-    """Residual streams (B, T, D): the embeddings, then the output of every block."""
-    activations: list[torch.Tensor]
-    """Hidden MLP activations (B, T, M) of every block, after any intervention."""

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from dsr.base.errors import UserError
 from dsr.base.files import read_json
-from dsr.encoder.blocks import Attention, Block, Mlp, Trace
+from dsr.encoder.blocks import Attention, Block, Mlp
+from dsr.registers.discovery import Trace
 
 log = logging.getLogger(__name__)
 

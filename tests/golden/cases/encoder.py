@@ -11,10 +11,10 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.config.encoders import Decoder, Discovery, TestTimeRegisters
 from dsr.encoder.autoencoder import Autoencoder, ViTDecoder
-from dsr.encoder.blocks import Trace
 from dsr.encoder.statistics import LatentStatistics, Normaliser
-from dsr.encoder.ttr import NeuronScores, rank, with_registers
+from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import Siglip2Encoder, resize
+from dsr.registers.discovery import NeuronScores, Trace, rank
 
 from .common import Computed, Family, Golden, Tolerance
 
@@ -115,7 +115,7 @@ def register_neurons(golden: Golden) -> Computed:
         # The release puts the mean token before the image tokens, where it counts like any other.
         tokens = with_mean_token if "meantok" in variant else torch.Tensor.clone
         shown = [only_sparse(layer, tokens(layer)) for layer in trace.activations] if sparse else trace.activations
-        scores = NeuronScores(options)
+        scores = NeuronScores(options.norm_threshold, options.layer)
         scores.add(Trace([*map(tokens, trace.hidden_states)], [*map(tokens, shown)]))
         best = rank(scores.mean(), options.top_k)
         computed |= {
