@@ -1,17 +1,29 @@
-# A folder for each row and milestone that can be used elsewhere: weights, what images are drawn with, and a model card.
+# A folder for each row and milestone that can be used elsewhere: weights and what images are drawn with, scored or not.
 rule model_folder:
     input:
-        lambda wildcards: files_of(milestone(wildcards), "metrics", "chosen"),
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         statistics=lambda wildcards: row_inputs(wildcards)["statistics"],
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
         spec=asked("<results>/models/{row}-{epoch}/config.json", model_spec),
-        config=config_file,
     output:
         config="<results>/models/{row}-{epoch}/config.json",
         weights="<results>/models/{row}-{epoch}/model.safetensors",
         statistics="<results>/models/{row}-{epoch}/statistics.safetensors",
         decoder="<results>/models/{row}-{epoch}/decoder.safetensors",
+    localrule: True
+    shell:
+        "cp {input.spec:q} {output.config:q}; ln -srf {input.weights:q} {output.weights:q};"
+        " ln -srf {input.statistics:q} {output.statistics:q}; ln -srf {input.decoder:q} {output.decoder:q}"
+
+
+# What stands beside it on a hub.
+rule card:
+    input:
+        lambda wildcards: files_of(milestone(wildcards), "metrics", "chosen"),
+        folder="<results>/models/{row}-{epoch}/config.json",
+        weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+        config=config_file,
+    output:
         card="<results>/models/{row}-{epoch}/README.md",
     log:
         "<logs>/models/{row}-{epoch}.log",
@@ -21,9 +33,7 @@ rule model_folder:
     params:
         entries=lambda wildcards: table_json(milestone(wildcards)),
     shell:
-        "cp {input.spec:q} {output.config:q}; ln -srf {input.weights:q} {output.weights:q};"
-        " ln -srf {input.statistics:q} {output.statistics:q}; ln -srf {input.decoder:q} {output.decoder:q};"
-        " python -m dsr.commands.report card --config {input.config:q} --entries {params.entries:q}"
+        "python -m dsr.commands.report card --config {input.config:q} --entries {params.entries:q}"
         " --weights {input.weights:q} --output {output.card:q} > {log:q} 2>&1"
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from PIL import Image
 from pydantic import BaseModel
 
 from dsr.artifacts import lock
@@ -28,6 +29,7 @@ from dsr.config.base import Alternative
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.sampling import Guidance
 from dsr.config.specs import EncoderSpec, spec_json
+from dsr.sampling.draw import Grid, draw
 from dsr.sampling.pretrained import FILES, load
 from dsr.sampling.sampler import Sampler
 
@@ -169,6 +171,14 @@ def test_trained_weights_are_loaded_from_a_folder_and_from_the_hub(
     assert not np.array_equal(unguided, drawn)
     with pytest.raises(UserError, match="class 3: expected 0 to 2"):
         own.of_classes([0, 3])
+    grid, each = tmp_path / "grid.png", tmp_path / "each"
+    draw(Grid(str(folder), ("2", "0"), grid, count=2, first=1, seed=5, each=each, device="cpu"))
+    again = load(folder, device="cpu").of_classes([0], seed=5, numbers=[2])
+    assert np.array_equal(np.asarray(Image.open(each / "0-2.png")), again[0])
+    side = again.shape[1]
+    assert np.array_equal(np.asarray(Image.open(grid))[-side:, -side:], again[0]), "the last of the grid"
+    with pytest.raises(UserError, match=r"class 'cat': expected a name, or a number from 0 to 2"):
+        draw(Grid(str(folder), ("cat",), grid, device="cpu"))
     (folder / "decoder.safetensors").unlink()
     with pytest.raises(UserError, match=r"decoder.safetensors: no such file; .*load\(..., decoder=...\)"):
         load(folder)

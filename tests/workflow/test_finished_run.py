@@ -65,7 +65,7 @@ def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
 
 def test_a_model_has_a_card_and_draws_in_a_script(finished: Checkout, tmp_path: Path) -> None:
     folder = f"results/demo/models/{ROW}-1"
-    assert finished.planned("model_card") == {"model_folder": 2, "model_card": 1}
+    assert finished.planned("model_card") == {"model_folder": 2, "card": 2, "model_card": 1}
     run = finished.tiny(f"{folder}/README.md")
     assert run.returncode == 0, run.stdout[-5000:]
     card = (finished.folder / folder / "README.md").read_text(encoding="utf-8")
@@ -81,11 +81,12 @@ def test_a_model_has_a_card_and_draws_in_a_script(finished: Checkout, tmp_path: 
         "torch ",
     ):
         assert part in text
-    picture = tmp_path / "samples.png"
-    sample = [f"{ROOT}/examples/sample.py", "--weights", folder, "--classes", "3", "7", "--output", str(picture)]
-    drawn = finished.run("python", *sample)
-    assert f"{picture}: 2 images of 32 x 32 pixels" in drawn.stdout, drawn.stdout
-    assert Image.open(picture).size == (64, 32)
+    picture = tmp_path / "grid.png"
+    names = "results/demo/data/prepared/train/index.npz"
+    options = ["--model", folder, "--classes", "3", "7", "--count", "4", "--names", names, "--output", str(picture)]
+    drawn = finished.run("python", "-m", "dsr.commands.draw", *options)
+    assert f"{picture}: class 7 7: images 0 to 3, seed 0" in drawn.stdout, drawn.stdout
+    assert Image.open(picture).size == (4 * 36 - 4, 2 * (32 + 16))
 
 
 def test_the_example_of_every_command_is_complete(finished: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:

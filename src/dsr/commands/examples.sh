@@ -18,6 +18,10 @@ PYTHONPATH=src python -m dsr.commands.discover \
   --encoder results/demo/encoders/siglip2-so400m --images results/demo/data/prepared/train/index.npz \
   --output tried/neurons.json
 
+snakemake --profile profiles/demo --cores all results/demo/models/dit-siglip2b-dsr-16/config.json && \
+  PYTHONPATH=src python -m dsr.commands.draw --model results/demo/models/dit-siglip2b-dsr-16 --classes 3 7 \
+  --names results/demo/data/prepared/train/index.npz --output tried/grid.png
+
 PYTHONPATH=src python -m dsr.commands.evaluate --graph results/demo/evaluator/graph.pb \
   --samples results/demo/rows/dit-siglip2b/epoch-16/unguided-seed0/samples.npz \
   --reference results/demo/evaluator/reference-validation.npz --output tried/scores.json

@@ -105,15 +105,22 @@ class Sampler:
             compile_each(self._autoencoder.decoder.decoder_layers)
         self._model: Predictor = model
 
-    def of_classes(self, labels: Sequence[int], seed: int = 0) -> Images:
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self._spec.model.classes
+
+    def of_classes(self, labels: Sequence[int], seed: int = 0, numbers: Sequence[int] | None = None) -> Images:
         """Draw one image of each of these classes, uint8 (n, H, W, 3); image i depends on (seed, i) and its class.
+
+        ``numbers`` are the i of each, from 0 on if they are not given.
 
         Raises:
             UserError: if there is no such class, or a pixel is not a finite number.
         """
-        if wrong := [label for label in labels if not 0 <= label < self._spec.model.classes]:
-            raise UserError(f"class {wrong[0]}: expected 0 to {self._spec.model.classes - 1}")
-        return self._start(range(len(labels)), torch.tensor(labels), seed)()
+        if wrong := [label for label in labels if not 0 <= label < self.classes]:
+            raise UserError(f"class {wrong[0]}: expected 0 to {self.classes - 1}")
+        return self._start(numbers or range(len(labels)), torch.tensor(labels), seed)()
 
     def start(self, numbers: Sequence[int]) -> Drawing:
         """Begin to draw the images of these numbers; a GPU goes on while the caller does something else.
