@@ -10,10 +10,15 @@ rule model_folder:
         weights="<results>/models/{row}-{epoch}/model.safetensors",
         statistics="<results>/models/{row}-{epoch}/statistics.safetensors",
         decoder="<results>/models/{row}-{epoch}/decoder.safetensors",
+    log:
+        "<logs>/models/{row}-{epoch}.log",
     localrule: True
+    conda:
+        "../envs/torch.yaml"
     shell:
-        "cp {input.spec:q} {output.config:q}; ln -srf {input.weights:q} {output.weights:q};"
-        " ln -srf {input.statistics:q} {output.statistics:q}; ln -srf {input.decoder:q} {output.decoder:q}"
+        "(cp {input.spec:q} {output.config:q}; ln -srf {input.weights:q} {output.weights:q};"
+        " ln -srf {input.statistics:q} {output.statistics:q}; ln -srf {input.decoder:q} {output.decoder:q})"
+        " > {log:q} 2>&1"
 
 
 # What stands beside it on a hub.
@@ -26,7 +31,7 @@ rule card:
     output:
         card="<results>/models/{row}-{epoch}/README.md",
     log:
-        "<logs>/models/{row}-{epoch}.log",
+        "<logs>/models/{row}-{epoch}-card.log",
     localrule: True
     conda:
         "../envs/torch.yaml"
