@@ -40,7 +40,8 @@ OVERLAY_ROWS = {table: overlay_rows(table) for table in CONFIG.tables}
 EXECUTION = CONFIG.execution
 EPOCHS = CONFIG.evaluation.epochs
 TRAINED = [name for name, row in CONFIG.rows.items() if row.recipe]
-FETCHED = [name for name, row in CONFIG.rows.items() if row.weights]
+FETCHED = [name for name, row in CONFIG.rows.items() if row.fetched]
+STARTED = [name for name in TRAINED if CONFIG.rows[name].weights]
 
 # Both environments run the package from this checkout, and nothing from ~/.local. Where TensorFlow is installed beside
 # PyTorch, transformers would import it in every job for nothing. What PyTorch's compiler and Triton make is kept for the

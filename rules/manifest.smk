@@ -66,6 +66,7 @@ def downloads(wildcards):
         f"<results>/rows/{row}/epoch-{final_epoch(row)}/ema.safetensors"
         for row in FETCHED
     ]
+    files += [f"<results>/rows/{row}/start.safetensors" for row in STARTED]
     if "adm" in CONFIG.evaluation.references:
         files.append("<results>/evaluator/reference-adm.npz")
     return files

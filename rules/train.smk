@@ -4,6 +4,11 @@ rule train:
         unpack(row_inputs),
         images="<results>/data/prepared/train/index.npz",
         previous=ancient(previous_epoch),
+        start=lambda wildcards: (
+            "<results>/rows/{row}/start.safetensors"
+            if wildcards.row in STARTED
+            else []
+        ),
         asked=asked(
             "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
             lambda wildcards: CONFIG.weights(wildcards.row, int(wildcards.epoch)),
@@ -28,11 +33,11 @@ rule train:
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
     shell:
-        "after={input.previous:q}; neurons={input.neurons:q}; "
+        "after={input.previous:q}; neurons={input.neurons:q}; start={input.start:q}; "
         "mkdir -p {params.run:q} && ln -srf {params.run:q}/train-{wildcards.epoch}.log {log:q} && "
         f"{launch('train', EXECUTION.nodes)}"
         " --state {params.run:q}"
-        f" dsr.commands.train{EXECUTION_OPTION} {option('after')} {option('neurons')}"
+        f" dsr.commands.train{EXECUTION_OPTION} {option('after')} {option('neurons')} {option('start')}"
         " --spec {params.spec:q} --epoch {wildcards.epoch} --images {input.images:q}"
         ' --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'
         " --run-dir {params.run:q} --output {output:q}"

@@ -21,6 +21,22 @@ rule fetch_weights:
         " {params.artifact:q} --spec {params.spec:q} {params.local:q} --output {output:q} > {log:q} 2>&1"
 
 
+# What the training of a row begins with, where that is not drawn: of other classes and registers, maybe.
+use rule fetch_weights as fetch_start with:
+    output:
+        "<results>/rows/{row}/start.safetensors",
+    log:
+        "<logs>/fetch/start-{row}.log",
+    wildcard_constraints:
+        row=one_of(STARTED),
+    params:
+        artifact=lambda wildcards: CONFIG.rows[wildcards.row].weights.artifact,
+        local=lambda wildcards: local_copy(CONFIG.rows[wildcards.row].weights.artifact),
+        spec=lambda wildcards: spec_json(
+            CONFIG.start(wildcards.row).model(CONFIG.model(wildcards.row))
+        ),
+
+
 # What can be reproduced without training anything.
 rule reference_weights:
     input:

@@ -79,7 +79,7 @@ def test_every_key_is_described() -> None:
         (("sampling", "sweep", "images"), 10001, "sampling.sweep.images: 10001 is not a multiple of 1000"),
         (("sampling", "images"), 50001, "sampling.images: 50001 is not a multiple of 1000 classes"),
         (("sampling", "guidance", "chosen"), {"scale": 1.5}, "`chosen` is the name of what the sweep chooses"),
-        (("rows", "dit-siglip2b", "recipe"), None, "rows.dit-siglip2b: give either a recipe"),
+        (("rows", "dit-siglip2b", "recipe"), None, "rows.dit-siglip2b: give a recipe, to train the row"),
         (("rows", "dit-siglip2b", "registers"), 5, "rows.dit-siglip2b: registers 5 is not a perfect square"),
         (("rows", "dit-siglip2b"), None, "sampling.sweep.rows: 'dit-siglip2b' is not one of dit-siglip2b-dsr"),
         (("encoders", "siglip2-b"), None, "rows.dit-siglip2b.encoder: 'siglip2-b' is not one of siglip2-so400m"),

@@ -176,3 +176,15 @@ def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> 
 )
 def test_bad_configuration_is_one_clear_error(fresh: Checkout, change: dict[str, Any], message: str) -> None:
     fresh.refused(change, message)
+
+
+def test_a_row_that_is_trained_from_weights_fetches_them_first(fresh: Checkout) -> None:
+    weights = {"artifact": "denoiser-siglip2-b", "epoch": 800, "classes": 1000, "registers": 0}
+    row = {"encoder": "siglip2-b", "ttr": "none", "denoiser": "dit-xl", "registers": 36, "recipe": "dit"}
+    change = {"rows": {"finetuned": {**row, "weights": weights}}}
+    counts, text = fresh.plan("results/rows/finetuned/table1.md", change=change)
+    assert counts["fetch_start"] == 1
+    assert counts["train"] == 3
+    assert "results/rows/finetuned/start.safetensors" in text
+    wrong = {"rows": {"finetuned": {**row, "weights": {**weights, "prediction": "velocity"}}}}
+    fresh.refused(wrong, "rows.finetuned.weights.prediction: velocity, but flow.prediction is data")

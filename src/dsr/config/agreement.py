@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def disagreements(config: Config) -> list[str]:
     """Return every disagreement as 'key: what is wrong'; where names are unknown, only those."""
     found = [*_unknown_names(config)]
-    return found or [*_images(config), *_batches(config), *_guidance(config), *_figures(config)]
+    return found or [*_images(config), *_batches(config), *_starts(config), *_guidance(config), *_figures(config)]
 
 
 def _unknown_names(config: Config) -> Iterator[str]:
@@ -93,6 +93,16 @@ def _batches(config: Config) -> Iterator[str]:
             )
 
 
+def _starts(config: Config) -> Iterator[str]:
+    """Training goes on with what the weights that it begins with were trained for."""
+    for name, row in config.rows.items():
+        if row.recipe and row.weights and row.weights.prediction != config.flow.prediction:
+            yield (
+                f"rows.{name}.weights.prediction: {row.weights.prediction}, but flow.prediction is"
+                f" {config.flow.prediction}; training from them needs the same"
+            )
+
+
 def _guidance(config: Config) -> Iterator[str]:
     """Guidance needs denoisers that learnt the null label."""
     sweep = config.sampling.sweep
@@ -115,7 +125,7 @@ def _figures(config: Config) -> Iterator[str]:
     last = max(figures.images)
     if not figures.folder and last >= config.data.validation_images:
         yield f"figures.images: {last} is not below the {config.data.validation_images} validation images"
-    if figures.epoch and not all(config.rows[row].weights or figures.epoch in config.epochs(row) for row in rows):
+    if figures.epoch and not all(config.rows[row].fetched or figures.epoch in config.epochs(row) for row in rows):
         yield f"figures.epoch: {figures.epoch} is not one of evaluation.epochs"
     deepest = max(config.denoisers[config.rows[row].denoiser].blocks for row in rows)
     if figures.layers and figures.layers[-1] > deepest:

@@ -122,7 +122,7 @@ class Config(Section):
 
     def epochs(self, row: str) -> tuple[int, ...]:
         """Epochs at which a row is scored; weights that were fetched have one."""
-        weights = self.rows[row].weights
+        weights = self.rows[row].fetched
         return (weights.epoch,) if weights else self.evaluation.epochs
 
     def drawn_epoch(self, row: str) -> int:
@@ -133,13 +133,13 @@ class Config(Section):
     def averages(self, row: str) -> tuple[float, ...]:
         """Decays of a row's moving averages; the first is the one that tables report. Of others' it may be unknown."""
         entry = self.rows[row]
-        if entry.weights:
-            return (entry.weights.ema,) if entry.weights.ema else ()
+        if entry.fetched:
+            return (entry.fetched.ema,) if entry.fetched.ema else ()
         return self.recipes[entry.recipe or ""].ema
 
     def flow_of(self, row: str) -> Flow:
         """The flow of a row's denoiser; one that others trained may predict something else."""
-        weights = self.rows[row].weights
+        weights = self.rows[row].fetched
         return self.flow.model_copy(update={"prediction": weights.prediction}) if weights else self.flow
 
     def train(self, row: str) -> specs.TrainSpec:
@@ -154,11 +154,23 @@ class Config(Section):
             recipe=self.recipes[entry.recipe or ""],
             images=self.data.train_images,
             flip=self.data.flip,
+            start=self.start(row),
+        )
+
+    def start(self, row: str) -> specs.StartSpec | None:
+        """The weights that the training of a row begins with; none where they are drawn."""
+        entry, weights = self.rows[row], self.rows[row].weights
+        if weights is None:
+            return None
+        return specs.StartSpec(
+            artifact=weights.artifact,
+            classes=weights.classes or self.data.classes,
+            registers=entry.registers if weights.registers is None else weights.registers,
         )
 
     def weights(self, row: str, epoch: int, decay: float | None = None) -> specs.WeightsSpec:
         """Where the weights of a row come from; without ``decay`` they are the reported moving average."""
-        if fetched := self.rows[row].weights:
+        if fetched := self.rows[row].fetched:
             return specs.WeightsSpec(artifact=fetched.artifact)
         return specs.WeightsSpec(train=self.train(row), epoch=epoch, decay=decay or self.averages(row)[0])
 

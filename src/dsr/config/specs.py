@@ -80,6 +80,19 @@ class ModelSpec(Section):
     classes: Positive
 
 
+class StartSpec(Section):
+    """Weights that training begins with."""
+
+    artifact: str
+    """Id in `src/dsr/artifacts/manifest.yaml`."""
+    classes: Positive
+    registers: int
+
+    def model(self, own: ModelSpec) -> ModelSpec:
+        """The denoiser that they are of, where ``own`` is the one that is trained."""
+        return own.model_copy(update={"classes": self.classes, "registers": self.registers})
+
+
 class TrainSpec(Stage):
     """Everything that determines the weights of a row."""
 
@@ -90,6 +103,7 @@ class TrainSpec(Stage):
     recipe: Recipe
     images: Positive
     flip: bool
+    start: StartSpec | None = None
 
     @property
     def steps_per_epoch(self) -> int:

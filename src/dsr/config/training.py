@@ -160,6 +160,10 @@ class Weights(Section):
     """Decay of the moving average that they are; null: not known."""
     prediction: Prediction = "data"
     """What the denoiser was trained to predict; as the wrong one, it draws noise."""
+    classes: Positive | None = None
+    """Classes that it knows, if a row that is trained from it has others: its label table begins anew."""
+    registers: Natural | None = None
+    """Diffusion registers that it has, if such a row has others: they begin anew."""
 
 
 class Row(Section):
@@ -176,14 +180,21 @@ class Row(Section):
     recipe: str | None = None
     """Key of `recipes`: how the row is trained."""
     weights: Weights | None = None
-    """Instead of a recipe: weights to fetch, so that the row is not trained."""
+    """Weights to fetch. Without a recipe they are the row's, which is not trained; with one it is trained from them."""
     compare_with: str | None = None
     """Row of the published tables whose numbers stand beside this one's; null is the row of the same name."""
 
+    @property
+    def fetched(self) -> Weights | None:
+        """The row's own weights, where it is not trained."""
+        return None if self.recipe else self.weights
+
     @model_validator(mode="after")
     def _consistent(self) -> Row:
-        if (self.recipe is None) == (self.weights is None):
-            raise ValueError("give either a recipe, to train the row, or weights, to fetch them")
+        if self.recipe is None and self.weights is None:
+            raise ValueError("give a recipe, to train the row, or weights, to fetch them, or both, to train from them")
+        if self.fetched and (self.fetched.classes, self.fetched.registers) != (None, None):
+            raise ValueError("weights.classes and weights.registers are for rows that are trained; give a recipe too")
         if math.isqrt(self.registers) ** 2 != self.registers:
             raise ValueError(f"registers {self.registers} is not a perfect square (their positions form a square grid)")
         return self

@@ -92,7 +92,7 @@ def write_provenance(
         "code": git_state(source),
         "configuration": spec_hash(config),
         "rows": {
-            name: f"weights {row.weights.artifact}" if row.weights else spec_hash(config.train(name))
+            name: f"weights {row.fetched.artifact}" if row.fetched else spec_hash(config.train(name))
             for name, row in config.rows.items()
         },
         "python": platform.python_version(),

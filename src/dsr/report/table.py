@@ -89,7 +89,7 @@ class TableInput:
         elif self.section and self.comparable:
             epochs |= self.published.epochs(self.published_table, map(self.published_row, self.rows))
         known = self.config.rows.get(row)
-        return sorted(epochs & {known.weights.epoch} if known and known.weights else epochs)
+        return sorted(epochs & {known.fetched.epoch} if known and known.fetched else epochs)
 
     @cached_property
     def departures(self) -> dict[str, list[str]]:

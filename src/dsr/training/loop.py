@@ -26,7 +26,7 @@ from dsr.training import checkpoint
 from dsr.training.batches import Samples, Share, blank
 from dsr.training.learner import Learner, NotFiniteError, StepResult
 from dsr.training.process import StopRequest, exclusive, stop_request
-from dsr.training.start import SPEC, Job, check, decide
+from dsr.training.start import SPEC, Job, begin_from, check, decide
 from dsr.training.trials import largest_share, memory_error, use_half_if_close
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,8 @@ def _learner(job: Job, world: World, resumed: int | None) -> Learner:
         model = build_denoiser(spec.model, train_all=spec.recipe.train_all)
     if resumed is not None:
         model.to_empty(device=world.device)
+    elif job.start is not None and spec.start is not None:
+        begin_from(model, spec.start, spec.model, job.start)
     learner = Learner(model, Flow.from_config(spec.flow), spec.recipe, world, steps_per_epoch=spec.steps_per_epoch)
     if job.execution.compile:
         accelerate(model, world.device, learner.precision)

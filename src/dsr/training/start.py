@@ -13,8 +13,9 @@ from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.execution import Execution
-from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash
+from dsr.config.specs import ModelSpec, StartSpec, TrainSpec, content, differing_keys, spec_hash
 from dsr.data.images import check_index, fingerprint
+from dsr.denoiser.dit import Denoiser, load_denoiser
 from dsr.training import checkpoint
 from dsr.training.batches import Share
 
@@ -48,6 +49,8 @@ class Job:
     """Milestone before this one, as epoch or EMA file: the run's state must be there. None may begin a new run."""
     neurons: Path | None = None
     """Neuron file, where the specification has test-time registers."""
+    start: Path | None = None
+    """Weights to begin with, where the specification has some."""
     minutes: float | None = None
     """Save and leave after this long; None has no limit."""
 
@@ -78,6 +81,8 @@ class Job:
         inputs |= {f"encoder/{name}": files.sha256(self.encoder / name) for name in ENCODER_FILES}
         if self.neurons is not None:
             inputs["neurons"] = files.sha256(self.neurons)
+        if self.start is not None:
+            inputs["start"] = files.sha256(self.start)
         return {"spec": content(self.spec), "hash": spec_hash(self.spec), "inputs": inputs}
 
 
@@ -92,8 +97,10 @@ def check(job: Job, world: World) -> None:
         raise UserError(f"--epoch {job.epoch} --after {job.reached}: expected 0 < after < epoch")
     if spec.steps_per_epoch == 0:
         raise UserError(f"recipe.batch: {spec.recipe.batch} is more than the {spec.images} training images")
+    if (job.start is None) != (spec.start is None):
+        raise UserError("--start: expected weights exactly where the specification says which ones to begin with")
     Share.of(world, spec.recipe.batch, job.execution.micro_batch)
-    for path in filter(None, (job.images, job.encoder, job.neurons, job.statistics)):
+    for path in filter(None, (job.images, job.encoder, job.neurons, job.statistics, job.start)):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; run the rule that makes it first")
     if left := spec.recipe.initial_weights_left(job.last_step):
@@ -183,3 +190,18 @@ def _explain_new_run(job: Job) -> None:
         "%s: the recipe changed, so training starts from the beginning; compared with %s:\n  %s",
         job.run_dir, newest.parent.name, "\n  ".join(differences) or "no key differs",
     )  # fmt: skip
+
+
+def begin_from(model: Denoiser, spec: StartSpec, own: ModelSpec, path: Path) -> None:
+    """Overwrite initial weights with those of another training; another label table or other registers stay as drawn.
+
+    Registers that are added attend and are attended to from the first step on, so predictions are not the old ones.
+
+    Raises:
+        UserError: if the file holds other tensors than the specification says.
+    """
+    given = load_denoiser(spec.model(own), path, torch.device("cpu")).state_dict()
+    drawn = model.state_dict()
+    kept = {name for name, value in drawn.items() if name not in given or given[name].shape != value.shape}
+    model.load_state_dict({name: value if name in kept else given[name] for name, value in drawn.items()})
+    log.info("Begins with %s%s", path, f"; anew: {', '.join(sorted(kept))}" if kept else "")
