@@ -11,10 +11,9 @@ CORES ?= $(shell nproc)
 # Activates the environment for one command, as `source .venv/bin/activate` would, with the package of this checkout.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/src" PYTHONNOUSERSITE=1
 RESULTS ?= results
-SCENARIOS := python -m pytest -vv -rs --durations 0 --durations-min 1 -o python_files='scenario_*.py'
 DEMO := $(RUN) snakemake --profile profiles/demo --cores $(CORES)
 
-.PHONY: help setup demo test test-slurm test-environments test-report status lint format schema clean
+.PHONY: help setup demo test tests test-slurm test-environments test-report status lint format schema clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,12 +38,14 @@ demo: .venv/ready  ## Run the whole workflow at demo scale (handwritten digits, 
 	@echo "Table:  results/demo/table1.md"
 	@echo "Report: results/demo/report.html"
 
-test: .venv/ready lint  ## Lint, then run every test
+test: .venv/ready  ## Lint and run every test, side by side
+	@$(MAKE) --no-print-directory --jobs 2 lint tests
+
+tests: .venv/ready
 	@$(RUN) python -m pytest
 
 test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian or Ubuntu, root; else skipped)
-	@$(RUN) $(SCENARIOS) tests/slurm -n 10 --dist load --ignore tests/slurm/scenario_controller.py
-	@$(RUN) $(SCENARIOS) tests/slurm/scenario_controller.py -n 0
+	@$(RUN) python -m pytest tests/slurm -o python_files='scenario_*.py' -n 11 --dist load -vv -rs --durations 0 --durations-min 1
 
 test-environments: .venv/ready  ## Resolve the pins of envs/ from the package index, installing nothing (no index: skipped)
 	@$(RUN) python -m pytest tests/environments -n 0 -vv -rs -o python_files='resolve_*.py'

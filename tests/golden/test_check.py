@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,26 @@ import pytest
 HERE = Path(__file__).resolve().parent
 
 
-def check(folder: Path) -> tuple[int, list[dict[str, Any]]]:
-    """Run the checker as a user does; return its exit code and its outcomes."""
-    run = subprocess.run(
-        [sys.executable, str(HERE / "check.py"), str(folder), "--json"],
-        capture_output=True, text=True, check=False, timeout=1800,
-    )  # fmt: skip
-    return run.returncode, json.loads(run.stdout)
+Check = Callable[[Path], tuple[int, list[dict[str, Any]]]]
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Run the checker here, where its large packages are imported once; returns its exit code and its outcomes."""
+    monkeypatch.syspath_prepend(HERE)
+    checker = importlib.import_module("check")
+
+    def run(folder: Path) -> tuple[int, list[dict[str, Any]]]:
+        monkeypatch.setattr(sys, "argv", ["check.py", str(folder), "--json"])
+        capsys.readouterr()
+        code: int = checker.main()
+        return code, json.loads(capsys.readouterr().out)
+
+    return run
 
 
 @pytest.mark.parametrize(("folder", "files"), [(HERE, 22), (HERE / "evaluator", 30)])
-def test_all_vectors_agree(folder: Path, files: int) -> None:
+def test_all_vectors_agree(check: Check, folder: Path, files: int) -> None:
     code, outcomes = check(folder)
     assert [outcome for outcome in outcomes if not outcome["passed"]] == []
     assert len(outcomes) == files
@@ -32,6 +43,7 @@ def test_all_vectors_agree(folder: Path, files: int) -> None:
 
 
 def test_the_checker_fails_where_it_must(tmp_path: Path) -> None:
+    """As a user runs it."""
     with np.load(HERE / "lightning_dit_plain.npz") as file:
         output, weight = file["out/out"].copy(), file["param/blocks.0.attn.qkv.weight"].copy()
     output.flat[5] += 1e-3 * np.abs(output).max()
@@ -55,9 +67,11 @@ def test_the_checker_fails_where_it_must(tmp_path: Path) -> None:
         with np.load(HERE / source) as file:
             arrays = {key: file[key] for key in file.files} | change
         np.savez(tmp_path / f"{name}.npz", **{key: value for key, value in arrays.items() if value is not None})
-    code, outcomes = check(tmp_path)
+    command = [sys.executable, str(HERE / "check.py"), str(tmp_path), "--json"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=1800)
+    outcomes = json.loads(run.stdout)
     problems = {Path(outcome["file"]).stem: outcome for outcome in outcomes}
-    assert code == 1
+    assert run.returncode == 1
     assert not any(outcome["passed"] for outcome in outcomes)
     assert len(outcomes) == len(cases)
     assert "out: 1 of" in problems["output"]["problem"]
@@ -68,5 +82,5 @@ def test_the_checker_fails_where_it_must(tmp_path: Path) -> None:
     assert "not_computed: not computed" in problems["extra"]["problem"]
 
 
-def test_an_empty_folder_is_no_success(tmp_path: Path) -> None:
+def test_an_empty_folder_is_no_success(check: Check, tmp_path: Path) -> None:
     assert check(tmp_path) == (1, [])

@@ -49,7 +49,7 @@ class Cluster:
     """Shape of the cluster; resources are only counted, so they may exceed the host's."""
 
     folder: Path = Path("/tmp/dsr-test-slurm")
-    lanes: int = 3
+    lanes: int = 4
     nodes: int = 2
     """Nodes of a lane, and of `calm`."""
     cpus: int = 16
@@ -99,7 +99,7 @@ class Cluster:
         wait_until(lambda: succeeds("scontrol", "ping"), 60, "slurmctld does not answer")
         for name in self.names:
             self.start_node(name)
-        wait_until(lambda: self.ready() == self.names, 60, f"nodes do not come up (see {self.folder}/log)")
+        wait_until(lambda: self.ready() == sorted(self.names), 60, f"nodes do not come up (see {self.folder}/log)")
 
     def down(self) -> None:
         """End every process of the cluster and its jobs, and remove the folder and the link."""
@@ -125,11 +125,21 @@ class Cluster:
         yield
         self._start("slurmctld", ["slurmctld"])
 
-    def forget_after(self, seconds: int) -> None:
-        """Let the controller forget a job that long after its end, or at most a minute later."""
+    @contextlib.contextmanager
+    def forgetful(self, seconds: int) -> Iterator[None]:
+        """Let the controller forget a job that long after its end, or at most a minute later, for a while."""
         path = self.folder / "etc/slurm.conf"
-        text, count = re.subn(r"MinJobAge=\d+", f"MinJobAge={seconds}", path.read_text(encoding="utf-8"))
+        usual = path.read_text(encoding="utf-8")
+        changed, count = re.subn(r"MinJobAge=\d+", f"MinJobAge={seconds}", usual)
         assert count == 1
+        try:
+            self._reconfigure(path, changed)
+            yield
+        finally:
+            self._reconfigure(path, usual)
+
+    @staticmethod
+    def _reconfigure(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
         assert succeeds("scontrol", "reconfigure")
 

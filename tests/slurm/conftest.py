@@ -23,6 +23,8 @@ from tests.workflow.conftest import TINY, copy_checkout
 
 WORKER = "PYTEST_XDIST_WORKER"
 CHECKOUTS = Cluster.folder / "checkouts"
+CALM = "calm"
+"""The partition of the scenarios that need no lane."""
 NO_CLUSTER = "DSR_TEST_NO_SLURM"
 """Environment variable in which the process that starts the cluster tells the workers why there is none."""
 
@@ -61,23 +63,13 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture
-def demo(cluster: Cluster) -> Workspace:
-    """Return a checkout for the whole tiny demo, on nodes of its own."""
-    workspace = Workspace(copy_checkout(CHECKOUTS / "demo").folder, overlays=(*TINY, f"{HERE}/gpus.yaml"))
-    workspace.settle("calm")
-    return workspace
-
-
-@pytest.fixture
-def decoding(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Workspace]:
-    """Return a checkout in which everything is made that the job of the decoder needs."""
-    workspace = Workspace(copy_checkout(CHECKOUTS / request.node.name).folder, overlays=TINY)
-    workspace.settle("calm")
-    run = workspace.local("--cores", "2", "--until", "demo_encoder", "prepare_index", "--", DECODER)
-    assert run.returncode == 0, run.stdout[-5000:]
-    yield workspace
-    workspace.abandon()
-    workspace.close()
+def demo(cluster: Cluster) -> Iterator[Workspace]:
+    """Return a checkout for the whole tiny demo, two rows of it, on nodes of its own."""
+    overlays = (*TINY, "tests/workflow/two_rows.yaml", f"{HERE}/gpus.yaml")
+    with FileLock(cluster.folder / CALM):
+        workspace = Workspace(copy_checkout(CHECKOUTS / "demo").folder, overlays)
+        workspace.settle(CALM)
+        yield workspace
 
 
 @pytest.fixture
@@ -101,6 +93,30 @@ def reference(cluster: Cluster) -> Workspace:
             assert run.returncode == 0, run.stdout[-5000:]
             workspace.folder.rename(folder)
     return Workspace(folder)
+
+
+@pytest.fixture
+def alone(cluster: Cluster, reference: Workspace) -> Iterator[None]:
+    """Wait until no other scenario is left, and begin none meanwhile."""
+    locks = [FileLock(cluster.folder / name) for name in (CALM, *(f"lane{number}" for number in range(cluster.lanes)))]
+    while True:
+        with contextlib.suppress(Timeout), contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock.acquire(timeout=0))
+            yield
+            return
+        time.sleep(1)
+
+
+@pytest.fixture
+def decoding(reference: Workspace, alone: None, request: pytest.FixtureRequest) -> Iterator[Workspace]:
+    """Return a copy of the reference in which the decoder is not yet made."""
+    copy = reference.copy(CHECKOUTS / request.node.name)
+    copy.settle(CALM)
+    (copy.folder / DECODER).unlink()
+    yield copy
+    copy.abandon()
+    copy.close()
 
 
 @pytest.fixture

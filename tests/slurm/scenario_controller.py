@@ -1,4 +1,4 @@
-"""What happens to the controller, which no other scenario may need meanwhile: they have a cluster of their own."""
+"""What happens to the controller, which no other scenario may need meanwhile."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.workspace import DECODER, Submission, Workspace, state, wait
 
 MODULE = "dsr.commands.demo"
-AWAY = 120
-"""Seconds that the controller is away."""
+AWAY = 75
+"""Seconds that the controller is away: longer than the plugin's own five attempts take at the profile's pace."""
 
 
 def submit(workspace: Workspace) -> tuple[Submission, str]:
@@ -39,10 +39,10 @@ def test_a_job_that_ends_while_the_controller_is_away_is_noticed(decoding: Works
 def test_a_job_that_slurm_has_forgotten_between_two_looks_is_noticed(decoding: Workspace, cluster: Cluster) -> None:
     ended = f"{cluster.folder}/log/ended"
     decoding.stand_in("sacct", f"sed -nE 's/^JobId=([0-9]+) .*JobState=([A-Z_]+) .*/\\1|\\2/p' {ended}")
-    cluster.forget_after(10)
-    run, job = submit(decoding)
-    run.process.send_signal(signal.SIGSTOP)
-    wait(lambda: state(job) == "", lambda: "SLURM does not forget the job")
-    run.process.send_signal(signal.SIGCONT)
-    assert run.finish() == 0, run.log
+    with cluster.forgetful(10):
+        run, job = submit(decoding)
+        run.process.send_signal(signal.SIGSTOP)
+        wait(lambda: state(job) == "", lambda: "SLURM does not forget the job")
+        run.process.send_signal(signal.SIGCONT)
+        assert run.finish() == 0, run.log
     assert run.jobs() == [job]

@@ -40,7 +40,7 @@ class Workspace:
     def copy(self, folder: Path) -> Workspace:
         """Copy everything, results included."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        return Workspace(folder)
+        return Workspace(folder, self.overlays)
 
     def forget_training(self) -> None:
         """Remove the row's weights and training state."""

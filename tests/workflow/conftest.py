@@ -18,7 +18,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = multiprocessing.get_context("forkserver")
 """Starts processes that have imported Snakemake already, which takes longer than most dry runs."""
-SERVER.set_forkserver_preload(["snakemake.cli", "snakemake_executor_plugin_slurm", "dsr.config.load", __name__])
+READY = ("artifacts.manifest", "config.load", "launch.submission", "plan.status", "report.entries")
+SERVER.set_forkserver_preload(["tests.workflow.preload", "smart_open", *(f"dsr.{name}" for name in READY), __name__])
 TINY = ("profiles/demo/config-overlay.yaml", "tests/workflow/tiny.yaml")
 
 

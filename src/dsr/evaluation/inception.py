@@ -35,6 +35,8 @@ def tensorflow() -> Any:
     # Read by the first import; its start-up chatter would drown our log.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    # Nothing here is Keras; without it the import takes two thirds of the time.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     import tensorflow as tf
 
     # Published numbers are float32; recent GPUs would otherwise round the inputs of matmuls to 10 bits (TF32).
