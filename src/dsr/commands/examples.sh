@@ -39,6 +39,8 @@ PYTHONPATH=src python -m dsr.commands.maps encoder --spec results/demo/specs/map
   --encoder results/demo/encoders/siglip2-b --decoder results/demo/decoders/siglip2-b.safetensors \
   --images results/demo/data/prepared/validation/index.npz --output tried/maps.npz
 
+PYTHONPATH=src python -m dsr.commands.own_images --train results/demo/data/raw/train --output tried/digits.yaml
+
 PYTHONPATH=src python -m dsr.commands.plan --spec results/demo/specs/config.json --output tried/plan.md
 
 PYTHONPATH=src python -m dsr.commands.prepare shard --source results/demo/data/raw/validation --size 32 --images 360 \
