@@ -135,6 +135,13 @@ FIGURES = {
         lambda wildcards: DRAWN_ENTRIES,
         "row epoch seed samples",
     ),
+    "progress": Figure(
+        "progress",
+        "4. Samples",
+        {"shows": "the same at every scored epoch"},
+        lambda wildcards: [one for one in unguided(DRAWN) if one.row in TRAINED],
+        "row epoch seed samples",
+    ),
 }
 
 for name, figure in FIGURES.items():
@@ -164,7 +171,11 @@ for name, figure in FIGURES.items():
         conda:
             "../envs/torch.yaml"
         params:
-            kind="{kind}" if "{kind}" in figure.file else name,
+            kind=(
+                "{kind}"
+                if "{kind}" in figure.file
+                else name.replace("progress", "samples")
+            ),
             entries=lambda wildcards, figure=figure: entries_json(
                 figure.entries(wildcards), *figure.fields.split()
             ),

@@ -48,7 +48,7 @@ def denoiser_figures():
 
 def figures(wildcards):
     """Every figure."""
-    names = ["samples", "fid", *["training"] * bool(RUNS)]
+    names = ["samples", "fid", *["training", "progress"] * bool(RUNS)]
     names += [*(f"averages-{row}" for row in AVERAGED)]
     names += [f"encoder-{kind}" for kind in MAP_KINDS.split("|")]
     return [f"<results>/figures/{name}.png" for name in names] + denoiser_figures()
