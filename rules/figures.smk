@@ -154,6 +154,12 @@ for name, figure in FIGURES.items():
                 figure.entries(wildcards), figure.fields.split()[-1]
             ),
             config=config_file,
+            # Names of the classes that are shown.
+            names=(
+                "<results>/data/prepared/validation/index.npz"
+                if figure.fields.endswith("samples")
+                else []
+            ),
         output:
             png=report(
                 f"<results>/figures/{figure.file}.png",
@@ -180,8 +186,12 @@ for name, figure in FIGURES.items():
                 figure.entries(wildcards), *figure.fields.split()
             ),
             image=image_option,
+            names=lambda wildcards, input: (
+                ["--names", input.names] if input.get("names") else []
+            ),
         shell:
             "python -m dsr.commands.report figure --kind {params.kind} --config {input.config:q} {params.image}"
+            " {params.names:q}"
             " --entries {params.entries:q} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 
 

@@ -27,7 +27,15 @@ KINDS: Mapping[str, Callable[[FigureInput], Figure]] = {
 `training` (the trainer's records)."""
 
 
-def draw(kind: Kind, config: Config, entries: Entries, png: Path, svg: Path, image: int | None = None) -> None:
+def draw(
+    kind: Kind,
+    config: Config,
+    entries: Entries,
+    png: Path,
+    svg: Path,
+    image: int | None = None,
+    names: Path | None = None,
+) -> None:
     """Draw one figure from maps, samples or metrics files; drawing is cheap, nothing is computed anew.
 
     Args:
@@ -37,10 +45,11 @@ def draw(kind: Kind, config: Config, entries: Entries, png: Path, svg: Path, ima
         png: PNG file to write.
         svg: SVG file to write.
         image: validation image whose token maps it shows; without it the first one.
+        names: index of prepared images, whose class folders name the classes of samples.
     """
     entries.require(config)
     with style():
-        figure = KINDS[kind](FigureInput(config, entries.root, image))
+        figure = KINDS[kind](FigureInput(config, entries.root, image, names))
         # Without dates and versions inside.
         for path, metadata in ((png, {"Software": None}), (svg, {"Date": None, "Creator": None})):
             with atomic(path) as temporary:

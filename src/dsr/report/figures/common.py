@@ -33,6 +33,8 @@ class FigureInput:
     """What it shows, in order."""
     image: int | None = None
     """Validation image whose token maps it shows; None is the first one in the file."""
+    names: Path | None = None
+    """Index of prepared images, whose class folders name the classes."""
 
     @property
     def labels(self) -> list[str]:

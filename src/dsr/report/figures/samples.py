@@ -11,6 +11,7 @@ from PIL import Image
 
 from dsr.base.errors import UserError
 from dsr.base.randomness import balanced_labels
+from dsr.data.images import class_names
 from dsr.data.npz import read_header, read_images
 from dsr.report.figures.common import BODY, FigureInput, grid, heading
 
@@ -37,8 +38,11 @@ def samples(given: FigureInput) -> Figure:
     labels = balanced_labels(config.data.classes, counts.pop(), config.sampling.seeds[0]).numpy()
     chosen = choose_samples(labels, side * side)
     shown = np.unique(labels[chosen]).tolist()
-    classes = f"classes {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"class {shown[0]}"
-    text = f"the first samples of {len(shown)} classes ({classes} of {config.data.classes}), in order"
+    names = class_names(given.names) if given.names else [*map(str, range(config.data.classes))]
+    classes = (
+        ", ".join(names[label] for label in shown) if len(shown) <= 10 else f"{names[shown[0]]} to {names[shown[-1]]}"
+    )
+    text = f"the first samples of {len(shown)} of {config.data.classes} classes ({classes}), in order"
     same = ["a place is the same class and seed in every panel"] if len(files) > 1 else []
     subtitle = " · ".join([*given.subtitle, text, *same])
     across = min(3, len(files)) if len(files) != 4 else 2
