@@ -20,7 +20,7 @@ from dsr.launch.slurm import descendants
 from dsr.training import checkpoint
 
 from .test_training_processes import OFTEN, command, wait_for_step
-from .training_row import make_files, tiny_job
+from .training_row import tiny_job
 
 
 class Slow(Images):
@@ -65,9 +65,9 @@ def test_a_wait_ends_when_somebody_asks_or_when_it_is_too_long(monkeypatch: pyte
     ],
 )
 def test_a_reading_process_that_ends_or_hangs_is_one_line_and_keeps_the_state(
-    tmp_path: Path, number: int, code: int, message: str
+    row: Path, tmp_path: Path, number: int, code: int, message: str
 ) -> None:
-    job = tiny_job(make_files(tmp_path), tmp_path / "run-a", epoch=1000, checkpoint_minutes=OFTEN, workers=2)
+    job = tiny_job(row, tmp_path / "run-a", epoch=1000, checkpoint_minutes=OFTEN, workers=2)
     process = command(job)
     wait_for_step(job.run_dir, 3, lambda: process.poll() is None)
     for worker in descendants(process.pid)[1:]:

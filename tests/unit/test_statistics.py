@@ -61,7 +61,8 @@ def test_merging_processes_equals_a_single_pass(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(merge_in_process, (port, str(tmp_path)), nprocs=3, start_method="spawn")
+    mp.get_context("forkserver").set_forkserver_preload([__name__])
+    mp.start_processes(merge_in_process, (port, str(tmp_path)), nprocs=3, start_method="forkserver")
     whole = collect([latents()])
     for rank in range(3):
         with safe_open(tmp_path / f"{rank}.safetensors", framework="pt") as file:

@@ -6,7 +6,6 @@ the pooled features with the classifier's weights. Needs TensorFlow, and not PyT
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from dsr.base.files import atomic
 from dsr.data.images import open_images
+from dsr.evaluation.inception import tensorflow
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
@@ -37,9 +37,7 @@ def write_graph(images: Path, output: Path, *, steps: int = STEPS) -> None:
         output: GraphDef to write.
         steps: Steps of training.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-
+    tf = tensorflow()
     source = open_images(images)
     pixels = np.stack([source.read(position) for position in range(len(source))]).astype(np.float32)
     weights = _train(tf, pixels, source.labels, len(source.classes), steps)
@@ -71,6 +69,8 @@ def _train(
     tf: Any, pixels: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: int, steps: int
 ) -> Weights:
     """Return weights of all layers: kernels (height, width, in, out) and the classifier's (features, classes)."""
+    from keras.optimizers import Adam  # TensorFlow is imported without it
+
     generator = np.random.default_rng(_SEED)
     first, second, third = CHANNELS
     shapes = {
@@ -84,7 +84,7 @@ def _train(
         deviation = np.sqrt(2 / np.prod(shape[:-1]))
         variables[f"{name}/weights"] = tf.Variable(generator.normal(0, deviation, shape).astype(np.float32))
         variables[f"{name}/biases"] = tf.Variable(np.zeros(shape[-1], np.float32))
-    optimizer = tf.keras.optimizers.Adam(LEARNING_RATE)
+    optimizer = Adam(LEARNING_RATE)
 
     @tf.function  # type: ignore[untyped-decorator]
     def update(images: Any, targets: Any) -> Any:
