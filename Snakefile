@@ -42,6 +42,7 @@ include: "rules/data.smk"
 include: "rules/encoder.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
+include: "rules/reconstruct.smk"
 include: "rules/evaluate.smk"
 include: "rules/figures.smk"
 include: "rules/tables.smk"
@@ -56,7 +57,7 @@ rule all:
     default_target: True
     input:
         "<results>/table1.md",
-        expand("<results>/tables/{table}.md", table=CONFIG.tables),
+        expand("<results>/tables/{table}.md", table=[*CONFIG.tables, "reconstruction"]),
         "<results>/provenance.md",
         figures,
     localrule: True

@@ -128,6 +128,13 @@ FIGURES = {
         "row epoch maps",
         DRAWN,
     ),
+    "reconstruction": Figure(
+        "reconstruction",
+        "4. Samples",
+        {"shows": "reconstructions"},
+        lambda wildcards: [ORIGINALS, *RECONSTRUCTIONS],
+        "encoder ttr samples",
+    ),
     "samples": Figure(
         "samples",
         "4. Samples",

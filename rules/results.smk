@@ -18,6 +18,18 @@ ENCODER_ENTRIES = [
     Entry(encoder=encoder, ttr=ttr, maps=Path(f"{MAPS}/{encoder}-{ttr}.npz"))
     for encoder, ttr in encodings(DRAWN)
 ]
+# What those of all rows make of the validation images, and these themselves.
+RECONSTRUCTED = f"{CONFIG.results}/reconstruction"
+RECONSTRUCTIONS = [
+    Entry(
+        encoder=encoder,
+        ttr=ttr,
+        metrics=Path(f"{RECONSTRUCTED}/{encoder}-{ttr}/metrics.json"),
+        samples=Path(f"{RECONSTRUCTED}/{encoder}-{ttr}/samples.npz"),
+    )
+    for encoder, ttr in ENCODINGS
+]
+ORIGINALS = Entry(samples=Path(CONFIG.results, "evaluator/reference-validation.npz"))
 MAP_KINDS = "norms|components|attention|outliers"
 # The whole configuration, for whatever needs more of it than a specification holds.
 CONFIG_JSON = CONFIG.model_dump_json(exclude_defaults=True)
@@ -26,6 +38,17 @@ CONFIG_JSON = CONFIG.model_dump_json(exclude_defaults=True)
 def config_file(wildcards):
     """The configuration as a file."""
     return write_asked("<results>/config", CONFIG_JSON)
+
+
+def reconstruction_specs(wildcards):
+    """Everything that determines the scores of every encoder's reconstructions, in files."""
+    return [
+        write_asked(
+            f"<results>/reconstruction/{one.encoder}-{one.ttr}/metrics.json",
+            spec_json(CONFIG.evaluate(CONFIG.reconstruct(one.encoder, one.ttr))),
+        )
+        for one in RECONSTRUCTIONS
+    ]
 
 
 def averages(row):
@@ -48,7 +71,7 @@ def denoiser_figures():
 
 def figures(wildcards):
     """Every figure."""
-    names = ["samples", "fid", *["training", "progress"] * bool(RUNS)]
+    names = ["samples", "reconstruction", "fid", *["training", "progress"] * bool(RUNS)]
     names += [*(f"averages-{row}" for row in AVERAGED)]
     names += [f"encoder-{kind}" for kind in MAP_KINDS.split("|")]
     return [f"<results>/figures/{name}.png" for name in names] + denoiser_figures()
@@ -108,7 +131,14 @@ def missing_metrics(wildcards):
 
 def times(wildcards):
     """Snakemake's benchmarks and the trainer's records of every row and encoder, as JSON."""
-    jobs = {f"{e}-{t}": {"statistics": [f"statistics/{e}-{t}"]} for e, t in ENCODINGS}
+    jobs = {
+        f"{e}-{t}": {
+            "statistics": [f"statistics/{e}-{t}"],
+            "reconstruct": [f"reconstruct/{e}-{t}"],
+        }
+        for e, t in ENCODINGS
+    }
+    jobs["reconstruction"] = {"evaluate": ["evaluate/reconstruction"]}
     for row in CONFIG.rows:
         known = [(one.epoch, one.set_id) for one in ENTRIES if one.row == row]
         if row in SWEPT:

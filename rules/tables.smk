@@ -1,9 +1,11 @@
 # Every table: Table 1, of all rows or of one, finished or not, and those that the configuration names.
-TABLE = (
-    "python -m dsr.commands.report table --config {input.config:q} --entries {params.entries:q} {params.table}"
+TABLE_FILES = (
+    " --config {input.config:q} --entries {params.entries:q} {params.table}"
     " --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q} --latex-file {output.latex:q}"
     " > {log:q} 2>&1"
 )
+
+TABLE = f"python -m dsr.commands.report table{TABLE_FILES}"
 
 
 rule row_table:
@@ -105,3 +107,32 @@ use rule comparison as partial_comparison with:
         "<logs>/tables/{table}-partial.log",
     params:
         present=lambda wildcards: written(table_entries(wildcards.table)),
+
+
+rule reconstruction_table:
+    input:
+        files_of(RECONSTRUCTIONS, "metrics"),
+        config=config_file,
+    output:
+        multiext(
+            "<results>/tables/reconstruction",
+            markdown=".md",
+            csv=".csv",
+            latex=".tex",
+        ),
+        html=report(
+            "<results>/tables/reconstruction.html",
+            category="1. Results",
+            labels={"result": "Table: reconstruction"},
+            caption="../docs/captions/reconstruction-table.rst",
+        ),
+    log:
+        "<logs>/tables/reconstruction.log",
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    params:
+        entries=entries_json(RECONSTRUCTIONS, "encoder", "ttr", "metrics"),
+        table="",
+    shell:
+        f"python -m dsr.commands.report reconstruction{TABLE_FILES}"

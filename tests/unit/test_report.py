@@ -141,9 +141,12 @@ def entries_of(kind: str, folder: Path) -> tuple[Entry, ...]:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
         return tuple(Entry(row=row, epoch=80, record=folder / "metrics.jsonl") for row in (one, other))
-    if kind == "samples":
+    if kind in ("samples", "reconstruction"):
         for name in ("a", "b"):
             write_images(folder / f"{name}.npz", [np.zeros((20, 8, 8, 3), np.uint8)], 20, (8, 8, 3))
+        if kind == "reconstruction":
+            originals = Entry(samples=folder / "a.npz")
+            return originals, Entry(encoder="siglip2-so400m", ttr="recursive", samples=folder / "b.npz")
         return tuple(Entry(row=name, epoch=80, samples=folder / f"{name}.npz") for name in ("a", "b"))
     files = {
         "a": write_maps(folder / "a.npz"),

@@ -258,7 +258,7 @@ def test_a_killed_job_goes_on_with_another_number_of_processes(
     log = subprocess.run(
         command_line(job, *torchrun), capture_output=True, text=True, check=True, env=ENVIRONMENT
     ).stderr
-    assert f"{SHARDS - len(kept)} of {SHARDS} shards are to be sampled by 2 processes" in log
+    assert f"{SHARDS - len(kept)} of {SHARDS} shards are to be made by 2 processes" in log
     assert same(images_of(job), images_of(uninterrupted))
 
 

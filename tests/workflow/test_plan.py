@@ -146,6 +146,13 @@ def test_published_weights_need_neither_training_nor_training_images(fresh: Chec
     assert "profiles/reference-weights/config-overlay.yaml" in fresh.snakemake("-n", "reference_weights").stdout
 
 
+def test_reconstructions_need_neither_training_nor_training_images(fresh: Checkout) -> None:
+    counts, text = fresh.plan("results/tables/reconstruction.md", "results/figures/reconstruction.png")
+    assert (counts["reconstruct"], counts["evaluate_reconstructions"], counts["fetch_statistics"]) == (4, 1, 4)
+    assert not {"train", "statistics", "sample"} & set(counts)
+    assert "data/raw/train" not in text
+
+
 def test_another_source_is_fetched_where_it_is_asked_for(fresh: Checkout) -> None:
     target, change = "results/decoders/siglip2-b.safetensors", {"sources": {"decoder-siglip2-b": "hub"}}
     for given, expected in (({}, False), (change, True)):

@@ -26,6 +26,11 @@ PYTHONPATH=src python -m dsr.commands.evaluate --graph results/demo/evaluator/gr
   --samples results/demo/rows/dit-siglip2b/epoch-16/unguided-seed0/samples.npz \
   --reference results/demo/evaluator/reference-validation.npz --output tried/scores.json
 
+PYTHONPATH=src python -m dsr.commands.evaluate_several --graph results/demo/evaluator/graph.pb \
+  --samples results/demo/reconstruction/siglip2-b-none/samples.npz \
+  --spec results/demo/specs/reconstruction/siglip2-b-none/metrics.json.json \
+  --reference results/demo/evaluator/reference-validation.npz --output tried/scores.json
+
 PYTHONPATH=src python -m dsr.commands.fetch --artifact siglip2-b --output tried/siglip2-b --lock tried/artifacts.lock \
   --spec '{"encoder": {"family": "siglip2", "hub": "google/siglip2-base-patch16-256", "revision": "main",
   "input_size": 256, "patch_size": 16, "width": 768, "neurons": "released", "statistics": "released"},
@@ -45,6 +50,12 @@ PYTHONPATH=src python -m dsr.commands.plan --spec results/demo/specs/config.json
 
 PYTHONPATH=src python -m dsr.commands.prepare shard --source results/demo/data/raw/validation --size 32 --images 360 \
   --classes 10 --shard 0 --shards 2 --output tried/shard-00000.zip
+
+PYTHONPATH=src python -m dsr.commands.reconstruct --execution '{}' \
+  --spec results/demo/specs/reconstruction/siglip2-b-none/samples.json.json \
+  --encoder results/demo/encoders/siglip2-b --images results/demo/data/prepared/validation/index.npz \
+  --statistics results/demo/latents/siglip2-b-none.safetensors --decoder results/demo/decoders/siglip2-b.safetensors \
+  --shards tried/shards --output tried/reconstructions.npz
 
 PYTHONPATH=src python -m dsr.commands.report table --config results/demo/specs/config.json --entries '[{"row":
   "dit-siglip2b", "epoch": 16, "metrics": "results/demo/rows/dit-siglip2b/epoch-16/unguided-seed0/metrics.json"}]' \

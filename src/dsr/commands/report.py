@@ -13,18 +13,22 @@ from dsr.report.entries import Entries
 from dsr.report.figures.common import FigureInput, style
 from dsr.report.figures.fid import averages, fid
 from dsr.report.figures.maps import attention, components, norms, outliers, times
-from dsr.report.figures.samples import samples
+from dsr.report.figures.samples import reconstruction, samples
 from dsr.report.figures.training import training
 from dsr.report.provenance import write_provenance
+from dsr.report.reconstruction import write_reconstruction
 from dsr.report.render import write_card, write_table
 
-Kind = Literal["norms", "times", "components", "attention", "outliers", "samples", "fid", "averages", "training"]
+Kind = Literal[
+    "norms", "times", "components", "attention", "outliers", "samples", "reconstruction", "fid", "averages", "training"
+]
 
 KINDS: Mapping[str, Callable[[FigureInput], Figure]] = {
-    kind.__name__: kind for kind in (norms, times, components, attention, outliers, samples, fid, averages, training)
+    kind.__name__: kind
+    for kind in (norms, times, components, attention, outliers, samples, reconstruction, fid, averages, training)
 }
-"""Each draws the maps of the entries, but for `samples` (their samples), `fid` and `averages` (their metrics), and
-`training` (the trainer's records)."""
+"""Each draws the maps of the entries, but for `samples` and `reconstruction` (their samples), `fid` and `averages`
+(their metrics), and `training` (the trainer's records)."""
 
 
 def draw(
@@ -57,4 +61,10 @@ def draw(
 
 
 if __name__ == "__main__":
-    command(table=write_table, card=write_card, figure=draw, provenance=write_provenance)()
+    command(
+        table=write_table,
+        reconstruction=write_reconstruction,
+        card=write_card,
+        figure=draw,
+        provenance=write_provenance,
+    )()

@@ -2,10 +2,7 @@
 
 from dsr.base.command import command
 from dsr.base.distributed import world
-from dsr.sampling.generate import Job, generate
-
-PATIENCE_MINUTES = 24 * 60.0
-"""Processes wait this long for each other; they meet only after all of their shards. A lost one ends all at once."""
+from dsr.sampling.generate import PATIENCE_MINUTES, Job, generate
 
 
 @command

@@ -200,7 +200,16 @@ class Config(Section):
             seed=seed,
         )
 
-    def evaluate(self, samples: specs.SampleSpec) -> specs.EvaluateSpec:
+    def reconstruct(self, encoder: str, ttr: Ttr) -> specs.ReconstructSpec:
+        """Everything that determines the reconstructions of an encoder with or without TTR."""
+        return specs.ReconstructSpec(
+            edition=specs.SAMPLE,
+            autoencoder=self.autoencoder(encoder, ttr),
+            images=self.data.validation_images,
+            precision=self.sampling.precision,
+        )
+
+    def evaluate(self, samples: specs.SampleSpec | specs.ReconstructSpec) -> specs.EvaluateSpec:
         """Everything that determines the scores of samples but the reference."""
         return specs.EvaluateSpec(edition=specs.EVALUATE, samples=samples)
 

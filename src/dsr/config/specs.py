@@ -139,11 +139,20 @@ class SampleSpec(Stage):
     seed: int
 
 
+class ReconstructSpec(Stage):
+    """Everything that determines the validation images as an autoencoder gives them back."""
+
+    autoencoder: AutoencoderSpec
+    images: Positive
+    precision: Precision
+    """Arithmetic of the decoder; the encoder's is that of training."""
+
+
 class EvaluateSpec(Stage):
     """Everything that determines scores but the reference."""
 
-    samples: SampleSpec | None = None
-    """The samples; null takes any."""
+    samples: SampleSpec | ReconstructSpec | None = None
+    """The samples, or reconstructions; null takes any."""
 
 
 class EncoderMapsSpec(Section):

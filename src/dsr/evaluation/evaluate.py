@@ -15,9 +15,10 @@ import numpy as np
 
 from dsr.base.errors import UserError, explain
 from dsr.base.files import read_record, sha256
-from dsr.config.specs import EvaluateSpec, content, require
+from dsr.config.specs import EvaluateSpec, ReconstructSpec, content, require
 from dsr.data import npz
 from dsr.evaluation import frechet, inputs
+from dsr.evaluation.fidelity import fidelity
 from dsr.evaluation.frechet import Gaussian, Moments
 from dsr.evaluation.inception import BATCH, Activations, Features, InceptionGraph, inception_score
 from dsr.evaluation.inputs import ImageFile
@@ -92,6 +93,11 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
         expected = spec.samples.images if spec.samples else None
         samples = inputs.check_samples(job.samples, expected=expected, at_least=at_least)
         reference = inputs.check_reference(job.reference, samples, at_least=at_least)
+        if isinstance(spec.samples, ReconstructSpec) and reference.images != samples.images:
+            raise UserError(
+                f"{job.reference}: {reference.images} images; {job.samples} has {samples.images} reconstructions, which"
+                " are compared with the images that they are of"
+            )
         graph_sha256 = sha256(job.graph)
     with InceptionGraph(job.graph, job.threads) as network:
         identity = {"graph": graph_sha256, "tensorflow": network.version}
@@ -101,6 +107,10 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
             drawn = _image_set(samples, network, job.cache if job.keep else None, identity)
         weights = network.softmax_weights()
     scores, float16_blocks = score(known, drawn, weights, seconds)
+    if isinstance(spec.samples, ReconstructSpec):
+        with stage("psnr_ssim", seconds):
+            scores |= fidelity(samples.path, reference.path, job.threads)
+        scores |= {name: made[name] for name in ("statistics_distance", "unexplained")}
     origins = {"statistics": _origin(known.pooled), "spatial_statistics": _origin(known.spatial)}
     return {
         **scores,

@@ -60,8 +60,8 @@ def markdown(config: Config, manifest: Manifest, measurements: Sequence[Measurem
         other = "" if gres is None or is_meant(gpu, gres) else f", because nothing was measured on {gres}"
         parts += [
             f"Estimated for {gpu}{other}: training on {run.nodes} node{'s' if run.nodes > 1 else ''} x {run.processes}"
-            " GPUs, every GPU as fast as one alone. Waiting in queues, starting, compiling, register discovery and"
-            " figures (minutes each) are not counted.",
+            " GPUs, every GPU as fast as one alone. Waiting in queues, starting, compiling, register discovery,"
+            " reconstructions and figures (minutes each) are not counted.",
             *("## Time by row and stage", _time_table(found), "## Totals", _total_table(found)),
             *("## GPU-hours until a row is scored", _until_table(config, manifest, measurements, gpu)),
         ]
@@ -193,6 +193,9 @@ def disk(config: Config, manifest: Manifest) -> dict[str, float | None]:
         "weights of milestones": len(config.evaluation.epochs) * sum(copy * (1 + n) for copy, n in copies),
         # One of them is there twice while its parts are joined.
         f"samples, {len(sets)} sets": (sum(sets) + max(sets)) * image,
+        "reconstructions": len({(row.encoder, row.ttr) for row in config.rows.values()})
+        * data.validation_images
+        * image,
         "references": len({*config.evaluation.references} - {"adm"}) * data.validation_images * image,
     }
 

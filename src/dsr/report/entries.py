@@ -42,7 +42,7 @@ QUANTITIES = {**METRICS, **COUNTED}
 
 
 class Entry(Section):
-    """One set of images of a row, scored against one reference. In figures of encoders: an encoder."""
+    """One set of images of a row, scored against one reference. Without a row: an encoder, and its reconstructions."""
 
     row: str = ""
     """Id of the row; empty for an encoder."""
@@ -107,7 +107,10 @@ class Entry(Section):
             found[self.maps] = config.denoiser_maps(self.row, self.epoch)
             found[self.weights] = weights
         elif self.encoder in config.encoders:
+            reconstructions = config.reconstruct(self.encoder, self.ttr)
             found[self.maps] = config.encoder_maps(self.encoder, self.ttr)
+            found[self.metrics] = config.evaluate(reconstructions)
+            found[self.samples and self.samples.with_suffix(".json")] = reconstructions
         return {path: spec for path, spec in found.items() if path}
 
 

@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from dsr.base.errors import UserError
 from dsr.base.text import Progress
 from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance
-from dsr.config.specs import SampleSpec, content, spec_hash
+from dsr.config.specs import ReconstructSpec, SampleSpec, content, spec_hash
 from dsr.data import npz
 from dsr.sampling.sampler import Drawing, Images, Sampler
 
@@ -28,16 +29,17 @@ LARGEST = 500
 """Images in a shard at most: minutes of work, so an interruption loses no more."""
 FEWEST = 16
 """Shards that a small set is split into all the same, for processes to share."""
+PATIENCE_MINUTES = 24 * 60.0
+"""Processes wait this long for each other; they meet only after all of their shards. A lost one ends all at once."""
+
+Start = Callable[[Sequence[int]], Drawing]
+"""Begins to make the images of these numbers."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A set of images to draw. Only ``spec`` and the contents of the three input files determine the images."""
+class SetJob:
+    """A set of images to make."""
 
-    spec: SampleSpec
-    """What determines the images, besides the contents of the files."""
-    weights: Path
-    """EMA weights of the denoiser."""
     statistics: Path
     """Latent statistics."""
     decoder: Path
@@ -48,6 +50,16 @@ class Job:
     """Npz of the images (arr_0); what they were made from is written beside it, with the suffix .json."""
     execution: Execution
     """How the job runs."""
+
+
+@dataclass(frozen=True)
+class Job(SetJob):
+    """A set of images to draw. Only ``spec`` and the contents of the three input files determine the images."""
+
+    spec: SampleSpec
+    """What determines the images, besides the contents of the files."""
+    weights: Path
+    """EMA weights of the denoiser."""
     guidance: Path | None = None
     """JSON file with scale and interval, where the specification has none."""
 
@@ -163,30 +175,48 @@ def generate(job: Job, world: World) -> None:
         compiled=job.execution.compile,
     )
     origin = job.origin(world.device)
-    side = job.spec.autoencoder.image_size
-    shards = Shards(job.shards, origin, job.spec.images, (side, side, 3))
+    made = {
+        "seed": job.spec.seed,
+        "weights": {"sha256": origin["weights"], **files.read_record(job.weights)},
+        "guidance": content(job.drawn())["guidance"],
+    }
+    complete(job, job.spec, sampler.start, origin, made, world)
+
+
+def complete(
+    job: SetJob,
+    spec: SampleSpec | ReconstructSpec,
+    start: Start,
+    origin: Mapping[str, str],
+    made: Mapping[str, Any],
+    world: World,
+) -> None:
+    """Make what is missing of a set of images, and publish it with what it was made from.
+
+    ``origin`` is what determines the images, and ``made`` what else is recorded of them.
+    """
+    shape = (spec.autoencoder.image_size, spec.autoencoder.image_size, 3)
+    shards = Shards(job.shards, origin, spec.images, shape)
     missing = _missing(shards, world)
-    log.info("%d of %d shards are to be sampled by %d processes", len(missing), len(shards.parts), world.size)
-    draw(job, sampler, shards, missing[world.rank :: world.size], world)
+    log.info("%d of %d shards are to be made by %d processes", len(missing), len(shards.parts), world.size)
+    draw(job.execution.sample_batch, start, shards, missing[world.rank :: world.size], world)
     world.barrier()
     if world.is_main:
         # One shard in memory at a time.
         stored = map(shards.read, range(len(shards.parts)))
-        npz.write_images(job.output, stored, job.spec.images, (side, side, 3))
-        made = {
-            "images": job.spec.images,
-            "seed": job.spec.seed,
-            "weights": {"sha256": origin["weights"], **files.read_record(job.weights)},
+        npz.write_images(job.output, stored, spec.images, shape)
+        about = {
+            "images": spec.images,
             "statistics_sha256": origin["statistics"],
             "decoder_sha256": origin["decoder"],
             "device": origin["device"],
             "versions": {"torch": str(torch.__version__)},
-            "guidance": content(job.drawn())["guidance"],
-            "spec": content(job.spec),
+            "spec": content(spec),
+            **made,
         }
-        files.write_json(job.output.with_suffix(".json"), made)
+        files.write_json(job.output.with_suffix(".json"), about)
         shards.remove()
-        log.info("Wrote %d images to %s", job.spec.images, job.output)
+        log.info("Wrote %d images to %s", spec.images, job.output)
 
 
 def _missing(shards: Shards, world: World) -> list[int]:
@@ -199,13 +229,11 @@ def _missing(shards: Shards, world: World) -> list[int]:
     return (world.sum(kept) == 0).nonzero().flatten().tolist()
 
 
-def draw(job: Job, sampler: Sampler, shards: Shards, numbers: list[int], world: World) -> None:
+def draw(batch: int, start: Start, shards: Shards, numbers: list[int], world: World) -> None:
     """Draw and write the shards ``numbers``; a shard is written while the next one is drawn."""
-    batch = job.execution.sample_batch
+    images = sum(map(len, shards.parts))
     with (
-        contextlib.closing(Progress(job.spec.images, shards.done()))
-        if world.is_main
-        else contextlib.nullcontext() as progress,
+        contextlib.closing(Progress(images, shards.done())) if world.is_main else contextlib.nullcontext() as progress,
         ThreadPoolExecutor(max_workers=1) as writer,
     ):
 
@@ -213,12 +241,12 @@ def draw(job: Job, sampler: Sampler, shards: Shards, numbers: list[int], world: 
             shards.write(number, np.concatenate([drawing() for drawing in drawings]))
             if progress is not None:
                 done = shards.done()
-                progress.report(done, f"{done} of {job.spec.images} images")
+                progress.report(done, f"{done} of {images} images")
 
         written: Future[None] | None = None
         for number in numbers:
             part = shards.parts[number]
-            drawings = [sampler.start(part[start : start + batch]) for start in range(0, len(part), batch)]
+            drawings = [start(part[first : first + batch]) for first in range(0, len(part), batch)]
             if written is not None:
                 written.result()
             written = writer.submit(write, number, drawings)

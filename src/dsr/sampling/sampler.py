@@ -65,6 +65,21 @@ def trajectory(
         yield x
 
 
+def drawing(pixels: Tensor, numbers: Sequence[int]) -> Drawing:
+    """Take pixels (n, 3, H, W) of the images of these numbers from the device, which does not wait for it."""
+    images, finite = Fetched(quantised(pixels)), Fetched(pixels.isfinite().all())
+
+    def wait() -> Images:
+        if not finite.values():
+            raise UserError(
+                f"images {numbers[0]} to {numbers[-1]} are not finite numbers: the weights, statistics or decoder"
+                " are damaged or do not belong together"
+            )
+        return images.values().numpy()
+
+    return wait
+
+
 class Sampler:
     """Draws images with the weights of one file; image i depends on (seed, i) alone.
 
@@ -133,18 +148,7 @@ class Sampler:
     def _start(self, numbers: Sequence[int], labels: Tensor, seed: int) -> Drawing:
         latents = self.latents(numbers, labels, seed)
         with autocast(self._device, self._precision):
-            pixels = self._autoencoder.decode(latents)
-        images, finite = Fetched(quantised(pixels)), Fetched(pixels.isfinite().all())
-
-        def wait() -> Images:
-            if not finite.values():
-                raise UserError(
-                    f"images {numbers[0]} to {numbers[-1]} are not finite numbers: the weights, statistics or decoder"
-                    " are damaged or do not belong together"
-                )
-            return images.values().numpy()
-
-        return wait
+            return drawing(self._autoencoder.decode(latents), numbers)
 
     @torch.inference_mode()
     def latents(self, numbers: Sequence[int], labels: Tensor, seed: int) -> Tensor:

@@ -1,7 +1,9 @@
-"""Sampled images: one panel per row, ordered by class; a place in the panels is one seed and one class."""
+"""Sampled images: one panel per row, ordered by class; a place in the panels is one seed and one class. And the images
+that encoder and decoder give back."""
 
 import itertools
 import math
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,9 @@ _WIDTH, _LARGEST, _GAPS = 10.0, 4.6, (0.2, 0.46)
 """Inches: all panels of a line, largest side of one, space between panels: beside, and below with room for labels."""
 _THUMBNAIL, _BORDER = 96, 2
 """Pixels: largest side of an image in the grid, and white lines between images."""
+
+_ACROSS, _GAP = 8, 0.05
+"""Reconstructed images in a line; inches between them."""
 
 Pictures = npt.NDArray[np.uint8]
 
@@ -54,6 +59,23 @@ def samples(given: FigureInput) -> Figure:
     for axes, label, path in zip(places.flat, given.labels, files, strict=False):
         axes.imshow(tile(read_chosen(path, chosen), side), interpolation="lanczos")
         axes.set_title(label, fontsize=BODY, loc="left", pad=4)
+    return figure
+
+
+def reconstruction(given: FigureInput) -> Figure:
+    """Draw images in the first line, and what every other entry's encoder and decoder make of them below."""
+    files = {label or "original": one.samples for label, one in zip(given.labels, given.entries, strict=True)}
+    count = min(read_header(path).shape[0] for path in files.values() if path)
+    chosen = np.unique(np.linspace(0, count - 1, _ACROSS).round().astype(np.int64))
+    figure, places = grid(len(files), len(chosen), gaps=(_GAP, _GAP))
+    subtitle = " · ".join([*given.subtitle, f"validation images {', '.join(map(str, chosen))}"])
+    heading(places[0, 0], "Reconstruction", subtitle, len(chosen))
+    for line, (label, path) in zip(places, files.items(), strict=True):
+        line[0].set_ylabel(textwrap.fill(label, 20), rotation=0, ha="right", va="center", labelpad=8)
+        for axes, image in zip(line, read_chosen(path, chosen) if path else (), strict=True):
+            axes.imshow(image, interpolation="lanczos")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=False)
     return figure
 
 

@@ -1,0 +1,61 @@
+# The validation images through encoder, statistics and decoder, without a denoiser: what every row's images go through.
+rule reconstruct:
+    input:
+        encoder=lambda wildcards: encoder_weights(wildcards.encoder),
+        neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
+        statistics="<results>/latents/{encoder}-{ttr}.safetensors",
+        decoder="<results>/decoders/{encoder}.safetensors",
+        images="<results>/data/prepared/validation/index.npz",
+        spec=asked(
+            "<results>/reconstruction/{encoder}-{ttr}/samples.json",
+            lambda wildcards: CONFIG.reconstruct(wildcards.encoder, wildcards.ttr),
+        ),
+    output:
+        samples="<results>/reconstruction/{encoder}-{ttr}/samples.npz",
+        about="<results>/reconstruction/{encoder}-{ttr}/samples.json",
+    log:
+        "<logs>/reconstruct/{encoder}-{ttr}.log",
+    benchmark:
+        "<benchmarks>/reconstruct/{encoder}-{ttr}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: threads_of("sample")
+    resources:
+        **resources_of("sample"),
+    params:
+        # Finished shards are no output, so an interrupted job goes on where it stopped.
+        shards=lambda wildcards, output: str(Path(output.samples).parent / "shards"),
+    shell:
+        "neurons={input.neurons:q}; "
+        f"{launch('sample')}"
+        " --state {params.shards:q}"
+        f" dsr.commands.reconstruct{EXECUTION_OPTION} {option('neurons')}"
+        ' --spec {input.spec:q} --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'
+        " --decoder {input.decoder:q} --images {input.images:q} --shards {params.shards:q}"
+        " --output {output.samples:q} > {log:q} 2>&1"
+
+
+# All of them in one job, because at demo scale starting takes longer than scoring.
+rule evaluate_reconstructions:
+    input:
+        samples=files_of(RECONSTRUCTIONS, "samples"),
+        reference="<results>/evaluator/reference-validation.npz",
+        graph="<results>/evaluator/graph.pb",
+        spec=reconstruction_specs,
+    output:
+        files_of(RECONSTRUCTIONS, "metrics"),
+    log:
+        "<logs>/evaluate/reconstruction.log",
+    benchmark:
+        "<benchmarks>/evaluate/reconstruction.tsv"
+    conda:
+        "../envs/tensorflow.yaml"
+    threads: threads_of("evaluate")
+    resources:
+        **resources_of("evaluate"),
+    params:
+        cache=f"{CONFIG.results}/evaluator/cache",
+    shell:
+        "python -m dsr.commands.evaluate_several --spec {input.spec:q} --samples {input.samples:q}"
+        " --reference {input.reference:q} --graph {input.graph:q} --cache {params.cache:q} --threads {threads}"
+        " --output {output:q} > {log:q} 2>&1"
