@@ -33,6 +33,10 @@ if CONFIG.data.source == "digits":
 
     include: "rules/demo.smk"
 
+elif REHEARSAL:
+
+    include: "rules/rehearsal.smk"
+
 else:
 
     include: "rules/artifacts.smk"

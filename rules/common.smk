@@ -16,7 +16,8 @@ from dsr.config.specs import differing_keys, spec_hash, spec_json
 
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
 with open(workflow.source_path("../config.yaml"), encoding="utf-8") as stream:
-    ROW_ORDER = list(yaml.safe_load(stream)["rows"])
+    BASE = yaml.safe_load(stream)
+ROW_ORDER = list(BASE["rows"])
 config["rows"] = {name: config["rows"][name] for name in ROW_ORDER} | config["rows"]
 
 try:
@@ -34,6 +35,20 @@ def overlay_rows(table):
     except (OSError, ValueError, WorkflowError) as error:
         raise WorkflowError(f"tables.{table}.overlay: {path}: {error}") from None
 
+
+# The folder of a rehearsal holds made images and weights, which no result may be made of.
+REHEARSAL = CONFIG.data.source == "made"
+PAPER = BASE["results"]
+RAW = Path(CONFIG.results, "data/raw")
+MADE = RAW / "REHEARSAL"
+if MADE.exists() and not REHEARSAL:
+    raise WorkflowError(
+        f"results: {CONFIG.results} holds a rehearsal and no results ({MADE}); name another folder"
+    )
+if REHEARSAL and Path(RAW, "train.json").exists() and not MADE.exists():
+    raise WorkflowError(
+        f"results: {CONFIG.results} holds other images than a rehearsal's (no {MADE}); name another folder"
+    )
 
 OVERLAY_ROWS = {table: overlay_rows(table) for table in CONFIG.tables}
 

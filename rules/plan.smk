@@ -9,8 +9,9 @@ rule plan:
         spec=CONFIG.model_dump_json(),
         # No output: it is shown every time.
         file=f"{CONFIG.results}/plan.md",
+        measured=rehearsal_option(),
     run:
         shell(
-            "{params.python:q} -m dsr.commands.plan --spec {params.spec:q} --output {params.file:q} 2> {log:q}"
+            "{params.python:q} -m dsr.commands.plan --spec {params.spec:q} --output {params.file:q} {params.measured:q} 2> {log:q}"
             " && cat {params.file:q}"
         )

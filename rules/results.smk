@@ -159,6 +159,39 @@ def times(wildcards):
     )
 
 
+# What a rehearsal says of every row is taken from these.
+REHEARSED = [one for one in unguided(CONFIG.rows) if one.epoch == final_epoch(one.row)]
+
+
+def rehearsed_json(wildcards):
+    """Where the records of a rehearsal's jobs are."""
+    logs, benchmarks = f"{CONFIG.results}/logs", f"{CONFIG.results}/benchmarks"
+    rows = {
+        one.row: {
+            "run": state_folder(one.row),
+            "log": f"{logs}/train/{one.row}-{one.epoch}.log",
+            "sample": f"{logs}/sample/{one.row}-{one.epoch}-{one.set_id}.log",
+            "evaluate": f"{benchmarks}/evaluate/{one.row}-{one.epoch}-{one.set_id}.tsv",
+        }
+        for one in REHEARSED
+    }
+    encoders = {CONFIG.rows[row].encoder for row in rows}
+    made = {"evaluator's network": "evaluator/graph.pb"}
+    made |= {name: f"encoders/{name}/model.safetensors" for name in sorted(encoders)}
+    made |= {
+        f"decoder of {name}": f"decoders/{name}.safetensors"
+        for name in sorted(encoders)
+    }
+    files = {name: f"{CONFIG.results}/{path}" for name, path in made.items()}
+    return json.dumps({"rows": rows, "made": files})
+
+
+def rehearsal_option():
+    """Option of the plan: what a rehearsal has measured, if there was one."""
+    path = Path(CONFIG.results, "rehearsal/throughput.csv")
+    return ["--measured", str(path)] if path.exists() else []
+
+
 def reference_targets(wildcards):
     """Tables and figures of the fetched weights alone."""
     if not FETCHED or not set(DRAWN) <= set(FETCHED):

@@ -21,6 +21,8 @@ rule train:
         "<benchmarks>/train/{row}-{epoch}.tsv"
     wildcard_constraints:
         row=one_of(TRAINED),
+    # It stops its first start, after which a job of a cluster is requeued; elsewhere Snakemake tries again.
+    retries: 1 if REHEARSAL else None
     conda:
         "../envs/torch.yaml"
     threads: threads_of("train")
@@ -37,6 +39,7 @@ rule train:
         "mkdir -p {params.run:q} && ln -srf {params.run:q}/train-{wildcards.epoch}.log {log:q} && "
         f"{launch('train', EXECUTION.nodes)}"
         " --state {params.run:q}"
+        f"{' --preempt-once' * REHEARSAL}"
         f" dsr.commands.train{EXECUTION_OPTION} {option('after')} {option('neurons')} {option('start')}"
         " --spec {params.spec:q} --epoch {wildcards.epoch} --images {input.images:q}"
         ' --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tests.slurm.cluster import Cluster, Lane
 from tests.slurm.host import ClusterError, UnavailableError
 from tests.slurm.workspace import DECODER, HERE, STATISTICS, WEIGHTS, Workspace
-from tests.workflow.conftest import TINY, copy_checkout
+from tests.workflow.conftest import REHEARSAL, TINY, copy_checkout
 
 WORKER = "PYTEST_XDIST_WORKER"
 CHECKOUTS = Cluster.folder / "checkouts"
@@ -68,6 +68,15 @@ def demo(cluster: Cluster) -> Iterator[Workspace]:
     overlays = (*TINY, "tests/workflow/two_rows.yaml", f"{HERE}/gpus.yaml")
     with FileLock(cluster.folder / CALM):
         workspace = Workspace(copy_checkout(CHECKOUTS / "demo").folder, overlays)
+        workspace.settle(CALM)
+        yield workspace
+
+
+@pytest.fixture
+def rehearsal(cluster: Cluster) -> Iterator[Workspace]:
+    """Return a checkout for a rehearsal, on nodes of its own."""
+    with FileLock(cluster.folder / CALM):
+        workspace = Workspace(copy_checkout(CHECKOUTS / "rehearsal").folder, (*REHEARSAL, f"{HERE}/gpus.yaml"))
         workspace.settle(CALM)
         yield workspace
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.plan import costs, throughput
 from dsr.plan.costs import Work, downloads, markdown
+from dsr.plan.rehearsal import Rehearsed, RehearsedRow, page
 from tests.configuration import DEMO, configuration
 
 ROWS = ["dit-siglip2b", "dit-siglip2b-dsr", "dit-so400m", "dit-so400m-dsr", "ditdh-siglip2b", "ditdh-siglip2b-dsr"]
@@ -174,6 +176,37 @@ def test_own_measurements_go_before_the_releases_and_another_gpu_can_be_asked_fo
     assert "Estimated for A100 40GB:" in text
     unknown = markdown(configuration(resources={"train": {"gres": "gpu:b200:8"}}), MANIFEST, measurements)
     assert "Estimated for H100 80GB, because nothing was measured on gpu:b200:8:" in unknown
+
+
+def test_a_rehearsal_is_read_from_records_and_logs_and_then_planned_with(tmp_path: Path) -> None:
+    lines = [
+        {"restart": restart, "images_per_second": 8.0 * speed, "uptime": 60.0 * restart + 30, "gpu": "NVIDIA H200",
+         "peak_memory_gib": 54.25}
+        for restart in (0, 1) for speed in (1, 2, 250, 250)
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "state-00000004.pt").write_bytes(bytes(3_000_000))
+    log = "Micro-batch: 64 of a process's 128\nThe blocks run by fused kernels\nSaved /a/state.pt in 2.0 s\nResumed at"
+    (tmp_path / "train.log").write_text(f"{log} step 4; loading took 1.5 s\n", encoding="utf-8")
+    (tmp_path / "sample.log").write_text("a, 10.0 images/s, 1 s to go\nb, 280.0 images/s, 0 s to go", encoding="utf-8")
+    (tmp_path / "evaluate.tsv").write_text("s\th:m:s\n42.5\t0:00:42\n", encoding="utf-8")
+    row = RehearsedRow(
+        run=tmp_path, log=tmp_path / "train.log", sample=tmp_path / "sample.log", evaluate=tmp_path / "evaluate.tsv"
+    )
+    config, missing = configuration(), row.model_copy(update={"run": tmp_path / "missing"})
+    given = Rehearsed(rows={"dit-siglip2b-dsr": row, "dit-so400m": missing}, made={"siglip2-b": tmp_path})
+    text, measured = page(config, MANIFEST, given)
+    cells = [cell.strip() for cell in next(x for x in text.splitlines() if x.startswith("| dit")).split("|")[1:-1]]
+    assert cells[1:10] == ["2", "54.2", "64", "250.0", "90.0", "2.0", "2", "1.5", "fused kernels"]
+    assert cells[10:] == ["35.0", "42.5"]
+    assert "NOT TRAINED: dit-so400m." in text
+    assert "random weights: siglip2-b." in text
+    job = costs.train_job(config, MANIFEST, "dit-siglip2b-dsr")
+    found = throughput.speed([*measured, *throughput.read()], "H200 141GB", job)
+    assert found is not None
+    assert (found.images_per_second, found.basis) == (250, "measured, rehearsal on this cluster, 64 images a GPU")
+    (tmp_path / "train.log").write_text("Not available here: fused kernels (no compiler)", encoding="utf-8")
+    assert "FALLBACK: fused kernels (no compiler)" in page(config, MANIFEST, given)[0]
 
 
 def test_a_bad_line_is_named(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def _fuse(model: Denoiser, device: torch.device, precision: str) -> bool:
             # little shared memory, an assertion.
             failed.append(f"{name} ({type(error).__name__}: {error})")
         else:
+            log.info("The blocks run by %s", name)
             if failed:
                 log.warning("Not available here: %s; %s are used instead", "; ".join(failed), name)
             return True

@@ -57,6 +57,9 @@ PYTHONPATH=src python -m dsr.commands.reconstruct --execution '{}' \
   --statistics results/demo/latents/siglip2-b-none.safetensors --decoder results/demo/decoders/siglip2-b.safetensors \
   --shards tried/shards --output tried/reconstructions.npz
 
+PYTHONPATH=src python -m dsr.commands.rehearse images --output tried/images \
+  --spec '{"source": "made", "classes": 10, "train_images": 100, "validation_images": 20, "image_size": 64, "shards": 1}'
+
 PYTHONPATH=src python -m dsr.commands.report table --config results/demo/specs/config.json --entries '[{"row":
   "dit-siglip2b", "epoch": 16, "metrics": "results/demo/rows/dit-siglip2b/epoch-16/unguided-seed0/metrics.json"}]' \
   --markdown-file tried/table.md --csv tried/table.csv --html tried/table.html --latex-file tried/table.tex

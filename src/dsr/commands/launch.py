@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from dsr.base.command import examples, logged, module
+from dsr.launch.preemption import preempt_once
 from dsr.launch.slurm import SlurmJob, command_line, supervise
 
 
@@ -24,12 +25,15 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=1, help="processes per node")
     parser.add_argument("--state", type=Path, help="folder that the command goes on from; without it, never requeue")
+    parser.add_argument("--preempt-once", action="store_true", help="rehearse: stop the first start after a few steps")
     parser.add_argument("module", help="module of the command")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the command's own arguments")
     arguments = parser.parse_args()
     with logged():
         job = SlurmJob.current()
         command = command_line(arguments.module, arguments.arguments, arguments.processes, job)
+        if arguments.preempt_once and (job is None or job.node == 0):
+            preempt_once(arguments.state)
         if job is None:
             os.execv(command[0], command)
         sys.exit(supervise(command, job, arguments.state))

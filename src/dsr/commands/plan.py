@@ -11,14 +11,16 @@ from dsr.plan.costs import markdown
 
 
 @command
-def main(spec: Config, output: Path) -> None:
+def main(spec: Config, output: Path, measured: Path | None = None) -> None:
     """Write the plan as Markdown.
 
     Args:
         spec: the whole configuration.
         output: Markdown file to write.
+        measured: what a rehearsal measured on this cluster; used before what comes with the package.
     """
-    write_text(output, markdown(spec, manifest.load(), throughput.read()))
+    own = throughput.read(measured) if measured else []
+    write_text(output, markdown(spec, manifest.load(), [*own, *throughput.read()]))
 
 
 if __name__ == "__main__":

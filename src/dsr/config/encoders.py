@@ -17,8 +17,9 @@ ENCODER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 class Data(Section):
     """The images that everything is trained on and compared with."""
 
-    source: Literal["imagefolder", "kaggle", "digits"]
-    """Where images come from: existing ImageFolders, the Kaggle competition, or the demo's handwritten digits."""
+    source: Literal["imagefolder", "kaggle", "digits", "made"]
+    """Where images come from: existing ImageFolders, the Kaggle competition, the demo's handwritten digits, or a
+    rehearsal's noise (which makes encoders and decoders too, where the paper's results have none)."""
     train: str | None = None
     """Existing ImageFolder of training images, one folder per class (source: imagefolder)."""
     validation: str | None = None

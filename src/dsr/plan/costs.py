@@ -61,7 +61,9 @@ def markdown(config: Config, manifest: Manifest, measurements: Sequence[Measurem
         parts += [
             f"Estimated for {gpu}{other}: training on {run.nodes} node{'s' if run.nodes > 1 else ''} x {run.processes}"
             " GPUs, every GPU as fast as one alone. Waiting in queues, starting, compiling, register discovery,"
-            " reconstructions and figures (minutes each) are not counted.",
+            " reconstructions and figures (minutes each) are not counted."
+            + " Speeds of a rehearsal on this cluster are used."
+            * any(one.code == "rehearsal" for one in measurements),
             *("## Time by row and stage", _time_table(found), "## Totals", _total_table(found)),
             *("## GPU-hours until a row is scored", _until_table(config, manifest, measurements, gpu)),
         ]

@@ -16,6 +16,8 @@ CORE = "CPU core"
 """What measurements without a GPU are of."""
 HALF = ("bf16", "fp16")
 """Precisions whose matmuls are equally fast."""
+CODE = ("rehearsal", "own", "release")
+"""Whose code was measured, what says most about this cluster first."""
 SAME = 0.01
 """Relative difference of arithmetic up to which a measurement is of the same networks."""
 
@@ -49,8 +51,8 @@ class Measurement(Job):
     """Per GPU (or core); none: the batch did not fit into its memory."""
     memory_gb: float | None = None
     """Peak of the GPU's memory."""
-    code: Literal["own", "release"]
-    """Whose: this project's, or the authors' public release's."""
+    code: Literal["rehearsal", "own", "release"]
+    """Whose: this project's on this cluster, or elsewhere, or the authors' public release's."""
     source: str
     """Where and how it was measured."""
 
@@ -93,15 +95,16 @@ def is_meant(gpu: str, gres: str | None) -> bool:
 def speed(measurements: Sequence[Measurement], gpu: str, job: Job) -> Speed | None:
     """Speed of a job on a GPU: measured, or scaled by arithmetic from the most similar measurement; None without one.
 
-    Own code goes before the release's, the same precision before another one.
+    A rehearsal on this cluster goes before other measurements, own code before the release's, the same precision before
+    another one.
     """
 
-    def distance(entry: Measurement) -> tuple[bool, bool, bool, float, float]:
+    def distance(entry: Measurement) -> tuple[bool, bool, int, float, float]:
         return (
             entry.precision != job.precision,
             # For float32, TF32 says more than bf16, and for fp16 less.
             (entry.precision in HALF) != (job.precision in HALF),
-            entry.code != "own",
+            CODE.index(entry.code),
             _ratio(entry.gflops, job.gflops),
             _ratio(entry.batch, job.batch),
         )
@@ -117,8 +120,8 @@ def speed(measurements: Sequence[Measurement], gpu: str, job: Job) -> Speed | No
         notes = ["taken from another network"]
     if entry.precision != job.precision:
         notes.append(f"at {entry.precision} (no measurement at {job.precision})")
-    if entry.code == "release":
-        notes.append("release's code")
+    if entry.code != "own":
+        notes.append({"release": "release's code", "rehearsal": "rehearsal on this cluster"}[entry.code])
     if job.batch and entry.batch and job.batch != entry.batch:
         notes.append(f"{entry.batch} images a GPU")
     return Speed(rate, ", ".join(notes), entry)

@@ -80,7 +80,11 @@ def _loop(job: Job, world: World, request: StopRequest, learner: Learner, sample
     saved_step, saved_at = learner.step, time.monotonic()
     result: StepResult | None = None
     with contextlib.ExitStack() as stack:
-        metrics = stack.enter_context(contextlib.closing(Metrics(job, learner.step))) if world.is_main else None
+        metrics = (
+            stack.enter_context(contextlib.closing(Metrics(job, learner.step, request.began)))
+            if world.is_main
+            else None
+        )
         writer = stack.enter_context(checkpoint.Writer(job.run_dir))
         while True:
             if metrics is not None and result is not None:
@@ -138,8 +142,12 @@ def _learner(job: Job, world: World, resumed: int | None) -> Learner:
     if job.execution.compile:
         accelerate(model, world.device, learner.precision)
     if resumed is not None:
+        began = time.monotonic()
         learner.load(checkpoint.load(checkpoint.state_path(job.run_dir, resumed), mapped=world.device.type == "cuda"))
-        log.info("Resumed at step %d, epoch %.2f", learner.step, learner.step / spec.steps_per_epoch)
+        log.info(
+            "Resumed at step %d, epoch %.2f; loading took %.1f s",
+            learner.step, learner.step / spec.steps_per_epoch, time.monotonic() - began,
+        )  # fmt: skip
     return learner
 
 
@@ -171,11 +179,12 @@ class Metrics:
     """Reports of the first process, on the steps from ``first`` on.
 
     Every ``log_every`` steps a line goes to ``metrics.jsonl`` in the run directory, with means over the steps since
-    the line before. Steps that were lost in a kill are done again, and so are their lines: of several lines with one
-    step, the one with the highest ``restart`` counts.
+    the line before; ``uptime`` is the time since the trainer began. Steps that were lost in a kill are done again, and
+    so are their lines: of several lines with one step, the one with the highest ``restart`` counts.
     """
 
-    def __init__(self, job: Job, first: int) -> None:
+    def __init__(self, job: Job, first: int, began: float) -> None:
+        self._began = began
         self._job, self._path, self._batch = job, job.run_dir / "metrics.jsonl", job.spec.recipe.batch
         previous = files.read_json_lines(self._path) if self._path.exists() else []
         self._restart = 1 + max((line["restart"] for line in previous), default=-1)
@@ -219,9 +228,11 @@ class Metrics:
             f" {values['grad_norm']:.3f}, lr {values['lr']:.3g}",
         )
         values["images_per_second"] = round(speed, 2)
+        about: dict[str, Any] = {"steps": len(results), "time": round(time.time(), 3), "restart": self._restart}
+        about["uptime"] = round(time.monotonic() - self._began, 1)
         if torch.cuda.is_available():
             values["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        about = {"steps": len(results), "time": round(time.time(), 3), "restart": self._restart}
+            about["gpu"] = torch.cuda.get_device_name()
         files.append_json_line(self._path, {"step": step, "epoch": epoch, **values, **about})
         if self._board is not None:
             for name, value in values.items():

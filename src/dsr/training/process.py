@@ -101,7 +101,9 @@ class StopRequest:
     def __init__(self, minutes: float | None = None) -> None:
         self._signal = ""
         self._minutes = minutes
-        self._deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
+        self.began = time.monotonic()
+        """When the trainer began."""
+        self._deadline = None if minutes is None else self.began + 60.0 * minutes
         self._parent = os.getppid()
 
     @property
