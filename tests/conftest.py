@@ -9,8 +9,10 @@ import pytest
 
 # Else transformers loads the TensorFlow that is installed beside PyTorch.
 os.environ["USE_TF"] = "0"
-# Two processes run tests on two cores, and threads that wait for each other there do so in vain.
+# There are more processes than cores, and threads that wait for each other there do so in vain.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Else each of hundreds of processes compiles the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # As TensorFlow computes convolutions by itself on newer CPUs, in half the time.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # What tests start runs the package of this checkout too.
@@ -18,17 +20,16 @@ os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
 
 
 LONGEST = (
-    "test_check.py",
     "test_finished_run.py",
+    "test_fused.py",
+    "test_check.py",
     "test_training_processes.py",
     "test_local_copies.py",
     "test_documented_commands.py",
     "test_plan.py",
-    "test_ablations.py",
-    "test_fused.py",
-    "test_kernels.py",
-    "test_sampling.py",
     "test_loading.py",
+    "test_sampling.py",
+    "test_demo.py",
 )
 
 

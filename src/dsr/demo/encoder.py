@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import SiglipVisionConfig
 
 from dsr.base.errors import UserError
 from dsr.base.files import atomic, write_json, write_text
@@ -87,6 +86,8 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
     Raises:
         UserError: if there is no stand-in of that name, the revision is no number, or the width is too small.
     """
+    from transformers import SiglipVisionConfig  # takes seconds, and digits do not need it
+
     tower = _Tower(spec)
     shape = SiglipVisionConfig(
         hidden_size=spec.width,
