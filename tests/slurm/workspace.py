@@ -171,16 +171,9 @@ class Workspace:
         path = None if folder is None else folder / "train-12.log"
         return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
 
-    def tensors(self, path: str) -> tuple[dict[str, Any], bytes]:
-        """Header of a safetensors file, and the bits of its tensors."""
-        # The entries of the header's metadata are written in no particular order.
-        content = (self.folder / path).read_bytes()
-        end = 8 + int.from_bytes(content[:8], "little")
-        return json.loads(content[8:end]), content[end:]
-
-    def weights(self) -> tuple[dict[str, Any], bytes]:
+    def weights(self) -> bytes:
         """Content of the milestone's file."""
-        return self.tensors(WEIGHTS)
+        return (self.folder / WEIGHTS).read_bytes()
 
     def ends(self) -> Iterator[tuple[str, str]]:
         """Names and last lines of everything that was logged."""
