@@ -97,6 +97,7 @@ rule rehearsal:
     input:
         "<results>/rehearsal.md",
         "<results>/table1.md",
+        "<results>/tables/reconstruction.md",
         "<results>/provenance.md",
         expand("<results>/figures/{name}.png", name=["samples", "training", "fid"]),
     localrule: True
