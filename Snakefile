@@ -62,6 +62,7 @@ rule all:
     input:
         "<results>/table1.md",
         expand("<results>/tables/{table}.md", table=[*CONFIG.tables, "reconstruction"]),
+        ["<results>/tables/backbones.md"] * (len(BACKBONES) > len(RECONSTRUCTIONS)),
         "<results>/provenance.md",
         figures,
     localrule: True

@@ -29,6 +29,17 @@ RECONSTRUCTIONS = [
     )
     for encoder, ttr in ENCODINGS
 ]
+# The encoders side by side: their entries, and the rows that have the first row's denoiser, at an epoch of the tables.
+COMPARED_EPOCH = 80 if 80 in EPOCHS else EPOCHS[-1]
+BACKBONES = [
+    one.model_copy(update={"maps": Path(f"{MAPS}/{one.encoder}-{one.ttr}.npz")})
+    for one in RECONSTRUCTIONS
+] + [
+    one.model_copy(update={"maps": None})
+    for one in unguided(TRAINED)
+    if one.epoch == COMPARED_EPOCH
+    and CONFIG.rows[one.row].denoiser == next(iter(CONFIG.rows.values())).denoiser
+]
 ORIGINALS = Entry(samples=Path(CONFIG.results, "evaluator/reference-validation.npz"))
 MAP_KINDS = "norms|components|attention|outliers"
 # The whole configuration, for whatever needs more of it than a specification holds.

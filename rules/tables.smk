@@ -134,5 +134,34 @@ rule reconstruction_table:
     params:
         entries=entries_json(RECONSTRUCTIONS, "encoder", "ttr", "metrics"),
         table="",
+        step="reconstruction",
     shell:
-        f"python -m dsr.commands.report reconstruction{TABLE_FILES}"
+        "python -m dsr.commands.report {params.step}" f"{TABLE_FILES}"
+
+
+use rule reconstruction_table as backbones_table with:
+    input:
+        files_of(BACKBONES, "metrics"),
+        files_of(BACKBONES[: len(RECONSTRUCTIONS)], "maps"),
+        config=config_file,
+    output:
+        multiext(
+            "<results>/tables/backbones",
+            markdown=".md",
+            csv=".csv",
+            latex=".tex",
+        ),
+        html=report(
+            "<results>/tables/backbones.html",
+            category="1. Results",
+            labels={"result": "Table: encoders side by side"},
+            caption="../docs/captions/comparison.rst",
+        ),
+    log:
+        "<logs>/tables/backbones.log",
+    params:
+        entries=entries_json(
+            BACKBONES, "row", "epoch", "seed", "encoder", "ttr", "metrics", "maps"
+        ),
+        table="",
+        step="backbones",

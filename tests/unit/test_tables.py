@@ -13,6 +13,7 @@ from dsr.analysis.cost import Cost
 from dsr.base.errors import UserError
 from dsr.base.files import read_json, write_json
 from dsr.base.text import pipe_table
+from dsr.commands.report import write_backbones
 from dsr.config.load import Config, load
 from dsr.report.comparison import departures, expected
 from dsr.report.entries import METRICS, Entries, Entry, entries_json
@@ -402,3 +403,32 @@ def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> N
     frame = collect(demo)
     assert len(frame) == 1
     assert "uncertain by 0.05" not in markdown(demo, frame, NONE)
+
+
+# Encoders side by side
+
+
+def test_encoders_stand_side_by_side_with_what_is_known_of_each(config: Config, tmp_path: Path) -> None:
+    pairs = [
+        ("siglip2-b", "none"),
+        ("siglip2-b", "single"),
+        ("siglip2-so400m", "none"),
+        ("siglip2-so400m", "recursive"),
+    ]
+    encoders = [
+        Entry(encoder=encoder, ttr=ttr, metrics=write_metrics(tmp_path / f"{encoder}-{ttr}.json", 0.7))
+        for encoder, ttr in pairs
+    ]
+    rows = [Entry(row=row, epoch=80, metrics=tmp_path / "missing.json") for row in [*config.rows][:4]]
+    rows[0] = rows[0].model_copy(update={"metrics": write_metrics(tmp_path / "a.json", 5.91)})
+    record(config, *encoders, *rows)
+    files = [tmp_path / f"table.{kind}" for kind in ("md", "csv", "html", "tex")]
+    write_backbones(config, Entries((*encoders, *rows)), *files)
+    text = files[0].read_text(encoding="utf-8")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| sig")]
+    assert [(line[0], line[1]) for line in lines] == pairs
+    # 12 and 27 blocks; published: 86 and 412 million with embeddings.
+    assert [line[3] for line in lines] == ["85.1", "85.1", "411.5", "411.5"]
+    assert lines[0][8:] == ["0.70", "", "5.91", "5.68 and 5.89"]
+    assert lines[2][8:] == ["0.70", "", "", "7.04"]
+    assert all(float(cell.replace(",", "")) > 0 for line in lines for cell in line[4:8])

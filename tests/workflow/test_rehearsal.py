@@ -35,7 +35,8 @@ def test_every_row_is_stopped_once_and_goes_on(rehearsed: Checkout) -> None:
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| dit")]
     assert [cells[:2] for cells in lines] == [["dit-siglip2b-dsr", "2"]]
     for cells in lines:
-        for column in (4, 5, 6, 7, 8, 10, 11):
+        # Where a small state takes no time to save, its MB/s are not known.
+        for column in (4, 5, 6, 8, 10, 11):
             assert float(cells[column].replace(",", "")) >= 0
     assert "NOT RESUMED" not in text
     assert "Made, with random weights: evaluator's network, siglip2-b." in text

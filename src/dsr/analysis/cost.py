@@ -66,6 +66,11 @@ def transformer_flops(width: int, depth: int, intermediate_size: int, tokens: in
     return depth * tokens * width * (8 * width + 4 * intermediate_size + 4 * tokens)
 
 
+def transformer_parameters(width: int, depth: int, intermediate_size: int) -> int:
+    """Parameters of the same blocks: projections with biases, and two LayerNorms."""
+    return depth * (4 * width * width + 2 * width * intermediate_size + 9 * width + intermediate_size)
+
+
 def _block(width: int, mlp_ratio: float, tokens: int, *, conditions: int) -> Cost:
     """A block with SwiGLU, two RMSNorms, and modulation by ``conditions`` vectors."""
     hidden = int(2 / 3 * int(width * mlp_ratio))
