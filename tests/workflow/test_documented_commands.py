@@ -12,8 +12,9 @@ from .conftest import ROOT, Checkout, job_counts
 
 PLACEHOLDER = re.compile(r"[{<]|\.\.\.")
 DRY = ("-n", "--dry-run")
-OWN_FILES = ("four-gpus.yaml", "my-images.yaml", "overlay.yaml")
-"""Configuration files that documents let users write."""
+OWN_FILES = dict.fromkeys(("four-gpus.yaml", "my-images.yaml", "overlay.yaml"), "execution: {processes: 4}")
+OWN_FILES |= {"flowers.yaml": "results: results/flowers"}
+"""Configuration files that documents let users write, and what they hold here."""
 NEVER_DRY = {"--unlock", "--conda-create-envs-only", "--report"}
 
 
@@ -44,8 +45,8 @@ def test_every_command_can_be_planned(fresh: Checkout) -> None:
         if not NEVER_DRY & {*command}
     }
     assert ("--profile", "slurm", "results/table1.md") in found
-    for name in OWN_FILES:
-        (fresh.folder / name).write_text("execution: {processes: 4}", encoding="utf-8")
+    for name, content in OWN_FILES.items():
+        (fresh.folder / name).write_text(content, encoding="utf-8")
     runs = {" ".join(command): fresh.snakemake("-n", *command) for command in sorted(found)}
     failed = {command: run.stdout[-500:] for command, run in runs.items() if run.returncode}
     assert not failed

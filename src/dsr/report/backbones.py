@@ -43,7 +43,7 @@ def write(config: Config, frame: pd.DataFrame, gpu: str, files: tuple[Path, Path
 
 
 def collect(config: Config, entries: tuple[Entry, ...], costs: Mapping[str, Costs]) -> pd.DataFrame:
-    """Return a line a row, of entries of rows, and of encoders with reconstructions and maps."""
+    """Return a line a row, of entries of rows, and of encoders with reconstructions and maps; no empty columns."""
     encoders = {(one.encoder, one.ttr): one for one in entries if one.encoder}
     lines = []
     for one in entries:
@@ -69,7 +69,8 @@ def collect(config: Config, entries: tuple[Entry, ...], costs: Mapping[str, Cost
             }
         )
     frame: pd.DataFrame = pd.DataFrame(lines)
-    return frame
+    known: pd.DataFrame = frame.loc[:, (frame != "").any()]
+    return known
 
 
 def _outliers(one: Entry, multiple: float) -> str:
