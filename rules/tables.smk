@@ -155,7 +155,7 @@ use rule reconstruction_table as backbones_table with:
             "<results>/tables/backbones.html",
             category="1. Results",
             labels={"result": "Table: encoders side by side"},
-            caption="../docs/captions/comparison.rst",
+            caption="../docs/captions/backbones.rst",
         ),
     log:
         "<logs>/tables/backbones.log",

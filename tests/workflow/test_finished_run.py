@@ -59,6 +59,12 @@ def test_everything_was_made(finished: Checkout) -> None:
     assert (results / "provenance.json").is_file()
 
 
+def test_the_report_is_one_page(finished: Checkout) -> None:
+    run = finished.tiny("--report", "results/demo/report.html")
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert (finished.folder / "results/demo/report.html").stat().st_size > 1e6
+
+
 def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.tiny().stdout
 

@@ -50,7 +50,10 @@ def samples(given: FigureInput) -> Figure:
     text = f"the first samples of {len(shown)} of {config.data.classes} classes ({classes}), in order"
     same = ["a place is the same class and seed in every panel"] if len(files) > 1 else []
     subtitle = " · ".join([*given.subtitle, text, *same])
-    across = min(3, len(files)) if len(files) != 4 else 2
+    epochs = len({one.epoch for one in given.entries})
+    complete = len(files) == epochs * len({one.row for one in given.entries})
+    # A line a row, where each has the same epochs.
+    across = epochs if 1 < epochs <= 4 and complete else 2 if len(files) == 4 else min(3, len(files))
     panel = min(_LARGEST, (_WIDTH + _GAPS[0]) / across - _GAPS[0])
     figure, places = grid(math.ceil(len(files) / across), across, (panel, panel), _GAPS)
     heading(places[0, 0], "Samples", subtitle, across * panel, above=24)
