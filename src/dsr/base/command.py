@@ -73,6 +73,9 @@ def logged() -> Iterator[None]:
     DSR_LOG_LEVEL gives another level.
     """
     first = int(os.environ.get("RANK", "0")) == 0
+    # PyTorch raises from a signal handler when a loader's worker dies, maybe while a line is written; it raises again
+    # where images are waited for, and a traceback of the line would say nothing.
+    logging.raiseExceptions = False
     logging.basicConfig(
         level=os.environ.get("DSR_LOG_LEVEL", "INFO" if first else "WARNING"),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
