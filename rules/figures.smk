@@ -79,6 +79,8 @@ class Figure(NamedTuple):
     """What it needs of these entries; the last one is a file."""
     rows: list[str] = []
     """What {row} may be."""
+    kind: str = ""
+    """How it is drawn, if not as its name says."""
 
 
 # By the name of the rule and the caption.
@@ -112,6 +114,7 @@ FIGURES = {
         {"shows": "{kind}"},
         lambda wildcards: ENCODER_ENTRIES,
         "encoder ttr maps",
+        kind="{kind}",
     ),
     "denoiser": Figure(
         "{image}denoiser-{kind}",
@@ -119,6 +122,7 @@ FIGURES = {
         {"shows": "{kind}"},
         lambda wildcards: DRAWN_ENTRIES,
         "row epoch maps",
+        kind="{kind}",
     ),
     "times": Figure(
         "{image}times-{row}",
@@ -148,6 +152,7 @@ FIGURES = {
         {"shows": "the same at every scored epoch"},
         lambda wildcards: [one for one in unguided(DRAWN) if one.row in TRAINED],
         "row epoch seed samples",
+        kind="samples",
     ),
 }
 
@@ -184,11 +189,7 @@ for name, figure in FIGURES.items():
         conda:
             "../envs/torch.yaml"
         params:
-            kind=(
-                "{kind}"
-                if "{kind}" in figure.file
-                else name.replace("progress", "samples")
-            ),
+            kind=figure.kind or name,
             entries=lambda wildcards, figure=figure: entries_json(
                 figure.entries(wildcards), *figure.fields.split()
             ),
