@@ -59,8 +59,8 @@ def _images(config: Config) -> Iterator[str]:
             yield f"data.{split}: give the path of an ImageFolder exactly where data.source is imagefolder"
         if path and config.artifacts.get(f"imagenet-{split}"):
             yield f"artifacts.imagenet-{split}: data.{split} is given too; leave one out"
-    if "reconstruction" in config.tables:
-        yield "tables.reconstruction: every configuration has a table of this name; choose another one"
+    for name in {*config.tables} & {"reconstruction", "backbones"}:
+        yield f"tables.{name}: every configuration has a table of this name; choose another one"
     for name in {*config.sources} & {*config.artifacts}:
         yield f"sources.{name}: artifacts.{name} is given too; leave one out"
     if data.source == "digits" and not data.prepared:
