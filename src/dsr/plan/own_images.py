@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -66,16 +67,20 @@ def write_overlay(job: OwnImages) -> None:
         if name not in base[key]:
             raise UserError(f"--{key[:-1]} {name}: {', '.join(map(str, job.config))} has {', '.join(base[key])}")
     folders = job.output.with_suffix("")
-    train, validation = _split(job, folders)
+    if folders.exists():
+        raise UserError(f"{folders}: exists already; remove it, or write another overlay")
+    train, validation = _split(job)
     chosen, notes = _choose(job, base, train, validation, folders)
     config = _check(base, chosen)
+    _link(train, folders / "train")
+    _link(validation, folders / "validation")
     text = "".join(f"# {line}\n" for line in notes) + yaml.safe_dump(chosen, sort_keys=False, width=110)
     files.write_text(job.output, text)
     for line in notes:
         log.info("%s", line)
     extra = " ".join(map(str, [*job.config[1:], job.output]))
-    log.info("See what it costs:  snakemake --cores 1 --configfile %s -- %s/plan.md", extra, config.results)
-    log.info("Run it:             snakemake --cores all --configfile %s -- %s/table1.md", extra, config.results)
+    log.info("See what it costs:  snakemake --cores 1 plan --configfile %s", extra)
+    log.info("Run it:             snakemake --cores all %s/table1.md --configfile %s", config.results, extra)
 
 
 def _read(paths: tuple[Path, ...]) -> dict[str, Any]:
@@ -98,46 +103,45 @@ def _check(base: dict[str, Any], chosen: dict[str, Any]) -> Config:
     return load(merged)
 
 
-def _split(job: OwnImages, folders: Path) -> tuple[Listing, Listing]:
-    """Link training and validation images into ``folders``, sorted into classes."""
-    if folders.exists():
-        raise UserError(f"{folders}: exists already; remove it, or write another overlay")
-    listing = _listed(job.train, folders)
+def _split(job: OwnImages) -> tuple[Listing, Listing]:
+    """List training and validation images."""
+    listing = _listed(job.train)
     if job.validation is not None:
-        validation = _listed(job.validation, folders)
+        validation = _listed(job.validation)
         if validation.classes != listing.classes:
             differing = sorted({*validation.classes} ^ {*listing.classes})[:3]
             raise UserError(f"{job.validation}: other classes than {job.train} ({', '.join(differing)})")
-        parts = {"train": listing, "validation": validation}
-    else:
-        order = permutation(job.seed, "hold out", 0, len(listing.paths))
-        held = np.zeros(len(order), dtype=bool)
-        for label in range(len(listing.classes)):
-            mine = order[listing.labels[order] == label]
-            count = round(job.hold_out * len(mine))
-            if not 0 < count < len(mine):
-                raise UserError(
-                    f"{job.train}: class '{listing.classes[label]}' has {len(mine)} images, of which {count} would be"
-                    " held out; at least one of each is needed on both sides (--hold-out, --validation)"
-                )
-            held[mine[:count]] = True
-        parts = {name: _part(listing, kept) for name, kept in (("train", ~held), ("validation", held))}
-    for name, part in parts.items():
-        for number, (path, label) in enumerate(zip(part.paths, part.labels, strict=True)):
-            link = folders / name / part.classes[label] / f"{number:07d}{path.suffix.lower()}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.absolute())
-    return parts["train"], parts["validation"]
+        return listing, validation
+    order = permutation(job.seed, "hold out", 0, len(listing.paths))
+    held = np.zeros(len(order), dtype=bool)
+    for label in range(len(listing.classes)):
+        mine = order[listing.labels[order] == label]
+        count = round(job.hold_out * len(mine))
+        if not 0 < count < len(mine):
+            raise UserError(
+                f"{job.train}: class '{listing.classes[label]}' has {len(mine)} images, of which {count} would be"
+                " held out; at least one of each is needed on both sides (--hold-out, --validation)"
+            )
+        held[mine[:count]] = True
+    return _part(listing, ~held), _part(listing, held)
 
 
-def _listed(folder: Path, folders: Path) -> Listing:
+def _link(images: Listing, folder: Path) -> None:
+    """Make an ImageFolder of links."""
+    for number, (path, label) in enumerate(zip(images.paths, images.labels, strict=True)):
+        link = folder / images.classes[label] / f"{number:07d}{path.suffix.lower()}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.absolute())
+
+
+def _listed(folder: Path) -> Listing:
     """Images of a folder; those of one without class folders are one class, `images`."""
-    if folder.is_dir() and not any(entry.is_dir() and not is_hidden(entry.name) for entry in folder.iterdir()):
-        flat = folders / f"flat-{folder.name}" / "images"
-        flat.parent.mkdir(parents=True, exist_ok=True)
-        flat.symlink_to(folder.absolute())
-        return list_folder(flat.parent)
-    return list_folder(folder)
+    if not folder.is_dir() or any(entry.is_dir() and not is_hidden(entry.name) for entry in folder.iterdir()):
+        return list_folder(folder)
+    with tempfile.TemporaryDirectory() as place:
+        (flat := Path(place, "images")).symlink_to(folder.absolute())
+        found = list_folder(flat.parent)
+    return Listing([folder / path.relative_to(flat) for path in found.paths], found.labels, found.classes)
 
 
 def _part(listing: Listing, kept: Any) -> Listing:
