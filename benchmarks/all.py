@@ -39,7 +39,7 @@ def stages(
             config, row, folder, precision=precision, batch=batch, shards=shards, profile=options.profile, **common
         )
 
-    def encoded(row: str, **settings: bool) -> Any:
+    def encoded(row: str, **settings: Any) -> Any:
         return encode.measure(config, row, batch=8 if small else 128, profile=options.profile, **settings, **common)
 
     return {

@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from dsr.config.load import Config, load
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.data.prepare import write_index, write_shard
-from dsr.denoiser.dit import build_denoiser
+from dsr.denoiser.dit import Denoiser, build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
 
@@ -51,7 +52,7 @@ def configuration(*, small: bool = False, overlay: str | None = None) -> Config:
     return load(functools.reduce(_overlaid, parts))
 
 
-def _overlaid(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def _overlaid(base: Mapping[str, Any], top: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return ``base`` with the entries of ``top``, section by section."""
     merged = {
         key: _overlaid(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
@@ -107,7 +108,7 @@ def decoder_file(spec: AutoencoderSpec, path: Path) -> Path:
     return path
 
 
-def denoiser(spec: ModelSpec) -> nn.Module:
+def denoiser(spec: ModelSpec) -> Denoiser:
     """Make a denoiser with random weights, on the GPU if there is one; none is zero, as many initial ones are."""
     with torch.device(_device()):
         model = build_denoiser(spec)

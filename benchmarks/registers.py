@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,14 +25,14 @@ def models() -> dict[str, nn.Module]:
     """Return the three models."""
     spec = inputs.configuration().train("dit-siglip2b-dsr").model
     plain = spec.model_copy(update={"registers": 0})
-    added, built_in = inputs.denoiser(plain), inputs.denoiser(spec)
-    network = spec.denoiser
+    added: Any = inputs.denoiser(plain)
+    network: Any = spec.denoiser
     rotary = RotaryPositions(network.hidden_size // network.num_heads, spec.grid, spec.registers)
     add_diffusion_registers(
         added, added.blocks, start=network.register_start, width=network.hidden_size, count=spec.registers,
         arguments={"rope": lambda _: rotary.cuda()},
     )  # fmt: skip
-    return {"without": inputs.denoiser(plain), "added": added, "built in": built_in}
+    return {"without": inputs.denoiser(plain), "added": added, "built in": inputs.denoiser(spec)}
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     machine.one_gpu()
     images = {"x": torch.randn(BATCH, 768, 16, 16), "t": torch.rand(BATCH), "y": torch.zeros(BATCH, dtype=torch.int64)}
     images = {name: value.cuda() for name, value in images.items()}
-    steps, times = {}, {}
+    steps, times = dict[str, Callable[..., None]](), dict[str, list[float]]()
     for name, model in models().items():
         model.cuda().train()
         for block in model.blocks:

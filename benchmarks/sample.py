@@ -10,9 +10,8 @@ from benchmarks import inputs, machine
 from dsr.accel.device import set_arithmetic
 from dsr.analysis.cost import denoiser_cost
 from dsr.base.randomness import balanced_labels
-from dsr.config.execution import Execution
 from dsr.config.load import Config
-from dsr.sampling.generate import Job, Shards, draw
+from dsr.sampling.generate import Shards, draw
 from dsr.sampling.sampler import Sampler
 
 
@@ -38,17 +37,15 @@ def measure(
     decoder = folder / "decoder.safetensors"
     if not decoder.exists():
         inputs.decoder_file(spec.autoencoder, decoder)
-    execution = Execution(sample_batch=batch)
-    job = Job(spec, weights, statistics, decoder, folder / f"{row}-shards", folder / "unused.npz", execution)
     sampler = Sampler(spec, weights=weights, statistics=statistics, decoder=decoder, device=world.device, compiled=fast)
     weights.unlink()
     began = time.perf_counter()
     sampler.start(range(batch))()
     first = time.perf_counter() - began
     side = spec.autoencoder.image_size
-    parts = Shards(job.shards, {"measured": "speed"}, spec.images, (side, side, 3))
+    parts = Shards(folder / f"{row}-shards", {"measured": "speed"}, spec.images, (side, side, 3))
     began = time.perf_counter()
-    draw(job, sampler, parts, list(range(shards)), world)
+    draw(batch, sampler.start, parts, list(range(shards)), world)
     speed = shards * len(parts.parts[0]) / (time.perf_counter() - began)
     achieved = (spec.steps - 1) * denoiser_cost(spec.model).flops * speed
     labels = balanced_labels(spec.model.classes, spec.images, spec.seed)[:batch]

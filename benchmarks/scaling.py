@@ -147,7 +147,10 @@ class Bench:
         folder = self._folder / spec.encoder.hub.replace("/", "-")
         stand_in = spec.encoder.hub.startswith("stand-in/")
         if not folder.exists():
-            (write_encoder if stand_in else inputs.encoder_folder)(spec.encoder if stand_in else spec, folder)
+            if stand_in:
+                write_encoder(spec.encoder, folder)
+            else:
+                inputs.encoder_folder(spec, folder)
         yield from ("--encoder", folder)
         if spec.ttr_options is None:
             return

@@ -188,7 +188,7 @@ def test_a_rehearsal_is_read_from_records_and_logs_and_then_planned_with(tmp_pat
     (tmp_path / "state-00000004.pt").write_bytes(bytes(3_000_000))
     log = "Micro-batch: 64 of a process's 128\nThe blocks run by fused kernels\nSaved /a/state.pt in 2.0 s\nResumed at"
     (tmp_path / "train.log").write_text(f"{log} step 4; loading took 1.5 s\n", encoding="utf-8")
-    (tmp_path / "sample.log").write_text("a, 10.0 images/s, 1 s to go\nb, 280.0 images/s, 0 s to go", encoding="utf-8")
+    (tmp_path / "sample.log").write_text("a, 10.0 images/s, 1 s to go\n35.0 images/s by this process", encoding="utf-8")
     (tmp_path / "evaluate.tsv").write_text("s\th:m:s\n42.5\t0:00:42\n", encoding="utf-8")
     row = RehearsedRow(
         run=tmp_path, log=tmp_path / "train.log", sample=tmp_path / "sample.log", evaluate=tmp_path / "evaluate.tsv"

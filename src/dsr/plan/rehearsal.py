@@ -58,7 +58,7 @@ class Found(NamedTuple):
     load: float | None
     blocks: str
     sampled: float | None
-    """Images per second of all GPUs."""
+    """Images per second of a GPU."""
     evaluation: float | None
     """Seconds, the start included."""
 
@@ -83,7 +83,7 @@ def look(row: RehearsedRow) -> Found:
         state_bytes=max(states, default=0),
         load=_last(r"loading took ([\d.]+) s", log),
         blocks=f"FALLBACK: {fallback[-1]}" if fallback else ways[-1] if ways else "PyTorch, as on every CPU",
-        sampled=_last(r"([\d.]+) images/s", _text(row.sample)),
+        sampled=_last(r"([\d.]+) images/s by this process", _text(row.sample)),
         # Two lines: names, and values of which the first are the seconds.
         evaluation=float(benchmark[len(benchmark) // 2]) if benchmark else None,
     )
@@ -91,8 +91,7 @@ def look(row: RehearsedRow) -> Found:
 
 def page(config: Config, manifest: Manifest, given: Rehearsed) -> tuple[str, list[Measurement]]:
     """Return the page as Markdown, and what the plan can use of it."""
-    processes = config.execution.processes
-    gpus = processes * config.execution.nodes
+    gpus = config.execution.processes * config.execution.nodes
     found = {name: look(row) for name, row in given.rows.items() if (row.run / "metrics.jsonl").exists()}
     made = [name for name, path in given.made.items() if not path.is_symlink()]
     parts = [
@@ -100,7 +99,7 @@ def page(config: Config, manifest: Manifest, given: Rehearsed) -> tuple[str, lis
         "Nothing here is a result: the images are noise, and training took a few steps. What it says is whether every"
         " kind of job runs here, how fast, and in how much memory.",
         f"Made, with random weights: {', '.join(made)}." if made else "All weights were the real ones.",
-        pipe_table(HEADER, [_cells(name, one, gpus, processes) for name, one in found.items()], HEADER[1:9]),
+        pipe_table(HEADER, [_cells(name, one, gpus) for name, one in found.items()], HEADER[1:9]),
         "Training was stopped once on purpose and went on (two starts). `first step`: from the trainer's start, without"
         " imports, the longer of the two. `save`: to disk, while training goes on; MB/s of that. Evaluation includes"
         " its start and the reference's activations, where they were not known.",
@@ -113,7 +112,7 @@ def page(config: Config, manifest: Manifest, given: Rehearsed) -> tuple[str, lis
     return "\n\n".join(parts) + "\n", measured
 
 
-def _cells(name: str, one: Found, gpus: int, processes: int) -> list[str]:
+def _cells(name: str, one: Found, gpus: int) -> list[str]:
     def number(value: float | None, digits: int = 1) -> str:
         return "-" if value is None else f"{value:,.{digits}f}"
 
@@ -121,7 +120,7 @@ def _cells(name: str, one: Found, gpus: int, processes: int) -> list[str]:
     return [
         *(name, str(one.starts), number(one.memory), str(one.micro_batch or "-")),
         *(number(one.speed and one.speed / gpus), number(one.first_step), number(one.save), number(rate, 0)),
-        *(number(one.load), one.blocks, number(one.sampled and one.sampled / processes), number(one.evaluation)),
+        *(number(one.load), one.blocks, number(one.sampled), number(one.evaluation)),
     ]
 
 
@@ -134,7 +133,7 @@ def measurements(config: Config, manifest: Manifest, row: str, one: Found) -> li
     about |= {"encoder": entry.encoder, "ttr": entry.ttr, "code": "rehearsal", "source": f"rehearsal, {row}"}
     train, sample = train_job(config, manifest, row), sample_job(config, row, sample_sets(config, row))
     speeds = [(train, one.speed and one.speed / gpus, one.micro_batch, one.memory)]
-    speeds += [(sample, one.sampled and one.sampled / config.execution.processes, None, None)]
+    speeds += [(sample, one.sampled, None, None)]
     return [
         Measurement(**{**dict(job), "batch": batch, **about}, images_per_second=round(speed, 1), memory_gb=memory)
         for job, speed, batch, memory in speeds
