@@ -21,7 +21,6 @@ os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
 
 LONGEST = (
     "test_finished_run.py",
-    "test_rehearsal.py",
     "test_fused.py",
     "test_check.py",
     "test_training_processes.py",

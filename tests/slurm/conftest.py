@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tests.slurm.cluster import Cluster, Lane
 from tests.slurm.host import ClusterError, UnavailableError
 from tests.slurm.workspace import DECODER, HERE, STATISTICS, WEIGHTS, Workspace
-from tests.workflow.conftest import REHEARSAL, TINY, copy_checkout
+from tests.workflow.conftest import TINY, copy_checkout
 
 WORKER = "PYTEST_XDIST_WORKER"
 CHECKOUTS = Cluster.folder / "checkouts"
@@ -75,8 +75,10 @@ def demo(cluster: Cluster) -> Iterator[Workspace]:
 @pytest.fixture
 def rehearsal(cluster: Cluster) -> Iterator[Workspace]:
     """Return a checkout for a rehearsal, on nodes of its own."""
+    profiles = (f"profiles/{name}/config-overlay.yaml" for name in ("demo", "rehearsal"))
+    overlays = (*profiles, *(f"{HERE}/{name}.yaml" for name in ("rehearsal", "gpus")))
     with FileLock(cluster.folder / CALM):
-        workspace = Workspace(copy_checkout(CHECKOUTS / "rehearsal").folder, (*REHEARSAL, f"{HERE}/gpus.yaml"))
+        workspace = Workspace(copy_checkout(CHECKOUTS / "rehearsal").folder, overlays)
         workspace.settle(CALM)
         yield workspace
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dsr.launch.preemption import STEPS
 from dsr.launch.slurm import FRUITLESS_STARTS, Attempts, SlurmJob, command_line
 
 # Starts a worker in a session of its own, as torchrun does, and reports how it ended.
@@ -105,7 +106,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
         # Workers outlive a killed launcher, so they are asked first.
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
+            process.wait(1)
         process.kill()
         process.wait()
 
@@ -181,6 +182,16 @@ def test_outside_a_step_the_launcher_becomes_the_command(job: Job) -> None:
     name = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
     assert b"launcher" in name
     assert b"dsr.commands.launch" not in name
+
+
+def test_a_rehearsal_stops_its_first_start_and_no_other(tmp_path: Path) -> None:
+    record = tmp_path / "metrics.jsonl"
+    program = f"import time; open({str(record)!r}, 'a').write('{{}}\\n' * {STEPS}); time.sleep(1)"
+    (tmp_path / "steps.py").write_text(program)
+    command = [sys.executable, "-m", "dsr.commands.launch", "--state", f"{tmp_path}", "--preempt-once", "steps"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    codes = [subprocess.run(command, env=environment, check=False).returncode for _ in range(2)]
+    assert codes == [-signal.SIGTERM, 0]
 
 
 def test_a_job_that_never_gets_anywhere_is_given_up(tmp_path: Path) -> None:

@@ -22,8 +22,6 @@ READY = ("artifacts.manifest", "config.load", "launch.submission", "plan.status"
 SERVER.set_forkserver_preload(["tests.workflow.preload", "smart_open", *(f"dsr.{name}" for name in READY), __name__])
 TINY = ("profiles/demo/config-overlay.yaml", "tests/workflow/tiny.yaml")
 
-REHEARSAL = (TINY[0], "profiles/rehearsal/config-overlay.yaml", "tests/workflow/rehearsal.yaml")
-
 
 @dataclass(frozen=True)
 class Checkout:
