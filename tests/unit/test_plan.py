@@ -205,6 +205,9 @@ def test_a_rehearsal_is_read_from_records_and_logs_and_then_planned_with(tmp_pat
     found = throughput.speed([*measured, *throughput.read()], "H200 141GB", job)
     assert found is not None
     assert (found.images_per_second, found.basis) == (250, "measured, rehearsal on this cluster, 64 images a GPU")
+    assert "NOT SCORED" not in text
+    (tmp_path / "evaluate.tsv").unlink()
+    assert "NOT SCORED: dit-siglip2b-dsr." in page(config, MANIFEST, given)[0]
     (tmp_path / "train.log").write_text("Not available here: fused kernels (no compiler)", encoding="utf-8")
     assert "FALLBACK: fused kernels (no compiler)" in page(config, MANIFEST, given)[0]
 

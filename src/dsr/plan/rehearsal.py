@@ -105,6 +105,7 @@ def page(config: Config, manifest: Manifest, given: Rehearsed) -> tuple[str, lis
         " its start and the reference's activations, where they were not known.",
     ]
     parts += [f"NOT TRAINED: {name}." for name in given.rows if name not in found]
+    parts += [f"NOT SCORED: {name}." for name, one in found.items() if one.evaluation is None]
     parts += [f"NOT RESUMED: {name}, which had one start." for name, one in found.items() if one.starts < 2]
     measured = [entry for name, one in found.items() for entry in measurements(config, manifest, name, one)]
     if measured:
