@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +15,14 @@ from dsr.accel.models import accelerated_encode
 from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
 from dsr.encoder.autoencoder import Autoencoder
+from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import read_neurons, with_registers
-from dsr.encoder.vit import Siglip2Encoder
 
 
 def autoencoder(spec: EncoderSpec, device: torch.device) -> Autoencoder:
     """Make an encoder with random weights, with the test-time registers of ``spec``."""
-    encoder = Siglip2Encoder.from_vision_model(inputs.vision_model(spec), input_size=spec.encoder.input_size)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = Siglip2Encoder.load(inputs.encoder_folder(spec, Path(folder)), spec.encoder.input_size)
     path = inputs.neurons(spec.ttr)
     if path is not None and spec.ttr_options is not None:
         encoder = with_registers(encoder, read_neurons(path).layers, spec.ttr_options)

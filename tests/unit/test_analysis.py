@@ -24,9 +24,9 @@ from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
+from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics
 from dsr.encoder.ttr import NeuronList
-from dsr.encoder.vit import Siglip2Encoder
 from dsr.flow import Flow as RunningFlow
 from tests.unit import tiny_encoder
 

@@ -19,8 +19,8 @@ from dsr.demo import encoder as stand_ins
 from dsr.demo.digits import training_pairs, write_decoder, write_digits
 from dsr.demo.graph import write_graph
 from dsr.encoder.autoencoder import load_decoder
+from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import NeuronList, find_register_neurons, with_registers
-from dsr.encoder.vit import Siglip2Encoder
 from dsr.registers.discovery import merge
 from tests.unit import tiny_encoder
 

@@ -19,8 +19,8 @@ from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
+from dsr.encoder.dinov2 import Dinov2Encoder
 from dsr.encoder.ttr import find_register_neurons, with_registers
-from dsr.encoder.vit import Dinov2Encoder
 from dsr.registers.discovery import NeuronScores, Trace
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels

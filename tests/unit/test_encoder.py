@@ -15,8 +15,9 @@ from transformers import SiglipVisionModel
 from dsr.base.errors import UserError
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.encoder.blocks import Mlp
+from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import InterventionMlp, with_registers
-from dsr.encoder.vit import Siglip2Encoder, resize
+from dsr.encoder.vit import resize
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, SIZE, WIDTH, pixels
 

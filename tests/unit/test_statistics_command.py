@@ -11,8 +11,8 @@ import torch
 from dsr.base.randomness import uniforms
 from dsr.commands import statistics as command
 from dsr.config.specs import StatisticsSpec
+from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.statistics import Normaliser
-from dsr.encoder.vit import Siglip2Encoder
 from tests.unit import tiny_encoder
 
 IMAGES = 5

@@ -21,8 +21,8 @@ from dsr.data.images import Images, open_images
 from dsr.data.loading import pixel_batches
 from dsr.demo.encoder import planted_neurons
 from dsr.encoder.autoencoder import build_decoder
+from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import with_registers
-from dsr.encoder.vit import Siglip2Encoder
 from dsr.registers.discovery import merge
 
 VALIDATION_PER_CLASS = 36

@@ -25,9 +25,10 @@ import torch
 from safetensors.torch import save_file
 
 from dsr.base.errors import UserError
-from dsr.base.files import atomic, write_json, write_text
+from dsr.base.files import atomic, write_json
 from dsr.base.randomness import noise, permutation
 from dsr.config import encoders as config
+from dsr.encoder.siglip2 import Shape
 
 HEADS = 4
 MLP_RATIO = 2
@@ -86,19 +87,16 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
     Raises:
         UserError: if there is no stand-in of that name, the revision is no number, or the width is too small.
     """
-    from transformers import SiglipVisionConfig  # takes seconds, and digits do not need it
-
     tower = _Tower(spec)
-    shape = SiglipVisionConfig(
+    shape = Shape(
         hidden_size=spec.width,
         intermediate_size=MLP_RATIO * spec.width,
         num_hidden_layers=tower.layers,
         num_attention_heads=HEADS,
         image_size=spec.input_size,
         patch_size=spec.patch_size,
-        vision_use_head=False,
     )
-    write_text(output / "config.json", shape.to_json_string(use_diff=False))
+    write_json(output / "config.json", {"model_type": "siglip_vision_model", **shape.model_dump()})
     size = {"height": spec.input_size, "width": spec.input_size}
     scale = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     kind = {"image_processor_type": "SiglipImageProcessor"}

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.artifacts.manifest import EncoderCheck, load
 from dsr.base import tensors
@@ -86,6 +85,8 @@ def write_encoder(spec: EncoderSpec, encoder: str, output: Path) -> None:
         raise UserError(
             f"encoders.{encoder}: a rehearsal makes SigLIP2's encoders only; fetch it (snakemake downloads)"
         )
+    from transformers import SiglipVisionConfig, SiglipVisionModel  # takes seconds, and nothing else here needs it
+
     shape = SiglipVisionConfig(
         hidden_size=check.width,
         intermediate_size=check.intermediate_size,

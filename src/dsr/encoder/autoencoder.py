@@ -1,6 +1,7 @@
 """Images to latents and back: a frozen encoder, latent statistics, and a decoder."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +15,15 @@ from dsr.base.positions import position_table
 from dsr.base.tensors import assign, read
 from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, require
+from dsr.encoder.dinov2 import Dinov2Encoder
+from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.statistics import Normaliser
 from dsr.encoder.ttr import read_neurons, with_registers
-from dsr.encoder.vit import FAMILIES, VitEncoder
+from dsr.encoder.vit import VitEncoder
+
+FAMILIES: Mapping[str, type[VitEncoder]] = {"siglip2": Siglip2Encoder, "dinov2": Dinov2Encoder}
+"""By `encoders.*.family`. To add one: a file with a class beside these, and its name in
+`dsr.config.encoders.Encoder.family`."""
 
 _DECODER_EPS = 1e-12
 """Epsilon of every LayerNorm of the decoder."""

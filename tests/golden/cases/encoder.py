@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.config.encoders import Decoder, Discovery, TestTimeRegisters
 from dsr.encoder.autoencoder import Autoencoder, ViTDecoder
+from dsr.encoder.siglip2 import Shape, Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics, Normaliser
 from dsr.encoder.ttr import with_registers
-from dsr.encoder.vit import Siglip2Encoder, resize
+from dsr.encoder.vit import resize
 from dsr.registers.discovery import NeuronScores, Trace, rank
 
 from .common import Computed, Family, Golden, Tolerance
@@ -29,14 +30,10 @@ def tensors(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tenso
 def build_encoder(golden: Golden, input_size: int, **preprocessing: Any) -> Siglip2Encoder:
     """Build the plain encoder of a file; its final LayerNorm and pooling head are not used and may be absent."""
     settings = {key: golden.meta[key] for key in ("hidden_act", "layer_norm_eps") if key in golden.meta}
-    config = SiglipVisionConfig(**{**settings, **golden.meta["vision_config"], "vision_use_head": False})
-    model = SiglipVisionModel(config)
-    tower = getattr(model, "vision_model", model)  # Newer versions of transformers have no wrapper.
-    missing, unexpected = tower.load_state_dict(tensors(golden.params, "vision_model."), strict=False)
-    wrong = [key for key in (*missing, *unexpected) if not key.startswith(("post_layernorm.", "head."))]
-    if wrong:
-        raise ValueError(f"{len(wrong)} parameters are missing or unknown: {wrong[:3]}")
-    return Siglip2Encoder.from_vision_model(model, input_size=input_size, **preprocessing)
+    shape = Shape.model_validate({**settings, **golden.meta["vision_config"]})
+    encoder = Siglip2Encoder(shape, input_size=input_size, **preprocessing)
+    encoder.take(tensors(golden.params, ""), Path("golden"))
+    return encoder
 
 
 def add_registers(encoder: Siglip2Encoder, meta: dict[str, Any]) -> Siglip2Encoder:
