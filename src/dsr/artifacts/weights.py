@@ -86,7 +86,7 @@ def with_tables(spec: Section, given: dict[str, torch.Tensor], source: Path) -> 
     """Add the position tables that a denoiser's file lacks; Fourier frequencies are random, and must be there."""
     if not isinstance(spec, ModelSpec):
         return given
-    with torch.device("meta"):
+    with tensors.Blank():
         names = build_denoiser(spec).state_dict()
     missing = [name for name in names if name.endswith(TABLES) and name not in given]
     if not missing:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dsr.base import files
 from dsr.base.errors import UserError
@@ -39,14 +40,35 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     return tensors
 
 
+_FILLING = (
+    *(Tensor.uniform_, Tensor.normal_, Tensor.zero_, Tensor.fill_),
+    *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_),
+)
+
+
+class Blank(TorchFunctionMode):
+    """Within it modules are made without initial weights, in memory that is not touched, for :func:`assign`.
+
+    On the meta device that would import PyTorch's compiler, which takes seconds.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), options: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Leave tensors as they are where they would be filled."""
+        if function in _FILLING:
+            return arguments[0] if arguments else (options or {})["tensor"]
+        return function(*arguments, **(options or {}))
+
+
 def assign(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Make ``tensors`` of ``source``, in float32, those of ``model``; its own may be on the meta device.
+    """Make ``tensors`` of ``source``, in float32, those of ``model``; its own may be blank.
 
     Raises:
         UserError: if the model has other tensors, or tensors of other shapes.
     """
     try:
-        # Copies into tensors on the meta device would do nothing.
+        # Nothing is copied, so blank tensors take no memory.
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     except RuntimeError as error:
         _, *problems = (line.strip() for line in str(error).splitlines())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dsr.base.files import read_record
 from dsr.base.positions import position_table
-from dsr.base.tensors import assign, read
+from dsr.base.tensors import Blank, assign, read
 from dsr.config.specs import ModelSpec, WeightsSpec, require
 from dsr.config.training import Dit, DitDh
 from dsr.denoiser.layers import (
@@ -158,7 +158,7 @@ def load_denoiser(spec: ModelSpec, weights: Path, device: torch.device, origin: 
         record = read_record(weights)
         # Of what is fetched the manifest tells more than is asked for here.
         require(weights, record.get("spec", {"artifact": record.get("artifact")}), origin)
-    with torch.device("meta"):
+    with Blank():
         model = build_denoiser(spec)
     assign(model, read(weights, device), weights)
     return model.eval().requires_grad_(False)

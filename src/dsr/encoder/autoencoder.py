@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dsr.base.errors import UserError
 from dsr.base.files import read_record
 from dsr.base.positions import position_table
-from dsr.base.tensors import assign, read
+from dsr.base.tensors import Blank, assign, read
 from dsr.config.encoders import Decoder
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, require
 from dsr.encoder.dinov2 import Dinov2Encoder
@@ -227,7 +227,7 @@ def load_decoder(spec: AutoencoderSpec, path: Path) -> ViTDecoder:
     Raises:
         UserError: naming the tensors that are not.
     """
-    with torch.device("meta"):
+    with Blank():
         decoder = build_decoder(spec)
     assign(decoder, read(path), path)
     return decoder

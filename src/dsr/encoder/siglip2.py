@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dsr.base.errors import UserError, first_problem
+from dsr.base.tensors import Blank
 from dsr.encoder.blocks import Attention, Block, Mlp
 from dsr.encoder.vit import VitEncoder, read_model_type, read_settings, resize
 
@@ -54,7 +55,7 @@ class Siglip2Encoder(VitEncoder):
     PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
 
     def __init__(self, shape: Shape, **options: Any) -> None:
-        with torch.device("meta"):
+        with Blank():
             embeddings, blocks = Embeddings(shape), [_block(shape) for _ in range(shape.num_hidden_layers)]
         super().__init__(embeddings, blocks, **options)
 

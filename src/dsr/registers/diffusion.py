@@ -27,7 +27,7 @@ def create(count: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
     """
     if math.isqrt(count) ** 2 != count:
         raise UserError(f"registers {count}: give 0 or a perfect square (their positions form a square grid)")
-    tokens = nn.Parameter(torch.randn(1, count, width))
+    tokens = nn.Parameter(torch.empty(1, count, width).normal_())
     return tokens, nn.Parameter(position_table(width, math.isqrt(count)))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from dsr.accel.device import set_arithmetic
 from dsr.accel.models import accelerate, accelerated_encode
-from dsr.base import files
+from dsr.base import files, tensors
 from dsr.base.distributed import World
 from dsr.base.errors import EXIT_STOPPED, UserError
 from dsr.base.randomness import derive
@@ -132,7 +132,7 @@ def _learner(job: Job, world: World, resumed: int | None) -> Learner:
     """
     spec = job.spec
     torch.manual_seed(derive(spec.recipe.seed, "init"))
-    with contextlib.nullcontext() if resumed is None else torch.device("meta"):
+    with contextlib.nullcontext() if resumed is None else tensors.Blank():
         model = build_denoiser(spec.model, train_all=spec.recipe.train_all)
     if resumed is not None:
         model.to_empty(device=world.device)

@@ -189,8 +189,8 @@ def _draw(
     for (left, *middle, right), (name, file, image, time), line in zip(places, rows, panels, strict=True):
         label = wrapped.fill(f"t = {file.times[time]:g}" if every_time else name)
         left.set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8, linespacing=1.3)
-        left.imshow(file.images[image], interpolation="lanczos")
-        right.imshow(file.decoded[image, time], interpolation="lanczos")
+        left.imshow(file.images[image])
+        right.imshow(file.decoded[image, time])
         for axes, (block, values, note) in zip(middle, line, strict=True):
             axes.imshow(values, norm=scale.norm, interpolation="none")
             axes.set_xlabel(block + note, fontsize=NOTE, color=MUTED, labelpad=2.5)

@@ -60,7 +60,7 @@ def samples(given: FigureInput) -> Figure:
     for axes in places.flat:
         axes.set_axis_off()
     for axes, label, path in zip(places.flat, given.labels, files, strict=False):
-        axes.imshow(tile(read_chosen(path, chosen), side), interpolation="lanczos")
+        axes.imshow(tile(read_chosen(path, chosen), side))
         axes.set_title(label, fontsize=BODY, loc="left", pad=4)
     return figure
 
@@ -76,7 +76,7 @@ def reconstruction(given: FigureInput) -> Figure:
     for line, (label, path) in zip(places, files.items(), strict=True):
         line[0].set_ylabel(textwrap.fill(label, 20), rotation=0, ha="right", va="center", labelpad=8)
         for axes, image in zip(line, read_chosen(path, chosen) if path else (), strict=True):
-            axes.imshow(image, interpolation="lanczos")
+            axes.imshow(image)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=False)
     return figure
