@@ -45,7 +45,7 @@ tests: .venv/ready
 	@$(RUN) python -m pytest
 
 test-slurm: .venv/ready  ## Preempt, kill and time out jobs of a real SLURM set up here (Debian or Ubuntu, root; else skipped)
-	@$(RUN) python -m pytest tests/slurm -o python_files='scenario_*.py' -n 11 --dist load -vv -rs --durations 0 --durations-min 1
+	@$(RUN) python -m pytest tests/slurm -o python_files='scenario_*.py' -n 12 --dist load -vv -rs --durations 0 --durations-min 1
 
 test-environments: .venv/ready  ## Resolve the pins of envs/ from the package index, installing nothing (no index: skipped)
 	@$(RUN) python -m pytest tests/environments -n 0 -vv -rs -o python_files='resolve_*.py'

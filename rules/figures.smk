@@ -198,7 +198,7 @@ for name, figure in FIGURES.items():
                 ["--names", input.names] if input.get("names") else []
             ),
         shell:
-            "python -m dsr.commands.report figure --kind {params.kind} --config {input.config:q} {params.image}"
+            "python -m dsr.commands.figure --kind {params.kind} --config {input.config:q} {params.image}"
             " {params.names:q}"
             " --entries {params.entries:q} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 

@@ -49,8 +49,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the whole demo and the trainings, which take longest."""
-    order = ("scenario_whole_demo.py", "scenario_training.py")
+    """Begin with the whole demo, the rehearsal and the trainings, which take longest."""
+    order = ("scenario_whole_demo.py", "scenario_rehearsal.py", "scenario_training.py")
     items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))
 
 
@@ -73,17 +73,6 @@ def demo(cluster: Cluster) -> Iterator[Workspace]:
 
 
 @pytest.fixture
-def rehearsal(cluster: Cluster) -> Iterator[Workspace]:
-    """Return a checkout for a rehearsal, on nodes of its own."""
-    profiles = (f"profiles/{name}/config-overlay.yaml" for name in ("demo", "rehearsal"))
-    overlays = (*profiles, *(f"{HERE}/{name}.yaml" for name in ("rehearsal", "gpus")))
-    with FileLock(cluster.folder / CALM):
-        workspace = Workspace(copy_checkout(CHECKOUTS / "rehearsal").folder, overlays)
-        workspace.settle(CALM)
-        yield workspace
-
-
-@pytest.fixture
 def lane(cluster: Cluster) -> Iterator[Lane]:
     """Wait for a lane; those that begin with the session take them in the order of the scenarios."""
     time.sleep(int(re.sub(r"\D", "", os.environ.get(WORKER, "0"))))
@@ -91,6 +80,16 @@ def lane(cluster: Cluster) -> Iterator[Lane]:
         with contextlib.suppress(Timeout), FileLock(cluster.folder / f"lane{number}", timeout=0.3):
             yield Lane(cluster, number)
             return
+
+
+@pytest.fixture
+def rehearsal(lane: Lane) -> Workspace:
+    """Return a checkout for a rehearsal."""
+    profiles = (f"profiles/{name}/config-overlay.yaml" for name in ("demo", "rehearsal"))
+    overlays = (*profiles, *(f"{HERE}/{name}.yaml" for name in ("rehearsal", "gpus")))
+    workspace = Workspace(copy_checkout(CHECKOUTS / "rehearsal").folder, overlays)
+    workspace.settle(lane.low)
+    return workspace
 
 
 @pytest.fixture(scope="session")

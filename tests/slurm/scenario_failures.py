@@ -12,7 +12,7 @@ from dsr.launch.slurm import FRUITLESS_STARTS
 from dsr.plan.status import failed
 from tests.slurm.cluster import Lane
 from tests.slurm.host import kill, output
-from tests.slurm.workspace import DECODER, STATISTICS, WEIGHTS, Workspace, state, wait
+from tests.slurm.workspace import DECODER, EPOCH, STATISTICS, WEIGHTS, Workspace, state, wait
 
 SUPERVISED, ALONE = "dsr.commands.statistics", "dsr.commands.demo"
 """A command under a launcher, and one that is all that its job runs."""
@@ -85,5 +85,5 @@ def test_broken_jobs_do_not_run_for_ever(workspace: Workspace, lane: Lane) -> No
     assert workspace.starts() == 0
     said = failed(workspace.folder / "results/demo/failures.json", workspace.folder)
     assert re.search(
-        r"^- train dit-siglip2b-dsr 12 \(tried 3 times, SLURM job \d+\)\n.*not a readable", said, re.MULTILINE
+        rf"^- train dit-siglip2b-dsr {EPOCH} \(tried 3 times, SLURM job \d+\)\n.*not a readable", said, re.MULTILINE
     )

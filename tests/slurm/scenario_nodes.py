@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.workspace import ROW, WEIGHTS, Workspace, node
+from tests.slurm.workspace import EPOCH, ROW, WEIGHTS, Workspace, node
 
-SAMPLES = f"results/demo/rows/{ROW}/epoch-12/unguided-seed0/samples.npz"
-SHARDS = f"results/demo/rows/{ROW}/epoch-12/unguided-seed0/shards"
+SAMPLES = f"results/demo/rows/{ROW}/epoch-{EPOCH}/unguided-seed0/samples.npz"
+SHARDS = f"results/demo/rows/{ROW}/epoch-{EPOCH}/unguided-seed0/shards"
 
 
 def test_training_survives_its_node(workspace: Workspace, reference: Workspace, cluster: Cluster) -> None:

@@ -22,7 +22,8 @@ from tests.slurm.host import alive, kill, output, processes, stopped, told_to_en
 HERE = Path(__file__).resolve().parent
 OVERLAYS = ("profiles/demo/config-overlay.yaml", f"{HERE}/small.yaml")
 ROW = "dit-siglip2b-dsr"
-WEIGHTS = f"results/demo/rows/{ROW}/epoch-12/ema.safetensors"
+EPOCH = 6
+WEIGHTS = f"results/demo/rows/{ROW}/epoch-{EPOCH}/ema.safetensors"
 STATISTICS = "results/demo/latents/siglip2-b-single.safetensors"
 DECODER = "results/demo/decoders/siglip2-b.safetensors"
 PATIENCE = 300.0
@@ -58,6 +59,7 @@ class Workspace:
             (r"slurm_partition: \w+", f"slurm_partition: {partition}"),
             (r"gpu_partition: \w+", f"gpu_partition: {partition}"),
             (r"(before-status-checks): \d+", r"\1: 5"),
+            (r"(max-status-checks-per-second): [\d.]+", r"\1: 1"),
             (r"software-deployment-method: conda\n", ""),
         ):
             text, count = re.subn(pattern, replacement, text)
@@ -168,7 +170,7 @@ class Workspace:
     def training_log(self) -> str:
         """Everything that all starts of the training wrote."""
         folder = self.run_folder
-        path = None if folder is None else folder / "train-12.log"
+        path = None if folder is None else folder / f"train-{EPOCH}.log"
         return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
 
     def weights(self) -> bytes:

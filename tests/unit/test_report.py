@@ -19,7 +19,7 @@ from PIL import Image
 from dsr.analysis.maps import OUTPUT, TokenMaps
 from dsr.base.errors import UserError
 from dsr.base.files import write_json
-from dsr.commands.report import KINDS, Kind, draw
+from dsr.commands.figure import KINDS, Kind, draw
 from dsr.config.load import Config, load
 from dsr.data.npz import write_images
 from dsr.report.entries import Entries, Entry

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from dsr.data import npz
 
@@ -25,6 +24,9 @@ def fidelity(reconstructions: Path, originals: Path, threads: int) -> dict[str, 
 def compare(image: Image, original: Image) -> tuple[float, float]:
     """PSNR and SSIM of one image, uint8 (H, W, 3): values from 0 to 255 over all channels; for SSIM the mean over
     channels, and the Gaussian window of Wang et al. 2004: deviation 1.5, 11 pixels wide, borders left out."""
+    # It takes a second, which the scores of samples do without.
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
     psnr = peak_signal_noise_ratio(original, image, data_range=255)  # type: ignore[no-untyped-call]
     options = {"channel_axis": -1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     ssim = structural_similarity(original, image, data_range=255, **options)  # type: ignore[no-untyped-call]
