@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from dsr.base import tensors
@@ -43,6 +42,8 @@ def write_digits(output: Path) -> None:
 
     ``train.json`` and ``validation.json`` are written last and say how many images and classes there are.
     """
+    from sklearn.datasets import load_digits  # takes seconds, and nothing else here needs it
+
     digits = load_digits()
     pixels = np.round(digits.images * (255 / _WHITE)).astype(np.uint8)
     counts = {"train": 0, "validation": 0}
