@@ -29,7 +29,9 @@ setup: .venv/ready  ## Install everything into .venv (done by the other targets 
 	@echo "Setting up .venv with $$($(PYTHON) --version) (once; about 10 GB on disk)"
 	$(PYTHON) -m venv .venv
 	$(PYTHON) envs/pins.py $(filter envs/%,$^) > .venv/requirements.txt
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r .venv/requirements.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off --no-compile -r .venv/requirements.txt
+	@# With all cores; some packages hold templates that are no Python, and say so.
+	@.venv/bin/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 	@touch $@
 
 demo: .venv/ready  ## Run the whole workflow at demo scale (handwritten digits, no GPU)

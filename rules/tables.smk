@@ -136,7 +136,7 @@ rule reconstruction_table:
         table="",
         step="reconstruction",
     shell:
-        "python -m dsr.commands.report {params.step}" f"{TABLE_FILES}"
+        "python -m dsr.commands.report {params.step:q}" f"{TABLE_FILES}"
 
 
 use rule reconstruction_table as backbones_table with:
@@ -164,4 +164,4 @@ use rule reconstruction_table as backbones_table with:
             BACKBONES, "row", "epoch", "seed", "encoder", "ttr", "metrics", "maps"
         ),
         table="",
-        step="backbones",
+        step=["backbones", *rehearsal_option()],

@@ -15,6 +15,7 @@ from dsr.base.files import read_json, write_json
 from dsr.base.text import pipe_table
 from dsr.commands.report import write_backbones
 from dsr.config.load import Config, load
+from dsr.plan.throughput import PACKAGED
 from dsr.report.comparison import departures, expected
 from dsr.report.entries import METRICS, Entries, Entry, entries_json
 from dsr.report.published import Published
@@ -432,3 +433,11 @@ def test_encoders_stand_side_by_side_with_what_is_known_of_each(config: Config, 
     assert lines[0][8:] == ["0.70", "5.91", "5.68 and 5.89"]
     assert lines[2][8:] == ["0.70", "", "7.04"]
     assert all(float(cell.replace(",", "")) > 0 for line in lines for cell in line[4:8])
+    speeds = pd.read_csv(PACKAGED, dtype={"batch": "Int64", "registers": "Int64"})
+    speeds["images_per_second"] *= 2
+    speeds[speeds.code == "own"].assign(code="rehearsal").to_csv(tmp_path / "throughput.csv", index=False)
+    write_backbones(config, Entries((*encoders, *rows)), *files, measured=tmp_path / "throughput.csv")
+    line = next(line for line in files[0].read_text(encoding="utf-8").splitlines() if line.startswith("| sig"))
+    assert float(line.split("|")[7].replace(",", "")) == pytest.approx(
+        2 * float(lines[0][6].replace(",", "")), rel=0.02
+    )

@@ -19,8 +19,7 @@ def main(spec: Config, output: Path, measured: Path | None = None) -> None:
         output: Markdown file to write.
         measured: what a rehearsal measured on this cluster; used before what comes with the package.
     """
-    own = throughput.read(measured) if measured else []
-    write_text(output, markdown(spec, manifest.load(), [*own, *throughput.read()]))
+    write_text(output, markdown(spec, manifest.load(), throughput.known(measured)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,13 @@ from dsr.report.render import write_card, write_table
 
 
 def write_backbones(
-    config: Config, entries: Entries, markdown_file: Path, csv: Path, html: Path, latex_file: Path
+    config: Config,
+    entries: Entries,
+    markdown_file: Path,
+    csv: Path,
+    html: Path,
+    latex_file: Path,
+    measured: Path | None = None,
 ) -> None:
     """Write the table of encoders side by side, with what the plan says of them.
 
@@ -27,19 +33,20 @@ def write_backbones(
         csv: CSV file to write.
         html: page of its own to write.
         latex_file: LaTeX file to write.
+        measured: what a rehearsal measured on this cluster; used before what comes with the package.
     """
     entries.require(config)
-    known, measured = manifest.load(), throughput.read()
-    gpu = throughput.gpu_of(measured, config.resources.train.gres)
+    known, speeds = manifest.load(), throughput.known(measured)
+    gpu = throughput.gpu_of(speeds, config.resources.train.gres)
     trained = {
         one.name: (one.speed.images_per_second, one.gpu_hours)
-        for one in works(config, known, measured, gpu)
+        for one in works(config, known, speeds, gpu)
         if one.stage == "train" and one.speed
     }
     costs = {}
     for row, entry in config.rows.items():
         job = encode_job(config, known, entry.encoder, entry.ttr)
-        encoded = throughput.speed(measured, gpu, job) if row in trained else None
+        encoded = throughput.speed(speeds, gpu, job) if row in trained else None
         check = known.artifacts[entry.encoder].check if job.gflops else None
         parameters = (
             transformer_parameters(check.width, check.depth, check.intermediate_size) / 1e6

@@ -81,6 +81,11 @@ def read(path: Path = PACKAGED) -> list[Measurement]:
     return found
 
 
+def known(measured: Path | None) -> list[Measurement]:
+    """Return what a rehearsal ``measured`` on this cluster, if there was one, and then what comes with the package."""
+    return [*(read(measured) if measured else []), *read()]
+
+
 def gpu_of(measurements: Sequence[Measurement], gres: str | None) -> str:
     """Name of the GPU to plan for: the one that a SLURM name such as 'gpu:h100:8' means, otherwise the first."""
     names = [entry.gpu for entry in measurements if entry.gpu != CORE]
