@@ -104,8 +104,8 @@ def table_entries(table):
 
 
 def table_files(entries, *kinds):
-    """Files of the entries whose rows this configuration has."""
-    return files_of([one for one in entries if one.row in CONFIG.rows], *kinds)
+    """Files of the entries whose rows, if they have any, are in this configuration."""
+    return files_of([one for one in entries if one.row in ("", *CONFIG.rows)], *kinds)
 
 
 def table_json(entries, *fields):
