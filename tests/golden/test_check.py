@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,8 +41,7 @@ def test_all_vectors_agree(check: Check, folder: Path, files: int) -> None:
     assert code == 0
 
 
-def test_the_checker_fails_where_it_must(tmp_path: Path) -> None:
-    """As a user runs it."""
+def test_the_checker_fails_where_it_must(check: Check, tmp_path: Path) -> None:
     with np.load(HERE / "lightning_dit_plain.npz") as file:
         output, weight = file["out/out"].copy(), file["param/blocks.0.attn.qkv.weight"].copy()
     output.flat[5] += 1e-3 * np.abs(output).max()
@@ -67,11 +65,9 @@ def test_the_checker_fails_where_it_must(tmp_path: Path) -> None:
         with np.load(HERE / source) as file:
             arrays = {key: file[key] for key in file.files} | change
         np.savez(tmp_path / f"{name}.npz", **{key: value for key, value in arrays.items() if value is not None})
-    command = [sys.executable, str(HERE / "check.py"), str(tmp_path), "--json"]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=1800)
-    outcomes = json.loads(run.stdout)
+    code, outcomes = check(tmp_path)
     problems = {Path(outcome["file"]).stem: outcome for outcome in outcomes}
-    assert run.returncode == 1
+    assert code == 1
     assert not any(outcome["passed"] for outcome in outcomes)
     assert len(outcomes) == len(cases)
     assert "out: 1 of" in problems["output"]["problem"]

@@ -1,9 +1,9 @@
-"""Registers in other people's models: the library, and the examples of docs/registers.md run as a reader would."""
+"""Registers in other people's models: the library, and the examples of docs/registers.md."""
 
 from __future__ import annotations
 
-import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,22 +35,6 @@ from dsr.registers.diffusion import repeated, unrotated
 from dsr.registers.test_time import intervene
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-def run(*words: str) -> str:
-    """Run Python in a process of its own and return what it prints."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=EXAMPLES,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # Diffusion registers
@@ -281,26 +265,39 @@ def test_a_model_that_cannot_have_them_is_named(model: Callable[[], nn.Module], 
 
 
 def test_the_library_needs_pytorch_alone() -> None:
-    needed = "import sys; import dsr.registers; print([name for name in sys.argv[1:] if name in sys.modules])"
-    assert run("-c", needed, "pydantic", "safetensors", "torchvision", "timm", "transformers", "PIL").strip() == "[]"
+    others = {"pydantic", "safetensors", "torchvision", "timm", "transformers", "PIL"}
+    needed = f"import sys; import dsr.registers; assert not {others} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", needed], check=True)
 
 
-def test_diffusion_registers_in_the_original_dit() -> None:
-    printed = run("add_diffusion_registers.py")
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run an example here, where its large packages are imported once; returns what it prints."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_diffusion_registers_in_the_original_dit(example: Callable[..., str]) -> None:
+    printed = example("add_diffusion_registers.py")
     assert "'diffusion_registers.tokens': (1, 16, 64)" in printed
     before, after = re.search(r"prediction \(16, 4, 8, 8\), loss (.*) -> (.*)", printed).groups()
     assert float(after) < 0.7 * float(before)
     assert float(re.search(r"registers moved by ([\d.]+)%", printed).group(1)) > 0.1
 
 
-def test_diffusion_registers_in_the_dit_of_diffusers() -> None:
+def test_diffusion_registers_in_the_dit_of_diffusers(example: Callable[..., str]) -> None:
     pytest.importorskip("diffusers")
-    assert "the same with gradient checkpointing: True" in run("diffusion_registers_diffusers.py")
+    assert "the same with gradient checkpointing: True" in example("diffusion_registers_diffusers.py")
 
 
 @pytest.mark.parametrize("name", ["timm", "clip"])
-def test_test_time_registers(name: str) -> None:
-    printed = run("test_time_registers.py", name)
+def test_test_time_registers(example: Callable[..., str], name: str) -> None:
+    printed = example("test_time_registers.py", name)
     assert int(re.search(r"before: (\d+) of 512 patches", printed).group(1)) > 0
     assert "found: {2: (11,)}" in printed, "the planted neuron"
     assert "after: 0 of 512; " in printed

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dsr.base.distributed import world
+from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.encoder.statistics import LatentStatistics, Normaliser
+from tests.processes import start_ranks
 
 SHAPE = (3, 2, 2)
 
@@ -47,25 +45,21 @@ def test_mean_and_variance_keep_their_digits() -> None:
     assert (naive - torch.from_numpy(exact.var(0))).abs().max() > 1e-2, "float32 sums would have lost them"
 
 
-def merge_in_process(rank: int, port: int, folder: str) -> None:
-    """Collect the share of one of three processes (the last has nothing), merge, and save."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    share = [slice(0, 17), slice(17, 23), slice(0, 0)][rank]
-    with world() as process:
-        statistics = collect([part for part in latents()[share].split(4) if len(part)])
-        statistics.merge(process)
-        statistics.save(Path(folder) / f"{rank}.safetensors")
+def merge_in_process(process: World, share: slice, output: Path) -> None:
+    """Collect the share of a process, merge, and save."""
+    statistics = collect([part for part in latents()[share].split(4) if len(part)])
+    statistics.merge(process)
+    statistics.save(output)
 
 
 def test_merging_processes_equals_a_single_pass(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.get_context("forkserver").set_forkserver_preload([__name__])
-    mp.start_processes(merge_in_process, (port, str(tmp_path)), nprocs=3, start_method="forkserver")
+    shares = (slice(0, 17), slice(17, 23), slice(0, 0))  # the last has nothing
+    outputs = [tmp_path / f"{rank}.safetensors" for rank in range(3)]
+    for process in start_ranks(merge_in_process, *zip(shares, outputs, strict=True)):
+        process.join(120)
     whole = collect([latents()])
-    for rank in range(3):
-        with safe_open(tmp_path / f"{rank}.safetensors", framework="pt") as file:
+    for output in outputs:
+        with safe_open(output, framework="pt") as file:
             assert json.loads(file.metadata()["about"]) == {"count": 23, "spec": None}
             torch.testing.assert_close(file.get_tensor("mean"), whole.mean.float(), rtol=1e-7, atol=0)
             torch.testing.assert_close(file.get_tensor("var"), whole.variance.float(), rtol=1e-6, atol=1e-18)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 
 from dsr.base import files
-from dsr.base.distributed import world
+from dsr.base.distributed import World
 from dsr.data.images import open_images
 from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
@@ -22,6 +19,7 @@ from dsr.training.batches import MicroBatch
 from dsr.training.learner import Learner, first_loss_scale
 from dsr.training.loop import train
 from dsr.training.trials import use_half_if_close
+from tests.processes import start_ranks
 
 from .training_row import BATCH, ONE, STEPS, differences, final_state, tiny_job, tiny_spec
 
@@ -80,37 +78,28 @@ def test_the_encoder_multiplies_in_float16_if_its_latents_stay_what_they_are(
     assert ("The encoder stays in TF32: float16 would change its latents by nan" in caplog.text) == (factor > 1)
 
 
-def _overflow(rank: int, size: int, port: int, output: Path) -> None:
-    """Be one of ``size`` processes that take a step in float16, which CPUs can be told to compute in, and overflow."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+def _overflow(processes: World, output: Path) -> None:
+    """Be one of some processes that take a step in float16, which CPUs can be told to compute in, and overflow."""
+    rank, size = processes.rank, processes.size
     spec = tiny_spec(precision="fp16")
     torch.manual_seed(0)
     x, noise, t = torch.randn(BATCH, 8, 4, 4), torch.randn(BATCH, 8, 4, 4), torch.rand(BATCH)
     model = build_denoiser(spec.model)
     for parameter in model.parameters():
         parameter.data.add_(0.02)
-    with world() as processes:
-        learner = Learner(model, Flow.from_config(spec.flow), spec.recipe, processes, steps_per_epoch=STEPS)
-        learner.precision = "fp16"
-        learner.load(dataclasses.replace(learner.state({}), loss_scale=2.0**40))
-        for _ in range(2):
-            share = slice(rank, None, size)
-            batch = MicroBatch(x[share], noise[share], t[share], torch.zeros(BATCH // size, dtype=torch.int64))
-            result = learner.update([batch], stop=lambda: False)
-        files.write_json(output / f"{size}-{rank}.json", [learner.state({}).loss_scale, result.loss, result.grad_norm])
+    learner = Learner(model, Flow.from_config(spec.flow), spec.recipe, processes, steps_per_epoch=STEPS)
+    learner.precision = "fp16"
+    learner.load(dataclasses.replace(learner.state({}), loss_scale=2.0**40))
+    for _ in range(2):
+        share = slice(rank, None, size)
+        batch = MicroBatch(x[share], noise[share], t[share], torch.zeros(BATCH // size, dtype=torch.int64))
+        result = learner.update([batch], stop=lambda: False)
+    files.write_json(output / f"{size}-{rank}.json", [learner.state({}).loss_scale, result.loss, result.grad_norm])
 
 
 def test_an_overflow_of_float16_lowers_the_loss_scale_of_all_processes(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     for size in (1, 2):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        ranks = [context.Process(target=_overflow, args=(rank, size, port, tmp_path)) for rank in range(size)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
+        for process in start_ranks(_overflow, *[(tmp_path,)] * size):
             process.join(120)
     alone, first, second = (files.read_json(tmp_path / f"{name}.json") for name in ("1-0", "2-0", "2-1"))
     assert first == second

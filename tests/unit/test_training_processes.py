@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +19,14 @@ import torch
 from safetensors.torch import load_file
 
 from dsr.base import files
-from dsr.base.distributed import world
+from dsr.base.distributed import World, world
 from dsr.base.errors import EXIT_STOPPED, UserError
 from dsr.launch.slurm import descendants
 from dsr.training import checkpoint
 from dsr.training.loop import train
 from dsr.training.process import stop_request
 from dsr.training.start import Job
+from tests.processes import start_ranks
 
 from .training_row import (
     ONE,
@@ -60,28 +59,16 @@ def finished(row: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def _work(job: Job, rank: int, size: int, port: int) -> None:
-    """Be one of ``size`` training processes."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    with world() as processes:
-        sys.exit(0 if train(job, processes) else EXIT_STOPPED)
+def _work(processes: World, job: Job) -> None:
+    """Be one of some training processes."""
+    sys.exit(0 if train(job, processes) else EXIT_STOPPED)
 
 
 class Workers:
-    """Training processes without a launcher, one a job, forked from a server that has imported everything already."""
+    """Training processes without a launcher, one a job."""
 
     def __init__(self, *jobs: Job) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        self.processes = [
-            context.Process(target=_work, args=(job, rank, len(jobs), port)) for rank, job in enumerate(jobs)
-        ]
-        for process in self.processes:
-            process.start()
+        self.processes = start_ranks(_work, *((job,) for job in jobs))
 
     def kill(self) -> None:
         """SIGKILL all."""

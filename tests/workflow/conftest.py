@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -15,11 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.processes import SERVER
+
 ROOT = Path(__file__).resolve().parents[2]
-SERVER = multiprocessing.get_context("forkserver")
-"""Starts processes that have imported Snakemake already, which takes longer than most dry runs."""
-READY = ("artifacts.manifest", "config.load", "launch.submission", "plan.status", "report.entries")
-SERVER.set_forkserver_preload(["tests.workflow.preload", "smart_open", *(f"dsr.{name}" for name in READY), __name__])
 TINY = ("profiles/demo/config-overlay.yaml", "tests/workflow/tiny.yaml")
 
 

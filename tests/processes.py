@@ -1,0 +1,45 @@
+"""Processes of tests, forked from a server that has imported already what takes longer than most of what they do."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+"""One for all tests of a worker: the first list of imports counts."""
+WORKFLOW = ("artifacts.manifest", "config.load", "launch.submission", "plan.status", "report.entries")
+SERVER.set_forkserver_preload(
+    [
+        *("tests.workflow.preload", "smart_open", *(f"dsr.{name}" for name in WORKFLOW), "tests.workflow.conftest"),
+        *("tests.unit.training_row", "dsr.training.loop", __name__),
+    ]
+)
+
+
+def start_ranks(work: Callable[..., None], *arguments: tuple[Any, ...]) -> list[Any]:
+    """Start processes that find each other, one for each of these arguments; ``work`` gets the world before them."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    place = {"WORLD_SIZE": str(len(arguments)), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    ranks = [
+        SERVER.Process(target=_be, args=(work, {**place, "RANK": str(rank)}, own)) for rank, own in enumerate(arguments)
+    ]
+    for process in ranks:
+        process.start()
+    return ranks
+
+
+def _be(work: Callable[..., None], place: dict[str, str], arguments: tuple[Any, ...]) -> None:
+    """Be one of them."""
+    import torch
+
+    from dsr.base.distributed import world
+
+    os.environ |= place
+    torch.set_num_threads(1)
+    with world() as processes:
+        work(processes, *arguments)
