@@ -29,13 +29,13 @@ include: "rules/results.smk"
 include: "rules/manifest.smk"
 
 
-if CONFIG.data.source == "digits":
-
-    include: "rules/demo.smk"
-
-elif REHEARSAL:
+if REHEARSAL:
 
     include: "rules/rehearsal.smk"
+
+elif CONFIG.stand_ins:
+
+    include: "rules/demo.smk"
 
 else:
 

@@ -3,34 +3,6 @@
 # config.yaml gives a path of is checked and linked to instead.
 
 
-rule fetch_images:
-    output:
-        "<results>/data/raw/{split}.json",
-    log:
-        "<logs>/fetch/images-{split}.log",
-    conda:
-        # The Kaggle client needs a newer Python than the jobs have.
-        "../envs/workflow.yaml"
-    threads: threads_of("fetch_images")
-    resources:
-        **resources_of("fetch_images"),
-        # Both splits come from one archive: profiles/default lets one job at a time download it.
-        kaggle=1,
-    params:
-        folder=f"{CONFIG.results}/data/raw/{{split}}",
-        local=lambda wildcards: local_copy(f"imagenet-{wildcards.split}"),
-        spec=lambda wildcards: json.dumps(
-            {
-                "images": getattr(CONFIG.data, f"{wildcards.split}_images"),
-                "classes": CONFIG.data.classes,
-            }
-        ),
-    shell:
-        f"{FETCH} --artifact"
-        " imagenet-{wildcards.split} --spec {params.spec:q} {params.local:q} --output {params.folder:q}"
-        " > {log:q} 2>&1 && echo {params.spec:q} > {output:q}"
-
-
 rule fetch_encoder:
     output:
         weights="<results>/encoders/{encoder}/model.safetensors",

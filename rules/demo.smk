@@ -1,17 +1,20 @@
 # Everything that stands in for a download at demo scale, and nothing else: handwritten digits for ImageNet, tiny
-# encoders with planted outliers for SigLIP2, a small decoder trained here, a digit classifier for Inception.
-rule demo_digits:
-    output:
-        expand("<results>/data/raw/{split}.json", split=["train", "validation"]),
-    log:
-        "<logs>/demo/digits.log",
-    localrule: True
-    conda:
-        "../envs/torch.yaml"
-    params:
-        folder=f"{CONFIG.results}/data/raw",
-    shell:
-        "python -m dsr.commands.demo digits --output {params.folder:q} > {log:q} 2>&1"
+# encoders with planted outliers for SigLIP2, a small decoder and a small classifier in place of Inception, both trained
+# here on the images at hand, which may be a user's own.
+if CONFIG.data.source == "digits":
+
+    rule demo_digits:
+        output:
+            expand("<results>/data/raw/{split}.json", split=["train", "validation"]),
+        log:
+            "<logs>/demo/digits.log",
+        localrule: True
+        conda:
+            "../envs/torch.yaml"
+        params:
+            folder=f"{CONFIG.results}/data/raw",
+        shell:
+            "python -m dsr.commands.demo digits --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule demo_encoder:

@@ -9,7 +9,7 @@ MANIFEST = load_manifest()
 
 def encoder_artifacts():
     """Ids of the encoders and decoders that the rows need, of those that are not in place."""
-    if CONFIG.data.source == "digits":
+    if CONFIG.stand_ins:
         return []
     files = {}
     for encoder, _ in ENCODINGS:
@@ -22,6 +22,7 @@ try:
     MANIFEST.refuse_unknown(
         [*encoder_artifacts(), *CONFIG.artifacts, *map(CONFIG.artifact, CONFIG.sources)]
     )
+    MANIFEST.refuse_other_sizes(CONFIG, encoder_artifacts())
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

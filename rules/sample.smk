@@ -18,6 +18,7 @@ rule sample:
     params:
         # Finished shards are no output, so an interrupted job goes on where it stopped.
         shards=lambda wildcards, output: str(Path(output.samples).parent / "shards"),
+        board=board_option,
     shell:
         "guidance={input.guidance:q}; "
         f"{launch('sample')}"
@@ -25,7 +26,7 @@ rule sample:
         f" dsr.commands.sample{EXECUTION_OPTION} {option('guidance')}"
         " --spec {input.spec:q} --weights {input.weights:q}"
         " --statistics {input.statistics:q} --decoder {input.decoder:q} --shards {params.shards:q}"
-        " --output {output.samples:q} > {log:q} 2>&1"
+        " {params.board:q} --output {output.samples:q} > {log:q} 2>&1"
 
 
 # Of a few images with every guidance that the sweep tries, the one with the lowest FID is chosen.

@@ -155,8 +155,15 @@ def evaluate_spec(wildcards):
     return CONFIG.evaluate(sample_spec(wildcards))
 
 
-# It takes `input` so that Snakemake counts it among what follows from other things, which reruns nothing.
+# These take `input` so that Snakemake counts them among what follows from other things, which reruns nothing.
 def keep_samples(wildcards, input):
     """Option that keeps what depends on the samples alone: of the sets that are scored against several references."""
     aside = wildcards.set.startswith(("sweep/", "ema-"))
     return "--keep" if OTHER_REFERENCES and not aside else ""
+
+
+def board_option(wildcards, input):
+    """Option that shows figures' sets of the rows that are trained in TensorBoard, as a run beside the trainer's."""
+    shown = [one.set_id for one in unguided([wildcards.row]) if one.record]
+    folder = f"{state_folder(wildcards.row)}/tensorboard/samples" if shown else ""
+    return ["--board", folder] if wildcards.set in shown else []

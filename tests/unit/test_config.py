@@ -60,6 +60,7 @@ def test_every_key_is_described() -> None:
         (("data", "source"), "imagefolder", "data.train: give the path of an ImageFolder exactly"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
         (("flow",), None, "flow"),
+        (("data", "classes"), 500, "encoders.siglip2-b.statistics: the released ones are of ImageNet's 1000 classes"),
         (("tables", "reconstruction"), {"title": "a", "rows": ["b"]}, "tables.reconstruction: every configuration has"),
         (("sources",), {"decoder-siglip2-b": "drive"}, "sources.decoder-siglip2-b: Input should be 'hub'"),
         (("results",), "my results", "results: String should match pattern"),

@@ -18,10 +18,12 @@ from dsr.data.prepare import index_folder, write_index, write_shard
 from dsr.demo import encoder as stand_ins
 from dsr.demo.digits import training_pairs, write_decoder, write_digits
 from dsr.demo.graph import write_graph
-from dsr.encoder.autoencoder import load_decoder
+from dsr.denoiser.dit import build_denoiser
+from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_decoder
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import NeuronList, find_register_neurons, with_registers
 from dsr.registers.discovery import merge
+from tests.configuration import DEMO, configuration
 from tests.unit import tiny_encoder
 
 SIZE = 32
@@ -208,3 +210,21 @@ def test_frozen_classifier_runs_in_the_evaluator(prepared: Path, tmp_path: Path)
 def test_commands_import_large_packages_only_where_they_need_them(packages: set[str], modules: list[str]) -> None:
     code = f"import sys, {', '.join(f'dsr.commands.{name}' for name in modules)}; print({packages} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(("size", "classes"), [(128, 1), (512, 5)])
+def test_images_of_other_sizes_have_other_grids_of_tokens(size: int, classes: int, tmp_path: Path) -> None:
+    """Encoder, denoiser and decoder follow the configuration; one class is a number of classes too."""
+    config = configuration(
+        DEMO, data={"image_size": size, "classes": classes},
+        encoders={"siglip2-b": {"input_size": size, "patch_size": 16}},
+    )  # fmt: skip
+    spec = config.autoencoder("siglip2-b", "none")
+    stand_ins.write_encoder(spec.encoder, tmp_path)
+    encoder = Siglip2Encoder.load(tmp_path, size)
+    whole = Autoencoder(encoder=encoder, decoder=build_decoder(spec), normaliser=None, family="siglip2")
+    latents = whole.encode(torch.rand(2, 3, size, size))
+    assert latents.shape == (2, *spec.latent_shape) == (2, 32, size // 16, size // 16)
+    denoiser = build_denoiser(config.model("dit-siglip2b-dsr"))
+    predicted = denoiser(latents, torch.rand(2), torch.tensor([classes - 1, denoiser.null_label]))
+    assert whole.decode(predicted).shape == (2, 3, size, size)

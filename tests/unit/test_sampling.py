@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from dsr.accel.device import round_matmul_weights
-from dsr.base import files
+from dsr.base import files, tensors
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.base.randomness import balanced_labels
@@ -228,6 +229,15 @@ def test_the_published_images_are_those_of_their_numbers(uninterrupted: Job, inp
     sampler = Sampler(tiny_spec(), **inputs, device=CPU)
     assert same(sampler.start([41, 7, 8])(), images[[41, 7, 8]])
     assert not uninterrupted.shards.exists()
+
+
+def test_the_first_images_stand_in_tensorboard_at_the_step_of_the_weights(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    weights = tmp_path / "ema.safetensors"
+    tensors.write(weights, tensors.read(inputs["weights"]), {"step": 30})
+    generate(tiny_job({**inputs, "weights": weights}, tmp_path, board=tmp_path / "board"), ONE)
+    assert [one.step for one in EventAccumulator(str(tmp_path / "board")).Reload().Images("samples")] == [30]
 
 
 def test_the_file_beside_the_images_says_where_the_images_come_from(uninterrupted: Job) -> None:

@@ -33,6 +33,7 @@ OVERLAY: dict[str, Any] = {
     "results": "results/local",
     "discovery": {"images": IMAGES},
     "figures": {"images": [0]},
+    "rows": {"dit-so400m": None, "dit-so400m-dsr": None},
     "encoders": {
         "siglip2-b": {
             "hub": "someone/tiny",
@@ -73,6 +74,7 @@ def write_copies(folder: Path, spec: AutoencoderSpec) -> dict[str, str]:
         {"mean": statistics.mean.float(), "var": statistics.variance.float()}, copies["statistics-siglip2-b-none"]
     )
     copies["inception-graph"].write_bytes(graph(*load().artifacts["inception-graph"].check.names))
+    copies["statistics-siglip2-b-single"] = copies["statistics-siglip2-b-none"]
     return {name: str(path) for name, path in copies.items()}
 
 
@@ -118,7 +120,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, dict[str,
     """Return a checkout, the user's copies by id, and the overlay that gives them."""
     folder = tmp_path_factory.mktemp("local")
     checkout = copy_checkout(folder / "checkout")
-    spec = configuration(DEMO, **OVERLAY).autoencoder("siglip2-b", "none")
+    given = dict.fromkeys(("statistics-siglip2-b-none", "statistics-siglip2-b-single"), "its path")
+    spec = configuration(DEMO, **OVERLAY, artifacts=given).autoencoder("siglip2-b", "none")
     copies = write_copies(folder, spec)
     overlay = folder / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({**OVERLAY, "artifacts": copies}), encoding="utf-8")

@@ -11,9 +11,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dsr.base.errors import UserError
-from dsr.data.images import class_names, list_folder
+from dsr.data.images import list_folder
 from dsr.plan.own_images import OwnImages, write_overlay
-from tests.configuration import ROOT
+from dsr.sampling.draw import Grid, draw
+from tests.configuration import DEMO, ROOT
 
 from .conftest import Checkout
 
@@ -48,10 +49,27 @@ def test_the_overlay_is_a_configuration_that_plans(fresh: Checkout, photographs:
     assert counts["train"] == counts["evaluate"] == 2 * 2
     assert "siglip2b" not in text.replace("siglip2-b", ""), "no row of the paper is left"
 
-    index = "results/photos/data/prepared/validation/index.npz"
-    run = fresh.snakemake(index, "--cores", "2", "--configfile", str(job.output))
-    assert run.returncode == 0, run.stdout[-3000:]
-    assert class_names(fresh.folder / index) == ["a temple", "flower"]
+
+def test_from_photographs_to_samples_and_a_table_without_a_gpu(
+    fresh: Checkout, photographs: Path, tmp_path: Path
+) -> None:
+    """The way of docs/own-images.md with the demo's small models, cut down to one row and one epoch."""
+    job = OwnImages(photographs, tmp_path / "small.yaml", steps=1, gpus=0, config=(*CONFIG, ROOT / DEMO))
+    write_overlay(job)
+    less = tmp_path / "less.yaml"
+    less.write_text("{evaluation: {epochs: [1]}, sampling: {images: 20, steps: 3}, rows: {baseline: null}}")
+    targets = "results/small/table1.md", "results/small/models/dsr-1/config.json"
+    run = fresh.snakemake(*targets, "--cores", "2", "--configfile", DEMO, str(job.output), str(less))
+    assert run.returncode == 0, run.stdout[-5000:]
+    table = (fresh.folder / targets[0]).read_text(encoding="utf-8")
+    assert "This is a demo, with small models in place of the SigLIP2 encoders" in table
+    assert "| dsr | 1      | unguided |" in table
+
+    index, grid = fresh.folder / "results/small/data/prepared/train/index.npz", tmp_path / "grid.png"
+    model = str((fresh.folder / targets[1]).parent)
+    draw(Grid(model, ("a temple", "flower"), grid, count=3, names=index, device="cpu"))
+    with Image.open(grid) as image:
+        assert image.size == (3 * 36 - 4, 2 * 48)
 
 
 def test_what_it_says_follows_from_the_images(

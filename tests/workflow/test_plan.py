@@ -96,11 +96,13 @@ def test_more_references_and_seeds_are_more_evaluations_of_the_same_weights(fres
     assert (counts["evaluate"], counts["evaluate_again"]) == (2 * 2, 2 * 2 * 2)  # two rows, at epoch 80
 
 
-def test_only_sets_that_are_scored_again_are_kept(fresh: Checkout) -> None:
-    target = "results/rows/dit-siglip2b/epoch-800/chosen-seed0/metrics-adm.json"
-    counts, text = fresh.plan("-p", target, change={"evaluation": {"references": ["validation", "adm"]}})
+def test_only_sets_that_are_scored_again_are_kept_and_only_those_of_figures_shown(fresh: Checkout) -> None:
+    epochs = "results/rows/dit-siglip2b/epoch-"
+    targets = f"{epochs}800/chosen-seed0/metrics-adm.json", f"{epochs}40/unguided-seed0/samples.npz"
+    counts, text = fresh.plan("-p", *targets, change={"evaluation": {"references": ["validation", "adm"]}})
     assert (counts["evaluate"], counts["evaluate_again"]) == (8 + 1, 1)
     assert text.count(" --keep ") == 2
+    assert len(re.findall(r" --board results/rows/dit-siglip2b/run-\w+/tensorboard/samples ", text)) == 1
 
 
 @pytest.mark.parametrize(("given", "kept"), [("slurm_partition=long", ""), ("slurm_extra='--nice'", " --nice")])
@@ -177,6 +179,14 @@ def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> 
         (
             {"encoders": {"siglip2-l": LARGE}, "rows": {"dit-siglip2b": {"encoder": "siglip2-l"}}},
             "siglip2-l, decoder-siglip2-l not in ",
+        ),
+        (
+            {"data": {"image_size": 128}},
+            "data.image_size: 128 from 16 x 16 tokens, but the published decoder-siglip2-b",
+        ),
+        (
+            {"data": {"image_size": 512}, "encoders": {"siglip2-b": {"input_size": 512}}},
+            "data.image_size: 512 from 32 x 32 tokens, but the published decoder-siglip2-b makes 256 x 256",
         ),
         ({"tables": {"scaling": {"overlay": "nope.yaml"}}}, "No such file or directory: '"),
     ],

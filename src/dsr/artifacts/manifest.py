@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dsr.base.errors import UserError, problems
 from dsr.config.base import Positive, Section
+from dsr.config.load import Config
 from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 
 PACKAGED = Path(__file__).with_name("manifest.yaml")
@@ -22,6 +23,9 @@ MANIFEST = "src/dsr/artifacts/manifest.yaml"
 
 OWN_COPY = "give a copy of your own (`artifacts` in config.yaml)"
 """What messages advise where nothing can be downloaded."""
+
+PIXELS, TOKENS = 256, 16
+"""Sides of the images that published decoders make, and of the latents that they make them from."""
 
 
 class HubSource(Section):
@@ -182,6 +186,18 @@ class Manifest(Section):
                 f"{', '.join(unknown)} not in {MANIFEST} (misspelt in `artifacts`?). It has: "
                 f"{', '.join(self.artifacts)}. An encoder needs its files there, `{{id}}` and `decoder-{{id}}`"
             )
+
+    def refuse_other_sizes(self, config: Config, names: Iterable[str]) -> None:
+        """Refuse, by UserError, images of another size than the published decoders among ``names`` make."""
+        for name in names:
+            _, decoder, encoder = name.partition("decoder-")
+            if decoder and self.publishes(name) and not config.copies.get(name):
+                size, grid = config.data.image_size, config.encoders[encoder].grid
+                if (size, grid) != (PIXELS, TOKENS):
+                    raise UserError(
+                        f"data.image_size: {size} from {grid} x {grid} tokens, but the published {name} makes"
+                        f" {PIXELS} x {PIXELS} from {TOKENS} x {TOKENS}; give your own (artifacts.{name}: its file)"
+                    )
 
 
 def load(path: Path = PACKAGED) -> Manifest:

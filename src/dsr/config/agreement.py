@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dsr.config.load import Config
 
+IMAGENET = 1000
+"""Images of so many classes count as ImageNet's."""
+
 
 def disagreements(config: Config) -> list[str]:
     """Return every disagreement as 'key: what is wrong'; where names are unknown, only those."""
@@ -52,6 +55,18 @@ def _images(config: Config) -> Iterator[str]:
                 f"encoders.{name}: data.image_size {data.image_size} is not a multiple of its {grid} tokens along a"
                 " side (input_size / patch_size), so no decoder's patches would fill the image"
             )
+    released = {
+        row.encoder: None
+        for row in config.rows.values()
+        if config.encoders[row.encoder].statistics == "released"
+        # Published weights know latents as their own statistics make them, whatever the images.
+        if not row.weights and not config.artifacts.get(f"statistics-{row.encoder}-{row.ttr}")
+    }
+    for name in released if data.classes != IMAGENET else ():
+        yield (
+            f"encoders.{name}.statistics: the released ones are of ImageNet's {IMAGENET} classes, and data.classes is"
+            f" {data.classes}; set it to computed"
+        )
     if data.source == "digits" and "adm" in config.evaluation.references:
         yield "evaluation.references: adm is a reference for ImageNet and not for digits"
     for split, path in (("train", data.train), ("validation", data.validation)):

@@ -74,6 +74,12 @@ class Config(Section):
         return entry if isinstance(entry, Request) else entry.for_processes(self.execution)
 
     @property
+    def stand_ins(self) -> bool:
+        """Whether the demo's encoders take the place of all that is downloaded but images."""
+        hubs = (self.encoders[row.encoder].hub for row in self.rows.values())
+        return self.data.source == "digits" or all(hub.startswith("stand-in/") for hub in hubs)
+
+    @property
     def copies(self) -> dict[str, str | None]:
         """Your own copies by artifact id: those of `artifacts`, and the folders of `data`."""
         return {"imagenet-train": self.data.train, "imagenet-validation": self.data.validation, **self.artifacts}

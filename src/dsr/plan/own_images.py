@@ -168,6 +168,9 @@ def _choose(
     milestones = sorted({max(1, epochs // 4), epochs})
     first = milestones[0] * steps_per_epoch
     decay = min(paper["ema"][0], round(1 - 5 / first, 4)) if first > 10 else 0.5
+    recipe = {**paper, "batch": batch, "ema": [decay], "precision": job.precision}
+    if paper.get("decay_epochs"):
+        recipe["decay_epochs"] = [epochs // 2, epochs]
     samples = classes * math.ceil(min(50000, max(images, 1000)) / classes)
     encoder = base["encoders"][job.encoder]
     grid = encoder["input_size"] // encoder["patch_size"]
@@ -183,6 +186,7 @@ def _choose(
             "source": "imagefolder", "train": str((folders / "train").absolute()),
             "validation": str((folders / "validation").absolute()), "classes": classes, "train_images": images,
             "validation_images": len(validation.paths), "shards": min(128, math.ceil(images / 2000)),
+            "flip": True,
         },
         "rows": {
             **dict.fromkeys(base["rows"]),
@@ -190,7 +194,7 @@ def _choose(
             "dsr": {**row, "ttr": ttr, "registers": registers},
         },
         "encoders": {job.encoder: {"statistics": "computed"}},
-        "recipes": {"own": {**paper, "batch": batch, "ema": [decay], "precision": job.precision}},
+        "recipes": {"own": recipe},
         "discovery": {"images": min(base["discovery"]["images"], images)},
         "sampling": {"images": samples, "sweep": None},
         "evaluation": {"epochs": milestones},

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dsr.base import files
 from dsr.base.errors import UserError
+from dsr.config.agreement import IMAGENET
 from dsr.config.sampling import Guidance
 from dsr.data.images import class_names
 from dsr.sampling.pretrained import load
@@ -17,8 +18,6 @@ log = logging.getLogger(__name__)
 
 GAP, CAPTION = 4, 16
 """Pixels between images, and of the text above a line."""
-IMAGENET = 1000
-"""Models of so many classes draw ImageNet's, unless `names` says otherwise."""
 
 
 @dataclass(frozen=True)

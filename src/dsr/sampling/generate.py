@@ -30,6 +30,8 @@ LARGEST = 500
 """Images in a shard at most: minutes of work, so an interruption loses no more."""
 FEWEST = 16
 """Shards that a small set is split into all the same, for processes to share."""
+SHOWN = 16
+"""Images in TensorBoard: the same classes and noise at every milestone of a row."""
 PATIENCE_MINUTES = 24 * 60.0
 """Processes wait this long for each other; they meet only after all of their shards. A lost one ends all at once."""
 
@@ -63,6 +65,8 @@ class Job(SetJob):
     """EMA weights of the denoiser."""
     guidance: Path | None = None
     """JSON file with scale and interval, where the specification has none."""
+    board: Path | None = None
+    """Folder of TensorBoard files to show the first images in, at the optimizer step of the weights."""
 
     def drawn(self) -> SampleSpec:
         """The specification with the guidance that images are drawn with."""
@@ -182,6 +186,13 @@ def generate(job: Job, world: World) -> None:
         "guidance": content(job.drawn())["guidance"],
     }
     complete(job, job.spec, sampler.start, origin, made, world)
+    if world.is_main and job.board is not None and job.execution.tensorboard:
+        # Imported where it is used: next to an installed TensorFlow it loads that, which takes seconds.
+        from torch.utils.tensorboard import SummaryWriter
+
+        images = next(npz.read_images(job.output))[:SHOWN]
+        with SummaryWriter(str(job.board)) as board:  # type: ignore[no-untyped-call]
+            board.add_images("samples", images, made["weights"]["step"], dataformats="NHWC")
 
 
 def complete(
