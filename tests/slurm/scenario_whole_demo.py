@@ -25,7 +25,7 @@ def test_the_whole_demo_runs_as_jobs_that_ask_for_eight_gpus(demo: Workspace) ->
     asked.update(line.split(" ", 1) for line in output(*query).splitlines())
     assert run.finish(1) == 0, run.log[-5000:]
     table = (demo.folder / "results/demo/table1.md").read_text(encoding="utf-8")
-    assert "| dit-siglip2b " in table
+    assert "| dit-so400m " in table
     assert "| ditdh-so400m-dsr " in table
     assert "not run" not in table
     planned = job_counts(run.log)

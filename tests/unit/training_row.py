@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dsr.base.distributed import World
 from dsr.config.execution import Execution
@@ -26,6 +25,8 @@ ONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 def make_files(folder: Path) -> Path:
     """Write images, encoder, neuron file and statistics into ``folder``."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel  # takes seconds, and other processes need no files
+
     generator = np.random.default_rng(0)
     for number in range(IMAGES):
         path = folder / "raw" / f"class-{number % CLASSES}" / f"{number:03d}.png"

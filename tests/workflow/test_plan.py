@@ -116,8 +116,9 @@ def test_what_jobs_need_survives_other_default_resources(fresh: Checkout, given:
 
 
 def test_a_configuration_file_adds_to_the_demo(fresh: Checkout) -> None:
-    run = fresh.snakemake("-n", "--profile", "profiles/demo", "--configfile", TINY[1])
-    assert job_counts(run.stdout) == fresh.planned()
+    run, planned = fresh.snakemake("-n", "--profile", "profiles/demo", "--configfile", TINY[1]), fresh.planned()
+    assert job_counts(run.stdout) == planned
+    assert planned["figure_averages"] == 2  # of the rows whose recipe keeps two
 
 
 def test_another_checkout_runs_its_own_code(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ PYTHONPATH=src python -m dsr.commands.fetch --artifact siglip2-b --output tried/
   "input_size": 256, "patch_size": 16, "width": 768, "neurons": "released", "statistics": "released"},
   "ttr_options": null, "image_size": 256}'
 
+PYTHONPATH=src python -m dsr.commands.figure --kind samples --config results/demo/specs/config.json --entries '[{"row":
+  "dit-siglip2b", "epoch": 16, "samples": "results/demo/rows/dit-siglip2b/epoch-16/unguided-seed0/samples.npz"}]' \
+  --names results/demo/data/prepared/validation/index.npz --png tried/samples.png --svg tried/samples.svg
+
 PYTHONPATH=src python -m dsr.commands.launch --processes 2 dsr.commands.statistics \
   --spec results/demo/specs/latents/siglip2-b-none.safetensors.json --encoder results/demo/encoders/siglip2-b \
   --images results/demo/data/prepared/train/index.npz --execution '{"processes": 2}' --output tried/statistics.safetensors
