@@ -21,11 +21,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
 
 from dsr.base import command
-from dsr.sampling.draw import Grid, draw
 
 from .conftest import ROOT, TINY, Checkout, copy_checkout, job_counts
 
@@ -77,7 +75,7 @@ def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.tiny("-n", *TARGETS).stdout
 
 
-def test_a_model_has_a_card_and_draws(finished: Checkout, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_has_a_card(finished: Checkout) -> None:
     folder = f"results/demo/models/{ROW}-1"
     assert finished.planned("model_card") == {"model_folder": 2, "card": 2, "model_card": 1}
     run = finished.tiny(f"{folder}/README.md")
@@ -95,11 +93,6 @@ def test_a_model_has_a_card_and_draws(finished: Checkout, tmp_path: Path, caplog
         "torch ",
     ):
         assert part in text
-    picture, names = tmp_path / "grid.png", finished.folder / "results/demo/data/prepared/train/index.npz"
-    caplog.set_level("INFO")
-    draw(Grid(str(finished.folder / folder), ("3", "7"), picture, count=4, names=names))
-    assert f"{picture}: class 7 7: images 0 to 3, seed 0" in caplog.text
-    assert Image.open(picture).size == (4 * 36 - 4, 2 * (32 + 16))
 
 
 def test_the_example_of_every_command_is_complete(finished: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
