@@ -108,10 +108,12 @@ def table_files(entries, *kinds):
     return files_of([one for one in entries if one.row in ("", *CONFIG.rows)], *kinds)
 
 
-def table_json(entries, *fields):
-    """Entries as a table needs them, and these fields of them, as JSON."""
-    known = "row epoch guidance seed reference metrics"
-    return entries_json(entries, *known.split(), *fields)
+SCORE_FIELDS = "row epoch guidance seed reference metrics"
+
+
+def table_json(entries):
+    """Entries with their scores, as JSON."""
+    return entries_json(entries, *SCORE_FIELDS.split())
 
 
 def written(entries):

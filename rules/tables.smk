@@ -16,7 +16,7 @@ class Table(NamedTuple):
     made: str
     """Files of these entries that are made first. A table without any shows what has been measured so far, as it is on
     disk: as inputs that are out of date files would be made again, and asking what is there must never train anything."""
-    fields: str = "row epoch guidance seed reference metrics run"
+    fields: str = f"{SCORE_FIELDS} run"
     """What it needs of these entries."""
     step: str = "table"
     options: Sequence[str] = ()

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from dsr.base.errors import UserError
 from dsr.encoder.blocks import Attention, Block, Mlp
-from dsr.encoder.vit import VitEncoder, read_model_type
+from dsr.encoder.vit import VitEncoder, read_model_type, refuse_missing
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +79,7 @@ def load_model(folder: Path, architecture: Any, config: Any, *, unused: Sequence
         raise UserError(f"{folder}: the weights cannot be read ({error}); download the encoder again") from None
     # Versions of transformers report a key of another shape as the key, or as (key, shape, shape).
     reshaped = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
-    wrong = sorted(key for key in {*report["missing_keys"], *reshaped} if not any(name in key for name in unused))
-    if wrong:
-        raise UserError(
-            f"{folder}: {len(wrong)} vision weights are missing or of another shape than config.json says "
-            f"({', '.join(wrong[:3])}, ...); download the encoder again"
-        )
+    wrong = [key for key in {*report["missing_keys"], *reshaped} if not any(name in key for name in unused)]
+    refuse_missing(folder, wrong)
     log.info("Loaded %s: %d unused tensors", folder, len(report["unexpected_keys"]))
     return model.float()

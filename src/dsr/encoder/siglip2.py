@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dsr.base.errors import UserError, first_problem
 from dsr.base.tensors import Blank
 from dsr.encoder.blocks import Attention, Block, Mlp
-from dsr.encoder.vit import VitEncoder, read_model_type, read_settings, resize
+from dsr.encoder.vit import VitEncoder, read_model_type, read_settings, refuse_missing, resize
 
 PREFIX = "vision_model."
 NAMES = {"blocks.": "encoder.layers.", ".norm": ".layer_norm", ".attention.": ".self_attn."}
@@ -83,12 +83,9 @@ class Siglip2Encoder(VitEncoder):
             UserError: if some are missing or misshapen.
         """
         own = {_published(name): (name, parameter.shape) for name, parameter in self.named_parameters()}
-        wrong = sorted(key for key, (_, shape) in own.items() if key not in weights or weights[key].shape != shape)
-        if wrong:
-            raise UserError(
-                f"{source}: {len(wrong)} vision weights are missing or of another shape than config.json says "
-                f"({', '.join(wrong[:3])}, ...); download the encoder again"
-            )
+        refuse_missing(
+            source, [key for key, (_, shape) in own.items() if key not in weights or weights[key].shape != shape]
+        )
         copies = {name: weights[key].to(torch.float32, copy=True) for key, (name, _) in own.items()}
         self.load_state_dict(copies, assign=True)
 

@@ -154,6 +154,15 @@ def read_model_type(folder: Path, expected: Collection[str]) -> str:
     return str(kind)
 
 
+def refuse_missing(source: Path, names: Collection[str]) -> None:
+    """Refuse, by UserError, a source that lacks the weights of these names, or has them in another shape."""
+    if names:
+        raise UserError(
+            f"{source}: {len(names)} vision weights are missing or of another shape than config.json says "
+            f"({', '.join(sorted(names)[:3])}, ...); download the encoder again"
+        )
+
+
 def read_settings(folder: Path, name: str) -> dict[str, Any]:
     """Return a JSON file of a Hugging Face folder.
 
