@@ -66,3 +66,20 @@ use rule evaluate as evaluate_again with:
         "<logs>/evaluate/{row}-{epoch}-{set}-{reference}.log",
     benchmark:
         "<benchmarks>/evaluate/{row}-{epoch}-{set}-{reference}.tsv"
+
+
+# All reconstructions in one job, because at demo scale starting takes longer than scoring.
+use rule evaluate as evaluate_reconstructions with:
+    input:
+        samples=files_of(RECONSTRUCTIONS, "samples"),
+        reference="<results>/evaluator/reference-validation.npz",
+        graph="<results>/evaluator/graph.pb",
+        spec=reconstruction_specs,
+    output:
+        files_of(RECONSTRUCTIONS, "metrics"),
+    log:
+        "<logs>/evaluate/reconstruction.log",
+    benchmark:
+        "<benchmarks>/evaluate/reconstruction.tsv"
+    params:
+        keep=lambda wildcards, input: "--keep",

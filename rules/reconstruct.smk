@@ -33,29 +33,3 @@ rule reconstruct:
         ' --spec {input.spec:q} --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'
         " --decoder {input.decoder:q} --images {input.images:q} --shards {params.shards:q}"
         " --output {output.samples:q} > {log:q} 2>&1"
-
-
-# All of them in one job, because at demo scale starting takes longer than scoring.
-rule evaluate_reconstructions:
-    input:
-        samples=files_of(RECONSTRUCTIONS, "samples"),
-        reference="<results>/evaluator/reference-validation.npz",
-        graph="<results>/evaluator/graph.pb",
-        spec=reconstruction_specs,
-    output:
-        files_of(RECONSTRUCTIONS, "metrics"),
-    log:
-        "<logs>/evaluate/reconstruction.log",
-    benchmark:
-        "<benchmarks>/evaluate/reconstruction.tsv"
-    conda:
-        "../envs/tensorflow.yaml"
-    threads: threads_of("evaluate")
-    resources:
-        **resources_of("evaluate"),
-    params:
-        cache=f"{CONFIG.results}/evaluator/cache",
-    shell:
-        "python -m dsr.commands.evaluate_several --spec {input.spec:q} --samples {input.samples:q}"
-        " --reference {input.reference:q} --graph {input.graph:q} --cache {params.cache:q} --threads {threads}"
-        " --output {output:q} > {log:q} 2>&1"

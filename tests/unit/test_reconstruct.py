@@ -118,7 +118,7 @@ def test_reconstructions_are_scored_against_their_own_images(tmp_path: Path) -> 
     made, others = write(tmp_path / "samples.npz", images), write(tmp_path / "others.npz", images[:20])
     files.write_json(made.with_suffix(".json"), {"spec": SPEC.model_dump(mode="json", exclude_defaults=True)})
     with pytest.raises(UserError, match=r"others.npz: 20 images; .*samples.npz has 24 reconstructions"):
-        evaluate(Evaluation(made, others, tmp_path / "graph.pb"), EvaluateSpec(samples=SPEC))
+        evaluate(Evaluation((made,), others, tmp_path / "graph.pb", (tmp_path / "m.json",), (EvaluateSpec(samples=SPEC),)))
 
 
 def test_the_table_has_published_values_and_says_what_is_wrong(config: Config, tmp_path: Path) -> None:

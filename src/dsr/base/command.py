@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import signal
@@ -105,7 +106,8 @@ def _deferred(step: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     @functools.wraps(step)
     def later(**arguments: Any) -> Callable[[], None]:
         def run() -> None:
-            for output in (arguments.get("output"), *(getattr(value, "output", None) for value in arguments.values())):
+            found = [arguments.get("output"), *(getattr(value, "output", None) for value in arguments.values())]
+            for output in itertools.chain.from_iterable(one if isinstance(one, tuple) else [one] for one in found):
                 if isinstance(output, Path):
                     check_writable(output)
             step(**arguments)

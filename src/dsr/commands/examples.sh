@@ -26,11 +26,6 @@ PYTHONPATH=src python -m dsr.commands.evaluate --graph results/demo/evaluator/gr
   --samples results/demo/rows/dit-siglip2b/epoch-16/unguided-seed0/samples.npz \
   --reference results/demo/evaluator/reference-validation.npz --output tried/scores.json
 
-PYTHONPATH=src python -m dsr.commands.evaluate_several --graph results/demo/evaluator/graph.pb \
-  --samples results/demo/reconstruction/siglip2-b-none/samples.npz \
-  --spec results/demo/specs/reconstruction/siglip2-b-none/metrics.json.json \
-  --reference results/demo/evaluator/reference-validation.npz --output tried/scores.json
-
 PYTHONPATH=src python -m dsr.commands.fetch --artifact siglip2-b --output tried/siglip2-b --lock tried/artifacts.lock \
   --spec '{"encoder": {"family": "siglip2", "hub": "google/siglip2-base-patch16-256", "revision": "main",
   "input_size": 256, "patch_size": 16, "width": 768, "neurons": "released", "statistics": "released"},

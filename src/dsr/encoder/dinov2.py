@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from safetensors import SafetensorError
 from dsr.base.errors import UserError
 from dsr.encoder.blocks import Attention, Block, Mlp
 from dsr.encoder.vit import VitEncoder, read_model_type, refuse_missing
-
-log = logging.getLogger(__name__)
 
 
 class Dinov2Encoder(VitEncoder):
@@ -34,10 +31,24 @@ class Dinov2Encoder(VitEncoder):
         for key, expected in (("use_swiglu_ffn", False), ("qkv_bias", True)):
             if getattr(config, key) is not expected:
                 raise UserError(f"{folder / 'config.json'}: {key} is {not expected}, only {expected} is supported")
+        try:
+            model, report = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder}: the weights cannot be read ({error}); download the encoder again") from None
+        # Versions of transformers report a key of another shape as the key, or as (key, shape, shape).
+        reshaped = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
         # Neither the trained final LayerNorm nor the token of masked patches is used.
-        return cls.from_vision_model(
-            load_model(folder, AutoModel, config, unused=["layernorm", "mask_token"]), **options
-        )
+        used = [key for key in {*report["missing_keys"], *reshaped} if not re.search("layernorm|mask_token", key)]
+        refuse_missing(folder, used)
+        return cls.from_vision_model(model.float(), **options)
 
     @classmethod
     def from_vision_model(cls, model: Any, **options: Any) -> Dinov2Encoder:
@@ -55,31 +66,3 @@ class Dinov2Encoder(VitEncoder):
     def prefix(self) -> int:
         """CLS and trained registers."""
         return 1 + getattr(self.embeddings.config, "num_register_tokens", 0)
-
-
-def load_model(folder: Path, architecture: Any, config: Any, *, unused: Sequence[str]) -> Any:
-    """Load a transformers model in float32; every weight must be there and of the right shape.
-
-    The folder may hold weights of more than this model, and lack those whose names have a part in ``unused``.
-
-    Raises:
-        UserError: if weights are missing, misshapen or unreadable.
-    """
-    try:
-        model, report = architecture.from_pretrained(
-            folder,
-            config=config,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: the weights cannot be read ({error}); download the encoder again") from None
-    # Versions of transformers report a key of another shape as the key, or as (key, shape, shape).
-    reshaped = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
-    wrong = [key for key in {*report["missing_keys"], *reshaped} if not any(name in key for name in unused)]
-    refuse_missing(folder, wrong)
-    log.info("Loaded %s: %d unused tensors", folder, len(report["unexpected_keys"]))
-    return model.float()

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dsr.base.errors import UserError, explain
-from dsr.base.files import read_record, sha256
+from dsr.base.files import read_record, sha256, write_json
 from dsr.config.specs import EvaluateSpec, ReconstructSpec, content, require
 from dsr.data import npz
 from dsr.evaluation import frechet, inputs
@@ -36,14 +36,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """The files of one evaluation."""
+    """Sets of images, and the reference images that each of them is compared with."""
 
-    samples: Path
-    """npz of the samples."""
+    samples: tuple[Path, ...]
+    """npz of each set."""
     reference: Path
     """npz of the reference images, with or without stored statistics."""
     graph: Path
     """Frozen Inception graph."""
+    output: tuple[Path, ...]
+    """JSON file to write of each set."""
+    spec: tuple[EvaluateSpec, ...] = ()
+    """What each set's own record must say; by default anything."""
     cache: Path | None = None
     """Folder for what depends on the reference alone; without it everything is computed anew."""
     threads: int = 1
@@ -78,35 +82,60 @@ class ImageSet:
         return Radii(**found)
 
 
-def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
-    """Check the files, run the network and compute every metric; returns what the metrics file holds.
+def evaluate(job: Job) -> None:
+    """Score sets of images against reference images: FID, sFID, Inception Score, Precision and Recall (ADM protocol).
+
+    The files of all sets are checked before the network runs.
 
     Raises:
         UserError: if a file is not what it should be; nothing has been computed then.
     """
-    seconds: dict[str, float] = {}
+    specs = job.spec or (EvaluateSpec(),) * len(job.samples)
+    sets = [_check(job, samples, spec) for samples, spec in zip(job.samples, specs, strict=True)]
+    graph_sha256 = sha256(job.graph)
+    with InceptionGraph(job.graph, job.threads) as network:
+        identity = {"graph": graph_sha256, "tensorflow": network.version}
+        for one, spec, output in zip(sets, specs, job.output, strict=True):
+            write_json(output, _evaluate(job, one, spec, network, identity))
+
+
+class _Checked(NamedTuple):
+    """Files of one set that are what they should be."""
+
+    samples: ImageFile
+    reference: ImageFile
+    made: Mapping[str, Any]
+    """What is recorded of the samples, if it was asked for."""
+    seconds: dict[str, float]
+
+
+def _check(job: Job, path: Path, spec: EvaluateSpec) -> _Checked:
+    seconds, made, at_least = dict[str, float](), {}, NEIGHBOURS + 1
     with stage("checks", seconds):
-        at_least, made = NEIGHBOURS + 1, {}
         if spec.samples:
-            made = read_record(record := job.samples.with_suffix(".json"))
+            made = read_record(record := path.with_suffix(".json"))
             require(record, made.get("spec", {}), spec.samples)
         expected = spec.samples.images if spec.samples else None
-        samples = inputs.check_samples(job.samples, expected=expected, at_least=at_least)
+        samples = inputs.check_samples(path, expected=expected, at_least=at_least)
         reference = inputs.check_reference(job.reference, samples, at_least=at_least)
         if isinstance(spec.samples, ReconstructSpec) and reference.images != samples.images:
             raise UserError(
-                f"{job.reference}: {reference.images} images; {job.samples} has {samples.images} reconstructions, which"
+                f"{job.reference}: {reference.images} images; {path} has {samples.images} reconstructions, which"
                 " are compared with the images that they are of"
             )
-        graph_sha256 = sha256(job.graph)
-    with InceptionGraph(job.graph, job.threads) as network:
-        identity = {"graph": graph_sha256, "tensorflow": network.version}
-        with stage("reference_network", seconds):
-            known = _image_set(reference, network, job.cache, identity)
-        with stage("sample_network", seconds):
-            drawn = _image_set(samples, network, job.cache if job.keep else None, identity)
-        weights = network.softmax_weights()
-    scores, float16_blocks = score(known, drawn, weights, seconds)
+    return _Checked(samples, reference, made, seconds)
+
+
+def _evaluate(
+    job: Job, checked: _Checked, spec: EvaluateSpec, network: InceptionGraph, identity: Mapping[str, str]
+) -> dict[str, Any]:
+    """Compute every metric of one set; returns what its metrics file holds."""
+    samples, reference, made, seconds = checked
+    with stage("reference_network", seconds):
+        known = _image_set(reference, network, job.cache, identity)
+    with stage("sample_network", seconds):
+        drawn = _image_set(samples, network, job.cache if job.keep else None, identity)
+    scores, float16_blocks = score(known, drawn, network.softmax_weights(), seconds)
     if isinstance(spec.samples, ReconstructSpec):
         with stage("psnr_ssim", seconds):
             scores |= fidelity(samples.path, reference.path, job.threads)
@@ -119,7 +148,7 @@ def evaluate(job: Job, spec: EvaluateSpec) -> dict[str, Any]:
         "images": samples.images,
         "reference": reference.record() | origins,
         "samples": samples.record(),
-        "graph_sha256": graph_sha256,
+        "graph_sha256": identity["graph"],
         "protocol": {"neighbours": NEIGHBOURS, "split": SPLIT, "float16_blocks": float16_blocks},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "tensorflow": network.version},
         "device": network.device,
