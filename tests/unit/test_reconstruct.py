@@ -24,6 +24,7 @@ from dsr.evaluation.evaluate import evaluate
 from dsr.evaluation.fidelity import fidelity
 from dsr.report.entries import Entries, Entry
 from dsr.report.reconstruction import write_reconstruction
+from dsr.report.render import TableFiles
 from dsr.sampling.misfits import misfits
 from dsr.sampling.reconstruct import Job, Reconstructor, reconstruct
 
@@ -118,7 +119,9 @@ def test_reconstructions_are_scored_against_their_own_images(tmp_path: Path) -> 
     made, others = write(tmp_path / "samples.npz", images), write(tmp_path / "others.npz", images[:20])
     files.write_json(made.with_suffix(".json"), {"spec": SPEC.model_dump(mode="json", exclude_defaults=True)})
     with pytest.raises(UserError, match=r"others.npz: 20 images; .*samples.npz has 24 reconstructions"):
-        evaluate(Evaluation((made,), others, tmp_path / "graph.pb", (tmp_path / "m.json",), (EvaluateSpec(samples=SPEC),)))
+        evaluate(
+            Evaluation((made,), others, tmp_path / "graph.pb", (tmp_path / "m.json",), (EvaluateSpec(samples=SPEC),))
+        )
 
 
 def test_the_table_has_published_values_and_says_what_is_wrong(config: Config, tmp_path: Path) -> None:
@@ -130,7 +133,7 @@ def test_the_table_has_published_values_and_says_what_is_wrong(config: Config, t
         files.write_json(tmp_path / f"{encoder}.json", {**scores, "spec": spec})
         entries.append(Entry(encoder=encoder, ttr=ttr, metrics=tmp_path / f"{encoder}.json"))
     places = [tmp_path / f"table.{ending}" for ending in ("md", "csv", "html", "tex")]
-    write_reconstruction(config, Entries(tuple(entries)), *places)
+    write_reconstruction(config, Entries(tuple(entries)), TableFiles(*places))
     text = places[0].read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert lines[2:] == [
@@ -141,4 +144,4 @@ def test_the_table_has_published_values_and_says_what_is_wrong(config: Config, t
     assert "1.90 against ADM's" in text
     other = config.model_copy(update={"sampling": config.sampling.model_copy(update={"precision": "fp32"})})
     with pytest.raises(UserError, match=r"dinov2-b-registers.json was made with other .*precision: bf16 -> fp32"):
-        write_reconstruction(other, Entries(tuple(entries)), *places)
+        write_reconstruction(other, Entries(tuple(entries)), TableFiles(*places))

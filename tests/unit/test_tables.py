@@ -19,7 +19,7 @@ from dsr.plan.throughput import PACKAGED
 from dsr.report.comparison import departures, expected
 from dsr.report.entries import METRICS, Entries, Entry, entries_json
 from dsr.report.published import Published
-from dsr.report.render import latex, markdown, write_table
+from dsr.report.render import TableFiles, latex, markdown, write_table
 from dsr.report.table import (
     TableInput,
     collect,
@@ -171,15 +171,15 @@ def test_a_table_of_other_settings_is_refused(tmp_path: Path) -> None:
     entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
     outputs = [tmp_path / name for name in ("t.md", "t.csv", "t.html", "t.tex")]
     with pytest.raises(UserError, match=r"metrics\.json .*samples: default -> "):
-        write_table(configuration(), Entries((entry,)), *outputs)
+        write_table(configuration(), Entries((entry,)), TableFiles(*outputs))
     record(configuration(), entry)
-    write_table(configuration(), Entries((entry,)), *outputs)
+    write_table(configuration(), Entries((entry,)), TableFiles(*outputs))
     for change, said in (
         ({"sampling": {"steps": 9}}, "samples.steps: 50 -> 9"),
         ({"recipes": {"dit": {"lr": 1e-3}}}, "samples.weights.train.recipe.lr: 0.0002 -> 0.001"),
     ):
         with pytest.raises(UserError, match=rf"metrics\.json was made with other settings .*{said}"):
-            write_table(configuration(**change), Entries((entry,)), *outputs)
+            write_table(configuration(**change), Entries((entry,)), TableFiles(*outputs))
 
 
 def test_footnotes_say_what_the_files_record(config: Config, tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ def test_encoders_stand_side_by_side_with_what_is_known_of_each(config: Config, 
     rows[0] = rows[0].model_copy(update={"metrics": write_metrics(tmp_path / "a.json", 5.91)})
     record(config, *encoders, *rows)
     files = [tmp_path / f"table.{kind}" for kind in ("md", "csv", "html", "tex")]
-    write_backbones(config, Entries((*encoders, *rows)), *files)
+    write_backbones(config, Entries((*encoders, *rows)), TableFiles(*files))
     text = files[0].read_text(encoding="utf-8")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| sig")]
     assert [(line[0], line[1]) for line in lines] == pairs
@@ -438,7 +438,7 @@ def test_encoders_stand_side_by_side_with_what_is_known_of_each(config: Config, 
     speeds = pd.read_csv(PACKAGED, dtype={"batch": "Int64", "registers": "Int64"})
     speeds["images_per_second"] *= 2
     speeds[speeds.code == "own"].assign(code="rehearsal").to_csv(tmp_path / "throughput.csv", index=False)
-    write_backbones(config, Entries((*encoders, *rows)), *files, measured=tmp_path / "throughput.csv")
+    write_backbones(config, Entries((*encoders, *rows)), TableFiles(*files), measured=tmp_path / "throughput.csv")
     line = next(line for line in files[0].read_text(encoding="utf-8").splitlines() if line.startswith("| sig"))
     assert float(line.split("|")[7].replace(",", "")) == pytest.approx(
         2 * float(lines[0][6].replace(",", "")), rel=0.02

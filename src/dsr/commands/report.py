@@ -12,16 +12,13 @@ from dsr.report import backbones
 from dsr.report.entries import Entries
 from dsr.report.provenance import write_provenance
 from dsr.report.reconstruction import write_reconstruction
-from dsr.report.render import write_card, write_table
+from dsr.report.render import TableFiles, write_card, write_table
 
 
 def write_backbones(
     config: Config,
     entries: Entries,
-    markdown_file: Path,
-    csv: Path,
-    html: Path,
-    latex_file: Path,
+    files: TableFiles,
     measured: Path | None = None,
 ) -> None:
     """Write the table of encoders side by side, with what the plan says of them.
@@ -29,10 +26,7 @@ def write_backbones(
     Args:
         config: the configuration.
         entries: rows of one denoiser, and their encoders with and without test-time registers.
-        markdown_file: Markdown file to write.
-        csv: CSV file to write.
-        html: page of its own to write.
-        latex_file: LaTeX file to write.
+        files: the table in every format.
         measured: what a rehearsal measured on this cluster; used before what comes with the package.
     """
     entries.require(config)
@@ -53,10 +47,15 @@ def write_backbones(
             if isinstance(check, manifest.EncoderCheck)
             else None
         )
-        costs[row] = backbones.Costs(
-            parameters, job.gflops, encoded and encoded.images_per_second, *trained.get(row, (None, None))
-        )
-    backbones.write(config, backbones.collect(config, entries.root, costs), gpu, (markdown_file, csv, html, latex_file))
+        speed, hours = trained.get(row, (None, None))
+        costs[row] = {
+            "Encoder (M)": backbones.number(parameters, 1),
+            "GFLOPs": backbones.number(job.gflops, 1),
+            "Encoded images/s": backbones.number(encoded and encoded.images_per_second, 0),
+            "Trained images/s": backbones.number(speed, 0),
+            "GPU-hours": backbones.number(hours, 0),
+        }
+    backbones.write(config, backbones.collect(config, entries.root, costs), gpu, files)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """The table of reconstructions: what encoder, statistics and decoder leave of the images, whatever the denoiser."""
 
 from importlib import resources
-from pathlib import Path
 
 import pandas as pd
 
-from dsr.base.files import write_text
-from dsr.base.text import pipe_table
 from dsr.config.load import Config
 from dsr.report.entries import Entries
-from dsr.report.render import fill, page
+from dsr.report.render import TableFiles, fill, latex_table, pipe
 from dsr.sampling.misfits import misfits
 
 SHOWN = {
@@ -23,21 +20,15 @@ SHOWN = {
     "images": ("Images", 0),
 }
 """Columns of the CSV file that people are shown, with heading and decimals."""
-_WORDS = {"Encoder", "TTR"}
 
 
-def write_reconstruction(
-    config: Config, entries: Entries, markdown_file: Path, csv: Path, html: Path, latex_file: Path
-) -> None:
+def write_reconstruction(config: Config, entries: Entries, files: TableFiles) -> None:
     """Write the table of reconstructions in every format.
 
     Args:
         config: the configuration.
         entries: encoders with and without test-time registers, with the scores of their reconstructions.
-        markdown_file: Markdown file to write.
-        csv: CSV file to write, with more columns.
-        html: page of its own to write.
-        latex_file: LaTeX file to write.
+        files: the table in every format.
     """
     entries.require(config)
     frame = collect(config, entries)
@@ -47,13 +38,8 @@ def write_reconstruction(
         for line in frame.to_dict("records")
         for problem in misfits(line, "statistics", "decoder")
     ]
-    table = pipe_table([*lines], lines.to_numpy().tolist(), {*lines} - _WORDS)
-    text = fill("reconstruction.md.j2", config=config, frame=frame, table=table, wrong=wrong)
-    write_text(markdown_file, text)
-    write_text(html, page(text))
-    write_text(csv, frame.to_csv(index=False, float_format="%.6g"))
-    alignment = "".join("l" if name in _WORDS else "r" for name in lines)
-    write_text(latex_file, lines.to_latex(index=False, escape=True, caption="Reconstruction", column_format=alignment))
+    text = fill("reconstruction.md.j2", config=config, frame=frame, table=pipe(lines), wrong=wrong)
+    files.write(text, frame, latex_table(lines, "Reconstruction"))
 
 
 def collect(config: Config, entries: Entries) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Documents from the templates of this folder: a table as Markdown, HTML and LaTeX, with its footnotes."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,44 @@ from dsr.report.table import MEASURED, TableInput, collect, read_fids, supplemen
 
 MARK = "†"
 """Stands at the FID of a row some of whose images are one colour all over."""
-_WORDS = {"Row", "Rows", "Epochs", "Guidance", "Value", "EMA decay", "Reference", "Verdict"}
+_WORDS = {"Row", "Rows", "Epochs", "Guidance", "Value", "EMA decay", "Reference", "Verdict", "Encoder", "TTR"}
 """Columns that hold words; the others hold numbers."""
 
 
-def write_table(
-    config: Config, entries: Entries, markdown_file: Path, csv: Path, html: Path, latex_file: Path, table: str = ""
-) -> None:
+@dataclass(frozen=True)
+class TableFiles:
+    """Where a table is written, in every format."""
+
+    markdown_file: Path
+    """Markdown file to write."""
+    csv: Path
+    """CSV file to write, with more columns."""
+    html: Path
+    """Page of its own to write."""
+    latex_file: Path
+    """LaTeX file to write."""
+
+    def write(self, markdown: str, frame: pd.DataFrame, latex: str) -> None:
+        """Write the document, the lines behind it, and the table in LaTeX."""
+        write_text(self.markdown_file, markdown)
+        write_text(self.html, page(markdown))
+        write_text(self.latex_file, latex)
+        write_text(self.csv, frame.to_csv(index=False, float_format="%.6g"))
+
+
+def write_table(config: Config, entries: Entries, files: TableFiles, table: str = "") -> None:
     """Write a table in every format: published, measured and the difference, for every row, epoch and guidance.
 
     Args:
         config: the configuration.
         entries: what is measured, or can be.
-        markdown_file: Markdown file to write.
-        csv: CSV file to write, with more columns.
-        html: page of its own to write.
-        latex_file: LaTeX file to write.
+        files: the table in every format.
         table: id of one of the configuration's tables; empty is Table 1.
     """
     entries.require(config)
     given = TableInput(config, entries.root, table)
     frame, fids = collect(given), read_fids(entries.root)
-    write_text(markdown_file, text := markdown(given, frame, fids))
-    write_text(html, page(text))
-    write_text(latex_file, latex(given, frame, fids))
-    write_text(csv, with_variants(config, frame, fids).to_csv(index=False, float_format="%.6g"))
+    files.write(markdown(given, frame, fids), with_variants(config, frame, fids), latex(given, frame, fids))
 
 
 def write_card(config: Config, entries: Entries, weights: Path, output: Path) -> None:
@@ -69,7 +83,7 @@ def write_card(config: Config, entries: Entries, weights: Path, output: Path) ->
         about=read_record(weights),
         folder=output.parent,
         scores=[one for one in frame.itertuples() if one.status == MEASURED],
-        table=_pipe(shown(given, frame)),
+        table=pipe(shown(given, frame)),
         notes=footnotes(given, frame),
     )
     write_text(output, text)
@@ -85,7 +99,7 @@ def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
         table=shown(given, frame),
         supplements=supplements(given.config, frame, fids),
         notes=footnotes(given, frame),
-        pipe=_pipe,
+        pipe=pipe,
     )
 
 
@@ -96,12 +110,7 @@ def latex(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
     """
     captions = [(_title(given), " ".join(footnotes(given, frame)), shown(given, frame))]
     return "\n".join(
-        lines.to_latex(
-            index=False,
-            escape=True,
-            caption=re.sub(r"([_%&#])", r"\\\1", f"{title}. {note}"),
-            column_format="".join("l" if name in _WORDS else "r" for name in lines),
-        )
+        latex_table(lines, f"{title}. {note}")
         for title, note, lines in [*captions, *supplements(given.config, frame, fids)]
     )
 
@@ -140,7 +149,15 @@ def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
     return text.splitlines()
 
 
-def _pipe(lines: pd.DataFrame) -> str:
+def latex_table(lines: pd.DataFrame, caption: str) -> str:
+    """Return lines as people read them as a table in LaTeX."""
+    alignment = "".join("l" if name in _WORDS else "r" for name in lines)
+    caption = re.sub(r"([_%&#])", r"\\\1", caption)
+    return str(lines.to_latex(index=False, escape=True, caption=caption, column_format=alignment))
+
+
+def pipe(lines: pd.DataFrame) -> str:
+    """Return them as a table in Markdown."""
     return pipe_table([*lines], lines.to_numpy().tolist(), {*lines} - _WORDS)
 
 
