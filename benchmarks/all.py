@@ -28,8 +28,8 @@ def stages(
 
     def trained(row: str, precision: str, batch: int, *, checkpoint: bool = False) -> Any:
         return train.measure(
-            config, row, index, precision=precision, batch=8 if small else batch, micro_batch=None,
-            steps=options.steps, workers=0 if small else 14, profile=options.profile,
+            config, row, index, precision=precision, batch=8 if small else batch, steps=options.steps,
+            deterministic=options.deterministic, workers=0 if small else 14, profile=options.profile,
             checkpoint=Path(tempfile.gettempdir()) if checkpoint else None, **common,
         )  # fmt: skip
 
@@ -79,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--stages", nargs="+", help="names of stages (default: all)")
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--no-deterministic", dest="deterministic", action="store_false", help="not as the rules train")
     parser.add_argument("--profile", action="store_true", help="list kernels")
     parser.add_argument("--steps", type=int, default=12, help="training steps to measure")
     parser.add_argument("--shards", type=int, default=2, help="shards of 500 images to sample")

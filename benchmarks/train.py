@@ -1,8 +1,7 @@
-"""Speed of training, by the trainer's own classes on real-size rows: `PYTHONPATH=src python -m benchmarks.train`."""
+"""Speed of training, by the trainer's own classes on real-size rows."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import statistics
@@ -24,7 +23,7 @@ from dsr.config.load import Config
 from dsr.config.specs import TrainSpec
 from dsr.data.images import open_images
 from dsr.flow import Flow
-from dsr.training.batches import Samples, Share
+from dsr.training.batches import Samples
 from dsr.training.checkpoint import Writer
 from dsr.training.learner import Learner
 from dsr.training.trials import largest_share, use_half_if_close
@@ -86,12 +85,11 @@ def measure(
     *,
     precision: str,
     batch: int,
-    micro_batch: int | None,
     fast: bool,
     ceiling: dict[str, float],
-    deterministic: bool = True,
-    steps: int = 12,
-    workers: int = 14,
+    deterministic: bool,
+    steps: int,
+    workers: int,
     profile: bool = False,
     checkpoint: Path | None = None,
 ) -> dict[str, Any]:
@@ -114,7 +112,7 @@ def measure(
         world,
         steps_per_epoch=spec.steps_per_epoch,
     )
-    share = Share.of(world, batch, micro_batch) if micro_batch else largest_share(world, batch, learner, spec.model)
+    share = largest_share(world, batch, learner, spec.model)
     clock = Clock()
     encode = accelerated_encode(encoder, world.device) if fast else encoder.encode
     with contextlib.closing(
@@ -230,48 +228,3 @@ def _saved_beside(writer: Writer, run: Path, learner: Learner, step: Callable[[]
         "stall s": round(stalled, 2),
         "of ten minutes": round(stalled / 600, 5),
     }
-
-
-def main() -> None:
-    """Measure one row in one setting."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--row", default="dit-siglip2b-dsr", help="row of the table")
-    parser.add_argument("--precision", default="bf16", choices=["fp32", "tf32", "bf16", "fp16"])
-    parser.add_argument("--batch", type=int, default=128, help="images a step")
-    parser.add_argument("--micro-batch", type=int, help="images a backward pass (default: what fits)")
-    parser.add_argument("--steps", type=int, default=30, help="steps to measure")
-    parser.add_argument("--workers", type=int, default=14, help="data-loading workers")
-    parser.add_argument(
-        "--deterministic",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="deterministic kernels, as the rules train",
-    )
-    parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--checkpoint", type=Path, help="also save the training state, below this folder")
-    parser.add_argument("--profile", action="store_true", help="list kernels")
-    machine.add_output(parser)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        index = inputs.prepared_images(Path(folder), 2048)
-        machine.one_gpu()
-        result = measure(
-            inputs.configuration(),
-            options.row,
-            index,
-            precision=options.precision,
-            batch=options.batch,
-            micro_batch=options.micro_batch,
-            fast=not options.eager,
-            deterministic=options.deterministic,
-            ceiling=machine.ceilings(),
-            steps=options.steps,
-            workers=options.workers,
-            profile=options.profile,
-            checkpoint=options.checkpoint,
-        )
-    machine.report([result], options.json)
-
-
-if __name__ == "__main__":
-    main()
