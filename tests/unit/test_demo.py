@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -197,19 +195,6 @@ def test_frozen_classifier_runs_in_the_evaluator(prepared: Path, tmp_path: Path)
     assert enlarged.pooled.shape == (4, 64)
     assert weights.shape == (64, 10)
     assert ((features.pooled @ weights).argmax(1) == stored.labels[:: chosen.step]).mean() > 0.5
-
-
-@pytest.mark.parametrize(
-    ("packages", "modules"),
-    [
-        ({"torch"}, ["demo_graph", "prepare"]),
-        ({"torch", "tensorflow", "kaggle", "gdown", "huggingface_hub"}, ["report", "fetch"]),
-        ({"transformers"}, ["train", "sample", "maps", "statistics"]),
-    ],
-)
-def test_commands_import_large_packages_only_where_they_need_them(packages: set[str], modules: list[str]) -> None:
-    code = f"import sys, {', '.join(f'dsr.commands.{name}' for name in modules)}; print({packages} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
 
 
 @pytest.mark.parametrize(("size", "classes"), [(128, 1), (512, 5)])

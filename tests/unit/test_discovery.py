@@ -80,21 +80,14 @@ ACTIVATIONS = torch.tensor([[[0.0, 4.0], [0.0, 4.0], [-3.0, 1.0]], [[9.0, 9.0], 
 
 def scores(threshold: float = 5.0, *, layer: int = -1, registers: int = 0) -> torch.Tensor:
     accumulated = NeuronScores(threshold, layer)
-    accumulated.add(Trace([OUTPUT, OUTPUT], [ACTIVATIONS]), registers)
+    for output, activations in zip(OUTPUT.split(1), ACTIVATIONS.split(1), strict=True):
+        accumulated.add(Trace([output, output], [activations]), registers)
     return accumulated.mean()
 
 
 def test_the_score_is_the_mean_magnitude_on_outliers_of_images_that_have_some() -> None:
     assert scores().tolist() == [[3.0, 1.0]]
     assert scores(threshold=0.5).tolist() == [[(1 + 9) / 2, (3 + 9) / 2]]
-
-
-def test_images_do_not_have_to_come_in_one_trace() -> None:
-    accumulated = NeuronScores(0.5)
-    for number in range(2):
-        part = OUTPUT[number : number + 1]
-        accumulated.add(Trace([part, part], [ACTIVATIONS[number : number + 1]]))
-    assert torch.equal(accumulated.mean(), scores(threshold=0.5))
 
 
 def test_registers_take_no_part() -> None:
@@ -121,13 +114,11 @@ def test_ranking_filters_and_stops() -> None:
     ("name", "count", "widths"), [("siglip2-b-single", 50, [3072] * 12), ("siglip2-so400m-recursive", 72, [4304] * 27)]
 )
 def test_released_lists(name: str, count: int, widths: list[int]) -> None:
-    neurons = read_neurons(RELEASED / f"{name}.json")
-    assert (
-        sum(map(len, neurons.layers.values()))
-        == count
-        == len({(layer, index) for layer in neurons.layers for index in neurons.layers[layer]})
-    )
-    assert all(0 <= index < widths[layer] for layer in neurons.layers for index in neurons.layers[layer])
+    neurons = [
+        (layer, index) for layer, found in read_neurons(RELEASED / f"{name}.json").layers.items() for index in found
+    ]
+    assert len(neurons) == len({*neurons}) == count
+    assert all(0 <= index < widths[layer] for layer, index in neurons)
 
 
 @pytest.mark.parametrize(
@@ -138,18 +129,15 @@ def test_released_lists(name: str, count: int, widths: list[int]) -> None:
         ('{"encoder": "x", "source": "y", "layers": {"1": [5, 5]}}', r"layers \[1\] name a neuron twice"),
         ('{"encoder": "x", "source": "y", "layers": {"a": [5]}}', "layers.a"),
         ("[1, 2", "Invalid JSON"),
+        (None, "no such file"),
     ],
 )
-def test_bad_neuron_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_bad_neuron_files_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "neurons.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match=f"neurons.json: not a neuron file .*{message}"):
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"neurons.json: .*{message}"):
         read_neurons(path)
-
-
-def test_a_missing_neuron_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing\.json: no such file"):
-        read_neurons(tmp_path / "nothing.json")
 
 
 def test_merging_keeps_every_neuron_once() -> None:

@@ -45,7 +45,7 @@ def needed(pins: list[str]) -> set[str]:
 
 def commands() -> dict[str, set[str]]:
     """Commands that rules run, by environment; what stands above a file's rules may be used by any of them."""
-    found: dict[str, set[str]] = {"workflow": {"dsr.commands.status"}}
+    found: dict[str, set[str]] = {"workflow": {"dsr.commands.status", "dsr.commands.fetch"}}
     for path in sorted((ROOT / "rules").glob("*.smk")):
         head, *rules = re.split(r"^\s*rule \w+:", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         for rule in (rule for rule in rules if "shell:" in rule):
