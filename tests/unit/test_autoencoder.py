@@ -17,20 +17,12 @@ from dsr.base.errors import UserError
 from dsr.base.files import write_json
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import EncoderSpec, StatisticsSpec
-from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_autoencoder, load_encoder
+from dsr.encoder.autoencoder import build_decoder, load_autoencoder, load_encoder
 from dsr.encoder.blocks import Attention, attend
 from dsr.encoder.statistics import LatentStatistics
 from dsr.encoder.ttr import NeuronList
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import SIZE, WIDTH, pixels
-
-
-def test_decoder_trains_all_but_its_positions() -> None:
-    decoder = build_decoder(tiny_encoder.spec())
-    decoder(torch.randn(2, 16, WIDTH)).square().mean().backward()
-    without = [name for name, parameter in decoder.named_parameters() if parameter.grad is None]
-    assert without == ["decoder_pos_embed"]
-    assert all(parameter.grad.abs().sum() > 0 for name, parameter in decoder.named_parameters() if name not in without)
 
 
 def test_decoder_positions_do_not_depend_on_the_seed_and_cls_has_none() -> None:
@@ -141,56 +133,44 @@ def test_encoding_compiles_without_graph_breaks(files: dict[str, Path], maximum:
     torch.testing.assert_close(compiled(images), autoencoder.encode(images), rtol=1e-5, atol=1e-5)
 
 
-Attend = Callable[[torch.Tensor], torch.Tensor]
-
-
-def use_attention(monkeypatch: pytest.MonkeyPatch, attend: Attend, *, runs: bool = True) -> None:
-    """Replace what GPUs run, which needs Triton and a GPU."""
-    monkeypatch.setitem(
-        sys.modules, "dsr.accel.flash_attention", SimpleNamespace(attend=attend, runs_on=lambda _: runs)
-    )
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-
-
-def attention_layers(autoencoder: Autoencoder) -> list[Attention]:
-    return [layer for layer in autoencoder.modules() if isinstance(layer, Attention)]
-
-
-def test_an_attention_that_runs_replaces_pytorchs(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, ...]] = []
-
-    def fast(packed: torch.Tensor) -> torch.Tensor:
-        seen.append(tuple(packed.shape))
-        return attend(packed)
-
-    use_attention(monkeypatch, fast)
-    autoencoder = load_autoencoder(tiny_encoder.spec(Registers()), **files)
-    images = pixels(2)
-    expected, layers = autoencoder.encode(images), attention_layers(autoencoder)
-    accelerate._replace_attention(layers, torch.float32, torch.device("cpu"))
-    assert torch.equal(autoencoder.encode(images), expected)
-    assert seen == [(1, 257, 3, 4, 8), *[(2, 17, 3, 4, 8)] * len(layers)]
-
-
 def broken(_: torch.Tensor) -> NoReturn:
     raise RuntimeError("out of resource: shared memory")
 
 
+UNAVAILABLE = "No fused attention (RuntimeError: out of resource: shared memory); PyTorch's is used instead"
+
+
 @pytest.mark.parametrize(
-    ("runs", "message"),
-    [
-        (True, "No fused attention (RuntimeError: out of resource: shared memory); PyTorch's is used instead"),
-        (False, ""),
-    ],
+    ("replacement", "runs", "messages"), [(attend, True, []), (broken, True, [UNAVAILABLE]), (broken, False, [])]
 )
-def test_an_attention_that_fails_or_does_not_run_leaves_pytorchs(
-    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, runs: bool, message: str
+def test_an_attention_that_runs_replaces_pytorchs(
+    files: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    replacement: Callable[[torch.Tensor], torch.Tensor],
+    runs: bool,
+    messages: list[str],
 ) -> None:
-    use_attention(monkeypatch, broken, runs=runs)
-    layers = attention_layers(load_autoencoder(tiny_encoder.spec(Registers()), **files))
+    """What GPUs run needs Triton and a GPU, and is replaced here."""
+    seen: list[tuple[int, ...]] = []
+
+    def fast(packed: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(packed.shape))
+        return replacement(packed)
+
+    module = SimpleNamespace(attend=fast, runs_on=lambda _: runs)
+    monkeypatch.setitem(sys.modules, "dsr.accel.flash_attention", module)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    autoencoder = load_autoencoder(tiny_encoder.spec(Registers()), **files)
+    layers = [layer for layer in autoencoder.modules() if isinstance(layer, Attention)]
+    expected = autoencoder.encode(pixels(2))
     accelerate._replace_attention(layers, torch.float32, torch.device("cpu"))
-    assert "".join(caplog.messages[-1:] if runs else caplog.messages) == message
-    assert all(layer.attend is attend for layer in layers)
+    assert torch.equal(autoencoder.encode(pixels(2)), expected)
+    assert caplog.messages == messages
+    if replacement is attend:
+        assert seen == [(1, 257, 3, 4, 8), *[(2, 17, 3, 4, 8)] * len(layers)]
+    else:
+        assert all(layer.attend is attend for layer in layers)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from dsr.base.errors import UserError
 from dsr.config.specs import ModelSpec
 from dsr.denoiser.dit import Denoiser, build_denoiser, load_denoiser
 from dsr.denoiser.layers import RotaryPositions
-from dsr.registers import diffusion
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CPU = torch.device("cpu")
@@ -116,11 +115,6 @@ def test_autocast_predicts_nearly_the_same(denoiser: dict[str, Any]) -> None:
         rounded = model(*inputs())
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).abs().max() < 0.05 * exact.abs().max()
-
-
-def test_impossible_shapes_are_refused() -> None:
-    with pytest.raises(UserError, match="registers 5: give 0 or a perfect square"):
-        diffusion.create(5, 32)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional as F
 from transformers import SiglipVisionModel
 
 from dsr.base.errors import UserError
@@ -17,9 +16,8 @@ from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.encoder.blocks import Mlp
 from dsr.encoder.siglip2 import Siglip2Encoder
 from dsr.encoder.ttr import InterventionMlp, with_registers
-from dsr.encoder.vit import resize
 from tests.unit import tiny_encoder
-from tests.unit.tiny_encoder import HIDDEN, LAYERS, SIZE, WIDTH, pixels
+from tests.unit.tiny_encoder import HIDDEN, LAYERS, SIZE, pixels
 
 NEURONS = {0: (3, 17), 2: (5, 40, 1)}
 
@@ -43,31 +41,19 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", [SIZE, 80])
-def test_walking_the_blocks_is_the_vision_model(folder: Path, encoder: Siglip2Encoder, size: int) -> None:
+def test_blocks_and_attention_are_the_vision_models(folder: Path, encoder: Siglip2Encoder, size: int) -> None:
     images = pixels(2, size) * 2 - 1
-    model = SiglipVisionModel.from_pretrained(folder).eval()
+    model = SiglipVisionModel.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
-        states = model(images, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states
+        theirs = model(images, output_hidden_states=True, output_attentions=True, interpolate_pos_encoding=True)
     trace = encoder.trace(images)
-    assert len(trace.hidden_states) == len(states) == LAYERS + 1
-    for ours, theirs in zip(trace.hidden_states, states, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert len(trace.hidden_states) == len(theirs.hidden_states) == LAYERS + 1
+    for ours, state in zip(trace.hidden_states, theirs.hidden_states, strict=True):
+        torch.testing.assert_close(ours, state, rtol=1e-5, atol=1e-5)
+    for block, stream, weights in zip(encoder.blocks, trace.hidden_states, theirs.attentions, strict=False):
+        torch.testing.assert_close(block.attention.weights(block.norm1(stream)), weights, rtol=1e-4, atol=1e-6)
     assert torch.equal(encoder.pre_norm(images), trace.hidden_states[-1])
     assert trace.activations[0].shape == (2, (size // 16) ** 2, HIDDEN)
-
-
-def test_features_have_unit_variance_and_nothing_is_trainable(encoder: Siglip2Encoder) -> None:
-    features = encoder(encoder.preprocess(pixels(2)))
-    torch.testing.assert_close(features.norm(dim=-1), torch.full((2, 16), WIDTH**0.5), rtol=1e-3, atol=0)
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    assert not encoder.training
-
-
-def test_other_sizes_are_resized_without_antialiasing_before_standardising(encoder: Siglip2Encoder) -> None:
-    images = pixels(1, 96)
-    want = F.interpolate(images, size=(SIZE, SIZE), mode="bicubic", align_corners=False, antialias=False)
-    assert torch.equal(encoder.preprocess(images), (want - 0.5) / 0.5)
-    assert resize(images, 96) is images
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dsr.base import files
 from dsr.base.errors import UserError
 from dsr.commands.evaluate import main as evaluate_command
 from dsr.config.specs import EvaluateSpec, content
-from dsr.data.prepare import write_index, write_reference, write_shard
+from dsr.data.images import open_images
+from dsr.data.prepare import write_reference
 from dsr.evaluation import precision_recall
 from dsr.evaluation.inception import InceptionGraph
 from dsr.evaluation.precision_recall import Points
 from tests.configuration import configuration
+from tests.unit import tiny_encoder
 
 VECTORS = Path(__file__).parents[1] / "golden" / "evaluator"
 GRAPH = VECTORS / "stub_inception_seed0.pb"
@@ -132,15 +133,9 @@ def test_float16_radii_are_those_of_the_official_distances(width: int, scale: fl
 
 
 def test_a_reference_holds_prepared_images(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
-    for index, image in enumerate(pixels):
-        path = tmp_path / "raw" / "class" / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    write_shard(tmp_path / "raw", 8, 0, 1, tmp_path / "prepared" / "shard-00000.zip")
-    write_index([tmp_path / "prepared" / "shard-00000.zip"], tmp_path / "prepared" / "index.npz")
-    given = tmp_path / "prepared" / "index.npz", tmp_path / "all.npz"
+    index = tiny_encoder.write_images(tmp_path, 9)
+    pixels = np.stack([open_images(index).read(number) for number in range(9)])
+    given = index, tmp_path / "all.npz"
     write_reference(*given)
     with np.load(tmp_path / "all.npz") as written:
         np.testing.assert_array_equal(written["arr_0"], pixels)
