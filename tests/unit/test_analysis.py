@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_mask, outlier_ratio, relative_norms
 from dsr.analysis.measure import first_component, map_denoiser, map_encoder, measure_layer, read_chosen, trace_denoiser
 from dsr.base.errors import UserError
-from dsr.base.files import read_record, write_json
+from dsr.base.files import read_record
 from dsr.config.encoders import Decoder
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import AutoencoderSpec, DenoiserMapsSpec, EncoderMapsSpec, ModelSpec, content
@@ -22,9 +22,6 @@ from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.dit import build_denoiser
-from dsr.encoder.autoencoder import build_decoder
-from dsr.encoder.statistics import LatentStatistics
-from dsr.encoder.ttr import NeuronList
 from dsr.flow import Flow as RunningFlow
 from tests.unit import tiny_encoder
 
@@ -101,19 +98,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write a stand-in encoder with planted outliers, its neurons, statistics and a decoder."""
     folder = tmp_path_factory.mktemp("files")
     write_encoder(STAND_IN, folder / "encoder")
-    neurons = NeuronList(encoder="stand-in", layers=planted_neurons(STAND_IN)[0], source="planted")
-    write_json(folder / "neurons.json", neurons.model_dump(mode="json"))
-    statistics = LatentStatistics((WIDTH, GRID, GRID))
-    statistics.update(torch.randn(16, WIDTH, GRID, GRID, generator=torch.Generator().manual_seed(0)))
-    statistics.save(folder / "statistics.safetensors")
-    torch.manual_seed(0)
-    save_file(build_decoder(PLAIN).state_dict(), folder / "decoder.safetensors")
-    return {
-        "encoder": folder / "encoder",
-        "neurons": folder / "neurons.json",
-        "statistics": folder / "statistics.safetensors",
-        "decoder": folder / "decoder.safetensors",
-    }
+    return {"encoder": folder / "encoder", **tiny_encoder.write_parts(folder, PLAIN, planted_neurons(STAND_IN)[0])}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,9 @@ import errno
 import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +19,6 @@ import pytest
 
 from dsr.artifacts import lock, manifest
 from dsr.base.errors import UserError
-from tests.processes import SERVER
 
 from .artifact_manifest import GRAPH, Thing, be_quick, graph, no_file_larger, write
 from .misbehaving_server import Reply, Route, Seen, Server, file, page, running, status
@@ -176,30 +177,23 @@ def test_damaged_lock(case: Case, server: Server) -> None:
         case.fetch()
 
 
-def test_local_copy_is_linked(case: Case, tmp_path: Path, server: Server) -> None:
-    own = tmp_path / "own.pb"
-    own.write_bytes(CONTENT)
-    case.fetch(local=own)
-    assert case.output.is_symlink()
-    assert case.output.resolve() == own
-    other = tmp_path / "other.pb"
-    other.write_bytes(graph("input", "pool_3"))
-    case.fetch(local=other)
-    assert case.output.resolve() == other
-    assert not server.seen
-    assert not case.lock.exists(), "a local copy says nothing about what the publisher hands out"
-
-
-def test_local_copy_must_pass_check_and_lock(case: Case, tmp_path: Path, server: Server) -> None:
+def test_local_copy_is_checked_and_linked(case: Case, tmp_path: Path, server: Server) -> None:
     own = tmp_path / "own.pb"
     with pytest.raises(UserError, match=r"own.pb: no such file or folder. .* your own copy of 'thing'.*give another"):
         case.fetch(local=own)
     own.write_bytes(graph("input"))
     with pytest.raises(UserError, match="lacks pool_3"):
         case.fetch(local=own)
+    own.write_bytes(OTHER)
+    case.fetch(local=own)
+    assert case.output.is_symlink()
+    case.fetch(local=Path(shutil.copy(own, tmp_path / "other.pb")))
+    assert case.output.resolve() == tmp_path / "other.pb"
+    assert not server.seen
+    assert not case.lock.exists(), "a local copy says nothing about what the publisher hands out"
+    case.output.unlink()
     server.add(PLACE, file(CONTENT))
     case.fetch()
-    own.write_bytes(graph("input", "pool_3"))
     with pytest.raises(UserError, match=r"recorded .*remove the entry 'thing' .*It is your own copy.*give another"):
         case.fetch(local=own)
     own.write_bytes(CONTENT)
@@ -278,7 +272,8 @@ def record(path: Path, names: Sequence[str]) -> None:
 def test_lock_keeps_entries_of_parallel_processes(tmp_path: Path) -> None:
     path = tmp_path / "artifacts.lock"
     names = [name for name, artifact in manifest.load().artifacts.items() if artifact.source]
-    jobs = [SERVER.Process(target=record, args=(path, names[start::2])) for start in range(2)]
+    fork = multiprocessing.get_context("fork")
+    jobs = [fork.Process(target=record, args=(path, names[start::2])) for start in range(2)]
     for job in jobs:
         job.start()
     for job in jobs:

@@ -12,7 +12,7 @@ from dsr.base.errors import UserError
 from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec, DiscoverSpec
 from dsr.data.images import Images, open_images
-from dsr.data.prepare import index_folder, write_index, write_shard
+from dsr.data.prepare import index_folder
 from dsr.demo import encoder as stand_ins
 from dsr.demo.digits import training_pairs, write_decoder, write_digits
 from dsr.demo.graph import write_graph
@@ -46,18 +46,15 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    write_shard(digits / "train", SIZE, 0, 1, folder / "shard-00000.zip")
-    write_index([folder / "shard-00000.zip"], folder / "index.npz")
-    return folder / "index.npz"
+def prepared(digits: Path) -> Path:
+    index_folder(digits / "train", SIZE, digits / "train.npz")
+    return digits / "train.npz"
 
 
 @pytest.fixture(scope="module")
-def validation(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Images:
-    index = tmp_path_factory.mktemp("validation") / "index.npz"
-    index_folder(digits / "validation", SIZE, index)
-    return open_images(index)
+def validation(digits: Path) -> Images:
+    index_folder(digits / "validation", SIZE, digits / "validation.npz")
+    return open_images(digits / "validation.npz")
 
 
 @pytest.fixture(scope="module")

@@ -65,13 +65,15 @@ def test_wrong_batches_leave_no_file(tmp_path: Path, count: int, batch: np.ndarr
 # ------------------------------------------------------------------------------------------------------ wrong samples
 
 
-def altered(change: Callable[[bytearray], bytes], save: Callable[..., None] = np.savez) -> Callable[[Path], Path]:
+Write = Callable[[Path], object]
+
+
+def altered(change: Callable[[bytearray], bytes], save: Callable[..., None] = np.savez) -> Write:
     """130 images in a file whose bytes are changed."""
 
-    def write(path: Path) -> Path:
+    def write(path: Path) -> None:
         save(path, images())
         path.write_bytes(change(bytearray(path.read_bytes())))
-        return path
 
     return write
 
@@ -81,53 +83,36 @@ def flipped(content: bytearray) -> bytes:
     return bytes(content)
 
 
-def announcing(count: int) -> Callable[[Path], Path]:
+def announcing(count: int, version: tuple[int, int] = (1, 0)) -> Write:
     """130 images under a header that says ``count``."""
 
-    def write(path: Path) -> Path:
+    def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as stream:
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, *SHAPE[1:])}
-            np.lib.format.write_array_header_1_0(stream, header)
+            np.lib.format._write_array_header(stream, header, version)
             stream.write(images().tobytes())
-        return path
 
     return write
 
 
-def version_three(path: Path) -> Path:
-    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as stream:
-        np.lib.format.write_array(stream, images(), version=(3, 0))
-    return path
-
-
-def folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def unnamed(path: Path) -> Path:
-    np.savez(path, samples=images())
-    return path
-
-
-def holding(array: np.ndarray, **others: np.ndarray) -> Callable[[Path], Path]:
-    return lambda path: saved(path, array, **others)
+def holding(*arrays: np.ndarray, **others: np.ndarray) -> Write:
+    return lambda path: np.savez(path, *arrays, **others)
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path, "no such file"),
-        (folder, "is a folder, expected an npz file"),
+        (lambda path: None, "no such file"),
+        (Path.mkdir, "is a folder, expected an npz file"),
         (altered(lambda _: b"no archive"), "not an npz, or was cut off"),
         (altered(lambda content: content[:-1000]), "not an npz, or was cut off"),
         (altered(flipped), "fails its checksum"),
         (altered(flipped, np.savez_compressed), "fails its checksum"),
         (announcing(131), "header announces 131 images, the data ends within image 130"),
         (announcing(129), "data after the 129 images of the header"),
-        (version_three, r"npy format \(3, 0\) is not supported"),
+        (announcing(130, (3, 0)), r"npy format \(3, 0\) is not supported"),
         (holding(images(), mu=np.zeros(3), sigma=np.eye(3)), "must not hold statistics .mu, sigma.*swapped"),
-        (unnamed, "no array arr_0 .found: samples."),
+        (holding(samples=images()), "no array arr_0 .found: samples."),
         (holding(images(), labels=np.arange(130)), "unknown arrays labels beside arr_0"),
         (holding(images().astype(np.float32) / 255), r"float32 with values such as 0 \.\. 1, expected uint8"),
         (holding(images().astype(np.float64) / 127.5 - 1), r"float64 with values such as -1 \.\. 1"),
@@ -150,8 +135,9 @@ def holding(array: np.ndarray, **others: np.ndarray) -> Callable[[Path], Path]:
         (holding(images()[:3]), "3 images are too few, expected at least 4"),
     ],
 )
-def test_wrong_samples_are_refused(tmp_path: Path, write: Callable[[Path], Path], message: str) -> None:
-    path = write(tmp_path / "samples.npz")
+def test_wrong_samples_are_refused(tmp_path: Path, write: Write, message: str) -> None:
+    path = tmp_path / "samples.npz"
+    write(path)
     with pytest.raises(UserError, match=message) as error:
         inputs.check_samples(path, expected=None, at_least=4)
     assert str(path) in str(error.value)

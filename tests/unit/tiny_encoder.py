@@ -18,6 +18,9 @@ from dsr.config.encoders import Decoder, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec
 from dsr.data.images import open_images
 from dsr.data.prepare import write_index, write_shard
+from dsr.encoder.autoencoder import build_decoder
+from dsr.encoder.statistics import LatentStatistics
+from dsr.encoder.ttr import NeuronList
 
 WIDTH, LAYERS, HIDDEN, SIZE = 32, 4, 48, 64
 
@@ -51,6 +54,20 @@ def write_folder(folder: Path, planted: tuple[Planted, ...] = ()) -> Path:
     save_file(state, weights, metadata={"format": "pt"})
     write_json(folder / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
     return folder
+
+
+def write_parts(folder: Path, spec: AutoencoderSpec, layers: dict[int, tuple[int, ...]]) -> dict[str, Path]:
+    """Write neurons, random statistics and a random decoder to have around an encoder."""
+    names = {"neurons": "neurons.json", "statistics": "statistics.safetensors", "decoder": "decoder.safetensors"}
+    files = {name: folder / file for name, file in names.items()}
+    neurons = NeuronList(encoder="tiny", layers=layers, source="test")
+    write_json(files["neurons"], neurons.model_dump(mode="json"))
+    torch.manual_seed(0)
+    statistics = LatentStatistics(spec.latent_shape)
+    statistics.update(torch.randn(16, *spec.latent_shape))
+    statistics.save(files["statistics"])
+    save_file(build_decoder(spec).state_dict(), files["decoder"])
+    return files
 
 
 def write_images(folder: Path, count: int) -> Path:
