@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,20 @@ def raw() -> dict[str, Any]:
 def config(raw: dict[str, Any]) -> Config:
     """Return the project's configuration."""
     return load(raw)
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    """A copy of a module's ``folder`` that a test may damage."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def six_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Index of images for the tiny encoder."""
+    from . import tiny_encoder  # as below
+
+    return tiny_encoder.write_images(tmp_path_factory.mktemp("images"), 6)
 
 
 @pytest.fixture(scope="module")

@@ -68,18 +68,6 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp(kind), kind)
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder.write_images(tmp_path_factory.mktemp("images"), 6)
-
-
-@pytest.fixture
-def copied(folder: Path, tmp_path: Path) -> Path:
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
-
-
 def spec(ttr: Registers | None = None) -> AutoencoderSpec:
     plain = tiny_encoder.spec(ttr, image_size=64)
     changes = {"family": "dinov2", "input_size": SIZE, "patch_size": PATCH}
@@ -100,22 +88,6 @@ def test_streams_and_features_are_those_of_transformers(folder: Path, kind: str,
     features = F.layer_norm(states[-1][:, PREFIX[kind] :], (WIDTH,), eps=1e-6)
     torch.testing.assert_close(encoder(images), features, rtol=0, atol=1e-6)
     assert trace.activations[0].shape == (2, PREFIX[kind] + (size // PATCH) ** 2, HIDDEN * 4 // 3)
-
-
-def test_published_geometry() -> None:
-    """A table of 37 x 37 positions at an input of 224: 16 x 16 tokens."""
-    torch.manual_seed(0)
-    for configuration, architecture in KINDS.values():
-        model = architecture(
-            configuration(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=518, patch_size=14)
-        ).eval()  # fmt: skip
-        encoder = Dinov2Encoder.from_vision_model(model, input_size=224)
-        images = encoder.preprocess(pixels(1, 256))
-        assert model.embeddings.position_embeddings.shape == (1, 37 * 37 + 1, 8)
-        with torch.no_grad():
-            want = model(images, output_hidden_states=True).hidden_states[-1][:, encoder.prefix :]
-        assert want.shape == (1, 256, 8)
-        torch.testing.assert_close(encoder(images), F.layer_norm(want, (8,), eps=1e-6), rtol=0, atol=1e-5)
 
 
 def test_an_autoencoder_around_it(folder: Path, tmp_path: Path) -> None:
@@ -145,13 +117,13 @@ def test_maps_leave_out_what_is_no_image_token(folder: Path, kind: str) -> None:
     assert layers[0]["attention"].sum((1, 2)) + layers[0]["register_attention"] == pytest.approx(1, rel=1e-5)
 
 
-def test_discovery_and_test_time_registers(folder: Path, kind: str, index: Path) -> None:
+def test_discovery_and_test_time_registers(folder: Path, kind: str, six_images: Path) -> None:
     encoder = Dinov2Encoder.load(folder, SIZE)
     images = encoder.preprocess(pixels(6))
     trace = encoder.trace(images)
     threshold = float(trace.hidden_states[-1][:, encoder.prefix :].norm(dim=-1).median()) * 2
     options = Discovery(images=6, norm_threshold=threshold, top_k=1)
-    found = find_register_neurons(DiscoverSpec(encoding=spec(), discovery=options), encoder, open_images(index))
+    found = find_register_neurons(DiscoverSpec(encoding=spec(), discovery=options), encoder, open_images(six_images))
     assert found.layers == {PLANTED[0]: (PLANTED[1],)}
 
     intervened = with_registers(encoder, found.layers, Registers())

@@ -20,7 +20,6 @@ from tests.unit import tiny_encoder
 
 RELEASED = Path(dsr.encoder.__path__[0]) / "neurons"
 FIRST, SECOND = (1, 7), (2, 11)
-IMAGES = 6
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder.write_folder(tmp_path_factory.mktemp("encoder"), planted)
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder.write_images(tmp_path_factory.mktemp("images"), IMAGES)
-
-
 def options(**changes: object) -> Discovery:
-    return Discovery(**{"images": IMAGES, "norm_threshold": 16.0, "top_k": 1, **changes})
+    return Discovery(**{"images": 6, "norm_threshold": 16.0, "top_k": 1, **changes})
 
 
 def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> NeuronList:
@@ -47,10 +41,10 @@ def run(monkeypatch: pytest.MonkeyPatch, spec: DiscoverSpec, **paths: Path) -> N
 
 
 def test_planted_neurons_are_found_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, folder: Path, six_images: Path, tmp_path: Path
 ) -> None:
     first_spec = DiscoverSpec(encoding=tiny_encoder.spec(), discovery=options())
-    paths = {"encoder": folder, "images": index}
+    paths = {"encoder": folder, "images": six_images}
     first = run(monkeypatch, first_spec, **paths, output=tmp_path / "first.json")
     assert first.layers == {FIRST[0]: (FIRST[1],)}
     assert [entry[:2] for entry in first.ranked] == [FIRST]
@@ -63,11 +57,11 @@ def test_planted_neurons_are_found_one_after_the_other(
 
 
 def test_a_threshold_that_no_token_reaches_is_named(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, folder: Path, six_images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec = DiscoverSpec(encoding=tiny_encoder.spec(), discovery=options(norm_threshold=1e6))
     with pytest.raises(SystemExit):
-        run(monkeypatch, spec, encoder=folder, images=index, output=tmp_path / "none.json")
+        run(monkeypatch, spec, encoder=folder, images=six_images, output=tmp_path / "none.json")
     assert "norm_threshold 1000000.0: the largest norm seen is" in caplog.text
     assert not (tmp_path / "none.json").exists()
 

@@ -32,14 +32,6 @@ def encoder(folder: Path) -> Siglip2Encoder:
     return Siglip2Encoder.load(folder, SIZE)
 
 
-@pytest.fixture
-def copied(folder: Path, tmp_path: Path) -> Path:
-    """A copy of the folder that a test may damage."""
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
-
-
 @pytest.mark.parametrize("size", [SIZE, 80])
 def test_blocks_and_attention_are_the_vision_models(folder: Path, encoder: Siglip2Encoder, size: int) -> None:
     images = pixels(2, size) * 2 - 1
