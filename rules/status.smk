@@ -6,7 +6,7 @@ from dsr.base.errors import UserError
 from dsr.base.files import write_text
 from dsr.launch import submission
 from dsr.plan.status import Failures, RowFiles, Score, StatusSpec, failed
-from dsr.report.comparison import expected
+from dsr.report.published import expected
 
 FAILURES = Path(CONFIG.results, "failures.json").absolute()
 # For the first page of the report; jobs, which read this file too, need no logs of others.

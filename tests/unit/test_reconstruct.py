@@ -20,8 +20,7 @@ from dsr.data.images import open_images
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
 from dsr.encoder.statistics import LatentStatistics
 from dsr.evaluation.evaluate import Job as Evaluation
-from dsr.evaluation.evaluate import evaluate
-from dsr.evaluation.fidelity import fidelity
+from dsr.evaluation.evaluate import evaluate, fidelity
 from dsr.report.entries import Entries, Entry
 from dsr.report.reconstruction import write_reconstruction
 from dsr.report.render import TableFiles

@@ -16,9 +16,8 @@ from dsr.base.text import pipe_table
 from dsr.commands.report import write_backbones
 from dsr.config.load import Config, load
 from dsr.plan.throughput import PACKAGED
-from dsr.report.comparison import departures, expected
 from dsr.report.entries import METRICS, Entries, Entry, entries_json
-from dsr.report.published import Published
+from dsr.report.published import Published, departures, expected
 from dsr.report.render import TableFiles, latex, markdown, write_table
 from dsr.report.table import (
     TableInput,
@@ -54,13 +53,14 @@ def demo_of(config: Config) -> Config:
 
 def test_published_values_agree_across_tables_and_rows_are_the_projects(config: Config) -> None:
     published = Published()
-    known = published.frame[published.frame["table"] != "chart"]
+    frame = pd.DataFrame(published.all)
+    known = frame[frame["table"] != "chart"]
     for _, group in known.groupby(["row", "epochs", "guidance"]):
         for metric in METRICS:
             assert group[metric].nunique() <= 1
-    assert set(published.lines("main")["row"]) | {"dit-so400m-dsr"} == set(config.rows)
+    assert {line["row"] for line in published.lines("main")} | {"dit-so400m-dsr"} == set(config.rows)
     assert not known.duplicated(["table", "row", "epochs", "guidance"]).any()
-    chart = published.frame[published.frame["table"] == "chart"]
+    chart = frame[frame["table"] == "chart"]
     assert chart["source"].str.contains("chart").all()
     assert chart[["inception_score", "precision", "recall", "gflops"]].isna().all(axis=None)
     assert published.chart("dit-siglip2b")[0] == (40, 7.97)
@@ -75,7 +75,9 @@ COMPUTED = {name: {"statistics": "computed"} for name in ("siglip2-b", "siglip2-
 def test_the_projects_configurations_are_the_papers_experiment() -> None:
     config = configuration(ABLATIONS, REFERENCE)
     assert not any(departures(config, row) for row in config.rows)
-    assert {*Published().frame["row"]} <= {*config.rows} | {row.compare_with for row in config.rows.values()}
+    assert {line["row"] for line in Published().all} <= {*config.rows} | {
+        row.compare_with for row in config.rows.values()
+    }
 
 
 @pytest.mark.parametrize(
@@ -368,7 +370,7 @@ def test_an_fid_is_judged_by_all_that_is_published_of_its_epoch(config: Config, 
 
 @pytest.mark.parametrize("name", ["encoder-registers", "diffusion-registers", "scaling"])
 def test_tables_have_the_published_rows_in_the_published_order(config: Config, name: str) -> None:
-    assert list(config.tables[name].rows) == Published().lines(name)["row"].tolist()
+    assert list(config.tables[name].rows) == [line["row"] for line in Published().lines(name)]
     assert config.tables[name].epochs == (80,)
 
 

@@ -33,7 +33,7 @@ EXPECTED = {
 
 def test_rows_are_those_of_the_published_tables() -> None:
     tables = ("encoder-registers", "diffusion-registers", "scaling")
-    published = {row for table in tables for row in Published().lines(table)["row"]}
+    published = {line["row"] for table in tables for line in Published().lines(table)}
     own = set(configuration(OVERLAY).rows) - set(configuration().rows)
     assert published - set(configuration().rows) == own == set(EXPECTED)
 
@@ -70,7 +70,9 @@ def test_the_curve_of_fid_scores_two_rows_at_the_epochs_of_the_chart(fresh: Chec
     overlay = "profiles/epochs/config-overlay.yaml"
     counts, _ = fresh.plan("results/tables/epochs.md", "results/figures/fid.png", "--configfile", overlay)
     assert counts["train"] == counts["sample"] == counts["evaluate"] == 2 * 8
-    assert [*configuration(overlay).evaluation.epochs] == sorted({*Published().lines("chart")["epochs"]})
+    assert [*configuration(overlay).evaluation.epochs] == sorted(
+        {line["epochs"] for line in Published().lines("chart")}
+    )
 
 
 def test_a_decoder_that_is_there_is_used_and_not_fetched(tmp_path: Path) -> None:

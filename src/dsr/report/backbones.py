@@ -7,8 +7,8 @@ import pandas as pd
 
 from dsr.analysis.maps import TokenMaps, outlier_ratio
 from dsr.config.load import Config
-from dsr.report.comparison import expected
 from dsr.report.entries import Entry
+from dsr.report.published import expected
 from dsr.report.render import TableFiles, fill, latex_table, pipe
 
 

@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from dsr.artifacts import manifest
 from dsr.base.files import read_record, write_text
 from dsr.base.text import pipe_table
+from dsr.config.agreement import IMAGENET
 from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN
 from dsr.report.entries import QUANTITIES, Entries
@@ -78,6 +79,7 @@ def write_card(config: Config, entries: Entries, weights: Path, output: Path) ->
         name=name,
         epoch=entries.root[0].epoch,
         row=row,
+        imagenet=config.data.classes == IMAGENET,
         encoder=config.encoders[row.encoder],
         sources={key: artifacts.get(key) for key in (row.encoder, f"decoder-{row.encoder}", "imagenet-train")},
         about=read_record(weights),

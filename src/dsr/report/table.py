@@ -12,9 +12,8 @@ from dsr.analysis.cost import denoiser_cost
 from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance, Table
 from dsr.config.specs import content, spec_hash
-from dsr.report.comparison import departures, expected
 from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED, VALIDATION, Entry
-from dsr.report.published import CHART, MAIN, Published
+from dsr.report.published import CHART, MAIN, Published, departures, expected
 
 KEY = ["row", "epoch", "guidance"]
 """Columns that tell the lines of a table apart."""

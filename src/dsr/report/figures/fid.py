@@ -16,6 +16,7 @@ from dsr.base.errors import UserError
 from dsr.config.load import Config
 from dsr.report.entries import Entry
 from dsr.report.figures.common import INK, MUTED, SMALL, FigureInput, grid, heading
+from dsr.report.published import Published, departures
 
 Curve = Sequence[tuple[int, float]]
 """(epoch, FID) points, by epoch."""
@@ -27,10 +28,6 @@ def fid(given: FigureInput) -> Figure:
     Raises:
         UserError: if there is nothing to draw.
     """
-    # pandas takes a second, which no other figure needs.
-    from dsr.report.comparison import departures
-    from dsr.report.published import Published
-
     config, measured, lists = given.config, read_curves(given.entries), Published()
     published = {
         name: [] if departures(config, name) else lists.chart(config.rows[name].compare_with or name)
