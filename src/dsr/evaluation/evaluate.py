@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,19 +101,10 @@ def evaluate(job: Job) -> None:
             write_json(output, _evaluate(job, one, spec, network, identity))
 
 
-class _Checked(NamedTuple):
-    """Files of one set that are what they should be."""
-
-    samples: ImageFile
-    reference: ImageFile
-    made: Mapping[str, Any]
-    """What is recorded of the samples, if it was asked for."""
-    seconds: dict[str, float]
-
-
-def _check(job: Job, path: Path, spec: EvaluateSpec) -> _Checked:
-    seconds, made, at_least = dict[str, float](), {}, NEIGHBOURS + 1
-    with stage("checks", seconds):
+def _check(job: Job, path: Path, spec: EvaluateSpec) -> tuple[ImageFile, ImageFile, dict[str, Any]]:
+    """Return the samples, the reference, and what is recorded of the samples, if it is asked for."""
+    made, at_least = {}, NEIGHBOURS + 1
+    with stage("checks"):
         if spec.samples:
             made = read_record(record := path.with_suffix(".json"))
             require(record, made.get("spec", {}), spec.samples)
@@ -125,21 +116,25 @@ def _check(job: Job, path: Path, spec: EvaluateSpec) -> _Checked:
                 f"{job.reference}: {reference.images} images; {path} has {samples.images} reconstructions, which"
                 " are compared with the images that they are of"
             )
-    return _Checked(samples, reference, made, seconds)
+    return samples, reference, made
 
 
 def _evaluate(
-    job: Job, checked: _Checked, spec: EvaluateSpec, network: InceptionGraph, identity: Mapping[str, str]
+    job: Job,
+    checked: tuple[ImageFile, ImageFile, dict[str, Any]],
+    spec: EvaluateSpec,
+    network: InceptionGraph,
+    identity: Mapping[str, str],
 ) -> dict[str, Any]:
     """Compute every metric of one set; returns what its metrics file holds."""
-    samples, reference, made, seconds = checked
-    with stage("reference_network", seconds):
+    samples, reference, made = checked
+    with stage("reference_network"):
         known = _image_set(reference, network, job.cache, identity)
-    with stage("sample_network", seconds):
+    with stage("sample_network"):
         drawn = _image_set(samples, network, job.cache if job.keep else None, identity)
-    scores, float16_blocks = score(known, drawn, network.softmax_weights(), seconds)
+    scores, float16_blocks = score(known, drawn, network.softmax_weights())
     if isinstance(spec.samples, ReconstructSpec):
-        with stage("psnr_ssim", seconds):
+        with stage("psnr_ssim"):
             scores |= fidelity(samples.path, reference.path, job.threads)
         scores |= {name: made[name] for name in ("statistics_distance", "unexplained")}
     origins = {"statistics": _origin(known.pooled), "spatial_statistics": _origin(known.spatial)}
@@ -154,7 +149,6 @@ def _evaluate(
         "protocol": {"neighbours": NEIGHBOURS, "split": SPLIT, "float16_blocks": float16_blocks},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "tensorflow": network.version},
         "device": network.device,
-        "seconds": seconds,
     }
 
 
@@ -208,21 +202,19 @@ def _origin(stored: Moments | None) -> str:
     return f"stored ({stored.mean.dtype}, {stored.sigma.dtype})" if stored else "computed from the images"
 
 
-def score(
-    reference: ImageSet, samples: ImageSet, weights: Features, seconds: dict[str, float]
-) -> tuple[dict[str, float], str]:
+def score(reference: ImageSet, samples: ImageSet, weights: Features) -> tuple[dict[str, float], str]:
     """Return all scores, and how many blocks of distances the protocol kept in float16 ('5 of 5').
 
-    ``weights`` (d, classes) are the softmax layer's; to ``seconds`` the wall time of each stage is added.
+    ``weights`` (d, classes) are the softmax layer's.
     """
     count, width = samples.features.pooled.shape
     if count <= width:
         _log.warning("%d images for %d features: FID says little; published values are of 50 000 images", count, width)
-    with stage("inception_score", seconds):
+    with stage("inception_score"):
         inception = inception_score(samples.features.pooled, weights, SPLIT)
-    with stage("fid_and_sfid", seconds):
+    with stage("fid_and_sfid"):
         fid, sfid = map(frechet.distance, samples.gaussians(), reference.gaussians())
-    with stage("precision_recall", seconds):
+    with stage("precision_recall"):
         left, right = Points(reference.features.pooled), Points(samples.features.pooled)
         half, single, blocks = members(left, right, reference.radii(left), samples.radii(right))
     scores = {
@@ -260,9 +252,8 @@ def _compare(image: Pixels, original: Pixels) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Add the wall time of a stage to ``seconds``."""
+def stage(name: str) -> Iterator[None]:
+    """Log the wall time of a stage."""
     start = time.perf_counter()
     yield
-    seconds[name] = round(time.perf_counter() - start, 3)
-    _log.info("%s: %.1f s", name, seconds[name])
+    _log.info("%s: %.1f s", name, time.perf_counter() - start)

@@ -183,7 +183,7 @@ class EndToEnd:
                 for features in (self.statistics.pooled, self.statistics.spatial)
             )
         reference = ImageSet(self.reference, pooled, spatial)
-        return score(reference, ImageSet(self.sample), self.weights, {})[0]
+        return score(reference, ImageSet(self.sample), self.weights)[0]
 
 
 @functools.lru_cache(maxsize=1)
