@@ -27,34 +27,16 @@ include: "rules/common.smk"
 include: "rules/sets.smk"
 include: "rules/results.smk"
 include: "rules/manifest.smk"
-
-
-if REHEARSAL:
-
-    include: "rules/rehearsal.smk"
-
-elif CONFIG.stand_ins:
-
-    include: "rules/demo.smk"
-
-else:
-
-    include: "rules/artifacts.smk"
-
-
-include: "rules/data.smk"
-include: "rules/encoder.smk"
-include: "rules/train.smk"
-include: "rules/sample.smk"
-include: "rules/reconstruct.smk"
-include: "rules/evaluate.smk"
-include: "rules/figures.smk"
-include: "rules/tables.smk"
 include: "rules/weights.smk"
-include: "rules/models.smk"
-include: "rules/report.smk"
-include: "rules/plan.smk"
-include: "rules/status.smk"
+# What the images go through: made for a rehearsal, the demo's stand-ins, or fetched.
+include: f"rules/{'rehearsal' if REHEARSAL else 'demo' if CONFIG.stand_ins else 'artifacts'}.smk"
+
+
+STAGES = "data encoder train sample evaluate figures tables models report plan status"
+
+for stage in STAGES.split():
+
+    include: f"rules/{stage}.smk"
 
 
 rule all:

@@ -1,80 +1,65 @@
 # Everything that is fetched: what it is, where from and how it is checked stands in src/dsr/artifacts/manifest.yaml.
 # Sizes and hashes of first downloads are recorded in artifacts.lock and enforced from then on. What `artifacts` in
-# config.yaml gives a path of is checked and linked to instead.
+# config.yaml gives a path of is checked and linked to instead. Params that take `output` rerun nothing: they follow from it.
 
 
-rule fetch_encoder:
+use rule fetch_weights as fetch_encoder with:
     output:
-        weights="<results>/encoders/{encoder}/model.safetensors",
-        settings=multiext(
-            "<results>/encoders/{encoder}/", "config.json", "preprocessor_config.json"
+        multiext(
+            "<results>/encoders/{encoder}/",
+            "model.safetensors",
+            "config.json",
+            "preprocessor_config.json",
         ),
     log:
         "<logs>/fetch/encoder-{encoder}.log",
-    conda:
-        "../envs/torch.yaml"
     params:
+        artifact=lambda wildcards, output: wildcards.encoder,
         local=lambda wildcards: local_copy(wildcards.encoder),
         spec=lambda wildcards: spec_json(CONFIG.encoding(wildcards.encoder, "none")),
-    shell:
-        f"{FETCH} --artifact"
-        " {wildcards.encoder} --spec {params.spec:q} {params.local:q}"
-        ' --output "$(dirname {output.weights:q})" > {log:q} 2>&1'
+        place=lambda wildcards, output: str(Path(output[0]).parent),
 
 
-rule fetch_decoder:
+use rule fetch_weights as fetch_decoder with:
     output:
         "<results>/decoders/{encoder}.safetensors",
     log:
         "<logs>/fetch/decoder-{encoder}.log",
-    conda:
-        "../envs/torch.yaml"
     params:
+        artifact=lambda wildcards, output: f"decoder-{wildcards.encoder}",
         local=lambda wildcards: local_copy(f"decoder-{wildcards.encoder}"),
         spec=lambda wildcards: spec_json(CONFIG.autoencoder(wildcards.encoder, "none")),
-    shell:
-        f"{FETCH} --artifact"
-        " decoder-{wildcards.encoder} --spec {params.spec:q} {params.local:q} --output {output:q} > {log:q} 2>&1"
 
 
 ruleorder: fetch_statistics > statistics
 
 
-rule fetch_statistics:
+use rule fetch_weights as fetch_statistics with:
     output:
         "<results>/latents/{encoder}-{ttr}.safetensors",
     log:
         "<logs>/fetch/statistics-{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder=published_statistics(encoders_with_released("statistics")),
-    conda:
-        "../envs/torch.yaml"
+        encoder="|".join(
+            rf"{re.escape(encoder)}(?=-{ttr}\.)"
+            for encoder, ttr in RELEASED_STATISTICS
+        )
+        or "(?!)",
     params:
-        local=lambda wildcards: local_copy(
-            f"statistics-{wildcards.encoder}-{wildcards.ttr}"
-        ),
-        spec=lambda wildcards: spec_json(
-            CONFIG.encoding(wildcards.encoder, wildcards.ttr)
-        ),
-    shell:
-        f"{FETCH} --artifact"
-        " statistics-{wildcards.encoder}-{wildcards.ttr} --spec {params.spec:q} {params.local:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        artifact=lambda wildcards, output: "statistics-{}-{}".format(*wildcards),
+        local=lambda wildcards: local_copy("statistics-{}-{}".format(*wildcards)),
+        spec=lambda wildcards: spec_json(CONFIG.encoding(*wildcards)),
 
 
-rule fetch_graph:
+use rule fetch_weights as fetch_graph with:
     output:
         "<results>/evaluator/graph.pb",
     log:
         "<logs>/fetch/graph.log",
-    conda:
-        "../envs/torch.yaml"
     params:
         artifact="inception-graph",
         local=local_copy("inception-graph"),
-    shell:
-        f"{FETCH} --artifact"
-        " {params.artifact} {params.local:q} --output {output:q} > {log:q} 2>&1"
+        spec=lambda wildcards, output: "{}",
 
 
 # ADM's reference batch: 10 000 images, and the statistics of the whole training set.

@@ -225,15 +225,17 @@ EXECUTION_JSON = spec_json(EXECUTION).replace("{", "{{").replace("}", "}}")
 EXECUTION_OPTION = f" --execution {shlex.quote(EXECUTION_JSON)}"
 
 
-def option(name):
-    """Part of a shell line: an option with the file of the shell's variable of this name, or nothing without one."""
-    return f'${{{{{name}:+--{name} "${name}"}}}}'
-
-
-def encoders_with_released(file):
-    """Ids of the encoders whose `neurons` or `statistics` are the released ones."""
-    encoders = CONFIG.encoders.items()
-    return [name for name, entry in encoders if getattr(entry, file) == "released"]
+def named_files(wildcards, input):
+    """Options of a command: every named input under its name, as far as there is one; of an encoder its folder."""
+    files = {
+        name: [given] if isinstance(given, str) else given
+        for name, given in input.items()
+    }
+    if "encoder" in files:
+        files["encoder"] = [str(Path(*files["encoder"]).parent)]
+    return [
+        part for name in files if files[name] for part in (f"--{name}", *files[name])
+    ]
 
 
 def encodings(rows):

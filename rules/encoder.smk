@@ -24,11 +24,10 @@ rule discover_neurons:
     threads: threads_of("discover_neurons")
     resources:
         **resources_of("discover_neurons"),
+    params:
+        files=named_files,
     shell:
-        "first={input.first:q}; "
-        f"python -m dsr.commands.discover {option('first')}"
-        ' --spec {input.spec:q} --encoder "$(dirname {input.encoder:q})"'
-        " --images {input.images:q} --output {output:q} > {log:q} 2>&1"
+        "python -m dsr.commands.discover {params.files:q} --output {output:q} > {log:q} 2>&1"
 
 
 # Where the release has no list (SigLIP2-So400M with a single pass), neurons are discovered.
@@ -43,7 +42,11 @@ rule released_neurons:
     log:
         "<logs>/released-neurons/{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder=one_of(encoders_with_released("neurons")),
+        encoder=one_of(
+            name
+            for name, entry in CONFIG.encoders.items()
+            if entry.neurons == "released"
+        ),
     localrule: True
     conda:
         "../envs/torch.yaml"
@@ -71,10 +74,9 @@ rule statistics:
     threads: threads_of("statistics")
     resources:
         **resources_of("statistics"),
+    params:
+        files=named_files,
     shell:
         # Nothing is kept there but the number of starts: when it is stopped, the job is requeued and begins anew.
-        "neurons={input.neurons:q}; "
         f"{launch('statistics')} --state {shlex.quote(f'{CONFIG.results}/latents/.')}{{wildcards.encoder}}-{{wildcards.ttr}}"
-        f" dsr.commands.statistics{EXECUTION_OPTION} {option('neurons')}"
-        ' --spec {input.spec:q} --encoder "$(dirname {input.encoder:q})" --images {input.images:q}'
-        " --output {output:q} > {log:q} 2>&1"
+        f" dsr.commands.statistics{EXECUTION_OPTION} {{params.files:q}} --output {{output:q}} > {{log:q}} 2>&1"

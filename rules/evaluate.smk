@@ -43,19 +43,19 @@ rule evaluate:
     params:
         cache=f"{CONFIG.results}/evaluator/cache",
         keep=keep_samples,
+        files=named_files,
     shell:
-        "python -m dsr.commands.evaluate --spec {input.spec:q} --samples {input.samples:q}"
-        " --reference {input.reference:q} --graph {input.graph:q} --cache {params.cache:q} {params.keep}"
+        "python -m dsr.commands.evaluate {params.files:q} --cache {params.cache:q} {params.keep}"
         " --threads {threads} --output {output:q} > {log:q} 2>&1"
 
 
 # What depends on the samples alone is kept when there are several references: the network sees the samples once.
 use rule evaluate as evaluate_again with:
     input:
+        "<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
         samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
         reference="<results>/evaluator/reference-{reference}.npz",
         graph="<results>/evaluator/graph.pb",
-        first="<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
         spec=asked(
             "<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json",
             evaluate_spec,

@@ -28,15 +28,14 @@ rule encoder_maps:
     threads: threads_of("maps")
     resources:
         **resources_of("maps"),
+    params:
+        of=lambda wildcards, input: "encoder",
+        files=named_files,
     shell:
-        "neurons={input.neurons:q}; "
-        f"python -m dsr.commands.maps encoder {option('neurons')}"
-        " --spec {input.spec:q} --images {input.images:q}"
-        ' --encoder "$(dirname {input.encoder:q})" --decoder {input.decoder:q}'
-        " --threads {threads} --output {output:q} > {log:q} 2>&1"
+        "python -m dsr.commands.maps {params.of} {params.files:q} --threads {threads} --output {output:q} > {log:q} 2>&1"
 
 
-rule denoiser_maps:
+use rule encoder_maps as denoiser_maps with:
     input:
         unpack(row_inputs),
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
@@ -52,17 +51,8 @@ rule denoiser_maps:
         "<results>/maps/rows/{row}-{epoch}.npz",
     log:
         "<logs>/maps/{row}-{epoch}.log",
-    conda:
-        "../envs/torch.yaml"
-    threads: threads_of("maps")
-    resources:
-        **resources_of("maps"),
-    shell:
-        "neurons={input.neurons:q}; "
-        f"python -m dsr.commands.maps denoiser {option('neurons')}"
-        " --spec {input.spec:q} --images {input.images:q}"
-        ' --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'
-        " --decoder {input.decoder:q} --weights {input.weights:q} --threads {threads} --output {output:q} > {log:q} 2>&1"
+    params:
+        of=lambda wildcards, input: "denoiser",
 
 
 class Figure(NamedTuple):
@@ -194,12 +184,9 @@ for name, figure in FIGURES.items():
                 figure.entries(wildcards), *figure.fields.split()
             ),
             image=image_option,
-            names=lambda wildcards, input: (
-                ["--names", input.names] if input.get("names") else []
-            ),
+            files=named_files,
         shell:
-            "python -m dsr.commands.figure --kind {params.kind} --config {input.config:q} {params.image}"
-            " {params.names:q}"
+            "python -m dsr.commands.figure --kind {params.kind} {params.files:q} {params.image}"
             " --entries {params.entries:q} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 
 
@@ -212,6 +199,7 @@ use rule figure_training as partial_training with:
         svg="<results>/figures/training-partial.svg",
     log:
         "<logs>/figures/training-partial.log",
+    localrule: True
     params:
         present=lambda wildcards: times_written(files_of(RUNS, "record")),
 
@@ -224,6 +212,7 @@ use rule figure_fid as partial_fid with:
         svg="<results>/figures/fid-partial.svg",
     log:
         "<logs>/figures/fid-partial.log",
+    localrule: True
     params:
         present=lambda wildcards: written(unguided(DRAWN)),
 

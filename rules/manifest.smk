@@ -7,22 +7,34 @@ FETCH = f"python -m dsr.commands.fetch --lock {CONFIG.results}/artifacts.lock"
 MANIFEST = load_manifest()
 
 
-def encoder_artifacts():
-    """Ids of the encoders and decoders that the rows need, of those that are not in place."""
-    if CONFIG.stand_ins:
-        return []
-    files = {}
-    for encoder, _ in ENCODINGS:
-        files[encoder] = encoder_weights(encoder)
-        files[f"decoder-{encoder}"] = f"<results>/decoders/{encoder}.safetensors"
-    return [name for name, path in files.items() if not Path(in_results(path)).exists()]
-
+# Encoders and decoders that the rows need, by id.
+ENCODER_ARTIFACTS = {
+    artifact: file
+    for encoder, _ in ENCODINGS
+    for artifact, file in (
+        (encoder, encoder_weights(encoder)),
+        (f"decoder-{encoder}", f"<results>/decoders/{encoder}.safetensors"),
+    )
+}
+# Where the manifest has released statistics, of those that should be; it has none of SigLIP2-So400M with a single pass.
+RELEASED_STATISTICS = [
+    (encoder, ttr)
+    for encoder, entry in CONFIG.encoders.items()
+    for ttr in ("none", "single", "recursive")
+    if entry.statistics == "released"
+    and f"statistics-{encoder}-{ttr}" in MANIFEST.artifacts
+]
 
 try:
+    absent = [
+        name
+        for name, file in ENCODER_ARTIFACTS.items()
+        if not CONFIG.stand_ins and not Path(in_results(file)).exists()
+    ]
     MANIFEST.refuse_unknown(
-        [*encoder_artifacts(), *CONFIG.artifacts, *map(CONFIG.artifact, CONFIG.sources)]
+        [*absent, *CONFIG.artifacts, *map(CONFIG.artifact, CONFIG.sources)]
     )
-    MANIFEST.refuse_other_sizes(CONFIG, encoder_artifacts())
+    MANIFEST.refuse_other_sizes(CONFIG, absent)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -35,31 +47,13 @@ def local_copy(artifact):
     return ["--source", source] if source else []
 
 
-def published_statistics(encoders):
-    """Regular expression for these encoders where the release has statistics for the TTR that follows the name."""
-    # It has none of SigLIP2-So400M with a single pass; those are computed.
-    known = [
-        rf"{re.escape(encoder)}(?=-{ttr}\.)"
-        for encoder in encoders
-        for ttr in ("none", "single", "recursive")
-        if f"statistics-{encoder}-{ttr}" in MANIFEST.artifacts
-    ]
-    return "|".join(known) or "(?!)"
-
-
 def downloads(wildcards):
     """Everything that is fetched for the rows of the configuration."""
-    encoders = {encoder for encoder, _ in ENCODINGS}
-    files = ["<results>/evaluator/graph.pb"]
-    files += [encoder_weights(encoder) for encoder in sorted(encoders)]
-    files += [
-        f"<results>/decoders/{encoder}.safetensors" for encoder in sorted(encoders)
-    ]
+    files = ["<results>/evaluator/graph.pb", *ENCODER_ARTIFACTS.values()]
     files += [
         f"<results>/latents/{encoder}-{ttr}.safetensors"
         for encoder, ttr in ENCODINGS
-        if CONFIG.encoders[encoder].statistics == "released"
-        and f"statistics-{encoder}-{ttr}" in MANIFEST.artifacts
+        if (encoder, ttr) in RELEASED_STATISTICS
     ]
     if CONFIG.data.source == "kaggle":
         files += ["<results>/data/raw/train.json", "<results>/data/raw/validation.json"]

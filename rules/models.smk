@@ -25,7 +25,7 @@ rule model_folder:
 rule card:
     input:
         lambda wildcards: files_of(milestone(wildcards), "metrics", "chosen"),
-        folder="<results>/models/{row}-{epoch}/config.json",
+        "<results>/models/{row}-{epoch}/config.json",
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         config=config_file,
     output:

@@ -188,14 +188,8 @@ def rehearsed_json(wildcards):
         }
         for one in REHEARSED
     }
-    encoders = {CONFIG.rows[row].encoder for row in rows}
-    made = {"evaluator's network": "evaluator/graph.pb"}
-    made |= {name: f"encoders/{name}/model.safetensors" for name in sorted(encoders)}
-    made |= {
-        f"decoder of {name}": f"decoders/{name}.safetensors"
-        for name in sorted(encoders)
-    }
-    files = {name: f"{CONFIG.results}/{path}" for name, path in made.items()}
+    made = {"evaluator's network": "<results>/evaluator/graph.pb", **ENCODER_ARTIFACTS}
+    files = {name: in_results(path) for name, path in made.items()}
     return json.dumps({"rows": rows, "made": files})
 
 
@@ -212,14 +206,15 @@ def reference_targets(wildcards):
             "reference_weights: add --configfile profiles/reference-weights/config-overlay.yaml, or name rows with"
             " `weights` under figures.rows"
         )
-    tables = [
-        name for name, table in CONFIG.tables.items() if set(table.rows) <= set(FETCHED)
+    return [
+        *(
+            f"<results>/tables/{name}.md"
+            for name, table in CONFIG.tables.items()
+            if set(table.rows) <= set(FETCHED)
+        ),
+        "<results>/figures/samples.png",
+        *denoiser_figures(),
     ]
-    return (
-        [f"<results>/tables/{name}.md" for name in tables]
-        + ["<results>/figures/samples.png"]
-        + denoiser_figures()
-    )
 
 
 def milestone(wildcards):

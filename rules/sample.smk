@@ -18,15 +18,15 @@ rule sample:
     params:
         # Finished shards are no output, so an interrupted job goes on where it stopped.
         shards=lambda wildcards, output: str(Path(output.samples).parent / "shards"),
+        # Params that take `input` follow from other things, and rerun nothing.
+        module=lambda wildcards, input: "dsr.commands.sample",
         board=board_option,
+        files=named_files,
     shell:
-        "guidance={input.guidance:q}; "
         f"{launch('sample')}"
-        " --state {params.shards:q}"
-        f" dsr.commands.sample{EXECUTION_OPTION} {option('guidance')}"
-        " --spec {input.spec:q} --weights {input.weights:q}"
-        " --statistics {input.statistics:q} --decoder {input.decoder:q} --shards {params.shards:q}"
-        " {params.board:q} --output {output.samples:q} > {log:q} 2>&1"
+        " --state {params.shards:q} {params.module}"
+        f"{EXECUTION_OPTION}"
+        " {params.files:q} --shards {params.shards:q} {params.board:q} --output {output.samples:q} > {log:q} 2>&1"
 
 
 # Of a few images with every guidance that the sweep tries, the one with the lowest FID is chosen.
@@ -50,3 +50,27 @@ rule choose_guidance:
     shell:
         "python -m dsr.commands.choose --sweep {params.spec:q} --metrics {input:q}"
         " --chosen {output.chosen:q} --others {output.tried:q} > {log:q} 2>&1"
+
+
+# The validation images through encoder, statistics and decoder, without a denoiser: what every row's images go through.
+use rule sample as reconstruct with:
+    input:
+        encoder=lambda wildcards: encoder_weights(wildcards.encoder),
+        neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
+        statistics="<results>/latents/{encoder}-{ttr}.safetensors",
+        decoder="<results>/decoders/{encoder}.safetensors",
+        images="<results>/data/prepared/validation/index.npz",
+        spec=asked(
+            "<results>/reconstruction/{encoder}-{ttr}/samples.json",
+            lambda wildcards: CONFIG.reconstruct(wildcards.encoder, wildcards.ttr),
+        ),
+    output:
+        samples="<results>/reconstruction/{encoder}-{ttr}/samples.npz",
+        about="<results>/reconstruction/{encoder}-{ttr}/samples.json",
+    log:
+        "<logs>/reconstruct/{encoder}-{ttr}.log",
+    benchmark:
+        "<benchmarks>/reconstruct/{encoder}-{ttr}.tsv"
+    params:
+        module=lambda wildcards, input: "dsr.commands.reconstruct",
+        board=lambda wildcards, input: [],

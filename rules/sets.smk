@@ -98,11 +98,7 @@ def reported(rows, **values):
         one
         for row in rows
         for one in ENTRIES
-        if one.row == row
-        if all(
-            getattr(one, key) == value
-            for key, value in ({"decay": None} | values).items()
-        )
+        if {"row": row, "decay": None, **values}.items() <= dict(one).items()
     ]
 
 

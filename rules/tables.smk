@@ -39,27 +39,12 @@ TABLES = {
         lambda wildcards: reported(CONFIG.rows),
         "metrics chosen",
     ),
-    "partial_table": Table(
-        "table1-partial",
-        "Table 1, as far as measured",
-        "table1",
-        lambda wildcards: reported(CONFIG.rows),
-        "",
-    ),
     "comparison": Table(
         "tables/{table}",
         "Table: {table}",
         "comparison",
         lambda wildcards: table_entries(wildcards.table),
         "metrics",
-        options=["--table", "{table}"],
-    ),
-    "partial_comparison": Table(
-        "tables/{table}-partial",
-        "Table: {table}, as far as measured",
-        "comparison",
-        lambda wildcards: table_entries(wildcards.table),
-        "",
         options=["--table", "{table}"],
     ),
     "reconstruction_table": Table(
@@ -82,6 +67,13 @@ TABLES = {
         rehearsal_option(),
     ),
 }
+
+for name in ("table", "comparison"):
+    TABLES[f"partial_{name}"] = TABLES[name]._replace(
+        file=f"{TABLES[name].file}-partial",
+        result=f"{TABLES[name].result}, as far as measured",
+        made="",
+    )
 
 for name, table in TABLES.items():
 

@@ -2,16 +2,17 @@
 rule train:
     input:
         unpack(row_inputs),
+        # Newer than weights of another specification, and not told to the trainer, which gets that of the whole run.
+        asked(
+            "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
+            lambda wildcards: CONFIG.weights(wildcards.row, int(wildcards.epoch)),
+        ),
         images="<results>/data/prepared/train/index.npz",
-        previous=ancient(previous_epoch),
+        after=ancient(previous_epoch),
         start=lambda wildcards: (
             "<results>/rows/{row}/start.safetensors"
             if wildcards.row in STARTED
             else []
-        ),
-        asked=asked(
-            "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
-            lambda wildcards: CONFIG.weights(wildcards.row, int(wildcards.epoch)),
         ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
@@ -32,19 +33,17 @@ rule train:
         # The training state is no output: Snakemake deletes outputs, and the log, before a job runs again.
         spec=lambda wildcards: spec_json(CONFIG.train(wildcards.row)),
         run=lambda wildcards: state_folder(wildcards.row),
+        files=named_files,
     message:
         "Training {wildcards.row} to epoch {wildcards.epoch}; progress: tail -f {log}"
     shell:
-        "after={input.previous:q}; neurons={input.neurons:q}; start={input.start:q}; "
         "mkdir -p {params.run:q} && ln -srf {params.run:q}/train-{wildcards.epoch}.log {log:q} && "
         f"{launch('train', EXECUTION.nodes)}"
         " --state {params.run:q}"
         f"{' --preempt-once' * REHEARSAL}"
-        f" dsr.commands.train{EXECUTION_OPTION} {option('after')} {option('neurons')} {option('start')}"
-        " --spec {params.spec:q} --epoch {wildcards.epoch} --images {input.images:q}"
-        ' --encoder "$(dirname {input.encoder:q})" --statistics {input.statistics:q}'
-        " --run-dir {params.run:q} --output {output:q}"
-        " >> {log:q} 2>&1"
+        f" dsr.commands.train{EXECUTION_OPTION}"
+        " --spec {params.spec:q} --epoch {wildcards.epoch} {params.files:q}"
+        " --run-dir {params.run:q} --output {output:q} >> {log:q} 2>&1"
 
 
 # The recipe's other moving averages. The trainer keeps all of them beside its state; the first is what `train` gives.

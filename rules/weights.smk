@@ -16,9 +16,10 @@ rule fetch_weights:
         artifact=lambda wildcards: CONFIG.rows[wildcards.row].weights.artifact,
         local=lambda wildcards: local_copy(CONFIG.rows[wildcards.row].weights.artifact),
         spec=lambda wildcards: spec_json(CONFIG.model(wildcards.row)),
+        place=lambda wildcards, output: output[0],
     shell:
         f"{FETCH} --artifact"
-        " {params.artifact:q} --spec {params.spec:q} {params.local:q} --output {output:q} > {log:q} 2>&1"
+        " {params.artifact:q} --spec {params.spec:q} {params.local:q} --output {params.place:q} > {log:q} 2>&1"
 
 
 # What the training of a row begins with, where that is not drawn: of other classes and registers, maybe.
@@ -30,8 +31,6 @@ use rule fetch_weights as fetch_start with:
     wildcard_constraints:
         row=one_of(STARTED),
     params:
-        artifact=lambda wildcards: CONFIG.rows[wildcards.row].weights.artifact,
-        local=lambda wildcards: local_copy(CONFIG.rows[wildcards.row].weights.artifact),
         spec=lambda wildcards: spec_json(
             CONFIG.start(wildcards.row).model(CONFIG.model(wildcards.row))
         ),
