@@ -3,7 +3,5 @@
 from dsr.base.command import command
 from dsr.sampling.draw import draw
 
-main = command(draw)
-
 if __name__ == "__main__":
-    main()
+    command(draw)()

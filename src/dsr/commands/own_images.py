@@ -3,7 +3,5 @@
 from dsr.base.command import command
 from dsr.plan.own_images import write_overlay
 
-main = command(write_overlay)
-
 if __name__ == "__main__":
-    main()
+    command(write_overlay)()

@@ -1,8 +1,8 @@
 """What a rehearsal needs besides the workflow's own commands: made inputs, and its page."""
 
-import csv
-import io
 from pathlib import Path
+
+import pandas as pd
 
 from dsr.artifacts import manifest
 from dsr.base.command import command
@@ -25,11 +25,8 @@ def write_page(config: Config, rows: Rehearsed, markdown_file: Path, html: Path,
         measured: CSV file of speeds to write, which the plan reads.
     """
     text, found = page(config, manifest.load(), rows)
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(Measurement.model_fields), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(entry.model_dump() for entry in found)
-    write_text(measured, stream.getvalue())
+    table = pd.DataFrame([entry.model_dump() for entry in found], columns=[*Measurement.model_fields], dtype=object)
+    write_text(measured, table.to_csv(index=False))
     write_text(html, html_page(text))
     write_text(markdown_file, text)
 

@@ -43,63 +43,66 @@ class Rehearsed(Section):
 
 
 class Found(NamedTuple):
-    """What the records of a row say; None where they do not."""
+    """What the records of a row say, in the order of HEADER; None where they do not."""
 
     starts: int
-    gpu: str | None
     memory: float | None
     micro_batch: int | None
     speed: float | None
-    """Images per second of all GPUs."""
+    """Images per second of a GPU."""
     first_step: float
     save: float | None
     """Seconds."""
-    state_bytes: int
+    save_rate: int | None
+    """MB per second."""
     load: float | None
     blocks: str
     sampled: float | None
     """Images per second of a GPU."""
     evaluation: float | None
     """Seconds, the start included."""
+    gpu: str | None
+    """No column: its name."""
 
 
-def look(row: RehearsedRow) -> Found:
-    """Read the records of a row's jobs."""
+def look(row: RehearsedRow, gpus: int) -> Found:
+    """Read the records of a row's jobs; ``gpus`` trained it side by side."""
     lines, log = read_json_lines(row.run / "metrics.jsonl"), _text(row.log)
     starts = {restart: [one for one in lines if one["restart"] == restart] for restart in {x["restart"] for x in lines}}
     warm = [one["images_per_second"] for own in starts.values() for one in own[COLD:]]
-    states = [path.stat().st_size for path in row.run.glob("state-*.pt")]
+    state = max((path.stat().st_size for path in row.run.glob("state-*.pt")), default=0)
+    save = _last(r"Saved \S+ in ([\d.]+) s", log)
     fallback = re.findall(r"Not available here: (.*)", log)
     ways = re.findall(r"The blocks run by (.*)", log)
     benchmark = _text(row.evaluate).split()
     return Found(
         starts=len(starts),
-        gpu=lines[-1].get("gpu"),
         memory=max((one["peak_memory_gib"] for one in lines if "peak_memory_gib" in one), default=None),
         micro_batch=int(_last(r"Micro-batch: (\d+) of", log) or 0) or None,
-        speed=statistics.median(warm) if warm else None,
+        speed=statistics.median(warm) / gpus if warm else None,
         first_step=max(own[0]["uptime"] for own in starts.values()),
-        save=_last(r"Saved \S+ in ([\d.]+) s", log),
-        state_bytes=max(states, default=0),
+        save=save,
+        save_rate=round(state / save / 1e6) if save else None,
         load=_last(r"loading took ([\d.]+) s", log),
         blocks=f"FALLBACK: {fallback[-1]}" if fallback else ways[-1] if ways else "PyTorch, as on every CPU",
         sampled=_last(r"([\d.]+) images/s by this process", _text(row.sample)),
         # Two lines: names, and values of which the first are the seconds.
         evaluation=float(benchmark[len(benchmark) // 2]) if benchmark else None,
+        gpu=lines[-1].get("gpu"),
     )
 
 
 def page(config: Config, manifest: Manifest, given: Rehearsed) -> tuple[str, list[Measurement]]:
     """Return the page as Markdown, and what the plan can use of it."""
     gpus = config.execution.processes * config.execution.nodes
-    found = {name: look(row) for name, row in given.rows.items() if (row.run / "metrics.jsonl").exists()}
+    found = {name: look(row, gpus) for name, row in given.rows.items() if (row.run / "metrics.jsonl").exists()}
     made = [name for name, path in given.made.items() if not path.is_symlink()]
     parts = [
         f"# {config.name}",
         "Nothing here is a result: the images are noise, and training took a few steps. What it says is whether every"
         " kind of job runs here, how fast, and in how much memory.",
         f"Made, with random weights: {', '.join(made)}." if made else "All weights were the real ones.",
-        pipe_table(HEADER, [_cells(name, one, gpus) for name, one in found.items()], HEADER[1:9]),
+        pipe_table(HEADER, [[name, *map(_cell, one[:-1])] for name, one in found.items()], HEADER[1:9]),
         "Training was stopped once on purpose and went on (two starts). `first step`: from the trainer's start, without"
         " imports, the longer of the two. `save`: to disk, while training goes on; MB/s of that. Evaluation includes"
         " its start and the reference's activations, where they were not known.",
@@ -113,28 +116,19 @@ def page(config: Config, manifest: Manifest, given: Rehearsed) -> tuple[str, lis
     return "\n\n".join(parts) + "\n", measured
 
 
-def _cells(name: str, one: Found, gpus: int) -> list[str]:
-    def number(value: float | None, digits: int = 1) -> str:
-        return "-" if value is None else f"{value:,.{digits}f}"
-
-    rate = one.state_bytes / one.save / 1e6 if one.save else None
-    return [
-        *(name, str(one.starts), number(one.memory), str(one.micro_batch or "-")),
-        *(number(one.speed and one.speed / gpus), number(one.first_step), number(one.save), number(rate, 0)),
-        *(number(one.load), one.blocks, number(one.sampled), number(one.evaluation)),
-    ]
+def _cell(value: float | str | None) -> str:
+    return "-" if value is None else f"{value:,.1f}" if isinstance(value, float) else f"{value}"
 
 
 def measurements(config: Config, manifest: Manifest, row: str, one: Found) -> list[Measurement]:
     """Return what the plan can use of a row: nothing of a CPU's."""
     if one.gpu is None:
         return []
-    entry, gpus = config.rows[row], config.execution.processes * config.execution.nodes
+    entry = config.rows[row]
     about: dict[str, Any] = {"gpu": plan_name(one.gpu), "denoiser": entry.denoiser, "registers": entry.registers}
     about |= {"encoder": entry.encoder, "ttr": entry.ttr, "code": "rehearsal", "source": f"rehearsal, {row}"}
     train, sample = train_job(config, manifest, row), sample_job(config, row, sample_sets(config, row))
-    speeds = [(train, one.speed and one.speed / gpus, one.micro_batch, one.memory)]
-    speeds += [(sample, one.sampled, None, None)]
+    speeds = [(train, one.speed, one.micro_batch, one.memory), (sample, one.sampled, None, None)]
     return [
         Measurement(**{**dict(job), "batch": batch, **about}, images_per_second=round(speed, 1), memory_gb=memory)
         for job, speed, batch, memory in speeds
