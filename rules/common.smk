@@ -136,14 +136,18 @@ def previous_epoch(wildcards):
 
 
 def asked(output, spec):
-    """Input function: the file with the specification that is asked for of `output`.
+    """Input function: the file with the specification that is asked for of `output`, which `spec` makes of wildcards.
 
     It is newer than an output that records another specification and older than one that records this. So results are
     made anew also where Snakemake's own metadata is gone, and never because settings were changed and changed back.
     """
-    return lambda wildcards: write_asked(
-        output.format(**dict(wildcards.items())), spec_json(spec(wildcards))
-    )
+    types = {"epoch": int, "decay": float}
+
+    def write(wildcards):
+        values = {key: types.get(key, str)(text) for key, text in wildcards.items()}
+        return write_asked(output.format(**wildcards), spec_json(spec(**values)))
+
+    return write
 
 
 @functools.cache

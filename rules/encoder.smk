@@ -8,10 +8,7 @@ rule discover_neurons:
             if wildcards.ttr == "recursive"
             else []
         ),
-        spec=asked(
-            "<results>/encoders/{encoder}/neurons-{ttr}.json",
-            lambda wildcards: CONFIG.discover(wildcards.encoder, wildcards.ttr),
-        ),
+        spec=asked("<results>/encoders/{encoder}/neurons-{ttr}.json", CONFIG.discover),
         images="<results>/data/prepared/train/index.npz",
     output:
         "<results>/encoders/{encoder}/neurons-{ttr}.json",
@@ -59,10 +56,7 @@ rule statistics:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         images="<results>/data/prepared/train/index.npz",
-        spec=asked(
-            "<results>/latents/{encoder}-{ttr}.safetensors",
-            lambda wildcards: CONFIG.statistics(wildcards.encoder, wildcards.ttr),
-        ),
+        spec=asked("<results>/latents/{encoder}-{ttr}.safetensors", CONFIG.statistics),
     output:
         "<results>/latents/{encoder}-{ttr}.safetensors",
     log:

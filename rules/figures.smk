@@ -15,10 +15,7 @@ rule encoder_maps:
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         decoder="<results>/decoders/{encoder}.safetensors",
         images=CONFIG.figures.folder or "<results>/data/prepared/validation/index.npz",
-        spec=asked(
-            "<results>/maps/encoders/{encoder}-{ttr}.npz",
-            lambda wildcards: CONFIG.encoder_maps(wildcards.encoder, wildcards.ttr),
-        ),
+        spec=asked("<results>/maps/encoders/{encoder}-{ttr}.npz", CONFIG.encoder_maps),
     output:
         "<results>/maps/encoders/{encoder}-{ttr}.npz",
     log:
@@ -41,12 +38,7 @@ use rule encoder_maps as denoiser_maps with:
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         images=CONFIG.figures.folder or "<results>/data/prepared/validation/index.npz",
-        spec=asked(
-            "<results>/maps/rows/{row}-{epoch}.npz",
-            lambda wildcards: CONFIG.denoiser_maps(
-                wildcards.row, int(wildcards.epoch)
-            ),
-        ),
+        spec=asked("<results>/maps/rows/{row}-{epoch}.npz", CONFIG.denoiser_maps),
     output:
         "<results>/maps/rows/{row}-{epoch}.npz",
     log:

@@ -223,8 +223,6 @@ def milestone(wildcards):
     return [one for one in entries if one.epoch == int(wildcards.epoch)]
 
 
-def model_spec(wildcards):
+def model_spec(row, epoch):
     """How its images are drawn unless another guidance is asked for."""
-    row, epoch = wildcards.row, int(wildcards.epoch)
-    weights = CONFIG.weights(row, epoch)
-    return CONFIG.sample(row, UNGUIDED, FIRST_SEED, weights=weights)
+    return CONFIG.sample(row, UNGUIDED, FIRST_SEED, weights=CONFIG.weights(row, epoch))

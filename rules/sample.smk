@@ -61,8 +61,7 @@ use rule sample as reconstruct with:
         decoder="<results>/decoders/{encoder}.safetensors",
         images="<results>/data/prepared/validation/index.npz",
         spec=asked(
-            "<results>/reconstruction/{encoder}-{ttr}/samples.json",
-            lambda wildcards: CONFIG.reconstruct(wildcards.encoder, wildcards.ttr),
+            "<results>/reconstruction/{encoder}-{ttr}/samples.json", CONFIG.reconstruct
         ),
     output:
         samples="<results>/reconstruction/{encoder}-{ttr}/samples.npz",

@@ -113,17 +113,17 @@ def files_of(entries, *kinds):
     return list(dict.fromkeys(str(path) for path in paths if path is not None))
 
 
-def average_of(wildcards):
+def average_of(set):
     """Decay of the moving average that a set is drawn with; None is the reported one."""
-    name = wildcards.set.split("/")[0]
+    name = set.split("/")[0]
     return name.removeprefix("ema-") if name.startswith("ema-") else None
 
 
-def sample_spec(wildcards):
+def sample_spec(row, epoch, set):
     """Everything that determines a set of images."""
-    row, decay = wildcards.row, average_of(wildcards)
-    weights = CONFIG.weights(row, int(wildcards.epoch), float(decay) if decay else None)
-    *folder, name = wildcards.set.split("/")
+    decay = average_of(set)
+    weights = CONFIG.weights(row, epoch, float(decay) if decay else None)
+    *folder, name = set.split("/")
     if folder == ["sweep"]:
         return CONFIG.sample(
             row, CANDIDATES[name], SWEEP.seed, SWEEP.images, weights=weights
@@ -136,7 +136,7 @@ def sample_spec(wildcards):
 def sample_inputs(wildcards):
     """Files that a set of images is made from; the guidance is one of them where a sweep chose it."""
     folder = f"<results>/rows/{wildcards.row}/epoch-{wildcards.epoch}"
-    decay = average_of(wildcards)
+    decay = average_of(wildcards.set)
     chosen = wildcards.set.startswith(CHOSEN)
     return {
         "weights": f"{folder}/ema{f'-{decay}' if decay else ''}.safetensors",
@@ -146,9 +146,9 @@ def sample_inputs(wildcards):
     }
 
 
-def evaluate_spec(wildcards):
+def evaluate_spec(reference=None, **wildcards):
     """Everything that determines the scores of a set but the reference."""
-    return CONFIG.evaluate(sample_spec(wildcards))
+    return CONFIG.evaluate(sample_spec(**wildcards))
 
 
 # These take `input` so that Snakemake counts them among what follows from other things, which reruns nothing.

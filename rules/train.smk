@@ -3,10 +3,7 @@ rule train:
     input:
         unpack(row_inputs),
         # Newer than weights of another specification, and not told to the trainer, which gets that of the whole run.
-        asked(
-            "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
-            lambda wildcards: CONFIG.weights(wildcards.row, int(wildcards.epoch)),
-        ),
+        asked("<results>/rows/{row}/epoch-{epoch}/ema.safetensors", CONFIG.weights),
         images="<results>/data/prepared/train/index.npz",
         after=ancient(previous_epoch),
         start=lambda wildcards: (
@@ -52,9 +49,7 @@ rule average:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         asked=asked(
             "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors",
-            lambda wildcards: CONFIG.weights(
-                wildcards.row, int(wildcards.epoch), float(wildcards.decay)
-            ),
+            CONFIG.weights,
         ),
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors",
