@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ import torch
 import torch.distributed as dist
 
 from dsr.base.errors import UserError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -71,7 +74,8 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
     Started without torchrun, the process is a world of one and no group is made.
 
     Raises:
-        UserError: if there are GPUs, but fewer than processes, or if a process of the group is gone.
+        UserError: if there are GPUs, but fewer than processes.
+        SystemExit: if a process of the group is gone; this one has said so.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = own_device()
@@ -88,10 +92,13 @@ def world(timeout_minutes: float = 10.0) -> Iterator[World]:
     except RuntimeError as error:
         # PyTorch has no class of its own for the errors of gloo.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise UserError(
-                f"process {rank} of {size} lost contact with the others ({str(error).splitlines()[0]}); the first one"
-                " that failed is named below by torchrun. Saved states are intact: run the same command again to go on"
-            ) from error
+            # Said here: torchrun ends this process soon, maybe while the group is destroyed.
+            log.error(
+                "process %d of %d lost contact with the others (%s); the first one that failed is named below by"
+                " torchrun. Saved states are intact: run the same command again to go on",
+                rank, size, str(error).splitlines()[0],
+            )  # fmt: skip
+            raise SystemExit(1) from error
         raise
     finally:
         dist.destroy_process_group()
