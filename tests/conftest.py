@@ -22,7 +22,6 @@ os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
 LONGEST = (
     "test_finished_run.py",
     "test_check.py",
-    "test_own_images.py",
     "test_training_processes.py",
     "test_fused.py",
     "test_local_copies.py",

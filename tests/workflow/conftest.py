@@ -54,9 +54,9 @@ class Checkout:
         files = (*self.overlays, *overlays)
         return self.snakemake(*arguments, "--profile", "profiles/demo", "--configfile", *files, "--cores", "2")
 
-    def status(self) -> subprocess.CompletedProcess[str]:
+    def status(self, results: str = "results/demo") -> subprocess.CompletedProcess[str]:
         """Ask where the rows stand."""
-        return self.run("python", "-m", "dsr.commands.status", "results/demo/status.json")
+        return self.run("python", "-m", "dsr.commands.status", f"{results}/status.json")
 
     def plan(self, *arguments: str, change: dict[str, Any] | None = None) -> tuple[dict[str, int], str]:
         """Return jobs by rule, and all that is said, of a dry run with a ``change`` of the configuration."""
@@ -140,3 +140,18 @@ def copy_checkout(folder: Path) -> Checkout:
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Return a checkout in which nothing has run."""
     return copy_checkout(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops of two photographs, not square; classes of unequal size, one of a name with a blank."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("my photos")
+    for name, image, count in zip(("a temple", "flower"), load_sample_images().images, (40, 120), strict=True):
+        for number in range(count):
+            path = folder / name / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(image[number : number + 60, number : number + 80]).save(path)
+    return folder

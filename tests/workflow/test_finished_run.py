@@ -1,7 +1,8 @@
-"""What one whole run makes, what reruns after it and what does not, and what is scored besides.
+"""What one whole run on a folder of photographs makes, what reruns after it and what does not, and what is scored
+besides.
 
-All of it in one file, because one process runs a file's tests, and the run takes minutes; tests/conftest.py puts it
-first.
+The way of docs/own-images.md without a GPU. All of it in one file, because one process runs a file's tests, and the run
+takes minutes; tests/conftest.py puts it first.
 """
 
 from __future__ import annotations
@@ -21,20 +22,24 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from dsr.base import command
+from dsr.plan.own_images import OwnImages, write_overlay
+from dsr.sampling.draw import Grid, draw
+from tests.configuration import DEMO, ROOT, merged
 
-from .conftest import ROOT, TINY, Checkout, copy_checkout, job_counts
+from .conftest import Checkout, copy_checkout, job_counts
 
-ROW = "ditdh-so400m-dsr"
-SWEPT = f"results/demo/rows/{ROW}/epoch-1"
+RESULTS = "results/photos"
+SWEPT = f"{RESULTS}/rows/dsr/epoch-1"
 METRICS = f"{SWEPT}/unguided-seed0/metrics.json"
-FIGURES = ("fid", "samples", "training", "reconstruction", f"averages-{ROW}", "encoder-norms", "denoiser-norms")
+FIGURES = ("fid", "samples", "training", "reconstruction", "averages-dsr", "encoder-norms", "denoiser-norms")
 TARGETS = (
-    *(f"results/demo/{name}.md" for name in ("table1", "provenance")),
-    *(f"results/demo/tables/{name}.md" for name in ("epochs", "reconstruction", "backbones")),
-    *(f"results/demo/figures/{name}.png" for name in (*FIGURES, f"times-{ROW}")),
+    *(f"{RESULTS}/{name}.md" for name in ("table1", "provenance")),
+    *(f"{RESULTS}/tables/{name}.md" for name in ("epochs", "reconstruction", "backbones")),
+    *(f"{RESULTS}/figures/{name}.png" for name in (*FIGURES, "times-dsr")),
 )
 """One of each kind; `all` has them of every kind of map."""
 
@@ -46,37 +51,40 @@ def overlay(folder: Path, content: dict[str, object]) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """Return a checkout in which the tiny workflow has run to the end; its path has a blank."""
+def finished(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Checkout:
+    """Return a checkout in which the workflow has run to the end; its path has a blank."""
     checkout = copy_checkout(tmp_path_factory.mktemp("finished run"))
-    checkout = dataclasses.replace(checkout, overlays=(*TINY, "tests/workflow/two_rows.yaml"))
+    photos = checkout.folder / "photos.yaml"
+    write_overlay(OwnImages(photographs, photos, gpus=0, config=(ROOT / "config.yaml", ROOT / DEMO)))
+    checkout = dataclasses.replace(checkout, overlays=(DEMO, str(photos), "tests/workflow/photos.yaml"))
     run = checkout.tiny(*TARGETS)
     assert run.returncode == 0, run.stdout[-8000:]
     return checkout
 
 
 def test_everything_was_made(finished: Checkout) -> None:
-    results = finished.folder / "results/demo"
+    results = finished.folder / RESULTS
     table = (results / "table1.md").read_text(encoding="utf-8")
-    assert ROW in table
+    assert "| dsr " in table
     assert "not run" not in table
+    assert "This is a demo, with small models in place of the SigLIP2 encoders" in table
     metrics = json.loads((finished.folder / METRICS).read_text(encoding="utf-8"))
     assert metrics["images"] == 20
     assert (results / "provenance.json").is_file()
 
 
 def test_the_report_is_one_page(finished: Checkout) -> None:
-    run = finished.tiny(*TARGETS, "--report", "results/demo/report.html")
+    run = finished.tiny(*TARGETS, "--report", f"{RESULTS}/report.html")
     assert run.returncode == 0, run.stdout[-3000:]
-    assert (finished.folder / "results/demo/report.html").stat().st_size > 1e6
+    assert (finished.folder / RESULTS / "report.html").stat().st_size > 1e6
 
 
 def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.tiny("-n", *TARGETS).stdout
 
 
-def test_a_model_has_a_card(finished: Checkout) -> None:
-    folder = f"results/demo/models/{ROW}-1"
+def test_a_model_has_a_card_and_draws(finished: Checkout, tmp_path: Path) -> None:
+    folder = f"{RESULTS}/models/dsr-1"
     assert finished.planned("model_card") == {"model_folder": 2, "card": 2, "model_card": 1}
     run = finished.tiny(f"{folder}/README.md")
     assert run.returncode == 0, run.stdout[-5000:]
@@ -88,11 +96,17 @@ def test_a_model_has_a_card(finished: Checkout) -> None:
     assert result["metrics"][0] == {"type": "fid", "value": pytest.approx(fid, abs=0.005)}
     for part in (
         "a dit-dh-xl with 4 diffusion registers",
-        "| Optimizer steps | 44, 1 epochs of",
+        "| Optimizer steps | 9, 1 epochs of",
         "| Commit | ",
         "torch ",
     ):
         assert part in text
+
+    index, grid = finished.folder / RESULTS / "data/prepared/train/index.npz", tmp_path / "grid.png"
+    model = str(finished.folder / folder)
+    draw(Grid(model, ("a temple", "flower"), grid, count=3, names=index, device="cpu"))
+    with Image.open(grid) as image:
+        assert image.size == (3 * 36 - 4, 2 * 48)
 
 
 def test_the_example_of_every_command_is_complete(finished: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +119,10 @@ def test_the_example_of_every_command_is_complete(finished: Checkout, monkeypatc
     monkeypatch.setattr(command, "_deferred", parsed_only)
     text = (finished.folder / "src/dsr/commands/examples.sh").read_text(encoding="utf-8")
     text = text.replace("epoch-16", "epoch-1").replace("dsr.commands.launch --processes 2 ", "")
-    # Of the encoder that this run has.
-    text = text.replace("siglip2-b", "siglip2-so400m").replace("dit-siglip2b", "dit-so400m")
+    # Of the encoder and the rows that this run has.
+    for demo, own in {"dit-siglip2b-dsr": "dsr", "dit-siglip2b": "baseline", "siglip2-so400m": "siglip2-b"}.items():
+        text = text.replace(demo, own)
+    text = text.replace("results/demo", RESULTS)
     for example in text.split("\n\n")[1:]:
         # As a shell reads it: quotes, lines that go on, patterns of file names.
         words = f"printf '%s\\0' {example.partition(' -m ')[2]}"
@@ -120,9 +136,9 @@ def test_the_example_of_every_command_is_complete(finished: Checkout, monkeypatc
 
 
 def test_a_finished_run_is_done(finished: Checkout) -> None:
-    shown = finished.status()
+    shown = finished.status(RESULTS)
     assert shown.returncode == 0, shown.stdout
-    rows = [line.split("|") for line in shown.stdout.splitlines() if line.startswith("| dit")]
+    rows = [line.split("|") for line in shown.stdout.splitlines() if line.startswith(("| baseline", "| dsr"))]
     assert len(rows) == 2
     for cells in rows:
         _, _, epoch, speed, to_go, loss, reported, checkpoint, restarts, scored, *_ = [cell.strip() for cell in cells]
@@ -140,7 +156,7 @@ def test_removed_metrics_are_made_again_and_nothing_else(finished: Checkout) -> 
     kept = path.with_suffix(".kept")
     shutil.move(path, kept)
     try:
-        counts = finished.planned("results/demo/table1.md")
+        counts = finished.planned(f"{RESULTS}/table1.md")
         assert counts.pop("evaluate") == 1
         assert set(counts) <= {"table", "total"}
     finally:
@@ -171,11 +187,9 @@ def test_changed_settings_are_noticed_without_the_metadata_of_snakemake(finished
 
 
 def test_another_learning_rate_retrains_one_row_from_the_start(finished: Checkout, tmp_path: Path) -> None:
-    base = yaml.safe_load((finished.folder / "config.yaml").read_text(encoding="utf-8"))
-    demo = yaml.safe_load((finished.folder / "profiles/demo/config-overlay.yaml").read_text(encoding="utf-8"))
-    recipe = {**base["recipes"]["dit"], **demo["recipes"]["dit"], "batch": 32, "ema": [0.5], "lr": 0.0123}
-    files = overlay(tmp_path, {"recipes": {"fast": recipe}, "rows": {ROW: {"recipe": "fast"}}})
-    counts = finished.planned("results/demo/table1.md", overlays=files)
+    recipe = merged(DEMO)["recipes"]["dit"] | {"batch": 16, "ema": [0.5], "lr": 0.0123}
+    files = overlay(tmp_path, {"recipes": {"fast": recipe}, "rows": {"dsr": {"recipe": "fast"}}})
+    counts = finished.planned(f"{RESULTS}/table1.md", overlays=files)
     # Without guidance, two that are tried, and the chosen one.
     assert (counts["train"], counts["sample"], counts["evaluate"]) == (1, 4, 4)
 
@@ -192,19 +206,19 @@ def test_a_guidance_setting_was_chosen_and_drawn_in_full(finished: Checkout) -> 
     assert chosen | drawn["guidance"] == chosen
     assert drawn["spec"]["guidance"] is None
     assert drawn["images"] == 20
-    assert "chosen: scale 1.5 for t in" in (finished.folder / "results/demo/table1.md").read_text(encoding="utf-8")
+    assert "chosen: scale 1.5 for t in" in (finished.folder / RESULTS / "table1.md").read_text(encoding="utf-8")
 
 
 def test_every_average_of_a_recipe_was_scored(finished: Checkout) -> None:
     metrics = [finished.folder / SWEPT / name for name in ("unguided-seed0", "ema-0.9/unguided-seed0")]
     first, second = (json.loads((folder / "metrics.json").read_text())["fid"] for folder in metrics)
     assert first != second
-    assert (finished.folder / "results/demo/figures/averages-ditdh-so400m-dsr.png").is_file()
+    assert (finished.folder / RESULTS / "figures/averages-dsr.png").is_file()
 
 
 def test_another_reference_is_in_every_format_and_in_the_time(finished: Checkout, tmp_path: Path) -> None:
     files = overlay(tmp_path, {"evaluation": {"references": ["validation", "train"]}})
-    table = "results/demo/rows/dit-so400m/table1"
+    table = f"{RESULTS}/rows/baseline/table1"
     run = finished.tiny(f"{table}.md", overlays=files)
     assert run.returncode == 0, run.stdout[-8000:]
     assert job_counts(run.stdout) == {"reference": 1, "evaluate_again": 1, "row_table": 1}
@@ -213,18 +227,18 @@ def test_another_reference_is_in_every_format_and_in_the_time(finished: Checkout
     assert latex.count(r"\begin{table}") == 2
     with (finished.folder / f"{table}.csv").open(encoding="utf-8") as stream:
         line = next(csv.DictReader(stream))
-    scores = finished.folder / "results/demo/rows/dit-so400m/epoch-1/unguided-seed0/metrics-train.json"
+    scores = finished.folder / RESULTS / "rows/baseline/epoch-1/unguided-seed0/metrics-train.json"
     assert abs(float(line["fid_train"]) - json.loads(scores.read_text())["fid"]) < 1e-3
 
-    record = finished.tiny("-n", "-p", "results/demo/provenance.json", overlays=files).stdout
-    assert '"evaluate/dit-so400m-1-unguided-seed0-train"' in record
+    record = finished.tiny("-n", "-p", f"{RESULTS}/provenance.json", overlays=files).stdout
+    assert '"evaluate/baseline-1-unguided-seed0-train"' in record
 
 
 def test_published_weights_are_sampled_and_scored_without_training(finished: Checkout, tmp_path: Path) -> None:
-    results = finished.folder / "results/demo"
-    torch.save(load_file(results / "rows/dit-so400m/epoch-1/ema.safetensors"), tmp_path / "denoiser.pt")
+    results = finished.folder / RESULTS
+    torch.save(load_file(results / "rows/baseline/epoch-1/ema.safetensors"), tmp_path / "denoiser.pt")
     weights = {"artifact": "denoiser-own", "epoch": 1, "ema": 0.5}
-    row = {"encoder": "siglip2-so400m", "ttr": "none", "denoiser": "dit-xl", "registers": 0, "weights": weights}
+    row = {"encoder": "siglip2-b", "ttr": "none", "denoiser": "dit-xl", "registers": 0, "weights": weights}
     change = {
         "artifacts": {"denoiser-own": str(tmp_path / "denoiser.pt")},
         "rows": {"reference": row},
@@ -235,12 +249,11 @@ def test_published_weights_are_sampled_and_scored_without_training(finished: Che
     jobs = {"fetch_weights": 1, "sample": 1, "evaluate": 1, "comparison": 1}
     looked_at = {"denoiser_maps": 1, "figure_denoiser": 4, "figure_times": 1, "figure_samples": 1}
     assert finished.planned("reference_weights", overlays=files) == jobs | looked_at | {"reference_weights": 1}
-    run = finished.tiny(f"results/demo/{table}", overlays=files)
+    run = finished.tiny(f"{RESULTS}/{table}", overlays=files)
     assert run.returncode == 0, run.stdout[-8000:]
     assert job_counts(run.stdout) == jobs
     ours, theirs = (
-        (results / f"rows/{name}/epoch-1/unguided-seed0/samples.npz").read_bytes()
-        for name in ("dit-so400m", "reference")
+        (results / f"rows/{name}/epoch-1/unguided-seed0/samples.npz").read_bytes() for name in ("baseline", "reference")
     )
     assert ours == theirs
     assert "weights denoiser-own, not trained here" in (results / table).read_text()

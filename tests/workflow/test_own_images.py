@@ -1,4 +1,4 @@
-"""From a folder of one's own images to a configuration that plans, and to prepared images."""
+"""From a folder of one's own images to a configuration that plans; test_finished_run.py goes on from there."""
 
 from __future__ import annotations
 
@@ -7,30 +7,15 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from dsr.base.errors import UserError
 from dsr.data.images import list_folder
 from dsr.plan.own_images import OwnImages, write_overlay
-from dsr.sampling.draw import Grid, draw
-from tests.configuration import DEMO, ROOT
+from tests.configuration import ROOT
 
 from .conftest import Checkout
 
 CONFIG = (ROOT / "config.yaml",)
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Crops of two photographs, not square; classes of unequal size, one of a name with a blank."""
-    folder = tmp_path_factory.mktemp("my photos")
-    for name, image, count in zip(("a temple", "flower"), load_sample_images().images, (40, 120), strict=True):
-        for number in range(count):
-            path = folder / name / f"{number}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(image[number : number + 60, number : number + 80]).save(path)
-    return folder
 
 
 def overlay(job: OwnImages) -> dict[str, Any]:
@@ -48,28 +33,6 @@ def test_the_overlay_is_a_configuration_that_plans(fresh: Checkout, photographs:
     counts, text = fresh.plan("all", "--configfile", str(job.output))
     assert counts["train"] == counts["evaluate"] == 2 * 2
     assert "siglip2b" not in text.replace("siglip2-b", ""), "no row of the paper is left"
-
-
-def test_from_photographs_to_samples_and_a_table_without_a_gpu(
-    fresh: Checkout, photographs: Path, tmp_path: Path
-) -> None:
-    """The way of docs/own-images.md with the demo's small models, cut down to one row and one epoch."""
-    job = OwnImages(photographs, tmp_path / "small.yaml", steps=1, gpus=0, config=(*CONFIG, ROOT / DEMO))
-    write_overlay(job)
-    less = tmp_path / "less.yaml"
-    less.write_text("{evaluation: {epochs: [1]}, sampling: {images: 20, steps: 3}, rows: {baseline: null}}")
-    targets = "results/small/table1.md", "results/small/models/dsr-1/config.json"
-    run = fresh.snakemake(*targets, "--cores", "2", "--configfile", DEMO, str(job.output), str(less))
-    assert run.returncode == 0, run.stdout[-5000:]
-    table = (fresh.folder / targets[0]).read_text(encoding="utf-8")
-    assert "This is a demo, with small models in place of the SigLIP2 encoders" in table
-    assert "| dsr | 1      | unguided |" in table
-
-    index, grid = fresh.folder / "results/small/data/prepared/train/index.npz", tmp_path / "grid.png"
-    model = str((fresh.folder / targets[1]).parent)
-    draw(Grid(model, ("a temple", "flower"), grid, count=3, names=index, device="cpu"))
-    with Image.open(grid) as image:
-        assert image.size == (3 * 36 - 4, 2 * 48)
 
 
 def test_what_it_says_follows_from_the_images(
