@@ -20,22 +20,6 @@ from dsr.artifacts.manifest import ImageCount
 GRAPH = {"kind": "graph", "names": ["input", "pool_3"]}
 
 
-def write(
-    path: Path, source: dict[str, Any] | None, check: dict[str, Any], *names: str, accept: str | None = None
-) -> Path:
-    """Write a manifest with one artifact `thing`."""
-    entry = {
-        "about": "Test",
-        "source": source,
-        "files": list(names),
-        "licence": "Test licence",
-        "accept": accept,
-        "check": check,
-    }
-    path.write_text(yaml.safe_dump({"artifacts": {"thing": entry}}))
-    return path
-
-
 class Thing:
     """The artifact `thing`, alone in its manifest, and where a test fetches it to."""
 
@@ -50,7 +34,9 @@ class Thing:
     ) -> None:
         self.output, self.lock = folder / output, folder / "artifacts.lock"
         self.downloads = self.output.parent / ".downloads"
-        self.manifest = write(folder / f"{self.output.name}.yaml", source, check, *names, accept=accept)
+        entry = {"about": "Test", "source": source, "files": list(names), "licence": "Test licence"}
+        self.manifest = folder / f"{self.output.name}.yaml"
+        self.manifest.write_text(yaml.safe_dump({"artifacts": {"thing": {**entry, "accept": accept, "check": check}}}))
 
     def fetch(self, local: Path | None = None, spec: BaseModel | str = "{}") -> Path:
         """Fetch it, or link the user's copy; ``spec`` is what the configuration says about it."""

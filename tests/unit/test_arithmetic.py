@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import os
 
 import pytest
@@ -9,39 +8,35 @@ import torch
 from dsr.accel.device import set_arithmetic, usable_precision
 from dsr.base.errors import UserError
 
+NO_BF16 = "Old GPU has no bf16 arithmetic; computing in fp32 instead"
+ON_CPU = "fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead"
+
 
 @pytest.mark.parametrize(
-    ("precision", "device", "supported", "used"),
+    ("precision", "device", "bf16", "used", "message"),
     [
-        ("bf16", "cuda", True, "bf16"),
-        ("bf16", "cuda", False, "fp32"),
-        ("tf32", "cuda", False, "tf32"),
-        ("bf16", "cpu", False, "bf16"),
-        ("fp16", "cuda", False, "fp16"),
+        ("bf16", "cuda", True, "bf16", ""),
+        ("bf16", "cuda", False, "fp32", NO_BF16),
+        ("tf32", "cuda", False, "tf32", ""),
+        ("bf16", "cpu", False, "bf16", ""),
+        ("fp16", "cuda", False, "fp16", ""),
+        ("fp16", "cpu", False, "fp32", ON_CPU),
     ],
 )
-def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(
+def test_what_a_device_cannot_is_computed_in_fp32_or_refused(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     precision: str,
     device: str,
-    supported: bool,
+    bf16: bool,
     used: str,
+    message: str,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
-    with caplog.at_level(logging.WARNING):
-        assert usable_precision(precision, torch.device(device)) == used
-    assert ("Old GPU has no bf16 arithmetic; computing in fp32 instead" in caplog.text) == (used != precision)
-
-
-def test_fp16_is_computed_in_fp32_on_cpus_and_refused_by_gpus_without_tensor_cores(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert usable_precision("fp16", torch.device("cpu")) == "fp32"
-    assert caplog.messages == ["fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead"]
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old GPU")
+    assert usable_precision(precision, torch.device(device)) == used
+    assert "".join(caplog.messages) == message
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
     with pytest.raises(UserError, match="precision: fp16 needs float16 tensor cores, which Old GPU has not"):
         usable_precision("fp16", torch.device("cuda"))

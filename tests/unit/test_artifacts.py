@@ -20,7 +20,7 @@ import pytest
 from dsr.artifacts import lock, manifest
 from dsr.base.errors import UserError
 
-from .artifact_manifest import GRAPH, Thing, be_quick, graph, no_file_larger, write
+from .artifact_manifest import GRAPH, Thing, be_quick, graph, no_file_larger
 from .misbehaving_server import Reply, Route, Seen, Server, file, page, running, status
 
 CONTENT = graph("input", "pool_3", padding=3_000_000)
@@ -255,7 +255,7 @@ def test_packaged_manifest_is_valid_and_documented() -> None:
     ],
 )
 def test_wrong_manifest(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    path = write(tmp_path / "manifest.yaml", {"client": "http", "url": "http://127.0.0.1/x"}, GRAPH, "x")
+    path = Thing(tmp_path, "graph.pb", {"client": "http", "url": "http://127.0.0.1/x"}, GRAPH, "x").manifest
     content = manifest.yaml.safe_load(path.read_text())
     content["artifacts"]["thing"] |= change
     path.write_text(json.dumps(content))

@@ -34,7 +34,7 @@ from dsr.sampling.pretrained import FILES, load
 from dsr.sampling.sampler import Sampler
 
 from . import tiny_encoder
-from .artifact_manifest import ARRANGED, COUNT, GRAPH, MEMBERS, Thing, be_quick, graph, images_of, tree, write, zipped
+from .artifact_manifest import ARRANGED, COUNT, GRAPH, MEMBERS, Thing, be_quick, graph, images_of, tree, zipped
 from .misbehaving_server import Reply, Route, Seen, Server, file, make_certificate, page, running, status
 from .test_sampling import tiny_spec, write_inputs
 from .tiny_encoder import HIDDEN, LAYERS, WIDTH
@@ -246,7 +246,7 @@ def test_wrong_encoder(hub: Hub, own: Path, tmp_path: Path, name: str, content: 
     if isinstance(content, bytes):
         (copy / name).write_bytes(content)
     else:
-        write(hub.manifest, REPOSITORY, TINY | {name: content}, *ENCODER_FILES)
+        Thing(tmp_path, "encoders/vit", REPOSITORY, TINY | {name: content}, *ENCODER_FILES)
     with pytest.raises(UserError, match=rf"{message}.*It is your own copy of 'thing'"):
         hub.fetch(copy)
     assert not hub.output.exists()
@@ -314,15 +314,6 @@ SCAN_WARNING = page(
 QUOTA = page("Quota exceeded", '<p class="uc-error-subcaption">Too many users have downloaded this file recently.</p>')
 
 
-def test_drive_file_behind_a_warning(drive: Drive, sites: Server) -> None:
-    drive.add(SCAN_WARNING)
-    sites.add("drive.usercontent.google.com/download", attachment(CONTENT))
-    drive.fetch()
-    assert drive.output.read_bytes() == CONTENT
-    assert sites.requests("drive.google.com/uc")[0].query["id"] == [FILE]
-    assert lock.read(drive.lock).artifacts["thing"].files["graph.pb"].size == len(CONTENT)
-
-
 def test_drive_transfer_that_cannot_be_continued_starts_over(drive: Drive, sites: Server) -> None:
     drive.add(attachment(CONTENT, 2_000_000, ranges=False), attachment(CONTENT, ranges=False))
     drive.fetch()
@@ -330,16 +321,19 @@ def test_drive_transfer_that_cannot_be_continued_starts_over(drive: Drive, sites
     assert any(seen.headers.get("Range") for seen in sites.requests("drive.google.com/uc"))
 
 
-def test_drive_quota_keeps_what_was_received(drive: Drive) -> None:
+def test_drive_quota_keeps_what_was_received_and_a_warning_is_passed(drive: Drive, sites: Server) -> None:
     drive.add(attachment(CONTENT, 2_000_000), QUOTA)
     with pytest.raises(UserError, match=r"Too many users .*again in a day.*uc\?id=file.*`artifacts` in config.yaml"):
         drive.fetch()
     assert not drive.output.exists()
     assert [path.stat().st_size > 0 for path in drive.downloads.glob("thing-*/*.part")] == [True]
-    drive.add(attachment(CONTENT))
+    drive.add(SCAN_WARNING)
+    sites.add("drive.usercontent.google.com/download", attachment(CONTENT))
     drive.fetch()
     assert drive.output.read_bytes() == CONTENT
-    assert "Range" in drive.server.seen[-1].headers
+    assert "Range" in sites.seen[-1].headers
+    assert sites.requests("drive.google.com/uc")[0].query["id"] == [FILE]
+    assert lock.read(drive.lock).artifacts["thing"].files["graph.pb"].size == len(CONTENT)
 
 
 @pytest.mark.parametrize(

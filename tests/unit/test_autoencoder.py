@@ -160,30 +160,19 @@ def test_an_attention_that_runs_replaces_pytorchs(
         assert all(layer.attend is attend for layer in layers)
 
 
-@pytest.mark.parametrize(
-    ("device", "tf32", "half", "dtypes"),
-    [
-        ("cuda", True, False, [torch.float32]),
-        ("cuda", True, True, [torch.float16]),
-        ("cuda", False, True, [torch.float16]),
-        ("cuda", False, False, []),
-        ("cpu", True, False, []),
-    ],
-)
 @pytest.mark.usefixtures("restored_arithmetic")
-def test_float32_matmuls_keep_pytorchs_attention(
-    files: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    device: str,
-    tf32: bool,
-    half: bool,
-    dtypes: list[torch.dtype],
-) -> None:
+def test_float32_matmuls_keep_pytorchs_attention(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[torch.dtype] = []
-    torch.backends.cuda.matmul.allow_tf32 = tf32
     monkeypatch.setattr(accelerate, "_replace_attention", lambda _, dtype, __: asked.append(dtype))
     autoencoder = load_autoencoder(tiny_encoder.spec(), **{**files, "neurons": None})
-    if half:
-        autoencoder.in_half = True
-    accelerate.accelerated_encode(autoencoder, torch.device(device))
-    assert asked == dtypes
+    cases = [
+        ("cuda", False, False),
+        ("cpu", True, False),
+        ("cuda", True, False),
+        ("cuda", False, True),
+        ("cuda", True, True),
+    ]
+    for device, tf32, half in cases:
+        torch.backends.cuda.matmul.allow_tf32, autoencoder.in_half = tf32, half
+        accelerate.accelerated_encode(autoencoder, torch.device(device))
+    assert asked == [torch.float32, torch.float16, torch.float16]
