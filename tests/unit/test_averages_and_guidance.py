@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from dsr.base import tensors
-from dsr.base.command import command
 from dsr.base.errors import UserError
 from dsr.base.files import read_json, write_json
 from dsr.commands.choose import choose
 from dsr.config.sampling import Guidance, Sweep
-from dsr.config.specs import TrainSpec, WeightsSpec, content
+from dsr.config.specs import WeightsSpec, content
 from dsr.training.checkpoint import publish, snapshot_path
 
 from .training_row import tiny_spec
@@ -57,24 +56,13 @@ def test_incomplete_or_unequal_sweeps_choose_nothing(tmp_path: Path) -> None:
         choose(others, metrics, tmp_path / "guidance.json", tmp_path / "sweep.json")
 
 
-def average(monkeypatch: pytest.MonkeyPatch, spec: TrainSpec, run: Path, decay: str, output: Path) -> None:
-    arguments = ["--spec", spec.model_dump_json(), "--epoch", "2", "--decay", decay]
-    monkeypatch.setattr("sys.argv", ["average", *arguments, "--run-dir", str(run), "--output", str(output)])
-    command(publish)()
-
-
-def test_another_average_is_published_if_the_trainer_kept_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    spec = tiny_spec(ema=[0.5, 0.9])
-    kept, output = snapshot_path(tmp_path, 2, 0.9), tmp_path / "ema-0.9.safetensors"
-    with pytest.raises(SystemExit):
-        average(monkeypatch, spec, tmp_path, "0.9", output)
-    assert "restore the run directory, or train this milestone again" in caplog.text
+def test_another_average_is_published_if_the_trainer_kept_it(tmp_path: Path) -> None:
+    spec, output = tiny_spec(ema=[0.5, 0.9]), tmp_path / "ema-0.9.safetensors"
+    with pytest.raises(UserError, match="restore the run directory, or train this milestone again"):
+        publish(spec, 2, 0.9, tmp_path, output)
     made = WeightsSpec(train=spec, epoch=2, decay=0.9)
-    tensors.write(kept, {"x": torch.arange(3.0)}, {"spec": content(made)})
-    average(monkeypatch, spec, tmp_path, "0.9", output)
+    tensors.write(snapshot_path(tmp_path, 2, 0.9), {"x": torch.arange(3.0)}, {"spec": content(made)})
+    publish(spec, 2, 0.9, tmp_path, output)
     assert torch.equal(load_file(output)["x"], torch.arange(3.0))
-    with pytest.raises(SystemExit):
-        average(monkeypatch, spec, tmp_path, "0.8", output)
-    assert "decay 0.8 is none of recipe.ema (0.5, 0.9)" in caplog.text
+    with pytest.raises(UserError, match=r"decay 0.8 is none of recipe.ema \(0.5, 0.9\)"):
+        publish(spec, 2, 0.8, tmp_path, output)

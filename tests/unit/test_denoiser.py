@@ -101,16 +101,10 @@ def test_everything_is_trained_unless_told_otherwise(denoiser: dict[str, Any]) -
 
 
 @BOTH
-def test_the_whole_forward_pass_compiles_to_one_graph(denoiser: dict[str, Any]) -> None:
-    model = trained(tiny(denoiser, 4))
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*inputs()), model(*inputs()))
-
-
-@BOTH
-def test_autocast_predicts_nearly_the_same(denoiser: dict[str, Any]) -> None:
+def test_the_whole_forward_pass_compiles_to_one_graph_and_autocasts(denoiser: dict[str, Any]) -> None:
     model = trained(tiny(denoiser, 4))
     exact = model(*inputs())
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(*inputs()), exact)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model(*inputs())
     assert rounded.dtype == torch.bfloat16

@@ -11,7 +11,7 @@ from dsr.base.errors import UserError
 from dsr.evaluation import frechet, precision_recall
 from dsr.evaluation.evaluate import cached
 from dsr.evaluation.frechet import Moments
-from dsr.evaluation.precision_recall import Members, Points, Radii, half_blocks
+from dsr.evaluation.precision_recall import Points, half_blocks
 
 
 def normal(count: int, width: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
@@ -62,19 +62,13 @@ def direct(reference: np.ndarray, sample: np.ndarray, k: int) -> tuple[np.ndarra
     return (across <= radius[:, None]).any(axis=0), (across <= sample_radius).any(axis=1)
 
 
-def found_by_tiles(reference: np.ndarray, sample: np.ndarray, k: int, block: int) -> tuple[Radii, Members, Members]:
-    """Radii of the reference, and members in float16 and in float32."""
-    left, right = Points(reference, block), Points(sample, block)
-    radii = [precision_recall.radii(points, k) for points in (left, right)]
-    half, single, _ = precision_recall.members(left, right, *radii)
-    return radii[0], half, single
-
-
 @pytest.mark.parametrize(("tile", "block", "k"), [(1000, 10_000, 1), (19, 10_000, 3), (1000, 50, 1), (16, 64, 3)])
 def test_tiles_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, tile: int, block: int, k: int) -> None:
     monkeypatch.setattr(precision_recall, "TILE", tile)
     reference, sample = normal(130, 8), normal(171, 8, seed=1, scale=1.2)
-    _, half, single = found_by_tiles(reference, sample, k, block)
+    left, right = Points(reference, block), Points(sample, block)
+    radii = [precision_recall.radii(points, k) for points in (left, right)]
+    half, single, _ = precision_recall.members(left, right, *radii)
     samples, references = direct(reference, sample, k)
     np.testing.assert_array_equal(single.samples, samples)
     np.testing.assert_array_equal(single.references, references)
