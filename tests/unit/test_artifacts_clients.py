@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from dsr.artifacts import lock
 from dsr.artifacts.fetch import fetch as run
-from dsr.base.errors import UserError, explain
+from dsr.base.errors import UserError
 from dsr.base.files import read_record
 from dsr.base.randomness import balanced_labels
 from dsr.config.base import Alternative
@@ -213,11 +213,8 @@ def test_hub_errors(hub: Hub, place: str, route: Route, message: str) -> None:
 
 def test_settings_of_the_network(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.serve()
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-    with pytest.raises(OSError, match=r"invalid path: .*/ca.pem") as caught:
-        hub.fetch()
-    assert "the environment variable REQUESTS_CA_BUNDLE names" in str(explain(caught.value))
     (tmp_path / "ca.pem").write_text("nothing like a certificate")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
     with pytest.raises(UserError, match=r"Check this machine's proxy and certificates \(.*REQUESTS_CA_BUNDLE.* set\)"):
         hub.fetch()
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:nowhere")
