@@ -40,11 +40,7 @@ use rule fetch_weights as fetch_statistics with:
     log:
         "<logs>/fetch/statistics-{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder="|".join(
-            rf"{re.escape(encoder)}(?=-{ttr}\.)"
-            for encoder, ttr in RELEASED_STATISTICS
-        )
-        or "(?!)",
+        encoder="|".join(rf"{re.escape(encoder)}(?=-{ttr}\.)" for encoder, ttr in RELEASED_STATISTICS) or "(?!)",
     params:
         artifact=lambda wildcards, output: "statistics-{}-{}".format(*wildcards),
         local=lambda wildcards: local_copy("statistics-{}-{}".format(*wildcards)),

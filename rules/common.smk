@@ -42,9 +42,7 @@ PAPER = BASE["results"]
 RAW = Path(CONFIG.results, "data/raw")
 MADE = RAW / "REHEARSAL"
 if MADE.exists() and not REHEARSAL:
-    raise WorkflowError(
-        f"results: {CONFIG.results} holds a rehearsal and no results ({MADE}); name another folder"
-    )
+    raise WorkflowError(f"results: {CONFIG.results} holds a rehearsal and no results ({MADE}); name another folder")
 if REHEARSAL and Path(RAW, "train.json").exists() and not MADE.exists():
     raise WorkflowError(
         f"results: {CONFIG.results} holds other images than a rehearsal's (no {MADE}); name another folder"
@@ -183,9 +181,7 @@ def threads_of(request):
 # the default resources, which the command line replaces; what a user's say comes after it.
 DEFAULTS = workflow.resource_settings.default_resources or {}
 OWN_EXTRA = DEFAULTS["slurm_extra"].raw if "slurm_extra" in DEFAULTS else ""
-SLURM_EXTRA = " ".join(
-    ["--signal=TERM@120 --open-mode=append", *shlex.split(OWN_EXTRA)]
-)
+SLURM_EXTRA = " ".join(["--signal=TERM@120 --open-mode=append", *shlex.split(OWN_EXTRA)])
 
 
 # On one machine, where every job takes the first GPUs, `gpu_jobs` lets one at a time have them (profiles/default). In a
@@ -231,15 +227,10 @@ EXECUTION_OPTION = f" --execution {shlex.quote(EXECUTION_JSON)}"
 
 def named_files(wildcards, input):
     """Options of a command: every named input under its name, as far as there is one; of an encoder its folder."""
-    files = {
-        name: [given] if isinstance(given, str) else given
-        for name, given in input.items()
-    }
+    files = {name: [given] if isinstance(given, str) else given for name, given in input.items()}
     if "encoder" in files:
         files["encoder"] = [str(Path(*files["encoder"]).parent)]
-    return [
-        part for name in files if files[name] for part in (f"--{name}", *files[name])
-    ]
+    return [part for name in files if files[name] for part in (f"--{name}", *files[name])]
 
 
 def encodings(rows):

@@ -54,8 +54,7 @@ if CONFIG.data.prepared:
             **raw_params(),
             shards=CONFIG.data.shards,
         shell:
-            "python -m dsr.commands.prepare shard --shard {wildcards.shard} --shards {params.shards}"
-            f"{SOURCE}"
+            "python -m dsr.commands.prepare shard --shard {wildcards.shard} --shards {params.shards}" f"{SOURCE}"
 
     rule prepare_index:
         input:

@@ -20,9 +20,7 @@ if CONFIG.data.source == "digits":
 rule demo_encoder:
     output:
         weights="<results>/encoders/{encoder}/model.safetensors",
-        settings=multiext(
-            "<results>/encoders/{encoder}/", "config.json", "preprocessor_config.json"
-        ),
+        settings=multiext("<results>/encoders/{encoder}/", "config.json", "preprocessor_config.json"),
     log:
         "<logs>/demo/encoder-{encoder}.log",
     localrule: True

@@ -3,11 +3,7 @@ rule discover_neurons:
     input:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         # Active while others are discovered.
-        first=lambda wildcards: (
-            neurons(wildcards.encoder, "single")
-            if wildcards.ttr == "recursive"
-            else []
-        ),
+        first=lambda wildcards: (neurons(wildcards.encoder, "single") if wildcards.ttr == "recursive" else []),
         spec=asked("<results>/encoders/{encoder}/neurons-{ttr}.json", CONFIG.discover),
         images="<results>/data/prepared/train/index.npz",
     output:
@@ -39,11 +35,7 @@ rule released_neurons:
     log:
         "<logs>/released-neurons/{encoder}-{ttr}.log",
     wildcard_constraints:
-        encoder=one_of(
-            name
-            for name, entry in CONFIG.encoders.items()
-            if entry.neurons == "released"
-        ),
+        encoder=one_of(name for name, entry in CONFIG.encoders.items() if entry.neurons == "released"),
     localrule: True
     conda:
         "../envs/torch.yaml"

@@ -26,9 +26,7 @@ rule evaluate:
         samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
         reference="<results>/evaluator/reference-validation.npz",
         graph="<results>/evaluator/graph.pb",
-        spec=asked(
-            "<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json", evaluate_spec
-        ),
+        spec=asked("<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json", evaluate_spec),
     output:
         "<results>/rows/{row}/epoch-{epoch}/{set}/metrics.json",
     log:

@@ -144,16 +144,10 @@ for name, figure in FIGURES.items():
         name:
             f"figure_{name}"
         input:
-            lambda wildcards, figure=figure: files_of(
-                figure.entries(wildcards), figure.fields.split()[-1]
-            ),
+            lambda wildcards, figure=figure: files_of(figure.entries(wildcards), figure.fields.split()[-1]),
             config=config_file,
             # Names of the classes that are shown.
-            names=(
-                "<results>/data/prepared/validation/index.npz"
-                if figure.fields.endswith("samples")
-                else []
-            ),
+            names=("<results>/data/prepared/validation/index.npz" if figure.fields.endswith("samples") else []),
         output:
             png=report(
                 f"<results>/figures/{figure.file}.png",
@@ -172,9 +166,7 @@ for name, figure in FIGURES.items():
             "../envs/torch.yaml"
         params:
             kind=figure.kind or name,
-            entries=lambda wildcards, figure=figure: entries_json(
-                figure.entries(wildcards), *figure.fields.split()
-            ),
+            entries=lambda wildcards, figure=figure: entries_json(figure.entries(wildcards), *figure.fields.split()),
             image=image_option,
             files=named_files,
         shell:

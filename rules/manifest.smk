@@ -21,19 +21,14 @@ RELEASED_STATISTICS = [
     (encoder, ttr)
     for encoder, entry in CONFIG.encoders.items()
     for ttr in ("none", "single", "recursive")
-    if entry.statistics == "released"
-    and f"statistics-{encoder}-{ttr}" in MANIFEST.artifacts
+    if entry.statistics == "released" and f"statistics-{encoder}-{ttr}" in MANIFEST.artifacts
 ]
 
 try:
     absent = [
-        name
-        for name, file in ENCODER_ARTIFACTS.items()
-        if not CONFIG.stand_ins and not Path(in_results(file)).exists()
+        name for name, file in ENCODER_ARTIFACTS.items() if not CONFIG.stand_ins and not Path(in_results(file)).exists()
     ]
-    MANIFEST.refuse_unknown(
-        [*absent, *CONFIG.artifacts, *map(CONFIG.artifact, CONFIG.sources)]
-    )
+    MANIFEST.refuse_unknown([*absent, *CONFIG.artifacts, *map(CONFIG.artifact, CONFIG.sources)])
     MANIFEST.refuse_other_sizes(CONFIG, absent)
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -57,10 +52,7 @@ def downloads(wildcards):
     ]
     if CONFIG.data.source == "kaggle":
         files += ["<results>/data/raw/train.json", "<results>/data/raw/validation.json"]
-    files += [
-        f"<results>/rows/{row}/epoch-{final_epoch(row)}/ema.safetensors"
-        for row in FETCHED
-    ]
+    files += [f"<results>/rows/{row}/epoch-{final_epoch(row)}/ema.safetensors" for row in FETCHED]
     files += [f"<results>/rows/{row}/start.safetensors" for row in STARTED]
     if "adm" in CONFIG.evaluation.references:
         files.append("<results>/evaluator/reference-adm.npz")

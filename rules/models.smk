@@ -44,9 +44,5 @@ rule card:
 
 rule model_card:
     input:
-        [
-            f"<results>/models/{row}-{epoch}/README.md"
-            for row in CONFIG.rows
-            for epoch in CONFIG.epochs(row)
-        ],
+        [f"<results>/models/{row}-{epoch}/README.md" for row in CONFIG.rows for epoch in CONFIG.epochs(row)],
     localrule: True

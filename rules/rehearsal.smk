@@ -17,9 +17,7 @@ rule made_images:
 rule made_encoder:
     output:
         weights="<results>/encoders/{encoder}/model.safetensors",
-        settings=multiext(
-            "<results>/encoders/{encoder}/", "config.json", "preprocessor_config.json"
-        ),
+        settings=multiext("<results>/encoders/{encoder}/", "config.json", "preprocessor_config.json"),
     log:
         "<logs>/made/encoder-{encoder}.log",
     conda:

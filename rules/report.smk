@@ -21,10 +21,7 @@ rule provenance:
         entries=table_json(reported(CONFIG.rows)),
         source=workflow.basedir,
         times=times,
-        environments=[
-            f"{workflow.basedir}/envs/{name}.yaml"
-            for name in ("torch", "tensorflow", "workflow")
-        ],
+        environments=[f"{workflow.basedir}/envs/{name}.yaml" for name in ("torch", "tensorflow", "workflow")],
     shell:
         "python -m dsr.commands.report provenance --config {input.config:q} --entries {params.entries:q} --source {params.source:q}"
         " --times {params.times:q} --environments {params.environments:q} --json {output.json:q}"

@@ -1,13 +1,9 @@
 # What tables, figures and the record of their origin are made of.
 DRAWN = list(CONFIG.figures.rows or CONFIG.rows)
 # Sets of images whose samples and maps are drawn.
-DRAWN_ENTRIES = [
-    one for one in unguided(DRAWN) if one.epoch == CONFIG.drawn_epoch(one.row)
-]
+DRAWN_ENTRIES = [one for one in unguided(DRAWN) if one.epoch == CONFIG.drawn_epoch(one.row)]
 # Runs of the trainer: those of the weights after the last epoch.
-RUNS = [
-    one for one in unguided(DRAWN) if one.record and one.epoch == final_epoch(one.row)
-]
+RUNS = [one for one in unguided(DRAWN) if one.record and one.epoch == final_epoch(one.row)]
 # Images whose token maps can be asked for, by folder.
 IMAGES = {f"image-{index}/": index for index in CONFIG.figures.images}
 # Rows with several moving averages of the weights.
@@ -15,8 +11,7 @@ AVERAGED = [row for row in DRAWN if len(CONFIG.averages(row)) > 1]
 # Encoders as the rows use them.
 MAPS = f"{CONFIG.results}/maps/encoders"
 ENCODER_ENTRIES = [
-    Entry(encoder=encoder, ttr=ttr, maps=Path(f"{MAPS}/{encoder}-{ttr}.npz"))
-    for encoder, ttr in encodings(DRAWN)
+    Entry(encoder=encoder, ttr=ttr, maps=Path(f"{MAPS}/{encoder}-{ttr}.npz")) for encoder, ttr in encodings(DRAWN)
 ]
 # What those of all rows make of the validation images, and these themselves.
 RECONSTRUCTED = f"{CONFIG.results}/reconstruction"
@@ -32,13 +27,11 @@ RECONSTRUCTIONS = [
 # The encoders side by side: their entries, and the rows that have the first row's denoiser, at an epoch of the tables.
 COMPARED_EPOCH = 80 if 80 in EPOCHS else EPOCHS[-1]
 BACKBONES = [
-    one.model_copy(update={"maps": Path(f"{MAPS}/{one.encoder}-{one.ttr}.npz")})
-    for one in RECONSTRUCTIONS
+    one.model_copy(update={"maps": Path(f"{MAPS}/{one.encoder}-{one.ttr}.npz")}) for one in RECONSTRUCTIONS
 ] + [
     one.model_copy(update={"maps": None})
     for one in unguided(TRAINED)
-    if one.epoch == COMPARED_EPOCH
-    and CONFIG.rows[one.row].denoiser == next(iter(CONFIG.rows.values())).denoiser
+    if one.epoch == COMPARED_EPOCH and CONFIG.rows[one.row].denoiser == next(iter(CONFIG.rows.values())).denoiser
 ]
 ORIGINALS = Entry(samples=Path(CONFIG.results, "evaluator/reference-validation.npz"))
 MAP_KINDS = "norms|components|attention|outliers"
@@ -207,11 +200,7 @@ def reference_targets(wildcards):
             " `weights` under figures.rows"
         )
     return [
-        *(
-            f"<results>/tables/{name}.md"
-            for name, table in CONFIG.tables.items()
-            if set(table.rows) <= set(FETCHED)
-        ),
+        *(f"<results>/tables/{name}.md" for name, table in CONFIG.tables.items() if set(table.rows) <= set(FETCHED)),
         "<results>/figures/samples.png",
         *denoiser_figures(),
     ]

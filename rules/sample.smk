@@ -60,9 +60,7 @@ use rule sample as reconstruct with:
         statistics="<results>/latents/{encoder}-{ttr}.safetensors",
         decoder="<results>/decoders/{encoder}.safetensors",
         images="<results>/data/prepared/validation/index.npz",
-        spec=asked(
-            "<results>/reconstruction/{encoder}-{ttr}/samples.json", CONFIG.reconstruct
-        ),
+        spec=asked("<results>/reconstruction/{encoder}-{ttr}/samples.json", CONFIG.reconstruct),
     output:
         samples="<results>/reconstruction/{encoder}-{ttr}/samples.npz",
         about="<results>/reconstruction/{encoder}-{ttr}/samples.json",

@@ -69,9 +69,7 @@ def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):
         maps=Path(CONFIG.results, f"maps/rows/{row}-{epoch}.npz"),
         weights=set_file(row, epoch, "", "ema.safetensors"),
         record=Path(state_folder(row), "metrics.jsonl") if row in TRAINED else None,
-        chosen=(
-            set_file(row, epoch, "", "guidance.json") if guidance == CHOSEN else None
-        ),
+        chosen=(set_file(row, epoch, "", "guidance.json") if guidance == CHOSEN else None),
         run=f"{command_with(*overlays)} {metrics}" if first else "",
     )
 
@@ -95,10 +93,7 @@ ENTRIES = [
 def reported(rows, **values):
     """Entries of these rows, in their order, with the reported moving average and these values."""
     return [
-        one
-        for row in rows
-        for one in ENTRIES
-        if {"row": row, "decay": None, **values}.items() <= dict(one).items()
+        one for row in rows for one in ENTRIES if {"row": row, "decay": None, **values}.items() <= dict(one).items()
     ]
 
 
@@ -125,9 +120,7 @@ def sample_spec(row, epoch, set):
     weights = CONFIG.weights(row, epoch, float(decay) if decay else None)
     *folder, name = set.split("/")
     if folder == ["sweep"]:
-        return CONFIG.sample(
-            row, CANDIDATES[name], SWEEP.seed, SWEEP.images, weights=weights
-        )
+        return CONFIG.sample(row, CANDIDATES[name], SWEEP.seed, SWEEP.images, weights=weights)
     guidance, seed = name.rsplit("-seed", 1)
     chosen = guidance == CHOSEN
     return CONFIG.sample(row, None if chosen else guidance, int(seed), weights=weights)

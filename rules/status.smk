@@ -37,9 +37,7 @@ def row_files(row):
     return RowFiles(
         run=in_full(state_folder(row)) if spec else None,
         images_per_epoch=spec.steps_per_epoch * spec.recipe.batch if spec else None,
-        weights={
-            epoch: in_full(weights.format(row, epoch)) for epoch in CONFIG.epochs(row)
-        },
+        weights={epoch: in_full(weights.format(row, epoch)) for epoch in CONFIG.epochs(row)},
         scores=tuple(score(one) for one in reported([row], **FIRST)),
     )
 
@@ -50,9 +48,7 @@ onstart:
     except UserError as error:
         raise WorkflowError(str(error)) from None
     names = {
-        workflow.dag.jobid(job): " ".join(
-            [job.rule.name, *job.wildcards_dict.values()]
-        )
+        workflow.dag.jobid(job): " ".join([job.rule.name, *job.wildcards_dict.values()])
         for job in workflow.dag.jobs
     }
     logger.addHandler(Failures(FAILURES, names))

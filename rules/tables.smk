@@ -81,15 +81,11 @@ for name, table in TABLES.items():
         name:
             name
         input:
-            lambda wildcards, table=table: table_files(
-                table.entries(wildcards), *table.made.split()
-            ),
+            lambda wildcards, table=table: table_files(table.entries(wildcards), *table.made.split()),
             config=config_file,
             missing=missing_metrics if name == "table" else [],
         output:
-            multiext(
-                f"<results>/{table.file}", markdown=".md", csv=".csv", latex=".tex"
-            ),
+            multiext(f"<results>/{table.file}", markdown=".md", csv=".csv", latex=".tex"),
             html=report(
                 f"<results>/{table.file}.html",
                 category="1. Results",
@@ -106,13 +102,9 @@ for name, table in TABLES.items():
         params:
             step=table.step,
             options=table.options,
-            entries=lambda wildcards, table=table: entries_json(
-                table.entries(wildcards), *table.fields.split()
-            ),
+            entries=lambda wildcards, table=table: entries_json(table.entries(wildcards), *table.fields.split()),
             # A result that is new, or gone, makes a partial table again.
-            present=lambda wildcards, table=table: (
-                "" if table.made else written(table.entries(wildcards))
-            ),
+            present=lambda wildcards, table=table: ("" if table.made else written(table.entries(wildcards))),
         shell:
             "python -m dsr.commands.report {params.step} --config {input.config:q} --entries {params.entries:q}"
             " {params.options:q} --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q}"

@@ -6,10 +6,7 @@ rule fetch_weights:
         "<logs>/fetch/weights-{row}-{epoch}.log",
     wildcard_constraints:
         # At the epoch after which they were taken, and at no other.
-        row="|".join(
-            rf"{re.escape(row)}(?=/epoch-{final_epoch(row)}/)" for row in FETCHED
-        )
-        or "(?!)",
+        row="|".join(rf"{re.escape(row)}(?=/epoch-{final_epoch(row)}/)" for row in FETCHED) or "(?!)",
     conda:
         "../envs/torch.yaml"
     params:
@@ -31,9 +28,7 @@ use rule fetch_weights as fetch_start with:
     wildcard_constraints:
         row=one_of(STARTED),
     params:
-        spec=lambda wildcards: spec_json(
-            CONFIG.start(wildcards.row).model(CONFIG.model(wildcards.row))
-        ),
+        spec=lambda wildcards: spec_json(CONFIG.start(wildcards.row).model(CONFIG.model(wildcards.row))),
 
 
 # What can be reproduced without training anything.
