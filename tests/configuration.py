@@ -41,11 +41,13 @@ def record(config: Config, *entries: Entry) -> None:
             write_json(path, read_json(path) | {"spec": content(spec)})
 
 
-def write_metrics(path: Path, fid: float, constant: int = 0) -> Path:
-    """Write scores as the evaluator does."""
+def scored(
+    path: Path, fid: float, row: str = "dit-siglip2b", epoch: int = 80, *, constant: int = 0, **fields: Any
+) -> Entry:
+    """Write scores as the evaluator does, and return their entry."""
     values: dict[str, Any] = {"fid": fid, "sfid": 6.0, "inception_score": 155.0, "precision": 0.69, "recall": 0.561}
     values |= {"precision_f32": 0.691, "recall_f32": 0.5615, "images": 50000}
     values["reference"] = {"name": "reference-validation", "images": 50000, "sha256": "0"}
     values["samples"] = {"sha256": "1", "constant_images": constant}
     write_json(path, values)
-    return path
+    return Entry(row=row, epoch=epoch, metrics=path, **fields)

@@ -1,4 +1,4 @@
-"""Compare this project's code with recorded vectors: `python tests/golden/check.py DIR [--json]`.
+"""Compare this project's code with recorded vectors: `python tests/golden/check.py DIR`.
 
 Prints a line a file: case, largest absolute and relative difference, tolerance, PASS or FAIL. Exits with 1 on any
 failure, on a case that no family knows, on a file without outputs and on a folder without vector files.
@@ -6,8 +6,6 @@ failure, on a case that no family knows, on a file without outputs and on a fold
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
 from dataclasses import asdict, dataclass
@@ -109,31 +107,27 @@ def describe(tolerance: Tolerance) -> str:
     return " ".join(f"{name} {value:g}" for name, value in asdict(tolerance).items() if value)
 
 
-def main() -> int:
+def check_folder(folder: Path) -> list[Outcome]:
     """Check every vector file of a folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder with vector files (*.npz, full_size_keys.json)")
-    parser.add_argument("--json", action="store_true", help="print the outcomes as JSON")
-    arguments = parser.parse_args()
-    outcomes = [check_file(path) for path in sorted(arguments.folder.glob("*.npz"))]
-    outcomes += [
-        Outcome(path.name, "full_size_keys", count, 0.0, 0.0, "exact", not problem, problem)
-        for path in sorted(arguments.folder.glob("full_size_keys.json"))
-        for count, problem in [denoiser.check_full_size_keys(path)]
-    ]
-    if arguments.json:
-        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
-    else:
-        for outcome in outcomes:
-            print(
-                f"{'PASS' if outcome.passed else 'FAIL'}  {outcome.file:34} {outcome.outputs:4} outputs"
-                f"  abs {outcome.max_abs:9.3g}  rel {outcome.max_rel:9.3g}  ({outcome.tolerance})"
-                + (f"  {outcome.problem}" if outcome.problem else "")
-            )
-        failed = sum(not outcome.passed for outcome in outcomes)
-        print(f"{len(outcomes) - failed} passed, {failed} failed" if outcomes else "no vector files found")
-    return 0 if outcomes and all(outcome.passed for outcome in outcomes) else 1
+    outcomes = [check_file(path) for path in sorted(folder.glob("*.npz"))]
+    for path in folder.glob("full_size_keys.json"):
+        count, problem = denoiser.check_full_size_keys(path)
+        outcomes.append(Outcome(path.name, "full_size_keys", count, 0.0, 0.0, "exact", not problem, problem))
+    return outcomes
+
+
+def main(folder: Path) -> int:
+    """Check a folder, print a line a file, and return the exit code."""
+    outcomes = check_folder(folder)
+    for outcome in outcomes:
+        print(
+            f"{'PASS' if outcome.passed else 'FAIL'}  {outcome.file:34} {outcome.outputs:4} outputs"
+            f"  abs {outcome.max_abs:9.3g}  rel {outcome.max_rel:9.3g}  ({outcome.tolerance})  {outcome.problem}"
+        )
+    failed = sum(not outcome.passed for outcome in outcomes)
+    print(f"{len(outcomes) - failed} passed, {failed} failed" if outcomes else "no vector files found")
+    return 1 if failed or not outcomes else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1])))

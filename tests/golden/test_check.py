@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,33 +13,20 @@ import pytest
 HERE = Path(__file__).resolve().parent
 
 
-Check = Callable[[Path], tuple[int, list[dict[str, Any]]]]
-
-
 @pytest.fixture
-def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
-    """Run the checker here, where its large packages are imported once; returns its exit code and its outcomes."""
+def checker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The checker, as its command has it."""
     monkeypatch.syspath_prepend(HERE)
-    checker = importlib.import_module("check")
-
-    def run(folder: Path) -> tuple[int, list[dict[str, Any]]]:
-        monkeypatch.setattr(sys, "argv", ["check.py", str(folder), "--json"])
-        capsys.readouterr()
-        code: int = checker.main()
-        return code, json.loads(capsys.readouterr().out)
-
-    return run
+    return importlib.import_module("check")
 
 
 @pytest.mark.parametrize(("folder", "files"), [(HERE, 22), (HERE / "evaluator", 30)])
-def test_all_vectors_agree(check: Check, folder: Path, files: int) -> None:
-    code, outcomes = check(folder)
-    assert [outcome for outcome in outcomes if not outcome["passed"]] == []
-    assert len(outcomes) == files
-    assert code == 0
+def test_all_vectors_agree(checker: ModuleType, folder: Path, files: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checker.main(folder) == 0, capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(f"\n{files} passed, 0 failed\n")
 
 
-def test_the_checker_fails_where_it_must(check: Check, tmp_path: Path) -> None:
+def test_the_checker_fails_where_it_must(checker: ModuleType, tmp_path: Path) -> None:
     with np.load(HERE / "lightning_dit_plain.npz") as file:
         output, weight = file["out/out"].copy(), file["param/blocks.0.attn.qkv.weight"].copy()
     output.flat[5] += 1e-3 * np.abs(output).max()
@@ -65,18 +50,20 @@ def test_the_checker_fails_where_it_must(check: Check, tmp_path: Path) -> None:
         with np.load(HERE / source) as file:
             arrays = {key: file[key] for key in file.files} | change
         np.savez(tmp_path / f"{name}.npz", **{key: value for key, value in arrays.items() if value is not None})
-    code, outcomes = check(tmp_path)
-    problems = {Path(outcome["file"]).stem: outcome for outcome in outcomes}
-    assert code == 1
-    assert not any(outcome["passed"] for outcome in outcomes)
-    assert len(outcomes) == len(cases)
-    assert "out: 1 of" in problems["output"]["problem"]
-    assert "fid: 1 of" in problems["fid_output"]["problem"]
-    assert "values differ" in problems["parameter"]["problem"]
-    assert problems["unknown"]["problem"] == "unknown case"
-    assert "no outputs" in problems["nothing"]["problem"]
-    assert "not_computed: not computed" in problems["extra"]["problem"]
+    outcomes = {Path(outcome.file).stem: outcome for outcome in checker.check_folder(tmp_path)}
+    assert outcomes.keys() == cases.keys()
+    assert not any(outcome.passed for outcome in outcomes.values())
+    for name, problem in {
+        "output": "out: 1 of",
+        "fid_output": "fid: 1 of",
+        "parameter": "values differ",
+        "unknown": "unknown case",
+        "nothing": "no outputs",
+        "extra": "not_computed: not computed",
+    }.items():
+        assert problem in outcomes[name].problem
+    assert checker.main(tmp_path) == 1
 
 
-def test_an_empty_folder_is_no_success(check: Check, tmp_path: Path) -> None:
-    assert check(tmp_path) == (1, [])
+def test_an_empty_folder_is_no_success(checker: ModuleType, tmp_path: Path) -> None:
+    assert checker.main(tmp_path) == 1

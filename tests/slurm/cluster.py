@@ -1,4 +1,4 @@
-"""A real SLURM on one host, for tests: `python -m tests.slurm.cluster up`, then `down`.
+"""A real SLURM on one host, for tests.
 
 One controller, a few node daemons that share the host, and GPUs that are only counted. The nodes form lanes, so that
 scenarios do not meet: in each, jobs of its partition `low` are requeued after a grace period when its `high` needs
@@ -9,7 +9,6 @@ folder belongs to the cluster, and ends with it.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import os
@@ -77,16 +76,17 @@ class Cluster:
         except BlockingIOError:
             raise ClusterError(f"{self.folder} is in use by another `make test-slurm`") from None
         try:
-            self.up()
+            self._up()
             yield self
         finally:
             with undisturbed():
-                self.down()
+                self._sweep()
+                with contextlib.suppress(FileNotFoundError):
+                    self.folder.rmdir()
             os.close(folder)
 
-    def up(self) -> None:
+    def _up(self) -> None:
         """Install what is missing, remove what an earlier cluster left, and start."""
-        self._check_host()
         install(PROGRAMS)
         self._sweep()
         for name in ("etc", "log", "pid", "state", "munge", "gpu", "tmp"):
@@ -100,12 +100,6 @@ class Cluster:
         for name in self.names:
             self.start_node(name)
         wait_until(lambda: self.ready() == sorted(self.names), 60, f"nodes do not come up (see {self.folder}/log)")
-
-    def down(self) -> None:
-        """End every process of the cluster and its jobs, and remove the folder and the link."""
-        self._sweep()
-        with contextlib.suppress(FileNotFoundError):
-            self.folder.rmdir()
 
     def start_node(self, name: str) -> None:
         """Start a node's daemon, and tell the controller that the node is back if it was given up."""
@@ -170,16 +164,9 @@ class Cluster:
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(1024))
         # --force: munge wants no world-writable folder above its socket, and /tmp is one.
-        arguments = [
-            "munged",
-            "--force",
-            f"--key-file={key}",
-            f"--socket={folder}/socket",
-            f"--seed-file={folder}/seed",
-        ]
-        self._start(
-            "munged", [*arguments, f"--pid-file={self.folder}/pid/munged", f"--log-file={self.folder}/log/munged"]
-        )
+        files = [f"--key-file={key}", f"--socket={folder}/socket", f"--seed-file={folder}/seed"]
+        files += [f"--pid-file={self.folder}/pid/munged", f"--log-file={self.folder}/log/munged"]
+        self._start("munged", ["munged", "--force", *files])
         wait_until(lambda: succeeds("munge", "--no-input", f"--socket={folder}/socket"), 10, "munge does not answer")
 
     def _write_configuration(self) -> None:
@@ -288,14 +275,3 @@ class Lane:
             self.cluster.start_node(name)
         jobs = ("squeue", "--noheader", "--partition", f"{self.low},{self.high}")
         wait_until(lambda: not output(*jobs), 60, "jobs do not end")
-
-
-def main() -> None:
-    """Start or stop the cluster by hand."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("up", "down"))
-    getattr(Cluster(), parser.parse_args().action)()
-
-
-if __name__ == "__main__":
-    main()

@@ -45,6 +45,7 @@ def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of the tiny row."""
     from .training_row import make_files  # takes seconds, and few tests need it
 
+    torch.set_num_threads(1)  # as every process of a test
     return make_files(tmp_path_factory.mktemp("row"))
 
 

@@ -217,9 +217,6 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
     path.write_text(HEADER + "H100 80GB,train,,,,,tf32,,fast,,,own,test\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"throughput.csv, line 2: images_per_second: Input should be a valid number"):
         throughput.read(path)
-    path.write_text(HEADER + "H100 80GB,bake,,,,,tf32,,1,,,own,test\n", encoding="utf-8")
-    with pytest.raises(UserError, match="line 2: stage"):
-        throughput.read(path)
 
 
 def test_durations_read_well() -> None:

@@ -11,10 +11,9 @@ from safetensors.torch import save_file
 
 from dsr.base import files
 from dsr.base.errors import UserError
-from dsr.config.encoders import Decoder
 from dsr.config.execution import Execution
 from dsr.config.load import Config
-from dsr.config.specs import AutoencoderSpec, EvaluateSpec, ReconstructSpec
+from dsr.config.specs import EvaluateSpec, ReconstructSpec
 from dsr.data import npz
 from dsr.data.images import open_images
 from dsr.encoder.autoencoder import build_decoder, load_autoencoder
@@ -27,15 +26,9 @@ from dsr.report.render import TableFiles
 from dsr.sampling.misfits import misfits
 from dsr.sampling.reconstruct import Job, Reconstructor, reconstruct
 
-from .training_row import IMAGES, ONE, SIZE, tiny_spec
+from .training_row import IMAGES, ONE, SIZE, tiny_autoencoder
 
-SPEC = ReconstructSpec(
-    autoencoder=AutoencoderSpec(
-        **dict(tiny_spec().encoding), decoder=Decoder(hidden_size=8, depth=1, num_heads=1, intermediate_size=16)
-    ),
-    images=IMAGES,
-    precision="fp32",
-)
+SPEC = ReconstructSpec(autoencoder=tiny_autoencoder(), images=IMAGES, precision="fp32")
 
 
 def job(row: Path, folder: Path, batch: int = 100, **options: Any) -> Job:
@@ -131,9 +124,9 @@ def test_the_table_has_published_values_and_says_what_is_wrong(config: Config, t
         scores |= {"images": 50000, "samples": {"sha256": "a"}, "statistics_distance": distance, "unexplained": 0.2}
         files.write_json(tmp_path / f"{encoder}.json", {**scores, "spec": spec})
         entries.append(Entry(encoder=encoder, ttr=ttr, metrics=tmp_path / f"{encoder}.json"))
-    places = [tmp_path / f"table.{ending}" for ending in ("md", "csv", "html", "tex")]
-    write_reconstruction(config, Entries(tuple(entries)), TableFiles(*places))
-    text = places[0].read_text()
+    places = TableFiles(*(tmp_path / f"table.{ending}" for ending in ("md", "csv", "html", "tex")))
+    write_reconstruction(config, Entries(tuple(entries)), places)
+    text = places.markdown_file.read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert lines[2:] == [
         ["dinov2-b-registers", "none", "0.58", "0.57", "18.90", "18.94", "0.500", "50000"],
@@ -143,4 +136,4 @@ def test_the_table_has_published_values_and_says_what_is_wrong(config: Config, t
     assert "1.90 against ADM's" in text
     other = config.model_copy(update={"sampling": config.sampling.model_copy(update={"precision": "fp32"})})
     with pytest.raises(UserError, match=r"dinov2-b-registers.json was made with other .*precision: bf16 -> fp32"):
-        write_reconstruction(other, Entries(tuple(entries)), TableFiles(*places))
+        write_reconstruction(other, Entries(tuple(entries)), places)

@@ -31,13 +31,9 @@ from dsr.report.figures.training import read_steps
 from dsr.report.provenance import Times, write_provenance
 from dsr.report.render import markdown, page
 from dsr.report.table import TableInput, collect, read_fids
-from tests.configuration import DEMO, ROOT, configuration, record, write_metrics
+from tests.configuration import DEMO, ROOT, configuration, record, scored
 
 # Provenance
-
-
-def times_of(folder: Path, jobs: dict[str, Any], **records: Path) -> Times:
-    return Times.model_validate_json(json.dumps({"folder": folder, "jobs": jobs, "records": records}, default=str))
 
 
 def write_benchmark(folder: Path, job: str, *seconds: float) -> str:
@@ -48,16 +44,25 @@ def write_benchmark(folder: Path, job: str, *seconds: float) -> str:
 
 
 def provenance(
-    config: Config, source: Path, times: Times, *environments: Path, entries: tuple[Entry, ...] = ()
+    config: Config,
+    folder: Path,
+    jobs: dict[str, Any] | None = None,
+    records: dict[str, Path] | None = None,
+    entries: tuple[Entry, ...] = (),
 ) -> tuple[dict[str, Any], str]:
-    json_file, markdown_file, html = (source / f"record.{kind}" for kind in ("json", "md", "html"))
-    write_provenance(config, Entries(entries), source, times, environments, json_file, markdown_file, html)
-    return json.loads(json_file.read_text()), markdown_file.read_text()
+    """Return the record as data and as text."""
+    times = json.dumps({"folder": folder, "jobs": jobs or {}, "records": records or {}}, default=str)
+    files, environments = (
+        [folder / f"record.{kind}" for kind in ("json", "md", "html")],
+        (ROOT / "envs/tensorflow.yaml",),
+    )
+    write_provenance(config, Entries(entries), folder, Times.model_validate_json(times), environments, *files)
+    return json.loads(files[0].read_text()), files[1].read_text()
 
 
-def test_provenance_outside_git(config: Config, tmp_path: Path) -> None:
+def test_provenance_outside_git_and_in_it(config: Config, tmp_path: Path) -> None:
     jobs = {"train": [write_benchmark(tmp_path, "train/a", 3600.5, 59.5)], "sample": ["sample/missing"]}
-    record, text = provenance(config, tmp_path, times_of(tmp_path, {"a": jobs}), ROOT / "envs/tensorflow.yaml")
+    record, text = provenance(config, tmp_path, {"a": jobs})
     assert record["code"] == {"commit": None, "dirty": False}
     assert record["wall_seconds"] == {"train/a": 3660.0}
     assert set(record["rows"]) == set(config.rows)
@@ -65,16 +70,11 @@ def test_provenance_outside_git(config: Config, tmp_path: Path) -> None:
     assert any(line.startswith("tensorflow") for line in record["pinned"])
     assert "not in a git checkout" in text
     assert "1:01:00" in text
-
-
-def test_provenance_in_git(config: Config, tmp_path: Path) -> None:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
-    (tmp_path / "new.py").touch()
-    record, text = provenance(config, tmp_path, times_of(tmp_path, {}), ROOT / "envs/torch.yaml")
-    assert len(record["code"]["commit"]) == 40
-    assert record["code"]["dirty"]
+    record, text = provenance(config, tmp_path)
+    assert (len(record["code"]["commit"]), record["code"]["dirty"]) == (40, True)
     assert "with uncommitted changes" in text
 
 
@@ -89,8 +89,7 @@ def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path
     }
     encoder = {"statistics": [write_benchmark(tmp_path, "statistics/siglip2-b-none", 9.0)]}
     records = {"dit-siglip2b": record, "dit-so400m": tmp_path / "missing.jsonl"}
-    times = times_of(tmp_path, {"siglip2-b-none": encoder, "dit-siglip2b": jobs}, **records)
-    found, _ = provenance(config, tmp_path, times)
+    found, _ = provenance(config, tmp_path, {"siglip2-b-none": encoder, "dit-siglip2b": jobs}, records)
     assert len(found["wall_seconds"]) == 6
     assert set(found["row_times"]) == {"dit-siglip2b"}
     row = found["row_times"]["dit-siglip2b"]
@@ -127,13 +126,9 @@ def write_maps(path: Path, *, blocks: int = 3, times: tuple[float, ...] = (0.1, 
 def entries_of(kind: str, folder: Path) -> tuple[Entry, ...]:
     one, other = "dit-siglip2b", "dit-siglip2b-dsr"
     if kind in ("averages", "fid"):
-        known: dict[tuple[str, int, float | None], float] = {(one, 80, None): 5.9, (one, 800, None): 3.9}
-        decay = 0.9995 if kind == "averages" else None
-        known |= {(one, 80, decay): 6.1, (one, 800, decay): 3.8} if decay else {(other, 80, None): 4.6}
-        entries = [
-            Entry(row=row, epoch=epoch, decay=decay, metrics=write_metrics(folder / f"{number}.json", fid))
-            for number, ((row, epoch, decay), fid) in enumerate(known.items())
-        ]
+        known: list[tuple[float, str, int, float | None]] = [(5.9, one, 80, None), (3.9, one, 800, None)]
+        known += [(6.1, one, 80, 0.9995), (3.8, one, 800, 0.9995)] if kind == "averages" else [(4.6, other, 80, None)]
+        entries = [scored(folder / f"{fid}.json", fid, row, epoch, decay=decay) for fid, row, epoch, decay in known]
         return *entries, entries[-1].model_copy(update={"epoch": 800, "metrics": folder / "missing.json"})
     if kind == "training":
         lines = [{"step": step, "loss": 1 / step, "grad_norm": 2 / step, "restart": 0} for step in (100, 200, 300)]
@@ -148,16 +143,21 @@ def entries_of(kind: str, folder: Path) -> tuple[Entry, ...]:
             originals = Entry(samples=folder / "a.npz")
             return originals, Entry(encoder="siglip2-so400m", ttr="recursive", samples=folder / "b.npz")
         return tuple(Entry(row=name, epoch=80, samples=folder / f"{name}.npz") for name in ("a", "b"))
-    files = {
-        "a": write_maps(folder / "a.npz"),
-        "b": write_maps(folder / "b.npz", registers=4),
-        "deeper": write_maps(folder / "deeper.npz", blocks=5),
-    }
-    return maps_of(files)[: 1 if kind == "times" else 3]
+    made: dict[str, dict[str, Any]] = {"a": {}, "b": {"registers": 4}, "deeper": {"blocks": 5}}
+    return maps_of(folder, made)[: 1 if kind == "times" else 3]
 
 
-def maps_of(files: dict[str, Path]) -> tuple[Entry, ...]:
-    return tuple(Entry(row=row, epoch=800, maps=path) for row, path in files.items())
+def maps_of(folder: Path, rows: dict[str, dict[str, Any]]) -> tuple[Entry, ...]:
+    """Write the maps of rows, each with these options."""
+    made = {row: write_maps(folder / f"{row}.npz", **options) for row, options in rows.items()}
+    return tuple(Entry(row=row, epoch=800, maps=path) for row, path in made.items())
+
+
+def figure_of(kind: Kind, config: Config, *entries: Entry, image: int | None = None) -> Figure:
+    with style():
+        figure = KINDS[kind](FigureInput(config, entries, image))
+        figure.draw_without_rendering()
+        return figure
 
 
 def words_of(figure: Figure) -> list[str]:
@@ -174,15 +174,10 @@ def test_texts_of_no_kind_touch(kind: Kind, raw: dict[str, Any], tmp_path: Path)
     draw(kind, config, Entries(entries), tmp_path / "figure.png", tmp_path / "figure.svg")
     assert min(Image.open(tmp_path / "figure.png").size) > 200
     assert ElementTree.parse(tmp_path / "figure.svg").getroot().tag.endswith("svg")
+    figure = figure_of(kind, config, *entries)
     with style():
-        figure = KINDS[kind](FigureInput(config, entries))
-        figure.draw_without_rendering()
-        ticks = {
-            label
-            for axes in figure.axes
-            for axis in (axes.xaxis, axes.yaxis)
-            for label in axis.get_ticklabels(which="both")
-        }
+        both = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+        ticks = {label for axis in both for label in axis.get_ticklabels(which="both")}
         texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text() and text not in ticks]
         boxes = [text.get_window_extent() for text in texts]
     for number, box in enumerate(boxes):
@@ -206,17 +201,14 @@ def test_figures_and_provenance_of_other_settings_are_refused(config: Config, tm
         with pytest.raises(UserError, match=said):
             draw("norms", other, Entries((entry,)), tmp_path / "figure.png", tmp_path / "figure.svg")
         with pytest.raises(UserError, match=said):
-            provenance(other, tmp_path, times_of(tmp_path, {}), entries=(entry,))
+            provenance(other, tmp_path, entries=(entry,))
 
 
 @pytest.mark.parametrize("kind", ["norms", "attention", "outliers", "components"])
 def test_an_encoder_has_one_time(kind: Kind, config: Config, tmp_path: Path) -> None:
     path = write_maps(tmp_path / "maps.npz", times=(0.0,))
     entries = (Entry(encoder="siglip2-b", maps=path), Entry(encoder="siglip2-b", ttr="single", maps=path))
-    with style():
-        figure = KINDS[kind](FigureInput(config, entries))
-        figure.draw_without_rendering()
-    words = " ".join(words_of(figure)).replace("\n", " ")
+    words = " ".join(words_of(figure_of(kind, config, *entries))).replace("\n", " ")
     assert "in the encoder" in words
     assert "siglip2-b + test-time register" in words
     assert "t = " not in words
@@ -224,29 +216,24 @@ def test_an_encoder_has_one_time(kind: Kind, config: Config, tmp_path: Path) -> 
 
 def test_time_and_image_can_be_chosen(raw: dict[str, Any], tmp_path: Path) -> None:
     entries = entries_of("norms", tmp_path)
-    for times, image, message in (([0.1], 3, ""), ([0.2], 3, "time 0.2"), ([0.1], 1, "image 1")):
-        given = FigureInput(load({**raw, "figures": {**raw["figures"], "times": times}}), entries, image)
-        with style():
-            if message:
-                with pytest.raises(UserError, match=message):
-                    KINDS["norms"](given)
-            else:
-                words = " ".join(words_of(KINDS["norms"](given))).replace("\n", " ")
-                assert "validation image 3 · t = 0.1" in words
+    early, other = (load({**raw, "figures": {**raw["figures"], "times": [time]}}) for time in (0.1, 0.2))
+    words = " ".join(words_of(figure_of("norms", early, *entries, image=3))).replace("\n", " ")
+    assert "validation image 3 · t = 0.1" in words
+    for config, image, message in ((other, 3, "time 0.2"), (early, 1, "image 1")):
+        with pytest.raises(UserError, match=message):
+            figure_of("norms", config, *entries, image=image)
 
 
 def test_every_figure_of_denoisers_has_the_papers_layers(config: Config, tmp_path: Path) -> None:
-    depths = {"dit-siglip2b": 28, "ditdh-siglip2b": 30}
-    files = {name: write_maps(tmp_path / f"{name}.npz", blocks=blocks) for name, blocks in depths.items()}
-    given = FigureInput(config, maps_of(files))
+    entries = maps_of(tmp_path, {"dit-siglip2b": {"blocks": 28}, "ditdh-siglip2b": {"blocks": 30}})
+    given = FigureInput(config, entries)
     columns = choose_columns(given, given.maps())
     shown = [f"block {block}" for block in (3, 13, 21, 25, 26, 27)] + [OUTPUT]
     assert columns.headings == shown
     assert columns.same
-    with style():
-        norms, outliers = (KINDS[kind](given) for kind in ("norms", "outliers"))
-    assert [word for word in words_of(norms) if word in shown] == shown
-    assert [label.get_text() for label in outliers.axes[0].get_xticklabels()] == shown
+    assert [word for word in words_of(figure_of("norms", config, *entries)) if word in shown] == shown
+    outliers = figure_of("outliers", config, *entries).axes[0]
+    assert [label.get_text() for label in outliers.get_xticklabels()] == shown
     encoder = Entry(encoder="deep", maps=write_maps(tmp_path / "encoder.npz", blocks=28, times=(0.0,)))
     given = FigureInput(config, (encoder,))
     assert choose_columns(given, given.maps()).headings[0] == "block 5"
@@ -268,21 +255,16 @@ def test_the_epoch_to_draw_can_be_chosen(raw: dict[str, Any]) -> None:
 
 
 def test_colours_of_norms_mean_the_same_in_every_figure(config: Config, tmp_path: Path) -> None:
-    files = {"a": write_maps(tmp_path / "a.npz"), "b": tmp_path / "b.npz"}
-    louder = TokenMaps.load(files["a"])
+    one, other = entries = maps_of(tmp_path, {"a": {}, "b": {}})
+    louder = TokenMaps.load(tmp_path / "a.npz")
     louder.norms[..., 0, 0] *= 50
-    louder.save(files["b"], Entry())
-    entries = maps_of(files)
-    with style():
-        figures = [KINDS["times"](FigureInput(config, (entry,))) for entry in entries]
-        figures.append(KINDS["norms"](FigureInput(config, entries)))
-    bars = {figure.axes[-1].get_ylim() for figure in figures}
-    assert len(bars) == 1
+    louder.save(tmp_path / "b.npz", Entry())
+    figures = [figure_of("times", config, one), figure_of("times", config, other), figure_of("norms", config, *entries)]
+    assert len({figure.axes[-1].get_ylim() for figure in figures}) == 1
 
 
 def test_networks_of_different_depth_are_compared_at_equal_shares_of_it(config: Config, tmp_path: Path) -> None:
-    files = {name: write_maps(tmp_path / f"{name}.npz", blocks=blocks) for name, blocks in (("a", 6), ("b", 3))}
-    given = FigureInput(config, maps_of(files))
+    given = FigureInput(config, maps_of(tmp_path, {"a": {"blocks": 6}, "b": {"blocks": 3}}))
     columns = choose_columns(given, given.maps())
     assert columns.headings == ["depth 1/3", "depth 2/3", "last block", OUTPUT]
     assert columns.layers == {"a": ["2", "4", "6", OUTPUT], "b": ["1", "2", "3", OUTPUT]}
@@ -307,9 +289,8 @@ def test_epoch_reaching_interpolates_in_the_logarithm() -> None:
 def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path) -> None:
     entries = entries_of("fid", tmp_path)
     assert read_curves(entries) == {"dit-siglip2b": [(80, 5.9), (800, 3.9)], "dit-siglip2b-dsr": [(80, 4.6)]}
-    demo = FigureInput(configuration(DEMO), entries[-1:])
-    with style(), pytest.raises(UserError, match="none of the metrics files exists"):
-        KINDS["fid"](demo)
+    with pytest.raises(UserError, match="none of the metrics files exists"):
+        figure_of("fid", configuration(DEMO), entries[-1])
 
 
 def test_steps_that_were_done_again_count_once(config: Config, tmp_path: Path) -> None:
@@ -319,17 +300,15 @@ def test_steps_that_were_done_again_count_once(config: Config, tmp_path: Path) -
         (100, 0.01), (200, 0.5), (300, pytest.approx(1 / 300)),
     ]  # fmt: skip
     missing = other.model_copy(update={"record": tmp_path / "missing.jsonl"})
-    with style():
-        assert len(KINDS["training"](FigureInput(config, (entry, missing))).axes[0].lines) == 1
-        with pytest.raises(UserError, match="no row has been trained yet"):
-            KINDS["training"](FigureInput(config, (missing,)))
+    assert len(figure_of("training", config, entry, missing).axes[0].lines) == 1
+    with pytest.raises(UserError, match="no row has been trained yet"):
+        figure_of("training", config, missing)
 
 
 def test_the_arrow_compares_rows_that_differ_in_registers_only(config: Config, tmp_path: Path) -> None:
     assert registers_alone(config) == ("dit-siglip2b", "dit-siglip2b-dsr")
-    last = Entry(row="dit-siglip2b-dsr", epoch=800, metrics=write_metrics(tmp_path / "last.json", 3.26))
-    with style():
-        words = words_of(KINDS["fid"](FigureInput(config, (*entries_of("fid", tmp_path)[:-1], last))))
+    last = scored(tmp_path / "last.json", 3.26, "dit-siglip2b-dsr", 800)
+    words = words_of(figure_of("fid", config, *entries_of("fid", tmp_path)[:-1], last))
     assert any("(measured)" in text and "interpolated between epochs 80 and 800" in text for text in words)
 
 
@@ -378,7 +357,7 @@ def test_the_report_opens_with_the_table(raw: dict[str, Any], tmp_path: Path) ->
 
 
 def test_a_page_holds_the_table_and_loads_nothing(config: Config, tmp_path: Path) -> None:
-    given = TableInput(config, (Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "m.json", 5.91)),))
+    given = TableInput(config, (scored(tmp_path / "m.json", 5.91),))
     html = page(markdown(given, collect(given), read_fids([])) + "\n<script>bad()</script>\n")
     assert html.count("<table>") == 2  # and whether it is on track
     lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in html.split("<tr>")[1:]]

@@ -1,13 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,14 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from dsr.accel.device import round_matmul_weights
 from dsr.base import files, tensors
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.base.randomness import balanced_labels
 from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance
 from dsr.config.specs import SampleSpec
@@ -34,21 +27,19 @@ from dsr.encoder.statistics import LatentStatistics
 from dsr.flow import Flow
 from dsr.sampling.generate import LARGEST, Job, Shards, generate, split
 from dsr.sampling.sampler import Sampler, acts, guided, trajectory
+from tests.processes import start_ranks
 
-CPU = torch.device("cpu")
-ONE = World(rank=0, size=1, device=CPU)
-FLOW = Flow(shift=6.928203230275509)
+from .training_row import ONE, tiny_autoencoder
+
+CPU = ONE.device
 IMAGES, SHARDS = 48, 16
 
 
 def tiny_spec(**entries: Any) -> SampleSpec:
-    encoder = {"family": "siglip2", "hub": "tiny", "revision": "main", "input_size": 16, "patch_size": 4, "width": 8}
-    encoder |= {"neurons": "released", "statistics": "computed"}
-    decoder = {"hidden_size": 8, "depth": 1, "num_heads": 1, "intermediate_size": 16}
     denoiser = {"kind": "dit-dh", "hidden_size": [16, 24], "depth": [2, 1], "num_heads": [2, 2]}
     denoiser |= {"class_dropout": entries.pop("class_dropout", 0.1)}
     spec = {
-        "autoencoder": {"encoder": encoder, "ttr_options": None, "decoder": decoder, "image_size": 16},
+        "autoencoder": tiny_autoencoder().model_dump(mode="json"),
         "model": {"denoiser": denoiser, "registers": 4, "channels": 8, "grid": 4, "classes": 3},
         "flow": {"shift_dim": 196608},
         "images": IMAGES,
@@ -85,30 +76,13 @@ def write_inputs(folder: Path) -> dict[str, Path]:
     statistics = LatentStatistics((8, 4, 4))
     statistics.update(torch.randn(32, 8, 4, 4))
     statistics.save(folder / "statistics.safetensors")
-    return {
-        "weights": weights,
-        "statistics": folder / "statistics.safetensors",
-        "decoder": folder / "decoder.safetensors",
-    }
+    return {"weights": weights, **{name: folder / f"{name}.safetensors" for name in ("statistics", "decoder")}}
 
 
 def tiny_job(inputs: dict[str, Path], folder: Path, **options: Any) -> Job:
     files = {"shards": folder / "shards", "output": folder / "samples.npz", **inputs}
     execution = Execution(**({"sample_batch": options.pop("batch")} if "batch" in options else {}))
     return Job(**{"spec": tiny_spec(), "execution": execution, **files, **options})
-
-
-# transformers imports TensorFlow where it is installed, which takes seconds and is of no use here.
-ENVIRONMENT = {**os.environ, "USE_TF": "0"}
-
-
-def command_line(job: Job, *launcher: str) -> list[str]:
-    launch = launcher or ("-m",)
-    arguments = [sys.executable, *launch, "dsr.commands.sample"]
-    arguments += ["--spec", job.spec.model_dump_json(), "--execution", job.execution.model_dump_json()]
-    for name in ("weights", "statistics", "decoder", "shards", "output"):
-        arguments += [f"--{name}", str(getattr(job, name))]
-    return arguments
 
 
 def images_of(job: Job) -> np.ndarray:
@@ -127,69 +101,36 @@ def same(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(np.abs(first.astype(int) - second.astype(int)).max() <= 1)
 
 
-# The solver
+# Guidance; states of the solver and labels are compared with the recorded ones in tests/golden
 
 
-class Recorder:
-    """A predictor that notes what it is asked; it predicts the label, and half of it for the null label 9."""
+@pytest.mark.parametrize(("scale", "low", "high"), [(1.0, 0.0, 1.0), (1.5, 0.3, 0.9)])
+def test_the_null_forward_happens_where_guidance_acts_only(scale: float, low: float, high: float) -> None:
+    asked: list[tuple[float, int]] = []
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.labels: list[list[int]] = []
+    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        asked.append((t[0].item(), len(y)))
+        return x
 
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        self.times.append(t[0].item())
-        self.labels.append(y.tolist())
-        return torch.where(y == 9, 0.5, y.float()).view(-1, 1, 1, 1).expand_as(x)
-
-
-def solve(model: Any, guidance: Guidance, steps: int = 50) -> list[Tensor]:
-    noise, labels = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2])
-    return list(trajectory(model, FLOW, noise, labels, null_label=9, steps=steps, guidance=guidance))
-
-
-def test_a_constant_prediction_is_where_the_path_ends() -> None:
-    model = Recorder()
-    states = solve(model, Guidance())
-    assert len(states) == 50
-    assert model.times == FLOW.time_grid(50)[:-1].tolist()
-    torch.testing.assert_close(states[-1][:, 0, 0, 0], torch.tensor([1.0, 2.0]), rtol=1e-5, atol=1e-5)
-    assert states[-1].dtype == torch.float32
-
-
-def test_guidance_scale_one_is_a_single_unguided_forward() -> None:
-    model = Recorder()
-    states = solve(model, Guidance(scale=1.0, interval=(0.0, 1.0)))
-    assert all(labels == [1, 2] for labels in model.labels)
-    assert torch.equal(states[-1], solve(Recorder(), Guidance())[-1])
-
-
-def test_the_null_forward_happens_inside_the_interval_only() -> None:
-    model = Recorder()
-    solve(model, Guidance(scale=1.5, interval=(0.3, 0.9)))
-    assert all(
-        len(labels) == (4 if 0.3 <= t <= 0.9 else 2) for t, labels in zip(model.times, model.labels, strict=True)
-    )
-    assert {len(labels) for labels in model.labels} == {2, 4}
+    guidance, noise, labels = Guidance(scale=scale, interval=(low, high)), torch.randn(2, 3, 4, 4), torch.tensor([1, 2])
+    states = trajectory(model, Flow(shift=6.9), noise, labels, null_label=9, steps=50, guidance=guidance)
+    assert len([*states]) == 50
+    assert [images for _, images in asked] == [4 if scale > 1 and low <= t <= high else 2 for t, _ in asked]
+    assert len({images for _, images in asked}) == (2 if scale > 1 else 1)
 
 
 def test_the_interval_is_closed_and_judged_in_single_precision() -> None:
+    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return torch.where(y == 9, 0.5, y.float()).view(-1, 1, 1, 1).expand_as(x)
+
     times = torch.tensor([0.0999, 0.1, 0.5, 0.9, 0.9001])
     guidance = Guidance(scale=2.0, interval=(0.1, 0.9))
     assert acts(times, guidance).tolist() == [False, True, True, True, False]
-    prediction = guided(Recorder(), torch.zeros(5, 3, 4, 4), times, torch.full((5,), 2), 9, guidance)
+    prediction = guided(model, torch.zeros(5, 3, 4, 4), times, torch.full((5,), 2), 9, guidance)
     assert prediction[:, 0, 0, 0].tolist() == [2.0, 3.5, 3.5, 3.5, 2.0]
 
 
-# Labels and shards
-
-
-def test_labels_are_balanced_and_the_released_ones() -> None:
-    labels = balanced_labels(1000, 50000, 0)
-    assert torch.equal(labels.bincount(), torch.full((1000,), 50))
-    digest = hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest()
-    assert digest == "9d528c8f04aedc9afa9e79af3f1ff39f23ff974d7c67f3a0b1105815eaac5248"
-    assert not torch.equal(labels, balanced_labels(1000, 50000, 1))
+# Shards
 
 
 @pytest.mark.parametrize("images", [1, 5, 48, 1000, 50000, 50001])
@@ -234,6 +175,8 @@ def test_the_published_images_are_those_of_their_numbers(uninterrupted: Job, inp
 def test_the_first_images_stand_in_tensorboard_at_the_step_of_the_weights(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes seconds
+
     weights = tmp_path / "ema.safetensors"
     tensors.write(weights, tensors.read(inputs["weights"]), {"step": 30})
     generate(tiny_job({**inputs, "weights": weights}, tmp_path, board=tmp_path / "board"), ONE)
@@ -253,22 +196,27 @@ def test_weights_of_other_settings_are_refused(inputs: dict[str, Path]) -> None:
         Sampler(spec, **inputs, device=CPU)
 
 
+def _work(processes: World, job: Job, log: Path) -> None:
+    """Be one of some processes that make the images."""
+    logging.basicConfig(filename=log, level=logging.INFO)
+    generate(job, processes)
+
+
 def test_a_killed_job_goes_on_with_another_number_of_processes(
     uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    job = tiny_job(inputs, tmp_path, batch=1)
-    with subprocess.Popen(command_line(job), stderr=subprocess.DEVNULL, env=ENVIRONMENT) as process:
-        while not list(job.shards.glob("shard-*")) and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-    assert process.returncode == -signal.SIGTERM
-    kept = {path: path.stat().st_mtime_ns for path in job.shards.glob("shard-*")}
-    assert 0 < len(kept) < SHARDS
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
-    log = subprocess.run(
-        command_line(job, *torchrun), capture_output=True, text=True, check=True, env=ENVIRONMENT
-    ).stderr
-    assert f"{SHARDS - len(kept)} of {SHARDS} shards are to be made by 2 processes" in log
+    job, log = tiny_job(inputs, tmp_path, batch=1), tmp_path / "log"
+    (alone,) = start_ranks(_work, (job, log))
+    while not list(job.shards.glob("shard-*")) and alone.exitcode is None:
+        time.sleep(0.001)
+    alone.kill()
+    alone.join(60)
+    kept = len([*job.shards.glob("shard-*")])
+    assert 0 < kept < SHARDS
+    for process in start_ranks(_work, (job, log), (job, log)):
+        process.join(120)
+        assert process.exitcode == 0
+    assert f"{SHARDS - kept} of {SHARDS} shards are to be made by 2 processes" in log.read_text()
     assert same(images_of(job), images_of(uninterrupted))
 
 
@@ -277,8 +225,7 @@ def test_shards_of_other_weights_are_not_used(
 ) -> None:
     other = tiny_job(inputs | {"weights": write_weights(tmp_path / "other.safetensors", seed=1)}, tmp_path)
     shards = Shards(other.shards, other.origin(CPU), IMAGES, (16, 16, 3))
-    sampler = Sampler(other.spec, weights=other.weights, statistics=other.statistics, decoder=other.decoder, device=CPU)
-    stale = sampler.start(shards.parts[0])()
+    stale = Sampler(other.spec, **(inputs | {"weights": other.weights}), device=CPU).start(shards.parts[0])()
     shards.write(0, stale)
     (other.shards / ".shard-00001.safetensors.abc").touch()
     job = dataclasses.replace(other, weights=inputs["weights"])

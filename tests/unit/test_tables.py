@@ -29,7 +29,7 @@ from dsr.report.table import (
     training_seeds,
     with_variants,
 )  # fmt: skip
-from tests.configuration import configuration, record, write_metrics
+from tests.configuration import configuration, record, scored
 
 NONE = read_fids([])
 
@@ -41,6 +41,23 @@ def table_of(config: Config, *entries: Entry, name: str = "") -> TableInput:
     missing = [Entry(row=row, epoch=epoch) for row, epoch in places if (row, epoch) not in given]
     order = {row: place for place, row in enumerate(config.rows)}
     return TableInput(config, tuple(sorted([*entries, *missing], key=lambda one: order.get(one.row, 99))), name)
+
+
+def shown(config: Config, *entries: Entry, name: str = "") -> tuple[pd.DataFrame, str]:
+    """Return the table of these entries as data and as text."""
+    given = table_of(config, *entries, name=name)
+    return (frame := collect(given)), markdown(given, frame, NONE)
+
+
+def table_files(folder: Path) -> TableFiles:
+    """Return where a table is written in a folder."""
+    return TableFiles(*(folder / f"table.{ending}" for ending in ("md", "csv", "html", "tex")))
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Entry:
+    """A row of the paper, scored."""
+    return scored(tmp_path / "metrics.json", 5.91)
 
 
 def demo_of(config: Config) -> Config:
@@ -95,68 +112,59 @@ def test_the_projects_configurations_are_the_papers_experiment() -> None:
     ],
 )
 def test_published_values_stand_only_beside_the_papers_experiment(
-    change: dict[str, Any], said: str, tmp_path: Path
+    change: dict[str, Any], said: str, entry: Entry
 ) -> None:
-    config = configuration(**change)
-    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
-    given = table_of(config, entry)
-    lines = collect(given).set_index(["row", "epoch", "guidance"])
-    shown = lines["published_fid"].get(("dit-siglip2b", 80, "unguided"))
-    assert pd.isna(shown) if said else shown == 5.89
+    given = table_of(configuration(**change), entry)
+    frame, text = shown(given.config, entry)
+    known = frame.set_index(["row", "epoch", "guidance"])["published_fid"].get(("dit-siglip2b", 80, "unguided"))
+    assert pd.isna(known) if said else known == 5.89
     assert said in "; ".join(given.departures["dit-siglip2b"])
-    assert (said if given.comparable else "No number here is comparable") in markdown(given, collect(given), NONE)
+    assert (said if given.comparable else "No number here is comparable") in text
 
 
 # The table
 
 
 @pytest.mark.parametrize(
-    ("row", "trainable", "flops", "expected"),
+    ("row", "trainable", "flops", "differences"),
     [
-        ("dit-siglip2b", 676953216, 238121091072, ["+1", "+0.0"]),
-        ("dit-siglip2b-dsr", 676953216, 262872000000, ["+1", "+0.0"]),
-        ("dit-siglip2b", 675400000, 238249999999, ["-1", "+0.1"]),
+        ("dit-siglip2b", 676953216, 238121091072, (1, 0)),
+        ("dit-siglip2b-dsr", 676953216, 262872000000, (1, 0)),
+        ("dit-siglip2b", 675400000, 238249999999, (-1, 0.1)),
     ],
 )
 def test_counts_are_compared_at_the_published_precision(
-    monkeypatch: pytest.MonkeyPatch, config: Config, row: str, trainable: int, flops: int, expected: list[str]
+    monkeypatch: pytest.MonkeyPatch,
+    config: Config,
+    row: str,
+    trainable: int,
+    flops: int,
+    differences: tuple[float, ...],
 ) -> None:
     monkeypatch.setattr("dsr.report.table.denoiser_cost", lambda _: Cost(trainable, trainable, flops))
-    cells = []
+    lines = {}
     for name in ("", "scaling"):
-        given = table_of(config, Entry(row=row, epoch=80), name=name)
-        frame = collect(given)
-        frame = frame[(frame["row"] == row) & (frame["epoch"] == 80)]
-        lines = [line.split("|") for line in markdown(given, frame, NONE).splitlines() if "|" in line]
-        cells.append(dict(zip((cell.strip() for cell in lines[0]), (cell.strip() for cell in lines[4]), strict=True)))
-    main, scaling = cells
-    assert [main["Parameters (M)"], scaling["GFLOPs"]] == expected
-    assert main["GFLOPs"] == scaling["Parameters (M)"] == ""
+        frame, text = shown(config, Entry(row=row, epoch=80), name=name)
+        lines[name] = frame[(frame["row"] == row) & (frame["epoch"] == 80)].iloc[0]
+    assert (lines[""]["difference_params_millions"], lines["scaling"]["difference_gflops"]) == differences
+    assert pd.isna([lines[""]["difference_gflops"], lines["scaling"]["difference_params_millions"]]).all()
+    assert f" {differences[1]:+.1f} |" in text
 
 
-def test_table_compares_what_is_there_and_names_what_is_not(config: Config, tmp_path: Path) -> None:
+def test_table_compares_what_is_there_and_names_what_is_not(config: Config, entry: Entry, tmp_path: Path) -> None:
     missing = tmp_path / "rows/dit-siglip2b/epoch-800/metrics.json"
-    given = table_of(
-        config,
-        Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91)),
-        Entry(row="dit-siglip2b", epoch=800, metrics=missing, run=f"snakemake {missing}"),
-    )
+    given = table_of(config, entry, Entry(row=entry.row, epoch=800, metrics=missing, run=f"snakemake {missing}"))
     frame = collect(given)
-    lines = frame[frame["guidance"] == "unguided"].set_index(["row", "epoch"])
-    line = lines.loc[("dit-siglip2b", 80)]
-    assert line["difference_fid"] == pytest.approx(0.02)
+    lines = frame[frame["guidance"] == "unguided"]
+    line, absent = (lines.set_index(["row", "epoch"]).loc[("dit-siglip2b", epoch)] for epoch in (80, 800))
+    assert (line["difference_fid"], line["difference_precision"]) == (pytest.approx(0.02), pytest.approx(0.004))
     assert line["published_from"] == "tables"
-    assert line["difference_precision"] == pytest.approx(0.004)
     assert line["measured_precision_f32"] == 0.691
     assert line["measured_gflops"] == pytest.approx(238.121091)
-    assert pd.isna(line["published_gflops"])
-    assert line["difference_params_millions"] == 1  # 676.95 against 676
-    absent = lines.loc[("dit-siglip2b", 800)]
-    assert (absent["status"], absent["run"]) == ("not run", f"snakemake {missing}")
-    assert absent["published_fid"] == 3.85
-    assert pd.isna(absent["measured_fid"])
+    assert pd.isna([line["published_gflops"], absent["measured_fid"]]).all()
+    assert (absent["status"], absent["run"], absent["published_fid"]) == ("not run", f"snakemake {missing}", 3.85)
 
-    text = markdown(given, frame[frame["guidance"] == "unguided"], NONE)
+    text = markdown(given, lines, NONE)
     assert "not comparable" not in text
     assert f"`snakemake {missing}`" in text
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
@@ -164,38 +172,32 @@ def test_table_compares_what_is_there_and_names_what_is_not(config: Config, tmp_
     assert cells[6][3:] == ["measured", "5.91", "155.00", "0.690", "0.561", "676.95", "238.121", "0.9999", "validation"]
     assert cells[7][3:6] == ["difference", "+0.02", "-1.54"]
     assert cells[9][3:5] == ["measured", "not run"]
-    assert "49 network evaluations" in text
     assert "validation (50000 images)" in text
     assert r"\bottomrule" in latex(given, frame, NONE)
 
 
-def test_a_table_of_other_settings_is_refused(tmp_path: Path) -> None:
-    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
-    outputs = [tmp_path / name for name in ("t.md", "t.csv", "t.html", "t.tex")]
+def test_a_table_of_other_settings_is_refused(entry: Entry, tmp_path: Path) -> None:
+    files = table_files(tmp_path)
     with pytest.raises(UserError, match=r"metrics\.json .*samples: default -> "):
-        write_table(configuration(), Entries((entry,)), TableFiles(*outputs))
+        write_table(configuration(), Entries((entry,)), files)
     record(configuration(), entry)
-    write_table(configuration(), Entries((entry,)), TableFiles(*outputs))
+    write_table(configuration(), Entries((entry,)), files)
     for change, said in (
         ({"sampling": {"steps": 9}}, "samples.steps: 50 -> 9"),
         ({"recipes": {"dit": {"lr": 1e-3}}}, "samples.weights.train.recipe.lr: 0.0002 -> 0.001"),
     ):
         with pytest.raises(UserError, match=rf"metrics\.json was made with other settings .*{said}"):
-            write_table(configuration(**change), Entries((entry,)), TableFiles(*outputs))
+            write_table(configuration(**change), Entries((entry,)), files)
 
 
-def test_footnotes_say_what_the_files_record(config: Config, tmp_path: Path) -> None:
-    given = table_of(config)
-    assert "50 grid points, which are 49 network" in markdown(given, collect(given), NONE)
+def test_footnotes_say_what_the_files_record(config: Config, entry: Entry) -> None:
+    assert "50 grid points, which are 49 network" in shown(config)[1]
     made = configuration(
         sampling={"steps": 9, "images": 10000, "seeds": [0], "precision": "fp32"},
         recipes={"dit": {"ema": [0.99], "precision": "bf16"}},
     )
-    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
     record(made, entry)
-    given = table_of(config, Entry(**dict(entry)))
-    frame = collect(given)
-    text = markdown(given, frame, NONE)
+    frame, text = shown(config, Entry(**dict(entry)))
     assert "10000 images per row, classes balanced, sampling seed 0" in text
     assert "9 grid points, which are 8 network evaluations" in text
     assert "sampling in fp32, training in bf16" in text
@@ -203,11 +205,8 @@ def test_footnotes_say_what_the_files_record(config: Config, tmp_path: Path) -> 
 
 
 def test_rows_with_images_of_one_colour_are_flagged(config: Config, tmp_path: Path) -> None:
-    given = table_of(
-        config,
-        Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "a.json", 5.91, constant=3)),
-        Entry(row="dit-siglip2b-dsr", epoch=80, metrics=write_metrics(tmp_path / "b.json", 4.58)),
-    )
+    flagged = scored(tmp_path / "a.json", 5.91, constant=3)
+    given = table_of(config, flagged, scored(tmp_path / "b.json", 4.58, "dit-siglip2b-dsr"))
     frame = collect(given)
     assert frame[frame["status"] == "measured"]["constant_images"].tolist() == [3, 0]
     for text in (markdown(given, frame, NONE), latex(given, frame, NONE)):
@@ -218,34 +217,32 @@ def test_rows_with_images_of_one_colour_are_flagged(config: Config, tmp_path: Pa
 
 
 def test_the_table_lists_published_values_that_nobody_asked_to_measure(config: Config) -> None:
-    frame = collect(table_of(config))
+    frame, _ = shown(config)
     assert frame["guidance"].value_counts().to_dict() == {"unguided": 6 * 3, "chosen": 4}
     assert frame["published_fid"].notna().sum() == 7 + 4
     assert (frame["status"] == "not run").all()
     assert (frame["run"] == "").all()
 
 
-def test_at_demo_scale_there_are_no_published_values(config: Config, tmp_path: Path) -> None:
-    metrics = write_metrics(tmp_path / "metrics.json", 33.25)
-    given = table_of(demo_of(config), Entry(row="dit-siglip2b", epoch=80, metrics=metrics))
+def test_at_demo_scale_there_are_no_published_values(config: Config, entry: Entry) -> None:
+    given = table_of(demo_of(config), entry)
     frame = collect(given)
     for text in (markdown(given, frame, NONE), latex(given, frame, NONE)):
-        assert "33.25" in text
+        assert "5.91" in text
         assert "not the paper's experiment" in text
         for number in ("5.89", "3.26", "156.54", "arXiv"):
             assert number not in text
 
 
-def test_incomplete_metrics_are_refused(config: Config, tmp_path: Path) -> None:
+def test_incomplete_metrics_are_refused(config: Config, entry: Entry, tmp_path: Path) -> None:
     write_json(tmp_path / "metrics.json", {"fid": 1.0})
     with pytest.raises(UserError, match=r"metrics.json: no inception_score, precision, recall"):
-        collect(table_of(config, Entry(row="dit-siglip2b", epoch=80, metrics=tmp_path / "metrics.json")))
+        collect(table_of(config, entry))
 
 
 def test_markdown_tables_are_aligned() -> None:
     lines = pipe_table(["Name", "FID"], [["a|b", "1.50"], ["", "10.25"]], ["FID"]).splitlines()
-    assert lines[1] == "| ---- | ----: |"
-    assert lines[2] == r"| a\|b |  1.50 |"
+    assert lines[1:3] == ["| ---- | ----: |", r"| a\|b |  1.50 |"]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -262,13 +259,7 @@ def test_entries_are_handed_on_with_the_fields_that_are_needed() -> None:
 def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(config: Config, tmp_path: Path) -> None:
     scores = {("validation", 0): 5.8, ("validation", 1): 6.0, ("validation", 2): 6.2, ("train", 0): 5.5}
     entries = [
-        Entry(
-            row="dit-siglip2b",
-            epoch=80,
-            seed=seed,
-            reference=reference,
-            metrics=write_metrics(tmp_path / f"{reference}-{seed}.json", fid),
-        )
+        scored(tmp_path / f"{reference}-{seed}.json", fid, seed=seed, reference=reference)
         for (reference, seed), fid in scores.items()
     ]
     entries.append(entries[-1].model_copy(update={"seed": 1, "metrics": tmp_path / "missing.json"}))
@@ -278,9 +269,8 @@ def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(config:
         ["dit-siglip2b", "80", "unguided", "validation", "3", "6.00 ± 0.20", "5.89", "+0.11"]
     ]  # of `train` there is one seed
     assert sampling_seeds(frame, fids.assign(fid=fids["fid"] + 1)).lines.iloc[0, -1] == "+1.11 *"
-    demo = collect(table_of(demo_of(config), *entries))
+    demo, chart = shown(demo_of(config), *entries)[0], shown(config, *entries, name="epochs")[0]
     assert sampling_seeds(demo, fids).lines.iloc[0, -2:].tolist() == ["", ""]
-    chart = collect(table_of(config, *entries, name="epochs"))
     assert sampling_seeds(chart, fids).lines.iloc[0, -2:].tolist() == ["5.68", "+0.32 *"]
     found = references(fids)
     assert [*found.lines][-2:] == ["FID, validation", "FID, train"]
@@ -303,17 +293,14 @@ def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any
         raw["rows"][f"dit-siglip2b-seed{seed}"] = {**raw["rows"]["dit-siglip2b"], **again}
     config = load(raw)
     fids = {"dit-siglip2b": 5.7, "dit-siglip2b-seed1": 6.1, "dit-siglip2b-seed2": 6.2, "dit-siglip2b-dsr": 4.5}
-    entries = [
-        Entry(row=row, epoch=80, metrics=write_metrics(tmp_path / f"{row}.json", fid)) for row, fid in fids.items()
-    ]
-    given = table_of(config, *entries)
-    frame = collect(given)
+    entries = [scored(tmp_path / f"{row}.json", fid, row) for row, fid in fids.items()]
+    frame, text = shown(config, *entries)
     line = frame[(frame["row"] == "dit-siglip2b-seed2") & (frame["status"] == "measured")].iloc[0]
     assert line["difference_fid"] == pytest.approx(0.31)
     names = "dit-siglip2b, dit-siglip2b-seed1, dit-siglip2b-seed2"
     seeds = training_seeds(config, frame).lines.to_numpy().tolist()
     assert seeds == [[names, "80", "unguided", "3", "6.00 ± 0.26", "5.89", "+0.11"]]
-    assert "## Training seeds" in markdown(given, frame, read_fids(entries))
+    assert "## Training seeds" in text
 
 
 # Guidance that a sweep chose
@@ -322,25 +309,20 @@ def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any
 def test_guidance_is_printed_beside_the_published_guided_fid(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["sampling"]["guidance"]["w15"] = {"scale": 1.5, "interval": [0.1, 0.9]}
     config, chosen = load(raw), {"scale": 1.25, "interval": [0.0, 0.9]}
-    entries = [
-        Entry(row="dit-siglip2b", epoch=800, guidance=name, metrics=write_metrics(tmp_path / f"{name}.json", 3.5))
-        for name in ("chosen", "w15")
-    ]
+    entries = [scored(tmp_path / f"{name}.json", 3.5, epoch=800, guidance=name) for name in ("chosen", "w15")]
     write_json(tmp_path / "chosen.json", read_json(tmp_path / "chosen.json") | {"guidance": chosen})
-    given = table_of(config, *entries)
-    frame = collect(given)
+    frame, text = shown(config, *entries)
     lines = frame[frame["status"] == "measured"].set_index("guidance")
     line = lines.loc["chosen"]
     assert (line["guidance_scale"], line["guidance_low"], line["guidance_high"]) == (1.25, 0.0, 0.9)
     assert lines["difference_fid"].to_dict() == pytest.approx({"chosen": -0.08, "w15": -0.08})
     assert lines["published_recall"].isna().all()
-    text = markdown(given, frame, NONE)
     assert "w15 has scale 1.5 for t in [0.1, 0.9]" in text
     assert "| chosen: scale 1.25 for t in [0, 0.9] | published | 3.58 |" in re.sub(" +", " ", text)
     assert "the one of 8 settings" in text
     assert "Choosing on FID is common practice" in text
     without = config.model_copy(update={"sampling": config.sampling.model_copy(update={"sweep": None})})
-    assert "everybody" not in markdown(table_of(without), collect(table_of(without)), NONE)
+    assert "Choosing on FID" not in shown(without)[1]
 
 
 # Whether a row is on track
@@ -352,17 +334,16 @@ def test_an_fid_is_judged_by_all_that_is_published_of_its_epoch(config: Config, 
     assert known.published == (5.68, 5.89)
     verdicts = [known.verdict(fid) for fid in (5.3, 5.43, 6.1, 6.3)]
     assert verdicts == ["below (better)", "on track", "on track", "above (worse)"]
-    entries = [Entry(row=row, epoch=40, metrics=write_metrics(tmp_path / row, 8.0)) for row in [*config.rows][:3]]
-    lines = track(config, collect(table_of(config, *entries))).lines.set_index("Row")
+    entries = [scored(tmp_path / row, 8.0, row, 40) for row in [*config.rows][:3]]
+    lines = track(config, shown(config, *entries)[0]).lines.set_index("Row")
     assert lines.loc["dit-siglip2b"].tolist() == ["40", "8.00", "7.97", "7.62 to 8.32", "on track"]
     assert lines.loc["dit-siglip2b-dsr", "Verdict"] == "above (worse)"
     assert lines.loc["dit-so400m", "Verdict"] == "not comparable (no FID is published at epoch 40)"
-    recipe = config.recipes["dit"].model_copy(update={"ema": (0.9995,)})
-    other = config.model_copy(update={"recipes": {**config.recipes, "dit": recipe}})
+    other = configuration(recipes={"dit": {"ema": [0.9995]}})
     assert expected(other, "dit-siglip2b", 40).verdict(8.0) == (
         "not comparable (rows.dit-siglip2b.recipe.ema: 0.9999 -> 0.9995)"
     )
-    assert track(demo_of(config), collect(table_of(demo_of(config), *entries))).lines.empty
+    assert track(demo_of(config), shown(demo_of(config), *entries)[0]).lines.empty
 
 
 # Tables that the configuration names
@@ -374,35 +355,28 @@ def test_tables_have_the_published_rows_in_the_published_order(config: Config, n
     assert config.tables[name].epochs == (80,)
 
 
-def test_a_row_that_is_not_configured_names_the_command_that_runs_it(config: Config, tmp_path: Path) -> None:
+def test_a_row_that_is_not_configured_names_the_command_that_runs_it(
+    config: Config, entry: Entry, tmp_path: Path
+) -> None:
     command = "snakemake --configfile overlay.yaml metrics.json"
-    entries = [
-        Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91)),
-        Entry(row="dit-siglip2b-ttr", epoch=80, metrics=tmp_path / "missing.json", run=command),
-    ]
-    given = table_of(config, *entries, name="encoder-registers")
-    frame = collect(given)
-    assert len(frame) == 6
+    other = Entry(row="dit-siglip2b-ttr", epoch=80, metrics=tmp_path / "missing.json", run=command)
+    frame, text = shown(config, entry, other, name="encoder-registers")
     assert frame["status"].tolist() == ["measured", "not reproduced", "not run", "not run", *["not reproduced"] * 2]
-    text = markdown(given, frame, NONE)
     assert f"dit-siglip2b-ttr, epoch 80, unguided: `{command}`" in text
     assert "**dit-siglip2b-ttr**: SigLIP2-B + test-time register (not configured)." in text
     assert "**dit-siglip2b-masked**: SigLIP2-B + loss masking (tau = 100, 0.1 % of tokens) (not reproduced)." in text
     assert text.count("not reproduced |") == 3
     assert "Loss masking" in text
     assert "Guidance chosen" not in text
-
-    frame = collect(table_of(demo_of(config), entries[0], name="encoder-registers"))
+    frame, _ = shown(demo_of(config), entry, name="encoder-registers")
     assert frame["status"].tolist().count("not part of the demo") == 4
 
 
-def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> None:
-    entry = Entry(row="dit-siglip2b", epoch=80, metrics=write_metrics(tmp_path / "metrics.json", 5.91))
-    given = table_of(config, entry, name="epochs")
-    frame = collect(given)
+def test_epochs_are_compared_with_the_chart(config: Config, entry: Entry) -> None:
+    frame, text = shown(config, entry, name="epochs")
     assert frame[frame["row"] == "dit-siglip2b"]["epoch"].tolist() == [40, 80, 160, 200, 320, 800]
     assert frame[frame["status"] == "measured"].iloc[0]["difference_fid"] == pytest.approx(5.91 - 5.68)
-    assert "uncertain by 0.05" in markdown(given, frame, NONE)
+    assert "uncertain by 0.05" in text
     assert set(frame["published_from"]) == {"chart"}
     demo = TableInput(demo_of(config), (entry,), "epochs")
     frame = collect(demo)
@@ -413,35 +387,30 @@ def test_epochs_are_compared_with_the_chart(config: Config, tmp_path: Path) -> N
 # Encoders side by side
 
 
-def test_encoders_stand_side_by_side_with_what_is_known_of_each(config: Config, tmp_path: Path) -> None:
-    pairs = [
-        ("siglip2-b", "none"),
-        ("siglip2-b", "single"),
-        ("siglip2-so400m", "none"),
-        ("siglip2-so400m", "recursive"),
-    ]
-    encoders = [
-        Entry(encoder=encoder, ttr=ttr, metrics=write_metrics(tmp_path / f"{encoder}-{ttr}.json", 0.7))
-        for encoder, ttr in pairs
-    ]
-    rows = [Entry(row=row, epoch=80, metrics=tmp_path / "missing.json") for row in [*config.rows][:4]]
-    rows[0] = rows[0].model_copy(update={"metrics": write_metrics(tmp_path / "a.json", 5.91)})
-    record(config, *encoders, *rows)
-    files = [tmp_path / f"table.{kind}" for kind in ("md", "csv", "html", "tex")]
-    write_backbones(config, Entries((*encoders, *rows)), TableFiles(*files))
-    text = files[0].read_text(encoding="utf-8")
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| sig")]
+def test_encoders_stand_side_by_side_with_what_is_known_of_each(config: Config, entry: Entry, tmp_path: Path) -> None:
+    best = {"siglip2-b": "single", "siglip2-so400m": "recursive"}
+    pairs = [(name, ttr) for name in best for ttr in ("none", best[name])]
+    encoders = [scored(tmp_path / f"{name}-{ttr}.json", 0.7, "", 0, encoder=name, ttr=ttr) for name, ttr in pairs]
+    missing = [Entry(row=row, epoch=80, metrics=tmp_path / "missing.json") for row in [*config.rows][1:4]]
+    entries, files = Entries((*encoders, entry, *missing)), table_files(tmp_path)
+    record(config, *entries.root)
+
+    def written(**options: Any) -> list[list[str]]:
+        write_backbones(config, entries, files, **options)
+        lines = [
+            line for line in files.markdown_file.read_text(encoding="utf-8").splitlines() if line.startswith("| sig")
+        ]
+        return [[cell.strip().replace(",", "") for cell in line.split("|")[1:-1]] for line in lines]
+
+    lines = written()
     assert [(line[0], line[1]) for line in lines] == pairs
     # 12 and 27 blocks; published: 86 and 412 million with embeddings.
     assert [line[3] for line in lines] == ["85.1", "85.1", "411.5", "411.5"]
     assert lines[0][8:] == ["0.70", "5.91", "5.68 and 5.89"]
     assert lines[2][8:] == ["0.70", "", "7.04"]
-    assert all(float(cell.replace(",", "")) > 0 for line in lines for cell in line[4:8])
+    assert all(float(cell) > 0 for line in lines for cell in line[4:8])
     speeds = pd.read_csv(PACKAGED, dtype={"batch": "Int64", "registers": "Int64"})
     speeds["images_per_second"] *= 2
     speeds[speeds.code == "own"].assign(code="rehearsal").to_csv(tmp_path / "throughput.csv", index=False)
-    write_backbones(config, Entries((*encoders, *rows)), TableFiles(*files), measured=tmp_path / "throughput.csv")
-    line = next(line for line in files[0].read_text(encoding="utf-8").splitlines() if line.startswith("| sig"))
-    assert float(line.split("|")[7].replace(",", "")) == pytest.approx(
-        2 * float(lines[0][6].replace(",", "")), rel=0.02
-    )
+    faster = written(measured=tmp_path / "throughput.csv")[0][6]
+    assert float(faster) == pytest.approx(2 * float(lines[0][6]), rel=0.02)

@@ -17,15 +17,10 @@ from dsr.denoiser.dit import build_denoiser
 from dsr.training.loop import train
 from dsr.training.start import Job, begin_from
 
-from .training_row import ONE, differences, final_state, largest_gap, make_files, tiny_job, tiny_spec
+from .training_row import ONE, differences, final_state, largest_gap, tiny_job, tiny_spec
 
 ANEW = {"y_embedder.embedding_table.weight", "register_tokens", "register_pos_embed"}
 ANEW |= {"feat_rope_incontext.freqs_cos", "feat_rope_incontext.freqs_sin"}
-
-
-@pytest.fixture(scope="module")
-def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_files(tmp_path_factory.mktemp("row"))
 
 
 def weights(path: Path, start: StartSpec, seed: int = 1) -> Path:

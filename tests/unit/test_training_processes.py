@@ -28,28 +28,12 @@ from dsr.training.process import stop_request
 from dsr.training.start import Job
 from tests.processes import start_ranks
 
-from .training_row import (
-    ONE,
-    STEPS,
-    command_line,
-    differences,
-    final_state,
-    largest_gap,
-    make_files,
-    tiny_job,
-    tiny_spec,
-)
+from .training_row import ONE, STEPS, command_line, differences, final_state, largest_gap, tiny_job, tiny_spec
 
 EPOCHS = 20
 OFTEN = 1e-9
 """Minutes between checkpoints that make every step write one."""
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    return make_files(tmp_path_factory.mktemp("row"))
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from dsr.base.distributed import World
+from dsr.config.encoders import Decoder
 from dsr.config.execution import Execution
-from dsr.config.specs import TrainSpec
+from dsr.config.specs import AutoencoderSpec, TrainSpec
 from dsr.data.prepare import write_index, write_shard
 from dsr.encoder.statistics import LatentStatistics
 from dsr.training.start import Job
@@ -64,6 +65,12 @@ def tiny_spec(**recipe: Any) -> TrainSpec:
         "flip": True,
     }
     return TrainSpec.model_validate_json(json.dumps(spec))
+
+
+def tiny_autoencoder() -> AutoencoderSpec:
+    """The tiny row's encoder with a decoder."""
+    decoder = Decoder(hidden_size=8, depth=1, num_heads=1, intermediate_size=16)
+    return AutoencoderSpec(**dict(tiny_spec().encoding), decoder=decoder)
 
 
 def tiny_job(row: Path, run: Path, *, epoch: int = 4, spec: TrainSpec | None = None, **options: Any) -> Job:

@@ -184,12 +184,7 @@ FAMILIES: dict[str, Family] = {
     r"register_neurons.*": Family(
         register_neurons,
         TOLERANCE,
-        {
-            "ranked_raw_layer_neuron": Tolerance(),
-            "ranked_raw_sparse_layer_neuron": Tolerance(),
-            "ranked_meantok_layer_neuron": Tolerance(),
-            "ranked_meantok_sparse_layer_neuron": Tolerance(),
-        },
+        {f"ranked_{tokens}_layer_neuron": Tolerance() for tokens in ("raw", "raw_sparse", "meantok", "meantok_sparse")},
     ),
     r"latent_stats.*": Family(
         latent_statistics, TOLERANCE, {"count": Tolerance()}, expected=latent_statistics_expected
