@@ -157,12 +157,10 @@ def test_averages_that_are_partly_initial_weights_are_said_by_milestone() -> Non
 
 def test_own_measurements_go_before_the_releases_and_another_gpu_can_be_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "throughput.csv"
-    lines = throughput.PACKAGED.read_text(encoding="utf-8").splitlines()[1:]
-    lines = [line for line in lines if ",own," not in line]
-    lines.append("H100 80GB,train,dit-xl,36,siglip2-b,single,tf32,64,310,50,834.7,own,test")
-    lines.append("A100 40GB,train,dit-xl,36,siglip2-b,single,tf32,32,100,30,834.7,own,test")
-    path.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
-    measurements = throughput.read(path)
+    own = ("H100 80GB,train,dit-xl,36,siglip2-b,single,tf32,64,310,50,834.7,own,test",
+           "A100 40GB,train,dit-xl,36,siglip2-b,single,tf32,32,100,30,834.7,own,test")  # fmt: skip
+    path.write_text(HEADER + "\n".join(own) + "\n", encoding="utf-8")
+    measurements = [*RELEASE, *throughput.read(path)]
     job = costs.train_job(configuration(), MANIFEST, "dit-siglip2b-dsr")
     found = throughput.speed(measurements, GPU, job)
     assert found is not None

@@ -105,12 +105,20 @@ def test_bfloat16_trains_with_float32_weights(row: Path, tmp_path: Path) -> None
     assert {value.dtype for value in final_state(tmp_path / "run-a")["model"].values()} == {torch.float32}
 
 
-def test_a_finished_milestone_is_published_again_without_training(row: Path, copy: Path) -> None:
+def test_a_finished_milestone_is_published_again_without_training_and_not_with_other_code(
+    row: Path, copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = (copy / "metrics.jsonl").read_text()
     job = tiny_job(row, copy)
     assert train(job, ONE)
     assert files.sha256(job.output) == files.sha256(copy / "ema-4-0.9.safetensors")
     assert (copy / "metrics.jsonl").read_text() == before
+    assert caplog.text.count("published again, and nothing is trained; to train afresh, move") == 1
+    job.output.unlink()
+    monkeypatch.setattr(checkpoint, "code", lambda: "other")
+    with pytest.raises(UserError, match=rf"the code that trains has changed since: move {copy} away to train afresh"):
+        train(job, ONE)
+    assert not job.output.exists()
 
 
 def test_a_finished_milestone_whose_state_was_removed_is_published_again(row: Path, copy: Path) -> None:
@@ -130,19 +138,6 @@ def test_an_average_that_is_partly_initial_weights_is_said_once(
     assert caplog.text.count("still partly initial weights (100% with decay 0.9999)") == 1
     assert not tiny_spec(ema=[0.99]).recipe.initial_weights_left(460)
     assert tiny_spec(ema=[0.99]).recipe.initial_weights_left(458) == "1% with decay 0.99"
-
-
-def test_what_is_finished_is_said_and_weights_of_other_code_are_not_published_again(
-    row: Path, copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = tiny_job(row, copy)
-    assert train(job, ONE)
-    assert caplog.text.count("published again, and nothing is trained; to train afresh, move") == 1
-    job.output.unlink()
-    monkeypatch.setattr(checkpoint, "code", lambda: "other")
-    with pytest.raises(UserError, match=rf"the code that trains has changed since: move {copy} away to train afresh"):
-        train(job, ONE)
-    assert not job.output.exists()
 
 
 def test_a_milestone_in_the_past_without_its_averages_is_refused(row: Path, copy: Path) -> None:

@@ -255,17 +255,11 @@ def differences(model: torch.nn.Module, record: dict[str, Any]) -> list[str]:
     problems = [
         f"{key}: {got.get(key)}, expected {want.get(key)}" for key in {**want, **got} if got.get(key) != want.get(key)
     ]
-    parameters = list(model.parameters())
-    counts = {
-        "n_keys": len(got),
-        "n_params_total": sum(parameter.numel() for parameter in parameters),
-        "n_params_trainable_as_constructed": sum(
-            parameter.numel() for parameter in parameters if parameter.requires_grad
-        ),
-    }
-    return problems + [
-        f"{key} {value}, expected {record[key]}" for key, value in counts.items() if value != record[key]
-    ]
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    counts = {"n_keys": len(got), "n_params_total": sum(sizes.values())}
+    counts["n_params_trainable_as_constructed"] = sum(sizes[name] for name in trainable)
+    wrong = {key: value for key, value in counts.items() if value != record[key]}
+    return problems + [f"{key} {value}, expected {record[key]}" for key, value in wrong.items()]
 
 
 MODEL = Tolerance(rtol=1e-4, atol=2e-5)
