@@ -109,7 +109,7 @@ def main() -> None:
                 log.exception("%s failed", name)
                 continue
             results[name] = found
-            machine.report(found if isinstance(found, list) else [found], None)
+            machine.report(found if isinstance(found, list) else [found])
             log.info("%s done after %.0f s", name, time.monotonic() - began)
             if options.json is not None:
                 files.write_json(options.json, {"machine": machine.about(), "ceilings": ceiling, "results": results})

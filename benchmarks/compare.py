@@ -104,7 +104,7 @@ def main() -> None:
             )
         taken[group] = time.monotonic() - began
         lines = table(speeds(options.output))
-        machine.report(lines, None)
+        machine.report(lines)
         files.write_json(options.output / "comparison.json", lines)
 
 

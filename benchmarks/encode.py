@@ -14,19 +14,15 @@ from dsr.accel.device import set_arithmetic
 from dsr.accel.models import accelerated_encode
 from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
-from dsr.encoder.autoencoder import Autoencoder
-from dsr.encoder.siglip2 import Siglip2Encoder
-from dsr.encoder.ttr import read_neurons, with_registers
+from dsr.encoder.autoencoder import Autoencoder, load_autoencoder
 
 
-def autoencoder(spec: EncoderSpec, device: torch.device) -> Autoencoder:
+def autoencoder(config: Config, spec: EncoderSpec, device: torch.device) -> Autoencoder:
     """Make an encoder with random weights, with the test-time registers of ``spec``."""
     with tempfile.TemporaryDirectory() as folder:
-        encoder = Siglip2Encoder.load(inputs.encoder_folder(spec, Path(folder)), spec.encoder.input_size)
-    path = inputs.neurons(spec.ttr)
-    if path is not None and spec.ttr_options is not None:
-        encoder = with_registers(encoder, read_neurons(path).layers, spec.ttr_options)
-    return Autoencoder(encoder=encoder, decoder=None, normaliser=None).to(device)
+        encoder, neurons = inputs.encoder(config, spec, Path(folder))
+        loaded = load_autoencoder(spec, encoder=encoder, neurons=neurons, statistics=None, decoder=None)
+    return loaded.to(device)
 
 
 def measure(
@@ -47,7 +43,7 @@ def measure(
     spec = config.train(row).encoding
     if not ttr:
         spec = spec.model_copy(update={"ttr": "none", "ttr_options": None})
-    model = autoencoder(spec, world.device)
+    model = autoencoder(config, spec, world.device)
     if half:
         model.in_half = True
     pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device=world.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import multiprocessing
 import shutil
 from collections.abc import Mapping
@@ -15,24 +14,19 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from dsr.base import files, tensors
 from dsr.config.load import Config, load
-from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
+from dsr.config.specs import EncoderSpec, ModelSpec
 from dsr.data.prepare import write_index, write_shard
+from dsr.demo.encoder import STAND_INS
+from dsr.demo.made import write_encoder
 from dsr.denoiser.dit import Denoiser, build_denoiser
-from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
+from dsr.encoder.ttr import NeuronList
 
 ROOT = Path(__file__).resolve().parents[1]
-
-SHAPES = {
-    "siglip2-b": {"intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-    "siglip2-so400m": {"intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16},
-}
-"""What the configuration does not say about the published encoders."""
 
 NEURONS = {"single": "siglip2-b-single.json", "recursive": "siglip2-so400m-recursive.json"}
 """The released lists, by passes; each is of the one encoder that the paper uses it with."""
@@ -61,35 +55,21 @@ def _overlaid(base: Mapping[str, Any], top: Mapping[str, Any]) -> Mapping[str, A
     return {**base, **merged}
 
 
-def neurons(passes: str) -> Path | None:
-    """Return the neuron file for a row's test-time registers."""
-    return ROOT / "src/dsr/encoder/neurons" / NEURONS[passes] if passes in NEURONS else None
+def encoder(config: Config, spec: EncoderSpec, folder: Path) -> tuple[Path, Path | None]:
+    """Write an encoder with random weights, where it is missing, and return its folder and its neuron file, if any.
 
-
-def vision_model(spec: EncoderSpec) -> SiglipVisionModel:
-    """Make the vision tower of an encoder with random weights, on the GPU if there is one."""
-    encoder = spec.encoder
-    shape = dict(next(shape for name, shape in SHAPES.items() if name.split("-")[1] in encoder.hub))
-    if encoder.width % shape["num_attention_heads"]:
-        shape["num_attention_heads"] = 4  # The demo's width.
-    config = SiglipVisionConfig(
-        hidden_size=encoder.width,
-        image_size=encoder.input_size,
-        patch_size=encoder.patch_size,
-        vision_use_head=False,
-        **shape,
-    )
-    with torch.device(_device()):
-        model = SiglipVisionModel(config)
-    return model.eval()
-
-
-def encoder_folder(spec: EncoderSpec, folder: Path) -> Path:
-    """Write an encoder as the hub has it."""
-    vision_model(spec).save_pretrained(folder)
-    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
-    return folder
+    The demo's encoders have some neurons of no meaning.
+    """
+    place = folder / spec.encoder.hub.replace("/", "-")
+    if not place.exists():
+        write_encoder(spec, next(name for name, entry in config.encoders.items() if entry == spec.encoder), place)
+    if spec.ttr_options is None:
+        return place, None
+    if spec.encoder.hub not in STAND_INS:
+        return place, ROOT / "src/dsr/encoder/neurons" / NEURONS[spec.ttr]
+    neurons = NeuronList(encoder="", layers={0: (0, 1), 1: (0,)}, source="benchmark")
+    files.write_json(folder / "neurons.json", neurons.model_dump(mode="json", exclude_none=True))
+    return place, folder / "neurons.json"
 
 
 def statistics_file(spec: EncoderSpec, path: Path) -> Path:
@@ -97,14 +77,6 @@ def statistics_file(spec: EncoderSpec, path: Path) -> Path:
     statistics = LatentStatistics(spec.latent_shape)
     statistics.update(torch.randn(8, *spec.latent_shape))
     statistics.save(path)
-    return path
-
-
-def decoder_file(spec: AutoencoderSpec, path: Path) -> Path:
-    """Write a decoder with its initial weights."""
-    with torch.device(_device()):
-        decoder = build_decoder(spec)
-    save_file({name: value.contiguous() for name, value in decoder.state_dict().items()}, path)
     return path
 
 
@@ -164,7 +136,7 @@ def _norms_after(model: Any, block: nn.Module) -> torch.Tensor:
 
 def denoiser_file(spec: ModelSpec, path: Path) -> Path:
     """Write a denoiser with random weights."""
-    save_file({name: value.contiguous() for name, value in denoiser(spec).state_dict().items()}, path)
+    tensors.write(path, denoiser(spec).state_dict(), {})
     return path
 
 

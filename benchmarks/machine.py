@@ -161,8 +161,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="also write the results to this file")
 
 
-def report(rows: list[dict[str, Any]], path: Path | None) -> None:
-    """Print results as a table of their plain values, and write all of them as JSON."""
+def report(rows: list[dict[str, Any]]) -> None:
+    """Print results as a table of their plain values."""
     keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict)))
     cells = [keys, *[[_text(row.get(key, "")) for key in keys] for row in rows]]
     widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
@@ -172,9 +172,6 @@ def report(rows: list[dict[str, Any]], path: Path | None) -> None:
         for key, value in row.items():
             if isinstance(value, dict):
                 print(f"{key}: {json.dumps(value)}", flush=True)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": about(), "results": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 def _text(value: Any) -> str:

@@ -90,7 +90,7 @@ def denoiser(config: Config, row: str, batch: int = 8, *, outliers: bool = False
 def encoder(config: Config, row: str, batch: int = 16) -> list[dict[str, Any]]:
     """Compare the latents of a row's encoder."""
     spec = config.train(row).encoding
-    model = autoencoder(spec, torch.device("cuda"))
+    model = autoencoder(config, spec, torch.device("cuda"))
     pixels = torch.rand(batch, 3, spec.image_size, spec.image_size, device="cuda")
     set_arithmetic("fp32", 1)
     exact = model.encode(pixels)

@@ -66,8 +66,7 @@ def main() -> None:
         [
             {"registers": name, "ms": 1000 * value, "to built in": value / median["built in"]}
             for name, value in median.items()
-        ],
-        None,
+        ]
     )
 
 

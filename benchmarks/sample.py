@@ -11,6 +11,7 @@ from dsr.accel.device import set_arithmetic
 from dsr.analysis.cost import denoiser_cost
 from dsr.base.randomness import balanced_labels
 from dsr.config.load import Config
+from dsr.demo.made import write_decoder
 from dsr.sampling.generate import Shards, draw
 from dsr.sampling.sampler import Sampler
 
@@ -36,7 +37,7 @@ def measure(
     statistics = inputs.statistics_file(spec.autoencoder, folder / f"{row}-statistics.safetensors")
     decoder = folder / "decoder.safetensors"
     if not decoder.exists():
-        inputs.decoder_file(spec.autoencoder, decoder)
+        write_decoder(spec.autoencoder, decoder)
     sampler = Sampler(spec, weights=weights, statistics=statistics, decoder=decoder, device=world.device, compiled=fast)
     weights.unlink()
     began = time.perf_counter()

@@ -29,8 +29,7 @@ from benchmarks import inputs, machine
 from dsr.base import files
 from dsr.config.load import Config
 from dsr.config.specs import EncoderSpec
-from dsr.demo.encoder import write_encoder
-from dsr.encoder.ttr import NeuronList
+from dsr.demo.made import write_decoder
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ class Bench:
         spec = spec.model_copy(update={"recipe": recipe, "images": IMAGES})
         self._launch(
             processes, "dsr.commands.train", "--spec", spec.model_dump_json(), "--images", self._index,
-            "--epoch", -(-sizes.steps // spec.steps_per_epoch), "--no-tensorboard",
+            "--epoch", -(-sizes.steps // spec.steps_per_epoch),
             *self._encoder(spec.encoding), "--statistics", self._statistics(spec.encoding),
             "--run-dir", run, "--output", run / "ema.safetensors",
         )  # fmt: skip
@@ -107,7 +106,7 @@ class Bench:
         weights = inputs.denoiser_file(spec.model, self._folder / "denoiser.safetensors")
         decoder = self._folder / f"{spec.autoencoder.encoder.width}-decoder.safetensors"
         if not decoder.exists():
-            inputs.decoder_file(spec.autoencoder, decoder)
+            write_decoder(spec.autoencoder, decoder)
         unit = int(np.lcm(self._config.data.classes, 500 * processes))
 
         def draw(times: int) -> int:
@@ -131,6 +130,7 @@ class Bench:
                 "compile": sizes.compiled,
                 "log_every": sizes.log_every,
                 "checkpoint_minutes": 1e6,
+                "tensorboard": False,
             }
         )
         command = [sys.executable, "-m", "dsr.commands.launch", "--processes", processes, module, *arguments]
@@ -144,22 +144,10 @@ class Bench:
 
     def _encoder(self, spec: EncoderSpec) -> Iterator[object]:
         """Arguments for an encoder and its test-time registers, made where they are missing."""
-        folder = self._folder / spec.encoder.hub.replace("/", "-")
-        stand_in = spec.encoder.hub.startswith("stand-in/")
-        if not folder.exists():
-            if stand_in:
-                write_encoder(spec.encoder, folder)
-            else:
-                inputs.encoder_folder(spec, folder)
+        folder, neurons = inputs.encoder(self._config, spec, self._folder)
         yield from ("--encoder", folder)
-        if spec.ttr_options is None:
-            return
-        path = inputs.neurons(spec.ttr)
-        if stand_in or path is None:
-            path = self._folder / "neurons.json"
-            neurons = NeuronList(encoder="", layers={0: (0, 1), 1: (0,)}, ranked=(), source="benchmark")
-            files.write_json(path, neurons.model_dump(mode="json", exclude_none=True))
-        yield from ("--neurons", path)
+        if neurons:
+            yield from ("--neurons", neurons)
 
     def _statistics(self, spec: EncoderSpec) -> Path:
         path = self._folder / f"statistics-{spec.encoder.width}.safetensors"
@@ -215,7 +203,7 @@ def main() -> None:
                         log.info("%s", json.dumps(results[-1]))
                         if options.json is not None:
                             files.write_json(options.json, results)
-    machine.report(results, None)
+    machine.report(results)
 
 
 def bench_batch(stage: str, small: bool) -> int | None:

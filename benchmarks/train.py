@@ -99,7 +99,7 @@ def measure(
     images = open_images(index)
     spec = specification(config, row, precision, batch, len(images))
     set_arithmetic(precision, 1, deterministic=deterministic)
-    model, encoder = inputs.denoiser(spec.model), autoencoder(spec.encoding, world.device)
+    model, encoder = inputs.denoiser(spec.model), autoencoder(config, spec.encoding, world.device)
     if precision == "fp16" and fast:
         use_half_if_close(encoder, spec, images, world)
     began = time.perf_counter()
