@@ -256,11 +256,13 @@ BOTH_SPLITS = pytest.mark.parametrize("split", ["train", "validation"])
 
 
 def tarred(members: dict[str, bytes]) -> bytes:
+    """Return an archive of files, and of links and a device, which are no images."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        folder = tarfile.TarInfo("./")
-        folder.type = tarfile.DIRTYPE
-        archive.addfile(folder)
+        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
+            info = tarfile.TarInfo("./" if kind == tarfile.DIRTYPE else f"{TRAIN}/n01/link.JPEG")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -350,12 +352,12 @@ def test_archive_that_cannot_be_read(tmp_path: Path) -> None:
         archive.writestr(f"{TRAIN}/n00/t_0.JPEG", bytes(range(256)))
     deflated = path.read_bytes()
     start = deflated.index(b".JPEG") + 5
-    nested = tarred(MEMBERS)
+    nested = tarred({f"{TRAIN}/n00/t_0.JPEG": np.random.default_rng(0).bytes(100_000)})
     for content, reason in (
         (deflated[:start] + b"\xff" * 20 + deflated[start + 20 :], "Error -3 while decompressing"),
         (b"<html>", "File is not a zip file"),
         (encrypted(zipped(path).read_bytes()), "is encrypted, password required"),
-        (zipped(path, {"a.tar.gz": nested[: len(nested) // 2]}).read_bytes(), ""),
+        (zipped(path, {"a.tar.gz": nested[:50_000]}).read_bytes(), ""),
     ):
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"a.zip: damaged, or not the competition's zip \(.*{reason}"):
@@ -373,17 +375,6 @@ def test_archive_cannot_leave_its_folder(tmp_path: Path, name: str, nested: bool
     assert tree(imagenet.arrange(archive, "train", tmp_path / "in" / "out", COUNT)) == ARRANGED["train"]
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     assert not any("evil" in path.name for path in tmp_path.rglob("*"))
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
-def test_links_in_archives_are_no_images(tmp_path: Path, kind: bytes) -> None:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        info = tarfile.TarInfo(f"{TRAIN}/n01/link.JPEG")
-        info.type, info.linkname = kind, "/etc/passwd"
-        tar.addfile(info)
-    with pytest.raises(UserError, match="there is none"):
-        imagenet.arrange(zipped(tmp_path / "a.zip", {"a.tar": stream.getvalue()}), "train", tmp_path / "out", COUNT)
 
 
 @pytest.fixture
