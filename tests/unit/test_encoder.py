@@ -14,7 +14,7 @@ from transformers import SiglipVisionModel
 from dsr.base.errors import UserError
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.encoder.blocks import Mlp
-from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.siglip2 import PREFIX, Siglip2Encoder
 from dsr.encoder.ttr import InterventionMlp, with_registers
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, SIZE, pixels
@@ -46,6 +46,14 @@ def test_blocks_and_attention_are_the_vision_models(folder: Path, encoder: Sigli
         torch.testing.assert_close(block.attention.weights(block.norm1(stream)), weights, rtol=1e-4, atol=1e-6)
     assert torch.equal(encoder.pre_norm(images), trace.hidden_states[-1])
     assert trace.activations[0].shape == (2, (size // 16) ** 2, HIDDEN)
+
+
+def test_a_tower_alone_may_leave_the_prefix_out(encoder: Siglip2Encoder, copied: Path) -> None:
+    tensors = load_file(copied / "model.safetensors")
+    tower = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+    save_file(tower, copied / "model.safetensors")
+    images = pixels(1)
+    assert torch.equal(Siglip2Encoder.load(copied, SIZE).pre_norm(images), encoder.pre_norm(images))
 
 
 MLP = "vision_model.encoder.layers.1.mlp"
