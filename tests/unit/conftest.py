@@ -41,12 +41,14 @@ def six_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def row(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def row(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Files of the tiny row."""
     from .training_row import make_files  # takes seconds, and few tests need it
 
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as every process of a test
-    return make_files(tmp_path_factory.mktemp("row"))
+    yield make_files(tmp_path_factory.mktemp("row"))
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

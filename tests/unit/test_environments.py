@@ -45,7 +45,7 @@ def needed(pins: list[str]) -> set[str]:
 
 def commands() -> dict[str, set[str]]:
     """Commands that rules run, by environment; what stands above a file's rules may be used by any of them."""
-    found: dict[str, set[str]] = {"workflow": {"dsr.commands.status", "dsr.commands.fetch"}}
+    found: dict[str, set[str]] = {"workflow": {"dsr.commands.status", "dsr.commands.fetch", "dsr.report.published"}}
     for path in sorted((ROOT / "rules").glob("*.smk")):
         head, *rules = re.split(r"^\s*rule \w+:", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         for rule in (rule for rule in rules if "shell:" in rule):
@@ -88,6 +88,15 @@ def test_commands_import_nothing_that_their_environment_lacks(name: str) -> None
     lists = json.dumps([hidden, sorted(there), sorted(modules)])
     done = subprocess.run([sys.executable, "-c", IMPORT_ONLY_WITH, lists], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("package", "modules"), [("torch", "prepare report"), ("transformers", "train sample maps statistics")]
+)
+def test_commands_do_without_large_packages_that_they_do_not_need(package: str, modules: str) -> None:
+    names = ", ".join(f"dsr.commands.{name}" for name in modules.split())
+    code = f"import sys, {names}; sys.exit({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from dsr.config.specs import EvaluateSpec, content
 from dsr.data.images import open_images
 from dsr.data.prepare import write_reference
 from dsr.evaluation import precision_recall
+from dsr.evaluation.evaluate import Job, evaluate
 from dsr.evaluation.inception import InceptionGraph
 from tests.configuration import configuration
 from tests.unit import tiny_encoder
@@ -110,6 +111,12 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
         wrong.write_bytes(given)
         with pytest.raises(UserError, match="is not the evaluator's Inception graph"):
             InceptionGraph(wrong)
+
+
+def test_unequal_numbers_of_files_are_refused_before_anything_is_read() -> None:
+    one, two = (Path("a.npz"),), (Path("a.json"), Path("b.json"))
+    with pytest.raises(UserError, match="expected as many of each"):
+        evaluate(Job(samples=one, reference=Path("r.npz"), graph=Path("g.pb"), output=two))
 
 
 def test_a_reference_holds_prepared_images(tmp_path: Path) -> None:

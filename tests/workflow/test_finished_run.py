@@ -109,6 +109,7 @@ def test_a_model_has_a_card_and_draws(finished: Checkout, tmp_path: Path) -> Non
         assert image.size == (3 * 36 - 4, 2 * 48)
 
 
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules:RuntimeWarning")
 def test_the_example_of_every_command_is_complete(finished: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished.folder)
     ran = []

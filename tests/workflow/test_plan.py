@@ -47,6 +47,12 @@ def test_one_row_needs_only_its_own_jobs(fresh: Checkout) -> None:
     assert "neurons" not in text
 
 
+def test_neurons_of_a_second_pass_are_discovered_with_those_of_the_first(fresh: Checkout) -> None:
+    folder = "results/demo/encoders/siglip2-so400m"
+    _, command = fresh.plan("-p", f"{folder}/neurons-recursive.json", "--profile", "profiles/demo")
+    assert f"--encoder {folder} --first {folder}/neurons-single.json" in command
+
+
 def test_how_jobs_run_is_what_the_trainer_is_told(fresh: Checkout) -> None:
     weights = "results/rows/dit-siglip2b/epoch-80/ema.safetensors"
     for value, told in ((True, {"compile": True}), (False, {"deterministic": False})):

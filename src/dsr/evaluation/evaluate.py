@@ -93,6 +93,8 @@ def evaluate(job: Job) -> None:
         UserError: if a file is not what it should be; nothing has been computed then.
     """
     specs = job.spec or (EvaluateSpec(),) * len(job.samples)
+    if not len(job.samples) == len(specs) == len(job.output):
+        raise UserError("--samples, --output and --spec, if it is given: expected as many of each")
     sets = [_check(job, samples, spec) for samples, spec in zip(job.samples, specs, strict=True)]
     graph_sha256 = sha256(job.graph)
     with InceptionGraph(job.graph, job.threads) as network:

@@ -117,7 +117,9 @@ def page(config: Config, manifest: Manifest, given: Rehearsed) -> tuple[str, lis
 
 
 def _cell(value: float | str | None) -> str:
-    return "-" if value is None else f"{value:,.1f}" if isinstance(value, float) else f"{value}"
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
 
 
 def measurements(config: Config, manifest: Manifest, row: str, one: Found) -> list[Measurement]:
