@@ -48,7 +48,7 @@ class Cluster:
     """Shape of the cluster; resources are only counted, so they may exceed the host's."""
 
     folder: Path = Path("/tmp/dsr-test-slurm")
-    lanes: int = 4
+    lanes: int = 6
     nodes: int = 2
     """Nodes of a lane, and of `calm`."""
     cpus: int = 16

@@ -26,7 +26,7 @@ EPOCH = 6
 WEIGHTS = f"results/demo/rows/{ROW}/epoch-{EPOCH}/ema.safetensors"
 STATISTICS = "results/demo/latents/siglip2-b-single.safetensors"
 DECODER = "results/demo/decoders/siglip2-b.safetensors"
-PATIENCE = 300.0
+PATIENCE = 450.0
 """Seconds that anything may take; two busy cores are slow."""
 
 
