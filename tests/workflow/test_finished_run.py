@@ -35,7 +35,7 @@ from .conftest import Checkout, copy_checkout, job_counts
 RESULTS = "results/photos"
 SWEPT = f"{RESULTS}/rows/dsr/epoch-1"
 METRICS = f"{SWEPT}/unguided-seed0/metrics.json"
-FIGURES = ("fid", "samples", "training", "reconstruction", "averages-dsr", "encoder-norms", "denoiser-norms")
+FIGURES = ("fid", "samples", "training", "reconstruction", "averages-dsr", "denoiser-norms")
 TARGETS = (
     *(f"{RESULTS}/{name}.md" for name in ("table1", "provenance")),
     *(f"{RESULTS}/tables/{name}.md" for name in ("epochs", "reconstruction", "backbones")),
