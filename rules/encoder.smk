@@ -3,7 +3,7 @@ rule discover_neurons:
     input:
         encoder=lambda wildcards: encoder_weights(wildcards.encoder),
         # Active while others are discovered.
-        first=lambda wildcards: (neurons(wildcards.encoder, "single") if wildcards.ttr == "recursive" else []),
+        first=lambda wildcards: neurons(wildcards.encoder, "single") if wildcards.ttr == "recursive" else [],
         spec=asked("<results>/encoders/{encoder}/neurons-{ttr}.json", CONFIG.discover),
         images="<results>/data/prepared/train/index.npz",
     output:

@@ -147,7 +147,7 @@ for name, figure in FIGURES.items():
             lambda wildcards, figure=figure: files_of(figure.entries(wildcards), figure.fields.split()[-1]),
             config=config_file,
             # Names of the classes that are shown.
-            names=("<results>/data/prepared/validation/index.npz" if figure.fields.endswith("samples") else []),
+            names="<results>/data/prepared/validation/index.npz" if figure.fields.endswith("samples") else [],
         output:
             png=report(
                 f"<results>/figures/{figure.file}.png",

@@ -69,7 +69,7 @@ def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):
         maps=Path(CONFIG.results, f"maps/rows/{row}-{epoch}.npz"),
         weights=set_file(row, epoch, "", "ema.safetensors"),
         record=Path(state_folder(row), "metrics.jsonl") if row in TRAINED else None,
-        chosen=(set_file(row, epoch, "", "guidance.json") if guidance == CHOSEN else None),
+        chosen=set_file(row, epoch, "", "guidance.json") if guidance == CHOSEN else None,
         run=f"{command_with(*overlays)} {metrics}" if first else "",
     )
 

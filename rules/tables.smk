@@ -104,7 +104,7 @@ for name, table in TABLES.items():
             options=table.options,
             entries=lambda wildcards, table=table: entries_json(table.entries(wildcards), *table.fields.split()),
             # A result that is new, or gone, makes a partial table again.
-            present=lambda wildcards, table=table: ("" if table.made else written(table.entries(wildcards))),
+            present=lambda wildcards, table=table: "" if table.made else written(table.entries(wildcards)),
         shell:
             "python -m dsr.commands.report {params.step} --config {input.config:q} --entries {params.entries:q}"
             " {params.options:q} --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q}"

@@ -6,7 +6,7 @@ rule train:
         asked("<results>/rows/{row}/epoch-{epoch}/ema.safetensors", CONFIG.weights),
         images="<results>/data/prepared/train/index.npz",
         after=ancient(previous_epoch),
-        start=lambda wildcards: ("<results>/rows/{row}/start.safetensors" if wildcards.row in STARTED else []),
+        start=lambda wildcards: "<results>/rows/{row}/start.safetensors" if wildcards.row in STARTED else [],
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
     log:
@@ -43,10 +43,7 @@ rule train:
 rule average:
     input:
         "<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
-        asked=asked(
-            "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors",
-            CONFIG.weights,
-        ),
+        asked=asked("<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors", CONFIG.weights),
     output:
         "<results>/rows/{row}/epoch-{epoch}/ema-{decay}.safetensors",
     log:

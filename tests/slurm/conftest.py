@@ -65,7 +65,7 @@ def cluster() -> Cluster:
 @pytest.fixture
 def demo(cluster: Cluster) -> Iterator[Workspace]:
     """Return a checkout for the whole tiny demo, two rows of it, on nodes of its own."""
-    overlays = (*TINY, "tests/workflow/two_rows.yaml", f"{HERE}/gpus.yaml")
+    overlays = (*TINY, f"{HERE}/two_rows.yaml", f"{HERE}/gpus.yaml")
     with FileLock(cluster.folder / CALM):
         workspace = Workspace(copy_checkout(CHECKOUTS / "demo").folder, overlays)
         workspace.settle(CALM)

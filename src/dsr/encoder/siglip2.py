@@ -67,8 +67,9 @@ class Siglip2Encoder(VitEncoder):
         try:
             encoder = cls(Shape.model_validate(settings.get("vision_config", settings)), **options)
             with safe_open(folder / "model.safetensors", "pt") as file:
+                every = list(file.keys())
                 # Where the tower is alone, transformers 5 leaves the prefix out.
-                names = [name for name in list(file.keys()) if name.startswith(PREFIX)] or list(file.keys())
+                names = [name for name in every if name.startswith(PREFIX)] or every
                 weights = {PREFIX + name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
         except ValidationError as error:
             raise UserError(f"{folder / 'config.json'}: {first_problem(error)}; it is another model") from None

@@ -95,43 +95,44 @@ def evaluate(job: Job) -> None:
     specs = job.spec or (EvaluateSpec(),) * len(job.samples)
     if not len(job.samples) == len(specs) == len(job.output):
         raise UserError("--samples, --output and --spec, if it is given: expected as many of each")
-    sets = [_check(job, samples, spec) for samples, spec in zip(job.samples, specs, strict=True)]
-    graph_sha256 = sha256(job.graph)
+    with stage("checks"):
+        sets = [_check(samples, spec) for samples, spec in zip(job.samples, specs, strict=True)]
+        reference = inputs.check_reference(job.reference, *(samples for samples, _ in sets), at_least=NEIGHBOURS + 1)
+        for spec, (samples, _) in zip(specs, sets, strict=True):
+            if isinstance(spec.samples, ReconstructSpec) and reference.images != samples.images:
+                raise UserError(
+                    f"{job.reference}: {reference.images} images; {samples.path} has {samples.images} reconstructions,"
+                    " which are compared with the images that they are of"
+                )
+        graph_sha256 = sha256(job.graph)
     with InceptionGraph(job.graph, job.threads) as network:
         identity = {"graph": graph_sha256, "tensorflow": network.version}
-        for one, spec, output in zip(sets, specs, job.output, strict=True):
-            write_json(output, _evaluate(job, one, spec, network, identity))
+        with stage("reference_network"):
+            known = _image_set(reference, network, job.cache, identity)
+        for checked, spec, output in zip(sets, specs, job.output, strict=True):
+            write_json(output, _evaluate(job, (reference, known), checked, spec, network, identity))
 
 
-def _check(job: Job, path: Path, spec: EvaluateSpec) -> tuple[ImageFile, ImageFile, dict[str, Any]]:
-    """Return the samples, the reference, and what is recorded of the samples, if it is asked for."""
-    made, at_least = {}, NEIGHBOURS + 1
-    with stage("checks"):
-        if spec.samples:
-            made = read_record(record := path.with_suffix(".json"))
-            require(record, made.get("spec", {}), spec.samples)
-        expected = spec.samples.images if spec.samples else None
-        samples = inputs.check_samples(path, expected=expected, at_least=at_least)
-        reference = inputs.check_reference(job.reference, samples, at_least=at_least)
-        if isinstance(spec.samples, ReconstructSpec) and reference.images != samples.images:
-            raise UserError(
-                f"{job.reference}: {reference.images} images; {path} has {samples.images} reconstructions, which"
-                " are compared with the images that they are of"
-            )
-    return samples, reference, made
+def _check(path: Path, spec: EvaluateSpec) -> tuple[ImageFile, dict[str, Any]]:
+    """Return the samples, and what is recorded of them, if it is asked for."""
+    made = {}
+    if spec.samples:
+        made = read_record(record := path.with_suffix(".json"))
+        require(record, made.get("spec", {}), spec.samples)
+    expected = spec.samples.images if spec.samples else None
+    return inputs.check_samples(path, expected=expected, at_least=NEIGHBOURS + 1), made
 
 
 def _evaluate(
     job: Job,
-    checked: tuple[ImageFile, ImageFile, dict[str, Any]],
+    against: tuple[ImageFile, ImageSet],
+    checked: tuple[ImageFile, dict[str, Any]],
     spec: EvaluateSpec,
     network: InceptionGraph,
     identity: Mapping[str, str],
 ) -> dict[str, Any]:
     """Compute every metric of one set; returns what its metrics file holds."""
-    samples, reference, made = checked
-    with stage("reference_network"):
-        known = _image_set(reference, network, job.cache, identity)
+    (reference, known), (samples, made) = against, checked
     with stage("sample_network"):
         drawn = _image_set(samples, network, job.cache if job.keep else None, identity)
     scores, float16_blocks = score(known, drawn, network.softmax_weights())

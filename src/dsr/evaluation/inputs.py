@@ -66,8 +66,8 @@ def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFi
     return _scan(path, header)
 
 
-def check_reference(path: Path, samples: ImageFile, *, at_least: int) -> ImageFile:
-    """Check the reference images against the samples.
+def check_reference(path: Path, *sets: ImageFile, at_least: int) -> ImageFile:
+    """Check the reference images against sets of samples.
 
     Raises:
         UserError: if it has no undamaged `arr_0` of uint8 images as large as the samples.
@@ -75,14 +75,16 @@ def check_reference(path: Path, samples: ImageFile, *, at_least: int) -> ImageFi
     header = _check_header(path, at_least)
     if foreign := sorted(set(npz.keys(path)) - {npz.IMAGES_KEY, *STATISTICS}):
         _log.warning("%s: the arrays %s are not used", path, ", ".join(foreign))
-    if header.shape[1] != samples.image_size:
-        raise UserError(
-            f"{path}: reference images are {header.shape[1]} pixels wide, the samples of {samples.path} "
-            f"{samples.image_size}; use the reference of the same resolution"
-        )
+    for samples in sets:
+        if header.shape[1] != samples.image_size:
+            raise UserError(
+                f"{path}: reference images are {header.shape[1]} pixels wide, the samples of {samples.path} "
+                f"{samples.image_size}; use the reference of the same resolution"
+            )
     reference = _scan(path, header)
-    if reference.sha256 == samples.sha256:
-        _log.warning("%s and %s are the same file: the scores will be perfect", path, samples.path)
+    for samples in sets:
+        if reference.sha256 == samples.sha256:
+            _log.warning("%s and %s are the same file: the scores will be perfect", path, samples.path)
     return reference
 
 
