@@ -5,12 +5,7 @@
 
 use rule fetch_weights as fetch_encoder with:
     output:
-        multiext(
-            "<results>/encoders/{encoder}/",
-            "model.safetensors",
-            "config.json",
-            "preprocessor_config.json",
-        ),
+        multiext("<results>/encoders/{encoder}/", "model.safetensors", "config.json", "preprocessor_config.json"),
     log:
         "<logs>/fetch/encoder-{encoder}.log",
     params:

@@ -193,11 +193,7 @@ resource_scopes:
 def resources_of(request, nodes=1):
     """What a job asks of a cluster besides CPU cores, as Snakemake's SLURM plugin wants it said."""
     entry = CONFIG.request(request)
-    resources = {
-        "mem_mb": entry.mem_mb,
-        "runtime": entry.minutes,
-        "slurm_extra": SLURM_EXTRA,
-    }
+    resources = {"mem_mb": entry.mem_mb, "runtime": entry.minutes, "slurm_extra": SLURM_EXTRA}
     if entry.gpus:
         # Without tasks_per_gpu the plugin would ask for all the CPU cores once per GPU.
         gres = entry.gres or f"gpu:{entry.gpus}"

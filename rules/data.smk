@@ -25,10 +25,7 @@ if CONFIG.data.source in ("imagefolder", "kaggle"):
             folder=f"{CONFIG.results}/data/raw/{{split}}",
             local=lambda wildcards: local_copy(f"imagenet-{wildcards.split}"),
             spec=lambda wildcards: json.dumps(
-                {
-                    "images": getattr(CONFIG.data, f"{wildcards.split}_images"),
-                    "classes": CONFIG.data.classes,
-                }
+                {"images": getattr(CONFIG.data, f"{wildcards.split}_images"), "classes": CONFIG.data.classes}
             ),
         shell:
             f"{FETCH} --artifact"
@@ -58,10 +55,7 @@ if CONFIG.data.prepared:
 
     rule prepare_index:
         input:
-            expand(
-                "<results>/data/prepared/{{split}}/shard-{shard:05d}.zip",
-                shard=range(CONFIG.data.shards),
-            ),
+            expand("<results>/data/prepared/{{split}}/shard-{shard:05d}.zip", shard=range(CONFIG.data.shards)),
         output:
             "<results>/data/prepared/{split}/index.npz",
         log:

@@ -54,10 +54,7 @@ use rule evaluate as evaluate_again with:
         samples="<results>/rows/{row}/epoch-{epoch}/{set}/samples.npz",
         reference="<results>/evaluator/reference-{reference}.npz",
         graph="<results>/evaluator/graph.pb",
-        spec=asked(
-            "<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json",
-            evaluate_spec,
-        ),
+        spec=asked("<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json", evaluate_spec),
     output:
         "<results>/rows/{row}/epoch-{epoch}/{set}/metrics-{reference}.json",
     log:

@@ -138,10 +138,7 @@ def missing_metrics(wildcards):
 def times(wildcards):
     """Snakemake's benchmarks and the trainer's records of every row and encoder, as JSON."""
     jobs = {
-        f"{e}-{t}": {
-            "statistics": [f"statistics/{e}-{t}"],
-            "reconstruct": [f"reconstruct/{e}-{t}"],
-        }
+        f"{e}-{t}": {"statistics": [f"statistics/{e}-{t}"], "reconstruct": [f"reconstruct/{e}-{t}"]}
         for e, t in ENCODINGS
     }
     jobs["reconstruction"] = {"evaluate": ["evaluate/reconstruction"]}

@@ -32,10 +32,7 @@ rule sample:
 # Of a few images with every guidance that the sweep tries, the one with the lowest FID is chosen.
 rule choose_guidance:
     input:
-        expand(
-            "<results>/rows/{{row}}/epoch-{{epoch}}/sweep/{candidate}/metrics.json",
-            candidate=CANDIDATES,
-        ),
+        expand("<results>/rows/{{row}}/epoch-{{epoch}}/sweep/{candidate}/metrics.json", candidate=CANDIDATES),
     output:
         # The chosen one alone, as sampling reads it, and all that were tried.
         chosen="<results>/rows/{row}/epoch-{epoch}/guidance.json",

@@ -22,12 +22,7 @@ def score(one):
     """A scored set of images, and what is published of it."""
     spec = one.asked(CONFIG)[one.metrics]
     known = expected(CONFIG, one.row, one.epoch) if one.guidance == UNGUIDED else None
-    return Score(
-        path=in_full(str(one.metrics)),
-        epoch=one.epoch,
-        spec=spec_hash(spec),
-        expected=known,
-    )
+    return Score(path=in_full(str(one.metrics)), epoch=one.epoch, spec=spec_hash(spec), expected=known)
 
 
 def row_files(row):

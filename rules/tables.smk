@@ -26,19 +26,9 @@ class Table(NamedTuple):
 # By the name of the rule.
 TABLES = {
     "row_table": Table(
-        "rows/{row}/table1",
-        "Table 1, {row}",
-        "table1",
-        lambda wildcards: reported([wildcards.row]),
-        "metrics chosen",
+        "rows/{row}/table1", "Table 1, {row}", "table1", lambda wildcards: reported([wildcards.row]), "metrics chosen"
     ),
-    "table": Table(
-        "table1",
-        "Table 1",
-        "table1",
-        lambda wildcards: reported(CONFIG.rows),
-        "metrics chosen",
-    ),
+    "table": Table("table1", "Table 1", "table1", lambda wildcards: reported(CONFIG.rows), "metrics chosen"),
     "comparison": Table(
         "tables/{table}",
         "Table: {table}",
@@ -70,9 +60,7 @@ TABLES = {
 
 for name in ("table", "comparison"):
     TABLES[f"partial_{name}"] = TABLES[name]._replace(
-        file=f"{TABLES[name].file}-partial",
-        result=f"{TABLES[name].result}, as far as measured",
-        made="",
+        file=f"{TABLES[name].file}-partial", result=f"{TABLES[name].result}, as far as measured", made=""
     )
 
 for name, table in TABLES.items():
