@@ -49,8 +49,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the whole demo, the rehearsal and the trainings, which take longest."""
-    order = ("scenario_whole_demo.py", "scenario_rehearsal.py", "scenario_training.py")
+    """Begin with the demo, the rehearsal and the trainings, which take longest."""
+    order = ("scenario_demo.py", "scenario_rehearsal.py", "scenario_training.py")
     items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))
 
 
@@ -64,7 +64,7 @@ def cluster() -> Cluster:
 
 @pytest.fixture
 def demo(cluster: Cluster) -> Iterator[Workspace]:
-    """Return a checkout for the whole tiny demo, two rows of it, on nodes of its own."""
+    """Return a checkout for two rows of the tiny demo, on nodes of its own."""
     overlays = (*TINY, f"{HERE}/two_rows.yaml", f"{HERE}/gpus.yaml")
     with FileLock(cluster.folder / CALM):
         workspace = Workspace(copy_checkout(CHECKOUTS / "demo").folder, overlays)

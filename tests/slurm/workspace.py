@@ -22,7 +22,7 @@ from tests.slurm.host import alive, kill, output, processes, stopped, told_to_en
 HERE = Path(__file__).resolve().parent
 OVERLAYS = ("profiles/demo/config-overlay.yaml", f"{HERE}/small.yaml")
 ROW = "dit-siglip2b-dsr"
-EPOCH = 6
+EPOCH = 4
 WEIGHTS = f"results/demo/rows/{ROW}/epoch-{EPOCH}/ema.safetensors"
 STATISTICS = "results/demo/latents/siglip2-b-single.safetensors"
 DECODER = "results/demo/decoders/siglip2-b.safetensors"

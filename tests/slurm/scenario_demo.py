@@ -1,4 +1,4 @@
-"""The whole workflow on the cluster, every job through SLURM."""
+"""The way from images to tables and maps on the cluster, every job through SLURM."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from tests.workflow.conftest import job_counts
 PARALLEL = ("statistics", "train", "sample")
 """Rules whose jobs compute in several processes."""
 ALONE = ("discover_neurons", "evaluate", "encoder_maps", "denoiser_maps")
+TARGETS = ("table1.md", "figures/encoder-norms.png", "figures/denoiser-norms.png")
+"""What takes every rule that has a place in the queue; other figures and tables are drawn where Snakemake runs."""
 
 
-def test_the_whole_demo_runs_as_jobs_that_ask_for_eight_gpus(demo: Workspace) -> None:
-    run = demo.submit("--jobs", "6")
+def test_the_demo_runs_as_jobs_that_ask_for_eight_gpus(demo: Workspace) -> None:
+    run = demo.submit("--jobs", "6", "--", *(f"results/demo/{target}" for target in TARGETS))
     query = ("squeue", "--noheader", "--states", "all", "--partition", "calm", "--format", "%i %k %T %b")
     asked: dict[str, str] = {}
     end = time.monotonic() + 1500
