@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from dsr.config.load import Config, load
 from tests.configuration import merged
@@ -30,6 +32,20 @@ def config(raw: dict[str, Any]) -> Config:
 def copied(folder: Path, tmp_path: Path) -> Path:
     """A copy of a module's ``folder`` that a test may damage."""
     return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a command's program with options, as a rule does."""
+
+    def run(program: Callable[[], None], *flags: str, **options: Any) -> None:
+        texts = {
+            name: one.model_dump_json() if isinstance(one, BaseModel) else str(one) for name, one in options.items()
+        }
+        monkeypatch.setattr(sys, "argv", ["program", *flags, *(f"--{name}={text}" for name, text in texts.items())])
+        program()
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -21,41 +21,15 @@ from dsr.data.images import open_images
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.encoder.dinov2 import Dinov2Encoder
 from dsr.encoder.ttr import find_register_neurons, with_registers
-from dsr.registers.discovery import NeuronScores, Trace
 from tests.unit import tiny_encoder
 from tests.unit.tiny_encoder import HIDDEN, LAYERS, WIDTH, pixels
 
 PATCH, TABLE, SIZE = 14, 6 * 14, 4 * 14
 """Positions are a table of 6 x 6; images at SIZE have 4 x 4 patches, so it is resized as the published one is."""
-KINDS = {"dinov2": (Dinov2Config, Dinov2Model), "dinov2_with_registers": (Dinov2WithRegistersConfig,
-         Dinov2WithRegistersModel)}  # fmt: skip
+WITH_REGISTERS = (Dinov2WithRegistersConfig, Dinov2WithRegistersModel)
+KINDS = {"dinov2": (Dinov2Config, Dinov2Model), "dinov2_with_registers": WITH_REGISTERS}
 PREFIX = {"dinov2": 1, "dinov2_with_registers": 5}
 PLANTED = (1, 7)
-
-
-def write_folder(folder: Path, kind: str) -> Path:
-    """Write a random model whose every weight matters, with one neuron that makes outliers of some tokens."""
-    torch.manual_seed(0)
-    configuration, architecture = KINDS[kind]
-    model = architecture(
-        configuration(
-            hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4, mlp_ratio=2, image_size=TABLE,
-            patch_size=PATCH,
-        )
-    )  # fmt: skip
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-        layer = model.encoder.layer[PLANTED[0]]
-        direction = torch.randn(WIDTH)
-        layer.mlp.fc1.weight[PLANTED[1]] = 200 * direction / direction.norm()
-        layer.mlp.fc1.bias[PLANTED[1]] = -200
-    model.save_pretrained(folder)
-    write_json(
-        folder / "preprocessor_config.json",
-        {"image_mean": Dinov2Encoder.PIXEL_MEAN, "image_std": Dinov2Encoder.PIXEL_STD},
-    )
-    return folder
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -65,7 +39,23 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp(kind), kind)
+    """A random model whose every weight matters, with one neuron that makes outliers of some tokens."""
+    folder = tmp_path_factory.mktemp(kind)
+    torch.manual_seed(0)
+    configuration, architecture = KINDS[kind]
+    shape = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "mlp_ratio": 2}
+    model = architecture(configuration(**shape, image_size=TABLE, patch_size=PATCH))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        layer = model.encoder.layer[PLANTED[0]]
+        direction = torch.randn(WIDTH)
+        layer.mlp.fc1.weight[PLANTED[1]] = 200 * direction / direction.norm()
+        layer.mlp.fc1.bias[PLANTED[1]] = -200
+    model.save_pretrained(folder)
+    processor = {"image_mean": Dinov2Encoder.PIXEL_MEAN, "image_std": Dinov2Encoder.PIXEL_STD}
+    write_json(folder / "preprocessor_config.json", processor)
+    return folder
 
 
 def spec(ttr: Registers | None = None) -> AutoencoderSpec:
@@ -74,20 +64,18 @@ def spec(ttr: Registers | None = None) -> AutoencoderSpec:
     return plain.model_copy(update={"encoder": plain.encoder.model_copy(update=changes)})
 
 
-@pytest.mark.parametrize("size", [SIZE, TABLE])
-def test_streams_and_features_are_those_of_transformers(folder: Path, kind: str, size: int) -> None:
-    encoder = Dinov2Encoder.load(folder, size).double()
+def test_streams_and_features_are_those_of_transformers(folder: Path, kind: str) -> None:
+    encoder = Dinov2Encoder.load(folder, SIZE).double()
     images = encoder.preprocess(pixels(2, 96).double())
     model = KINDS[kind][1].from_pretrained(folder).double().eval()
     with torch.no_grad():
         states = model(images, output_hidden_states=True).hidden_states
     trace = encoder.trace(images)
-    assert len(states) == len(trace.hidden_states) == LAYERS + 1
-    for ours, theirs in zip(trace.hidden_states, states, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert len(states) == LAYERS + 1
+    torch.testing.assert_close(trace.hidden_states, [*states], rtol=0, atol=1e-6)
     features = F.layer_norm(states[-1][:, PREFIX[kind] :], (WIDTH,), eps=1e-6)
     torch.testing.assert_close(encoder(images), features, rtol=0, atol=1e-6)
-    assert trace.activations[0].shape == (2, PREFIX[kind] + (size // PATCH) ** 2, HIDDEN * 4 // 3)
+    assert trace.activations[0].shape == (2, PREFIX[kind] + 16, HIDDEN * 4 // 3)
 
 
 def test_an_autoencoder_around_it(folder: Path, tmp_path: Path) -> None:
@@ -101,9 +89,6 @@ def test_an_autoencoder_around_it(folder: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(latents, want, rtol=0, atol=1e-5)
     decode_only = load_autoencoder(spec(), encoder=None, **files)
     assert torch.equal(decode_only.decode(latents), whole.decode(latents)), "pixels in the scale of DINOv2's processor"
-    torch._dynamo.reset()
-    compiled = torch.compile(whole.encode, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(images), latents, rtol=1e-5, atol=1e-5)
 
 
 def test_maps_leave_out_what_is_no_image_token(folder: Path, kind: str) -> None:
@@ -136,15 +121,6 @@ def test_discovery_and_test_time_registers(folder: Path, kind: str, six_images: 
     assert not activations[:, 1:-1].any()
     assert intervened(images).shape == (6, 16, WIDTH)
     assert intervened.pre_norm(images).norm(dim=-1).max() < threshold
-
-
-def test_prefix_tokens_take_no_part_in_discovery() -> None:
-    output = torch.tensor([[[90.0], [1.0], [10.0], [70.0]]])
-    activations = torch.tensor([[[9.0], [1.0], [3.0], [8.0]]])
-    scores = NeuronScores(5.0)
-    scores.add(Trace([output, output], [activations]), 1, prefix=1)
-    assert scores.mean().tolist() == [[3.0]]
-    assert scores.largest_norm == 10
 
 
 def test_weights_that_are_not_read_may_be_missing_and_another_mlp_is_refused(copied: Path) -> None:

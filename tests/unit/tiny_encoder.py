@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from transformers import SiglipConfig, SiglipModel
+from safetensors.torch import save_file
 
 from dsr.base.files import write_json
 from dsr.config.encoders import Decoder, Encoder, TestTimeRegisters
 from dsr.config.specs import AutoencoderSpec
-from dsr.data.images import open_images
 from dsr.data.prepare import write_index, write_shard
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
@@ -24,34 +20,16 @@ from dsr.encoder.ttr import NeuronList
 
 WIDTH, LAYERS, HIDDEN, SIZE = 32, 4, 48, 64
 
-Planted = tuple[int, int, float, float]
-"""(layer, neuron, activation, norm of what it writes)."""
 
+def write_folder(folder: Path) -> Path:
+    """Write a random vision tower with a text tower beside it."""
+    from transformers import SiglipConfig, SiglipModel  # takes seconds, and other processes need no files
 
-def write_folder(folder: Path, planted: tuple[Planted, ...] = ()) -> Path:
-    """Write a random vision tower with a text tower beside it; planted neurons make outliers of some tokens."""
     torch.manual_seed(0)
-    vision = {
-        "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "intermediate_size": HIDDEN,
-        "image_size": SIZE,
-        "patch_size": 16,
-    }
+    vision = {"hidden_size": WIDTH, "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+    vision |= {"image_size": SIZE, "patch_size": 16}
     text = {**vision, "num_hidden_layers": 1, "vocab_size": 50, "max_position_embeddings": 8}
     SiglipModel(SiglipConfig(vision_config=vision, text_config=text)).save_pretrained(folder)
-    weights = folder / "model.safetensors"
-    state = load_file(weights)
-    generator = torch.Generator().manual_seed(1)
-    for layer, neuron, activation, norm in planted:
-        mlp = f"vision_model.encoder.layers.{layer}.mlp"
-        direction = torch.randn(WIDTH, generator=generator)
-        state[f"{mlp}.fc1.weight"][neuron] = activation * direction / direction.norm()
-        state[f"{mlp}.fc1.bias"][neuron] = -activation
-        written = torch.randn(WIDTH, generator=generator)
-        state[f"{mlp}.fc2.weight"][:, neuron] = norm * written / written.norm()
-    save_file(state, weights, metadata={"format": "pt"})
     write_json(folder / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
     return folder
 
@@ -97,14 +75,6 @@ def spec(ttr: TestTimeRegisters | None = None, *, image_size: int = SIZE) -> Aut
         decoder=Decoder(hidden_size=16, depth=2, num_heads=2, intermediate_size=24),
         image_size=image_size,
     )
-
-
-def stored_pixels(index: Path, flips: Sequence[bool] = ()) -> torch.Tensor:
-    """Return prepared images, some mirrored, as pixels (images, 3, H, W) in [0, 1]."""
-    images = open_images(index)
-    read = [images.read(number) for number in range(len(images))]
-    mirrored = [image[:, ::-1] if flip else image for image, flip in itertools.zip_longest(read, flips)]
-    return torch.from_numpy(np.stack(mirrored)).permute(0, 3, 1, 2) / 255
 
 
 def pixels(count: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:
