@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dsr.launch.preemption import STEPS
-from dsr.launch.slurm import FRUITLESS_STARTS, Attempts, SlurmJob, command_line
+from dsr.launch.slurm import FRUITLESS_STARTS, STEPS, Attempts, SlurmJob, command_line
 
 PATIENCE = 120
 """Seconds that a step may take on a loaded machine: every process imports PyTorch."""

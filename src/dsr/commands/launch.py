@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from dsr.base.command import examples, logged, module
-from dsr.launch.preemption import preempt_once
-from dsr.launch.slurm import SlurmJob, command_line, supervise
+from dsr.launch.slurm import SlurmJob, command_line, preempt_once, supervise
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dsr.base.errors import UserError
 from dsr.base.positions import position_table
-from dsr.registers.calls import Change, change_arguments, change_tokens
+from dsr.registers.layout import Change, change_arguments, change_tokens
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dsr.base.errors import UserError
-from dsr.registers.calls import change_arguments, change_tokens
-from dsr.registers.layout import Layout
+from dsr.registers.layout import Layout, change_arguments, change_tokens
 
 Model = TypeVar("Model", bound=nn.Module)
 
