@@ -87,12 +87,6 @@ def read_header(path: Path) -> Header:
         return header
 
 
-def read_first(path: Path, count: int) -> npt.NDArray[Any]:
-    """Read up to ``count`` values of the images, if they are numbers, from their start, flat."""
-    with _images(path) as (header, stream):
-        return np.frombuffer(stream.read(count * header.dtype.itemsize), header.dtype)
-
-
 def read_array(path: Path, key: str) -> npt.NDArray[Any]:
     """Read one (small) array of an npz whole."""
     with _opened(path), np.load(path, allow_pickle=False) as arrays:

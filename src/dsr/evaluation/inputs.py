@@ -18,7 +18,6 @@ from dsr.evaluation.frechet import Moments
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 """Means and covariances of the pooled and of the spatial features, as ADM's reference files store them."""
 
-_PEEKED = 4096  # values looked at to describe an array of a wrong type
 _SHOWN = 5  # indices listed in a message
 
 _log = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ def _check_header(path: Path, at_least: int) -> npz.Header:
     header = npz.read_header(path)
     shape, expected = header.shape, "expected uint8 N x H x W x 3 with values 0..255"
     if header.dtype != np.uint8:
-        raise UserError(f"{path}: arr_0 is {header.dtype}{_describe_values(path, header)}, {expected}")
+        raise UserError(f"{path}: arr_0 is {header.dtype}, {expected}")
     if len(shape) != 4 or shape[-1] != 3:
         hint = "; move the channels last" if len(shape) == 4 and shape[1] == 3 else ""
         raise UserError(f"{path}: arr_0 is {' x '.join(map(str, shape))}, {expected}{hint}")
@@ -128,16 +127,6 @@ def _check_header(path: Path, at_least: int) -> npz.Header:
     if shape[0] < at_least:
         raise UserError(f"{path}: {shape[0]} images are too few, expected at least {at_least}")
     return header
-
-
-def _describe_values(path: Path, header: npz.Header) -> str:
-    """Describe the first values of an array of a wrong type."""
-    values = npz.read_first(path, _PEEKED) if header.dtype.kind in "fiub" else np.empty(0)
-    if not len(values):
-        return ""
-    if not np.isfinite(values).all():
-        return " with NaN or infinite values"
-    return f" with values such as {values.min():.4g} .. {values.max():.4g}"
 
 
 def _scan(path: Path, header: npz.Header) -> ImageFile:
