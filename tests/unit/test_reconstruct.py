@@ -20,8 +20,8 @@ from dsr.encoder.autoencoder import build_decoder, load_autoencoder
 from dsr.encoder.statistics import LatentStatistics
 from dsr.evaluation.evaluate import Job as Evaluation
 from dsr.evaluation.evaluate import evaluate, fidelity
+from dsr.report.encoders import write_reconstruction
 from dsr.report.entries import Entries, Entry
-from dsr.report.reconstruction import write_reconstruction
 from dsr.report.render import TableFiles
 from dsr.sampling.misfits import misfits
 from dsr.sampling.reconstruct import Job, Reconstructor, reconstruct

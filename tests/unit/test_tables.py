@@ -13,9 +13,9 @@ from dsr.analysis.cost import Cost
 from dsr.base.errors import UserError
 from dsr.base.files import read_json, write_json
 from dsr.base.text import pipe_table
-from dsr.commands.report import write_backbones
 from dsr.config.load import Config, load
 from dsr.plan.throughput import PACKAGED
+from dsr.report.encoders import write_backbones
 from dsr.report.entries import METRICS, Entries, Entry, entries_json
 from dsr.report.published import Published, departures, expected
 from dsr.report.render import TableFiles, latex, markdown, write_table
