@@ -24,10 +24,9 @@ from dsr.config.load import Config, load
 from dsr.data.npz import write_images
 from dsr.report.entries import Entries, Entry
 from dsr.report.figures.common import FigureInput, style
-from dsr.report.figures.fid import epoch_reaching, read_curves, registers_alone
+from dsr.report.figures.curves import epoch_reaching, read_curves, read_steps, registers_alone
 from dsr.report.figures.maps import choose_columns
 from dsr.report.figures.samples import choose_samples, read_chosen
-from dsr.report.figures.training import read_steps
 from dsr.report.provenance import Times, write_provenance
 from dsr.report.render import markdown, page
 from dsr.report.table import TableInput, collect, read_fids

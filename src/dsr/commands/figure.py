@@ -11,10 +11,9 @@ from dsr.base.files import atomic
 from dsr.config.load import Config
 from dsr.report.entries import Entries
 from dsr.report.figures.common import FigureInput, style
-from dsr.report.figures.fid import averages, fid
+from dsr.report.figures.curves import averages, fid, training
 from dsr.report.figures.maps import attention, components, norms, outliers, times
 from dsr.report.figures.samples import reconstruction, samples
-from dsr.report.figures.training import training
 
 Kind = Literal[
     "norms", "times", "components", "attention", "outliers", "samples", "reconstruction", "fid", "averages", "training"

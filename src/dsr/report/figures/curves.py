@@ -1,19 +1,21 @@
-"""FID against epochs, and against the decay of the moving average of the weights.
+"""FID against epochs and against the decay of the moving average of the weights; loss and gradient norm against steps.
 
 Against epochs: measured points, published ones where they are comparable, and how much earlier one row is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator
 
-from dsr.analysis.track import half_width
 from dsr.base.errors import UserError
+from dsr.base.files import read_json_lines
 from dsr.config.load import Config
+from dsr.plan.status import half_width
 from dsr.report.entries import Entry
 from dsr.report.figures.common import INK, MUTED, SMALL, FigureInput, grid, heading
 from dsr.report.published import Published, departures
@@ -42,7 +44,7 @@ def fid(given: FigureInput) -> Figure:
     for number, (name, curve) in enumerate(measured.items()):
         colour, known = f"C{number}", published[name]
         across, points = np.reshape(known, (-1, 2)).T
-        band = half_width(points)
+        band = np.array([*map(half_width, points)])
         axes.fill_between(across, points - band, points + band, color=colour, alpha=0.12, lw=0)
         axes.plot(across, points, "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
         axes.plot(*np.reshape(curve, (-1, 2)).T, "o-", color=colour, lw=1.8, ms=5.5)
@@ -86,6 +88,31 @@ def averages(given: FigureInput) -> Figure:
     return figure
 
 
+def training(given: FigureInput) -> Figure:
+    """Draw loss and gradient norm of all rows, from the trainer's own records; a row without one is left out.
+
+    Raises:
+        UserError: if no row has a record.
+    """
+    runs = {one.row: read_steps(one.record) for one in given.entries if one.record and one.record.exists()}
+    if not any(runs.values()):
+        raise UserError("Loss and gradient norm: no row has been trained yet")
+    figure, ((upper,), (lower,)) = grid(2, 1, (4.6, 1.9), (0.0, 0.35))
+    heading(upper, "Loss and gradient norm", f"{given.config.name} · means over the steps between two reports", 5.6)
+    for axes, name, label in ((upper, "loss", "loss"), (lower, "grad_norm", "gradient norm")):
+        for number, (row, steps) in enumerate(runs.items()):
+            points = [(step, line[name]) for step, line in steps.items() if name in line]
+            size = 3 if len(points) < 50 else 0
+            axes.plot(*zip(*points, strict=True), color=f"C{number}", lw=1.2, marker="o", ms=size, label=row)
+        axes.set_ylabel(label)
+        axes.grid()
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    upper.tick_params(labelbottom=False)
+    lower.set_xlabel("optimizer steps")
+    upper.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02))
+    return figure
+
+
 def _plot(size: tuple[float, float], title: str, subtitle: str) -> tuple[Figure, Axes]:
     """Return axes of ``size`` inches under a heading."""
     figure, ((axes,),) = grid(1, 1, size)
@@ -112,6 +139,12 @@ def read_curves(entries: Iterable[Entry]) -> dict[str, list[tuple[int, float]]]:
         if one.scores:
             curve.append((one.epoch, one.scores["fid"]))
     return {row: sorted(curve) for row, curve in curves.items()}
+
+
+def read_steps(record: Path) -> dict[int, dict[str, float]]:
+    """Read a record by step; of several lines with one step the one of the last start counts."""
+    lines = sorted(read_json_lines(record), key=lambda line: line["restart"])
+    return dict(sorted({line["step"]: line for line in lines}.items()))
 
 
 def registers_alone(config: Config) -> tuple[str, str]:
