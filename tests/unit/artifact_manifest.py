@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from pydantic import BaseModel
 
-from dsr.artifacts import transfer
 from dsr.artifacts.fetch import fetch
 from dsr.artifacts.manifest import ImageCount
 
@@ -43,6 +41,11 @@ class Thing:
         text = spec.model_dump_json() if isinstance(spec, BaseModel) else spec
         fetch("thing", self.output, self.lock, local=local, spec=text, manifest=self.manifest)
         return self.output
+
+    @property
+    def received(self) -> int:
+        """Bytes that are kept to go on from."""
+        return sum(path.stat().st_size for path in self.downloads.glob("thing-*/*.part"))
 
 
 def images_of(folder: Path, split: str) -> Thing:
@@ -94,9 +97,3 @@ def no_file_larger(size: int) -> Iterator[None]:
 def graph(*names: str, padding: int = 0) -> bytes:
     """Return what passes for a graph with nodes of these names."""
     return " ".join(names).encode() + bytes(padding)
-
-
-def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let clients give up soon."""
-    for name, value in (("ATTEMPTS", 3), ("FIRST_WAIT", 0.01), ("LONGEST_WAIT", 0.5)):
-        monkeypatch.setattr(transfer, name, value)

@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import torch
 from pydantic import BaseModel
+from requests.adapters import HTTPAdapter
 
+from dsr.artifacts import transfer
 from dsr.config.load import Config, load
 from tests.configuration import merged
+
+from .sites import TOKEN, Sites
 
 
 @pytest.fixture
@@ -26,6 +30,19 @@ def raw() -> dict[str, Any]:
 def config(raw: dict[str, Any]) -> Config:
     """Return the project's configuration."""
     return load(raw)
+
+
+@pytest.fixture
+def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sites:
+    """Have what clients send answered here; they give up soon."""
+    sites = Sites()
+    monkeypatch.setattr(HTTPAdapter, "send", lambda self, request, **options: sites.send(self, request))
+    for name, value in (("ATTEMPTS", 3), ("FIRST_WAIT", 0.01), ("LONGEST_WAIT", 0.5)):
+        monkeypatch.setattr(transfer, name, value)
+    for name in ("HF_TOKEN", "KAGGLE_API_TOKEN"):
+        monkeypatch.setenv(name, TOKEN)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return sites
 
 
 @pytest.fixture

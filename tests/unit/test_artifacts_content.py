@@ -7,7 +7,6 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,11 @@ from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.config.training import Dit, DitDh
 from dsr.denoiser.dit import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder, load_decoder
-from dsr.encoder.statistics import Normaliser
 from tests.configuration import configuration
 
 from . import tiny_encoder
 from .artifact_manifest import ARRANGED, COUNT, MEMBERS, SOLUTION, TRAIN, VALIDATION, Thing, images_of, tree, zipped
 
-State = dict[str, torch.Tensor]
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 SPEC = AutoencoderSpec(
@@ -100,49 +97,34 @@ def saved(content: object, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def mutated() -> Iterator[bytes]:
-    """A file of the older format, with one byte changed."""
-    content = saved({"mean": torch.ones(6)}, _use_new_zipfile_serialization=False)
-    for position in range(0, 120, 7):
-        for value in (0, ord("R"), ord("b"), ord("s"), 0x85, 0xFF):
-            yield content[:position] + bytes([value]) + content[position + 1 :]
-
-
 def test_damaged_and_other_pytorch_files_are_refused_and_run_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     cut_off = saved({"mean": torch.zeros(1000)})[:2000]
     damaged = [b"", b"<html>no</html>", b"PK\x03\x04 cut off", b"\x80\x02}q\x00.", cut_off]
-    for content in (*damaged, saved(torch.zeros(3)), saved({"mean": Exploit()}), *mutated()):
+    for content in (*damaged, saved(torch.zeros(3)), saved({"mean": Exploit()})):
         Path("model.pt").write_bytes(content)
         with pytest.raises(UserError, match=r"^model.pt: .*(plain tensors|dictionary of tensors|another model)"):
             weights.convert(STATISTICS, ENCODING, Path("model.pt"), Path("out.safetensors"), {})
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
-LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
-    "plain": lambda state: state,
-    "model": lambda state: {"step": 3, "model": state},
-    "ema": lambda state: {"step": 3, "model": {}, "ema": state},
-}
-"""How published files hold their tensors."""
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("key", [None, "model", "ema"])
 @pytest.mark.parametrize("tables", [True, False])
 @pytest.mark.parametrize("denoiser", [DIT_TINY, DIT_DH_TINY])
-def test_denoiser_is_converted(tmp_path: Path, layout: str, tables: bool, denoiser: Dit | DitDh) -> None:
+def test_denoiser_is_converted(tmp_path: Path, key: str | None, tables: bool, denoiser: Dit | DitDh) -> None:
     model = ModelSpec(denoiser=denoiser, registers=4, channels=6, grid=2, classes=3)
     state = build_denoiser(model).state_dict()
-    given = {key: value for key, value in state.items() if tables or not key.endswith(weights.TABLES)}
+    given = {name: value for name, value in state.items() if tables or not name.endswith(weights.TABLES)}
     assert (len(given) == len(state)) is tables
-    torch.save(LAYOUTS[layout](given), tmp_path / "ema.pt")
+    content = {"step": 3, "model": {}, key: given} if key else given
+    torch.save(content, tmp_path / "ema.pt")
     weights.convert(DENOISER, model, tmp_path / "ema.pt", tmp_path / "ema.safetensors", {"artifact": "x"})
     loaded = load_denoiser(model, tmp_path / "ema.safetensors", torch.device("cpu")).state_dict()
-    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
     del given["t_embedder.W"]
-    torch.save(LAYOUTS[layout](given), tmp_path / "ema.pt")
+    torch.save(content, tmp_path / "ema.pt")
     with pytest.raises(UserError, match=r'ema.pt: .*Missing key\(s\) in state_dict: "t_embedder.W"'):
         weights.convert(DENOISER, model, tmp_path / "ema.pt", tmp_path / "ema.safetensors", {})
 
@@ -185,22 +167,8 @@ def test_the_dinov2_decoder_draws_256_pixels_of_latents_of_224() -> None:
         assert build_decoder(DINO)(torch.zeros(1, 256, 768)).shape == (1, 3, 256, 256)
 
 
-@pytest.mark.parametrize("encoder", ["siglip2-b", "dinov2-b-registers"])
-def test_published_statistics_of_full_size_are_taken(tmp_path: Path, encoder: str) -> None:
-    spec = REFERENCE.encoding(encoder, "none")
-    torch.save({"mean": torch.ones(768, 16, 16), "var": torch.full((768, 16, 16), 4.0)}, tmp_path / "stat.pt")
-    weights.convert(STATISTICS, spec, tmp_path / "stat.pt", tmp_path / "statistics.safetensors", {})
-    normalise = Normaliser.load(tmp_path / "statistics.safetensors", spec.latent_shape)
-    assert normalise(torch.full((1, 768, 16, 16), 3.0)).mean() == pytest.approx(1, abs=1e-5)
-
-
-def decoder_of_nobody(folder: Path) -> Thing:
-    """A decoder that nobody publishes."""
-    return Thing(folder, "decoders/vit.safetensors", None, {"kind": "decoder"}, "model.pt")
-
-
 def test_local_weights_are_converted_or_linked(tmp_path: Path) -> None:
-    case = decoder_of_nobody(tmp_path)
+    case = Thing(tmp_path, "decoders/vit.safetensors", None, {"kind": "decoder"}, "model.pt")
     with pytest.raises(UserError, match="thing: nobody publishes it; give a copy of your own"):
         case.fetch(spec=SPEC)
     torch.save(decoder_weights(), tmp_path / "own.pt")
@@ -214,18 +182,10 @@ def test_local_weights_are_converted_or_linked(tmp_path: Path) -> None:
     (tmp_path / "own.safetensors").write_bytes(b"cut off")
     with pytest.raises(UserError, match=r"own.safetensors: not a safetensors file, or cut off .*give another one"):
         case.fetch(tmp_path / "own.safetensors", SPEC)
-
-
-@pytest.mark.parametrize("spec", ["{}", "nonsense", ENCODING.model_dump_json()])
-def test_specification_of_another_kind(tmp_path: Path, spec: str) -> None:
+    with pytest.raises(UserError, match=rf"{tmp_path} is a folder, expected a file: model.pt, or a .safetensors file"):
+        case.fetch(tmp_path, SPEC)
     with pytest.raises(UserError, match=r"--spec: content of kind 'decoder' needs the JSON of AutoencoderSpec \("):
-        decoder_of_nobody(tmp_path).fetch(spec=spec)
-
-
-def test_local_copy_of_the_wrong_form(tmp_path: Path) -> None:
-    (tmp_path / "own").mkdir()
-    with pytest.raises(UserError, match=r"own is a folder, expected a file: model.pt, or a .safetensors file"):
-        decoder_of_nobody(tmp_path).fetch(tmp_path / "own", SPEC)
+        case.fetch(spec=ENCODING)
 
 
 # Graph and arrays -----------------------------------------------------------------------------------------------------
@@ -244,9 +204,6 @@ def test_arrays(tmp_path: Path) -> None:
     look_for_names(check, path)
     np.savez(path, arr_0=np.zeros(2))
     with pytest.raises(UserError, match="lacks mu"):
-        look_for_names(check, path)
-    path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UserError, match=r"was cut off"):
         look_for_names(check, path)
 
 
@@ -340,12 +297,6 @@ def test_wrong_archive(tmp_path: Path, change: dict[str, Any], split: imagenet.S
     assert not (tmp_path / "out").exists()
 
 
-def encrypted(archive: bytes) -> bytes:
-    """Say that every member of a zip is."""
-    local, central = archive.replace(b"PK\x03\x04\x14\0\0", b"PK\x03\x04\x14\0\1"), b"PK\x01\x02\x14\x03\x14\0"
-    return local.replace(central + b"\0", central + b"\1")
-
-
 def test_archive_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -356,7 +307,6 @@ def test_archive_that_cannot_be_read(tmp_path: Path) -> None:
     for content, reason in (
         (deflated[:start] + b"\xff" * 20 + deflated[start + 20 :], "Error -3 while decompressing"),
         (b"<html>", "File is not a zip file"),
-        (encrypted(zipped(path).read_bytes()), "is encrypted, password required"),
         (zipped(path, {"a.tar.gz": nested[:50_000]}).read_bytes(), ""),
     ):
         path.write_bytes(content)
