@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Golden:
     params: dict[str, np.ndarray]
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
+
+
+def tensors(arrays: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, torch.Tensor]:
+    """Return the arrays under a prefix as tensors, without it."""
+    return {key.removeprefix(prefix): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(prefix)}
 
 
 @dataclass(frozen=True)

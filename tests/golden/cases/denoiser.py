@@ -22,27 +22,20 @@ from dsr.encoder.autoencoder import ViTDecoder
 from dsr.flow import Flow
 from dsr.sampling.sampler import guided, trajectory
 
-from .common import Computed, Family, Golden, Tolerance
+from .common import Computed, Family, Golden, Tolerance, tensors
 
-FIXED = {
-    "patch_size": 1,
-    "use_qknorm": False,
-    "use_swiglu": True,
-    "use_rope": True,
-    "use_rmsnorm": True,
-    "wo_shift": False,
-    "use_pos_embed": True,
-}
+USED = dict.fromkeys(("use_swiglu", "use_rope", "use_rmsnorm", "use_pos_embed"), True)
+FIXED = {**USED, "patch_size": 1, "use_qknorm": False, "wo_shift": False}
 """The release's switches that no configuration of it changes, and that our denoisers therefore do not have."""
 
 
-def build(cls: str, kwargs: dict[str, Any]) -> Denoiser:
+def build(cls: str, kwargs: dict[str, Any], *, train_all: bool = True) -> Denoiser:
     """Build a denoiser from the release's class name and arguments."""
     own = dict(kwargs)
     for name, value in FIXED.items():
         if own.pop(name, value) != value:
             raise ValueError(f"{name}={kwargs[name]} is not used by any released configuration")
-    registers, train_all = own.pop("register_len", 0), own.pop("train_all", True)
+    registers = own.pop("register_len", 0)
     shape = {
         "registers": registers if own.pop("register_conditioning", False) else 0,
         "channels": own.pop("in_channels"),
@@ -58,18 +51,13 @@ def build(cls: str, kwargs: dict[str, Any]) -> Denoiser:
 def loaded(golden: Golden) -> Denoiser:
     """Build the denoiser of a vector file, with its parameters (strictly)."""
     model = build(golden.meta["cls"], golden.meta["kwargs"])
-    model.load_state_dict({key: torch.from_numpy(value) for key, value in golden.params.items()}, strict=True)
+    model.load_state_dict(tensors(golden.params))
     return model.eval()
-
-
-def tensors(golden: Golden) -> dict[str, Tensor]:
-    """Return the inputs as tensors."""
-    return {key: torch.from_numpy(value) for key, value in golden.inputs.items()}
 
 
 def model_case(golden: Golden) -> Computed:
     """Output, gradients of sum(output * cotangent), and guidance of a denoiser."""
-    model, inputs = loaded(golden), tensors(golden)
+    model, inputs = loaded(golden), tensors(golden.inputs)
     output = model(inputs["x"], inputs["t"], inputs["y"])
     (output * inputs["cotangent"]).sum().backward()
     computed = {"out": output.detach().numpy()}
@@ -114,7 +102,7 @@ def flow_of(golden: Golden) -> Flow:
 
 def transport(golden: Golden) -> Computed:
     """Path, loss, velocity, time law and time grid."""
-    flow, given = flow_of(golden), tensors(golden)
+    flow, given = flow_of(golden), tensors(golden.inputs)
     clean, noise, t, prediction = given["x1"], given["x0"], given["t"], given["model_output"]
     computed = {
         "xt": flow.interpolate(clean, noise, t),
@@ -155,7 +143,7 @@ def quantiles(golden: Golden, flow: Flow) -> dict[str, np.ndarray]:
 @torch.no_grad()
 def sampler(golden: Golden) -> Computed:
     """States of the sampler, and what the network saw and said."""
-    model, inputs, meta = loaded(golden), tensors(golden), golden.meta
+    model, inputs, meta = loaded(golden), tensors(golden.inputs), golden.meta
     times: list[Tensor] = []
     predictions: list[Tensor] = []
 
@@ -210,14 +198,11 @@ def check_full_size_keys(path: Path) -> tuple[int, str]:
     for name, record in json.loads(path.read_text(encoding="utf-8")).items():
         compared += len(record["keys"])
         with torch.device("meta"):
-            model = full_size_decoder(record) if name.startswith("decoder/") else full_size_denoiser(record)
+            # Position tables and Fourier frequencies of denoisers are frozen, as the release builds them.
+            decoder = name.startswith("decoder/")
+            model = full_size_decoder(record) if decoder else build(record["target"], record["params"], train_all=False)
         problems += [f"{name}: {problem}" for problem in differences(model, record)]
     return compared, "; ".join(problems[:3])
-
-
-def full_size_denoiser(record: dict[str, Any]) -> Denoiser:
-    """Build the denoiser of an entry, with position tables and Fourier frequencies frozen as the release builds it."""
-    return build(record["target"], {**record["params"], "train_all": False})
 
 
 def full_size_decoder(record: dict[str, Any]) -> ViTDecoder:

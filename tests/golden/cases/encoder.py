@@ -1,4 +1,4 @@
-"""Golden cases of the encoder, its test-time registers and their neurons, the autoencoder and latent statistics."""
+"""Golden cases of crops, the encoder, test-time registers and their neurons, the autoencoder, and latent statistics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from dsr.config.encoders import Decoder, Discovery, TestTimeRegisters
+from dsr.config.encoders import Decoder, TestTimeRegisters
+from dsr.data.images import center_crop
 from dsr.encoder.autoencoder import Autoencoder, ViTDecoder
 from dsr.encoder.siglip2 import Shape, Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics, Normaliser
@@ -17,14 +19,17 @@ from dsr.encoder.ttr import with_registers
 from dsr.encoder.vit import resize
 from dsr.registers.discovery import NeuronScores, Trace, rank
 
-from .common import Computed, Family, Golden, Tolerance
+from .common import Computed, Family, Golden, Tolerance, tensors
 
 TOLERANCE = Tolerance(rtol=1e-4, atol=2e-5)
 
 
-def tensors(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
-    """Return the arrays under a prefix as tensors, without it."""
-    return {key.removeprefix(prefix): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(prefix)}
+def crops(golden: Golden) -> Computed:
+    """Crop every recorded image, whatever its size."""
+    return {
+        name.replace("image", "crop"): np.asarray(center_crop(Image.fromarray(image), golden.meta["image_size"]))
+        for name, image in golden.inputs.items()
+    }
 
 
 def build_encoder(golden: Golden, input_size: int, **preprocessing: Any) -> Siglip2Encoder:
@@ -32,7 +37,7 @@ def build_encoder(golden: Golden, input_size: int, **preprocessing: Any) -> Sigl
     settings = {key: golden.meta[key] for key in ("hidden_act", "layer_norm_eps") if key in golden.meta}
     shape = Shape.model_validate({**settings, **golden.meta["vision_config"]})
     encoder = Siglip2Encoder(shape, input_size=input_size, **preprocessing)
-    encoder.take(tensors(golden.params, ""), Path("golden"))
+    encoder.take(tensors(golden.params), Path("golden"))
     return encoder
 
 
@@ -61,34 +66,26 @@ def features(golden: Golden) -> Computed:
 def autoencoder(golden: Golden) -> Computed:
     """Latents with and without statistics, their token norms, decoded pixels and the resized input."""
     meta = golden.meta
-    encoder = build_encoder(
-        golden, meta["encoder_input_size"], pixel_mean=meta["image_mean"], pixel_std=meta["image_std"]
-    )
-    grid = meta["encoder_input_size"] // meta["vision_config"]["patch_size"]
-    shape = Decoder.model_construct(
-        hidden_size=meta["decoder_config"]["decoder_hidden_size"],
-        depth=meta["decoder_config"]["decoder_num_hidden_layers"],
-        num_heads=meta["decoder_config"]["decoder_num_attention_heads"],
-        intermediate_size=meta["decoder_config"]["decoder_intermediate_size"],
-    )
-    channels = meta["vision_config"]["hidden_size"]
-    decoder = ViTDecoder(shape, in_channels=channels, patch_size=meta["decoder_patch_size"], grid=grid)
+    size, given, width = meta["encoder_input_size"], tensors(golden.inputs), meta["vision_config"]["hidden_size"]
+    encoder = build_encoder(golden, size, pixel_mean=meta["image_mean"], pixel_std=meta["image_std"])
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    hidden, depth, heads, intermediate = (meta["decoder_config"][f"decoder_{name}"] for name in sizes)
+    shape = Decoder.model_construct(hidden_size=hidden, depth=depth, num_heads=heads, intermediate_size=intermediate)
+    grid = size // meta["vision_config"]["patch_size"]
+    decoder = ViTDecoder(shape, in_channels=width, patch_size=meta["decoder_patch_size"], grid=grid)
     decoder.load_state_dict(tensors(golden.params, "decoder."))
     if "neurons" in meta:
         encoder = add_registers(encoder, meta)
-    images, z_in = (torch.from_numpy(golden.inputs[key]) for key in ("images", "z_in"))
-    mean, var = (torch.from_numpy(golden.inputs[key]) for key in ("latent_mean", "latent_var"))
-    model = Autoencoder(encoder=encoder, decoder=decoder, normaliser=Normaliser(mean, var))
-    latents = model.encode(images)
-    raw = Autoencoder(encoder=encoder, decoder=None, normaliser=None).encode(images)
-    shown = len(golden.outputs.get("resized", images))
+    normaliser = Normaliser(given["latent_mean"], given["latent_var"])
+    model = Autoencoder(encoder=encoder, decoder=decoder, normaliser=normaliser)
+    latents, raw = model.encode(given["images"]), model.raw(given["images"])
     return {
         "z": latents.numpy(),
         "z_nostats": raw.numpy(),
         "token_norm": raw.norm(dim=1, keepdim=True).numpy(),
         "pixels": model.decode(latents).numpy(),
-        "pixels_from_in": model.decode(z_in).numpy(),
-        "resized": resize(images[:shown], meta["encoder_input_size"]).numpy(),
+        "pixels_from_in": model.decode(given["z_in"]).numpy(),
+        "resized": resize(given["images"][: len(golden.outputs.get("resized", ()))], size).numpy(),
     }
 
 
@@ -102,19 +99,13 @@ def register_neurons(golden: Golden) -> Computed:
     computed: dict[str, np.ndarray] = {"norms": detected.norm(dim=-1).numpy()}
     variants = {match[0] for key in golden.outputs if (match := re.match(r"ranked_(raw|meantok)(_sparse)?", key))}
     for variant in variants:
-        options = Discovery(
-            images=len(golden.inputs["images"]),
-            norm_threshold=meta["register_norm_threshold"],
-            layer=meta["detect_outliers_layer"],
-            top_k=meta["top_k"],
-        )
         sparse = "sparse" in variant or meta["apply_sparsity_filter"]
         # The release puts the mean token before the image tokens, where it counts like any other.
         tokens = with_mean_token if "meantok" in variant else torch.Tensor.clone
         shown = [only_sparse(layer, tokens(layer)) for layer in trace.activations] if sparse else trace.activations
-        scores = NeuronScores(options.norm_threshold, options.layer)
+        scores = NeuronScores(meta["register_norm_threshold"], meta["detect_outliers_layer"])
         scores.add(Trace([*map(tokens, trace.hidden_states)], [*map(tokens, shown)]))
-        best = rank(scores.mean(), options.top_k)
+        best = rank(scores.mean(), meta["top_k"])
         computed |= {
             f"{variant}_layer_neuron": np.array([(layer, neuron) for layer, neuron, _ in best]),
             f"{variant}_score": np.array([score for _, _, score in best]),
@@ -145,14 +136,11 @@ def latent_statistics(golden: Golden) -> Computed:
     not have: they are computed here from the documented formula (per batch a sum over samples, then added; variance
     E[x²] - E[x]²), to show that the formula is understood.
     """
-    statistics: LatentStatistics | None = None
-    total = squares = torch.zeros(())
-    for batch in batches(golden):
-        statistics = statistics or LatentStatistics(tuple(batch.shape[1:]))
+    given = batches(golden)
+    statistics = LatentStatistics(tuple(given[0].shape[1:]))
+    for batch in given:
         statistics.update(batch)
-        total, squares = total + batch.sum(0), squares + batch.square().sum(0)
-    if statistics is None:
-        raise ValueError("the file has no batches")
+    total, squares = sum(batch.sum(0) for batch in given), sum(batch.square().sum(0) for batch in given)
     return {
         "mean": statistics.mean.numpy(),
         "var": statistics.variance.numpy(),
@@ -179,6 +167,7 @@ def latent_statistics_expected(golden: Golden) -> dict[str, np.ndarray]:
 
 
 FAMILIES: dict[str, Family] = {
+    "center_crop": Family(crops, Tolerance()),
     r"siglip_(plain|ttr).*": Family(features, TOLERANCE),
     r"rae_.*": Family(autoencoder, TOLERANCE),
     r"register_neurons.*": Family(

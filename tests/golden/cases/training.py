@@ -15,7 +15,7 @@ from dsr.flow import Flow
 from dsr.training.batches import MicroBatch
 from dsr.training.learner import Learner, MovingAverage, learning_rate
 
-from .common import Computed, Family, Golden, Tolerance
+from .common import Computed, Family, Golden, Tolerance, tensors
 from .denoiser import build
 
 STEPS_PER_EPOCH = 1251
@@ -34,8 +34,8 @@ def train_steps(golden: Golden) -> Computed:
     meta, x1 = golden.meta, golden.inputs["x1"]
     flow = Flow(shift=meta["time_dist_shift"])
     recipe = Recipe(**RECIPES[meta["recipe"]], batch=x1.shape[1], train_all=meta["all_parameters_trainable"])
-    model = build(meta["cls"], {**meta["kwargs"], "train_all": recipe.train_all})
-    model.load_state_dict({key: torch.from_numpy(value) for key, value in golden.params.items()})
+    model = build(meta["cls"], meta["kwargs"], train_all=recipe.train_all)
+    model.load_state_dict(tensors(golden.params))
     world = World(rank=0, size=1, device=torch.device("cpu"))
     learner = Learner(model, flow, recipe, world, steps_per_epoch=meta.get("steps_per_epoch", STEPS_PER_EPOCH))
     computed: dict[str, list[Any]] = {"loss": [], "grad_norm_before_clip": [], "lr": [], "per_sample_loss": []}
