@@ -16,7 +16,7 @@ from dsr.base import files
 from dsr.base.errors import UserError
 from dsr.base.programs import output_of
 from dsr.base.randomness import permutation
-from dsr.config.load import Config, load
+from dsr.config.load import load
 from dsr.data.images import Listing, is_hidden, list_folder
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def write_overlay(job: OwnImages) -> None:
     Raises:
         UserError: if the images cannot be used, or the configuration is not valid with them.
     """
-    base = _read(job.config)
+    base = _merged(*map(_read, job.config))
     for key, name in (("encoders", job.encoder), ("denoisers", job.denoiser)):
         if name not in base[key]:
             raise UserError(f"--{key[:-1]} {name}: {', '.join(map(str, job.config))} has {', '.join(base[key])}")
@@ -71,7 +71,7 @@ def write_overlay(job: OwnImages) -> None:
         raise UserError(f"{folders}: exists already; remove it, or write another overlay")
     train, validation = _split(job)
     chosen, notes = _choose(job, base, train, validation, folders)
-    config = _check(base, chosen)
+    config = load(_merged(base, chosen))
     _link(train, folders / "train")
     _link(validation, folders / "validation")
     text = "".join(f"# {line}\n" for line in notes) + yaml.safe_dump(chosen, sort_keys=False, width=110)
@@ -83,24 +83,21 @@ def write_overlay(job: OwnImages) -> None:
     log.info("Run it:             snakemake --cores all %s/table1.md --configfile %s", config.results, extra)
 
 
-def _read(paths: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    return content
+
+
+def _merged(*parts: dict[str, Any]) -> dict[str, Any]:
     from snakemake.utils import update_config  # takes a second
 
     merged: dict[str, Any] = {}
-    for path in paths:
-        try:
-            update_config(merged, yaml.safe_load(path.read_text(encoding="utf-8")))
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    for part in parts:
+        update_config(merged, copy.deepcopy(part))
     return merged
-
-
-def _check(base: dict[str, Any], chosen: dict[str, Any]) -> Config:
-    from snakemake.utils import update_config
-
-    merged = copy.deepcopy(base)
-    update_config(merged, copy.deepcopy(chosen))
-    return load(merged)
 
 
 def _split(job: OwnImages) -> tuple[Listing, Listing]:
