@@ -11,11 +11,7 @@ from dsr.base.programs import output_of
 
 
 def check(workflow: Any) -> None:
-    """Do for one job of each rule what the plugin does before it calls sbatch, and look at how SLURM tells of an end.
-
-    Raises:
-        UserError: with the plugin's reason.
-    """
+    """Do for a job of each rule what the plugin does before it calls sbatch, and look at how SLURM tells of an end."""
     if workflow.executor_plugin.name != "slurm":
         return
     from snakemake_executor_plugin_slurm import get_submit_command, set_gres_string, validate_slurm_extra

@@ -66,11 +66,7 @@ class Speed(NamedTuple):
 
 
 def read(path: Path = PACKAGED) -> list[Measurement]:
-    """Read measurements.
-
-    Raises:
-        UserError: naming file, line and column of what is wrong.
-    """
+    """Read measurements; a UserError names file, line and column of a wrong one."""
     found = []
     with path.open(encoding="utf-8", newline="") as stream:
         for number, row in enumerate(csv.DictReader(stream), start=2):

@@ -47,11 +47,7 @@ class Grid:
 
 
 def draw(job: Grid) -> None:
-    """Draw the images and write them.
-
-    Raises:
-        UserError: if a class is not known, or the model cannot be read.
-    """
+    """Draw the images and write them."""
     guidance = None if job.guidance is None else Guidance(scale=job.guidance)
     sampler = load(job.model, guidance=guidance, device=job.device)
     names = _names(sampler.classes, job.names)

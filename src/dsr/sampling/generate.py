@@ -165,11 +165,7 @@ def _digest(images: Images) -> str:
 
 
 def generate(job: Job, world: World) -> None:
-    """Draw what is missing of the images and publish them; after an interruption, the same call goes on.
-
-    Raises:
-        UserError: if an input file is missing or does not fit the specification.
-    """
+    """Draw what is missing of the images and publish them; after an interruption, the same call goes on."""
     set_arithmetic(job.spec.precision, job.execution.threads)
     sampler = Sampler(
         job.drawn(),

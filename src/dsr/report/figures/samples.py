@@ -29,11 +29,7 @@ Pictures = npt.NDArray[np.uint8]
 
 
 def samples(given: FigureInput) -> Figure:
-    """Draw the same samples of every entry.
-
-    Raises:
-        UserError: if the files hold different numbers of images.
-    """
+    """Draw the same samples of every entry."""
     config = given.config
     files = [one.samples for one in given.entries if one.samples is not None]
     counts = {read_header(path).shape[0] for path in files}
