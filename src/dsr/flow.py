@@ -3,8 +3,6 @@
 Time t runs from data (t = 0) to noise (t = 1): x_t = (1 - t) clean + t noise.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +25,7 @@ class Flow:
         return (0.0, 1.0) if self.prediction == "data" else (0.0, 0.999)
 
     @classmethod
-    def from_config(cls, section: config.Flow) -> Flow:
+    def from_config(cls, section: config.Flow) -> "Flow":
         """Build the flow of a configuration."""
         return cls(shift=section.shift, t_eps=section.t_eps, prediction=section.prediction)
 

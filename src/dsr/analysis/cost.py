@@ -4,8 +4,6 @@ FLOPs are of one forward pass of one image: matmuls and attention, two per multi
 compares the formulas with the modules.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from dsr.config.specs import AutoencoderSpec, ModelSpec
@@ -25,7 +23,7 @@ class Cost:
     flops: int
     """One forward pass of one image."""
 
-    def __add__(self, other: Cost) -> Cost:
+    def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.parameters + other.parameters, self.trainable + other.trainable, self.flops + other.flops)
 
 

@@ -3,8 +3,6 @@
 NumPy only, so that figures are drawn without PyTorch. Grids are (S, S) in row-major token order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,7 +58,7 @@ class TokenMaps:
         write_arrays(path, vars(self), {"spec": content(spec)}, compress=True)
 
     @classmethod
-    def load(cls, path: Path) -> TokenMaps:
+    def load(cls, path: Path) -> "TokenMaps":
         """Read a maps file; any other is a UserError."""
         with np.load(path, allow_pickle=False) as file:
             missing = [field.name for field in fields(cls) if field.name not in file.files]

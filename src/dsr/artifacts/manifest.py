@@ -1,7 +1,5 @@
 """The list of everything that is fetched, typed: `manifest.yaml` beside this file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -162,7 +160,7 @@ class Artifact(Section):
         return self.accept or self.page
 
     @model_validator(mode="after")
-    def _consistent(self) -> Artifact:
+    def _consistent(self) -> "Artifact":
         if len(self.files) > 1 and self.check.kind != "encoder":
             raise ValueError(f"files: content of kind '{self.check.kind}' is one file")
         if isinstance(self.source, KaggleSource) != isinstance(self.check, ImagesCheck):

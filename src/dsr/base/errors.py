@@ -1,7 +1,5 @@
 """How a command ends that cannot go on: errors that a user can mend, in one line, and a stop."""
 
-from __future__ import annotations
-
 import errno
 import os
 from typing import TYPE_CHECKING
@@ -64,7 +62,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def problems(error: ValidationError) -> list[str]:
+def problems(error: "ValidationError") -> list[str]:
     """Say of each wrong value on one line 'key: what was expected (given: value)'."""
     found = []
     for problem in error.errors(include_url=False):
@@ -77,7 +75,7 @@ def problems(error: ValidationError) -> list[str]:
     return found
 
 
-def first_problem(error: ValidationError) -> str:
+def first_problem(error: "ValidationError") -> str:
     """Say what is wrong with the first wrong value, and how many more there are."""
     first, *others = problems(error)
     return f"{first}; and {len(others)} more" if others else first

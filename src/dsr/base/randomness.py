@@ -4,8 +4,6 @@ Every random number and order of the workflow comes from here. Nothing has to be
 number of processes nor the batch size changes what is drawn.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -57,8 +55,8 @@ def rank_slice(count: int, rank: int, size: int) -> slice:
 
 
 def noise(
-    seed: int, purpose: str, indices: Iterable[int], shape: Sequence[int], device: torch.device | str = "cpu"
-) -> torch.Tensor:
+    seed: int, purpose: str, indices: Iterable[int], shape: Sequence[int], device: "torch.device | str" = "cpu"
+) -> "torch.Tensor":
     """Standard normal float32 noise, shape (len(indices), *shape): row i depends on (seed, purpose, indices[i]) only.
 
     CPU and GPU generators differ, so the device kind is part of what is drawn.
@@ -74,7 +72,7 @@ def noise(
     return result
 
 
-def balanced_labels(classes: int, images: int, seed: int, total: int | None = None) -> torch.Tensor:
+def balanced_labels(classes: int, images: int, seed: int, total: int | None = None) -> "torch.Tensor":
     """Return the label of every image, int64 (images,): a permutation with images // classes of every class.
 
     Image i has label i of this pool, however many processes sample. The order is the release's for one process.

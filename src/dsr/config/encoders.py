@@ -1,7 +1,5 @@
 """Images, encoders, test-time registers, decoder."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -66,7 +64,7 @@ class Encoder(Section):
     """The encoder's own `discovery.norm_threshold`; no part of what determines latents."""
 
     @model_validator(mode="after")
-    def _whole_patches(self) -> Encoder:
+    def _whole_patches(self) -> "Encoder":
         if self.input_size % self.patch_size:
             raise ValueError(f"input_size {self.input_size} is not a multiple of patch_size {self.patch_size}")
         return self
@@ -119,7 +117,7 @@ class Decoder(Stack):
     """Hidden width of the MLP."""
 
     @model_validator(mode="after")
-    def _whole_heads(self) -> Decoder:
+    def _whole_heads(self) -> "Decoder":
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of num_heads ({self.num_heads}) and of 4"

@@ -1,7 +1,5 @@
 """How jobs run and what they ask of a cluster."""
 
-from __future__ import annotations
-
 from dsr.config.base import Natural, Positive, PositiveFloat, Section
 
 

@@ -1,7 +1,5 @@
 """The whole of `config.yaml`, checked, and the specifications that it gives."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -62,7 +60,7 @@ class Config(Section):
     """What jobs ask of a cluster."""
 
     @model_validator(mode="after")
-    def _agreement(self) -> Config:
+    def _agreement(self) -> "Config":
         if wrong := disagreements(self):
             raise ValueError("\n  ".join(wrong))
         return self

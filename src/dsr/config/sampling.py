@@ -1,7 +1,5 @@
 """How images are drawn, scored and shown: sampling, evaluation, figures, tables."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -64,7 +62,7 @@ class Sampling(Section):
     """Search for a guidance setting, which the table shows as `chosen`; null searches for none."""
 
     @model_validator(mode="after")
-    def _guidance(self) -> Sampling:
+    def _guidance(self) -> "Sampling":
         if self.guidance.get("unguided", Guidance(scale=2.0)).scale != 1.0:
             raise ValueError("guidance: an entry `unguided: {scale: 1.0}` is needed")
         if CHOSEN in self.guidance:
@@ -85,7 +83,7 @@ class Evaluation(Section):
     The first is `validation`, whose numbers stand beside published ones; of the others the table shows FID."""
 
     @model_validator(mode="after")
-    def _validation_first(self) -> Evaluation:
+    def _validation_first(self) -> "Evaluation":
         if self.references[0] != "validation":
             raise ValueError(f"references {list(self.references)}: the first must be validation")
         return self

@@ -1,7 +1,5 @@
 """The two denoisers, and how one is trained: the flow, the recipe, the row that names them."""
 
-from __future__ import annotations
-
 import abc
 import math
 from typing import Annotated, Literal
@@ -36,7 +34,7 @@ class _Denoiser(Section, abc.ABC):
         return sum(depth for _, depth, _ in self.stacks)
 
     @model_validator(mode="after")
-    def _consistent(self) -> _Denoiser:
+    def _consistent(self) -> "_Denoiser":
         for width, _, heads in self.stacks:
             if width % (4 * heads):
                 raise ValueError(
@@ -141,7 +139,7 @@ class Recipe(Section):
         return ", ".join(f"{share:.0%} with decay {decay}" for decay, share in left.items() if share > 0.01)
 
     @model_validator(mode="after")
-    def _schedule(self) -> Recipe:
+    def _schedule(self) -> "Recipe":
         if (self.final_lr is None) != (self.decay_epochs is None):
             raise ValueError("final_lr and decay_epochs go together: give both, or neither for a constant rate")
         if self.decay_epochs is not None and self.decay_epochs[0] >= self.decay_epochs[1]:
@@ -190,7 +188,7 @@ class Row(Section):
         return None if self.recipe else self.weights
 
     @model_validator(mode="after")
-    def _consistent(self) -> Row:
+    def _consistent(self) -> "Row":
         if self.recipe is None and self.weights is None:
             raise ValueError("give a recipe, to train the row, or weights, to fetch them, or both, to train from them")
         if self.fetched and (self.fetched.classes, self.fetched.registers) != (None, None):

@@ -1,7 +1,5 @@
 """Blocks of a pre-norm ViT, walked one by one so that activations can be read and edited without hooks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """DINOv2, with and without trained registers, as transformers loads it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ class Dinov2Encoder(VitEncoder):
     PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     @classmethod
-    def read(cls, folder: Path, **options: Any) -> Dinov2Encoder:
+    def read(cls, folder: Path, **options: Any) -> "Dinov2Encoder":
         """Load either kind of model; SwiGLU MLPs (the giant models) and projections without biases are refused."""
         from transformers import AutoConfig, AutoModel  # takes seconds, and only loading needs it
 
@@ -51,7 +49,7 @@ class Dinov2Encoder(VitEncoder):
         return cls.from_vision_model(model.float(), **options)
 
     @classmethod
-    def from_vision_model(cls, model: Any, **options: Any) -> Dinov2Encoder:
+    def from_vision_model(cls, model: Any, **options: Any) -> "Dinov2Encoder":
         """Wrap a transformers ``Dinov2Model`` or ``Dinov2WithRegistersModel``, sharing its weights."""
         blocks = []
         for layer in model.encoder.layer:

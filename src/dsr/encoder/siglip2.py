@@ -1,7 +1,5 @@
 """SigLIP2's vision tower. transformers has it too, but takes seconds to import, in every job that encodes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +58,7 @@ class Siglip2Encoder(VitEncoder):
         super().__init__(embeddings, blocks, **options)
 
     @classmethod
-    def read(cls, folder: Path, **options: Any) -> Siglip2Encoder:
+    def read(cls, folder: Path, **options: Any) -> "Siglip2Encoder":
         """Load the vision tower from a checkpoint that may hold the text tower too."""
         read_model_type(folder, ("siglip", "siglip_vision_model"))
         settings = read_settings(folder, "config.json")

@@ -1,7 +1,5 @@
 """Mean and variance of latents per channel and position, and the normalisation that uses them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +117,7 @@ class Normaliser(nn.Module):
         return latents.float() * (self.var + EPS).sqrt() + self.mean
 
     @classmethod
-    def load(cls, path: Path, shape: tuple[int, int, int]) -> Normaliser:
+    def load(cls, path: Path, shape: tuple[int, int, int]) -> "Normaliser":
         """Read a statistics file and check that it is for latents of this shape."""
         with torch.device("meta"):
             normaliser = cls(torch.empty(shape), torch.empty(shape))

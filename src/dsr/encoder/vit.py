@@ -1,7 +1,5 @@
 """Frozen image encoders: pre-norm ViTs from Hugging Face folders, walked block by block."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The SLURM job that this process is part of: its processes, which get as long as they need to stop; and requeueing."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -45,7 +43,7 @@ class SlurmJob:
     """Address of the node that started the others."""
 
     @classmethod
-    def current(cls, environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
+    def current(cls, environment: Mapping[str, str] = os.environ) -> "SlurmJob | None":
         """Find the job around this process; None outside SLURM.
 
         Only steps (`srun`) count: a Snakemake that computes inside someone's own batch job must not requeue that.

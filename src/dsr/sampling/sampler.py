@@ -1,7 +1,5 @@
 """From the numbers of images to their pixels, by Euler's method with classifier-free guidance, for both denoisers."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

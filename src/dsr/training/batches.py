@@ -1,7 +1,5 @@
 """From a step's number to its samples: which images, flips, labels, noise and times, whoever computes them."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,7 +46,7 @@ class Share:
     """Samples of one backward pass."""
 
     @classmethod
-    def of(cls, world: World, batch: int, micro_batch: int | None) -> Share:
+    def of(cls, world: World, batch: int, micro_batch: int | None) -> "Share":
         """Split ``batch`` evenly over the processes; no ``micro_batch`` takes a process's part at once."""
         rows = batch // world.size
         micro_batch = micro_batch or rows
