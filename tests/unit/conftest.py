@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 from pydantic import BaseModel
-from requests.adapters import HTTPAdapter
 
 from dsr.artifacts import transfer
 from dsr.config.load import Config, load
 from tests.configuration import merged
 
-from .sites import TOKEN, Sites
+from .sites import Sites, make_certificate
+
+TOKEN = "not-to-be-logged"
 
 
 @pytest.fixture
@@ -32,17 +34,32 @@ def config(raw: dict[str, Any]) -> Config:
     return load(raw)
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the server of :func:`sites` shows."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl for a certificate")
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
 @pytest.fixture
-def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sites:
-    """Have what clients send answered here; they give up soon."""
-    sites = Sites()
-    monkeypatch.setattr(HTTPAdapter, "send", lambda self, request, **options: sites.send(self, request))
+def sites(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
+    """A server that every https address leads to; clients give up soon."""
     for name, value in (("ATTEMPTS", 3), ("FIRST_WAIT", 0.01), ("LONGEST_WAIT", 0.5)):
         monkeypatch.setattr(transfer, name, value)
+    for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "https_proxy", "KAGGLE_API_ENVIRONMENT"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("HF_TOKEN", "KAGGLE_API_TOKEN"):
         monkeypatch.setenv(name, TOKEN)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return sites
+    with Sites(certificate) as server:
+        monkeypatch.setenv("HTTPS_PROXY", server.url)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

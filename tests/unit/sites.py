@@ -1,17 +1,33 @@
-"""Sites that answer clients well or badly, in the place of the network."""
+"""A local server that answers for any site, well or badly, over HTTPS to clients that take it as their proxy."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable
+import ssl
+import subprocess
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
-import urllib3
-from requests import PreparedRequest, Response
-from requests.adapters import HTTPAdapter
+NAMES = (
+    "files.example",
+    "api.kaggle.com",
+    "storage.googleapis.com",
+    "drive.google.com",
+    "drive.usercontent.google.com",
+    "huggingface.co",
+)
 
-TOKEN = "not-to-be-logged"
+
+@dataclass(frozen=True)
+class Seen:
+    """A request."""
+
+    place: str
+    query: str
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -24,13 +40,13 @@ class Reply:
     cut: int | None = None
 
 
-Route = Callable[[PreparedRequest], Reply]
+Route = Callable[[Seen], Reply]
 
 
 def file(content: bytes, *, ranges: bool = True, cut: int | None = None, **headers: str) -> Route:
     """Serve a file as a good server does, or without ranges, or with a dropped connection."""
 
-    def answer(seen: PreparedRequest) -> Reply:
+    def answer(seen: Seen) -> Reply:
         common = {"Content-Type": "application/octet-stream", "ETag": '"v1"', **_named(headers)}
         asked = re.fullmatch(r"bytes=(\d+)-", seen.headers.get("Range", ""))
         if not (ranges and asked) or seen.headers.get("If-Range", common["ETag"]) != common["ETag"]:
@@ -53,40 +69,88 @@ def status(code: int, **headers: str) -> Route:
     return lambda seen: Reply(code, b"{}", {"Content-Type": "text/plain", **_named(headers)})
 
 
-def unreachable(error: Exception) -> Route:
-    """Do not answer."""
-
-    def fail(seen: PreparedRequest) -> Reply:
-        raise error
-
-    return fail
-
-
 def _named(headers: dict[str, str]) -> dict[str, str]:
     return {key.replace("_", "-"): value for key, value in headers.items()}
 
 
-class Sites:
-    """Answers by `site/path` in the place of the network; a list of routes is used up one by one, its last stays."""
+class Sites(ThreadingHTTPServer):
+    """Answers by `site/path`; a list of routes is used up one by one, its last stays."""
 
-    def __init__(self) -> None:
+    daemon_threads = True
+
+    def __init__(self, certificate: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.routes: dict[str, list[Route]] = {}
-        self.seen: list[PreparedRequest] = []
+        self.seen: list[Seen] = []
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.load_cert_chain(certificate)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def add(self, place: str, *routes: Route) -> None:
         self.routes[place] = list(routes)
 
-    def requests(self, place: str) -> list[PreparedRequest]:
-        return [seen for seen in self.seen if _place(seen) == place]
+    def answer(self, seen: Seen) -> Reply:
+        self.seen.append(seen)
+        routes = self.routes.get(seen.place, [status(404)])
+        return (routes.pop(0) if len(routes) > 1 else routes[0])(seen)
 
-    def send(self, adapter: HTTPAdapter, request: PreparedRequest) -> Response:
-        self.seen.append(request)
-        routes = self.routes.get(_place(request), [status(404)])
-        reply = (routes.pop(0) if len(routes) > 1 else routes[0])(request)
-        headers = {"Content-Length": str(len(reply.body)), **reply.headers}
-        body = io.BytesIO(reply.body[: reply.cut])
-        return adapter.build_response(request, urllib3.HTTPResponse(body, headers, reply.status, preload_content=False))
+    def requests(self, place: str) -> list[Seen]:
+        return [seen for seen in self.seen if seen.place == place]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are part of the tests."""
 
 
-def _place(seen: PreparedRequest) -> str:
-    return str(seen.url).partition("?")[0].removeprefix("https://")
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Sites
+    site = ""
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        """Keep the test output clean."""
+
+    def do_CONNECT(self) -> None:
+        self.site = self.path.partition(":")[0]
+        self.send_response(200)
+        self.end_headers()
+        self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
+        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", buffering=0)
+        self.close_connection = False
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path, _, query = self.path.partition("?")
+        reply = self.server.answer(Seen(self.site + path, query, self.headers))
+        self.send_response(reply.status)
+        for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.body[: reply.cut])
+            self.close_connection |= reply.cut is not None
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def finish(self) -> None:
+        super().finish()
+        # The tunnel's socket is not the one that the server knows and closes.
+        self.connection.close()
+
+
+def make_certificate(folder: Path) -> Path:
+    """Make a certificate for all sites of the tests, key and certificate in one file."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    names = ",".join(f"DNS:{name}" for name in NAMES)
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    request += ["-days", "2", "-subj", "/CN=tests", "-addext", f"subjectAltName={names}"]
+    request += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(request, check=True, capture_output=True)
+    certificate.write_text(certificate.read_text() + key.read_text())
+    return certificate

@@ -1,4 +1,4 @@
-"""Hugging Face, Google Drive and Kaggle through their own clients, for which the sites are made."""
+"""Hugging Face, Google Drive and Kaggle through their own clients, which take a local server for the real sites."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import gdown
 import numpy as np
 import pytest
-import requests
 import torch
 import yaml
 from huggingface_hub import constants
@@ -34,7 +33,8 @@ from dsr.sampling.sampler import Sampler
 
 from . import tiny_encoder
 from .artifact_manifest import ARRANGED, COUNT, GRAPH, MEMBERS, Thing, graph, images_of, tree, zipped
-from .sites import TOKEN, Reply, Route, Sites, file, page, status
+from .conftest import TOKEN
+from .sites import Reply, Route, Seen, Sites, file, page, status
 from .test_sampling import tiny_spec, write_inputs
 from .tiny_encoder import HIDDEN, LAYERS, WIDTH
 
@@ -98,7 +98,7 @@ def test_hub_publishes_all_files_of_one_commit(hub: Hub, sites: Sites, caplog: p
     hub.fetch()
     assert {path.name: path.read_bytes() for path in hub.output.iterdir()} == hub.files
     assert lock.read(hub.lock).artifacts["thing"].revision == COMMIT
-    paths = [seen.url for seen in sites.seen if "/main" in seen.url]
+    paths = [seen.place for seen in sites.seen if "/main" in seen.place]
     assert len(paths) == 1, "only the first look-up may depend on the branch"
     assert any(seen.headers.get("authorization") == f"Bearer {TOKEN}" for seen in sites.seen)
     assert TOKEN not in caplog.text
@@ -247,8 +247,8 @@ class Drive(Thing):
         self.server = server
         server.add("drive.google.com/embeddedfolderview", self.listing)
 
-    def listing(self, seen: requests.PreparedRequest) -> Reply:
-        if SUB in seen.url:
+    def listing(self, seen: Seen) -> Reply:
+        if SUB in seen.query:
             return page("decoders", f'<a href="https://drive.google.com/file/d/{FILE}/view">graph.pb</a>')(seen)
         return page("shared", f'<a href="https://drive.google.com/drive/folders/{SUB}">decoders</a>')(seen)
 
@@ -292,7 +292,7 @@ def test_drive_quota_keeps_what_was_received_and_a_warning_is_passed(drive: Driv
     drive.fetch()
     assert drive.output.read_bytes() == CONTENT
     assert "Range" in sites.seen[-1].headers
-    assert f"id={FILE}" in sites.requests("drive.google.com/uc")[0].url
+    assert f"id={FILE}" in sites.requests("drive.google.com/uc")[0].query
     assert lock.read(drive.lock).artifacts["thing"].files["graph.pb"].size == len(CONTENT)
 
 
@@ -320,7 +320,7 @@ API = "api.kaggle.com/v1/competitions.CompetitionApiService/DownloadDataFiles"
 STORE = "storage.googleapis.com/bundle/archive.zip"
 
 
-def redirect(seen: requests.PreparedRequest) -> Reply:
+def redirect(seen: Seen) -> Reply:
     return Reply(302, b"", {"Location": f"https://{STORE}?Signature=secret"})
 
 

@@ -25,6 +25,7 @@ from dsr.config.specs import AutoencoderSpec, EncoderSpec, ModelSpec
 from dsr.config.training import Dit, DitDh
 from dsr.denoiser.dit import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder, load_decoder
+from dsr.encoder.statistics import Normaliser
 from tests.configuration import configuration
 
 from . import tiny_encoder
@@ -167,6 +168,15 @@ def test_the_dinov2_decoder_draws_256_pixels_of_latents_of_224() -> None:
         assert build_decoder(DINO)(torch.zeros(1, 256, 768)).shape == (1, 3, 256, 256)
 
 
+@pytest.mark.parametrize("encoder", ["siglip2-b", "dinov2-b-registers"])
+def test_published_statistics_of_full_size_are_taken(tmp_path: Path, encoder: str) -> None:
+    spec = REFERENCE.encoding(encoder, "none")
+    torch.save({"mean": torch.ones(768, 16, 16), "var": torch.full((768, 16, 16), 4.0)}, tmp_path / "stat.pt")
+    weights.convert(STATISTICS, spec, tmp_path / "stat.pt", tmp_path / "statistics.safetensors", {})
+    normalise = Normaliser.load(tmp_path / "statistics.safetensors", spec.latent_shape)
+    assert normalise(torch.full((1, 768, 16, 16), 3.0)).mean() == pytest.approx(1, abs=1e-5)
+
+
 def test_local_weights_are_converted_or_linked(tmp_path: Path) -> None:
     case = Thing(tmp_path, "decoders/vit.safetensors", None, {"kind": "decoder"}, "model.pt")
     with pytest.raises(UserError, match="thing: nobody publishes it; give a copy of your own"):
@@ -297,6 +307,12 @@ def test_wrong_archive(tmp_path: Path, change: dict[str, Any], split: imagenet.S
     assert not (tmp_path / "out").exists()
 
 
+def encrypted(archive: bytes) -> bytes:
+    """Say that every member of a zip is."""
+    local, central = archive.replace(b"PK\x03\x04\x14\0\0", b"PK\x03\x04\x14\0\1"), b"PK\x01\x02\x14\x03\x14\0"
+    return local.replace(central + b"\0", central + b"\1")
+
+
 def test_archive_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -307,6 +323,7 @@ def test_archive_that_cannot_be_read(tmp_path: Path) -> None:
     for content, reason in (
         (deflated[:start] + b"\xff" * 20 + deflated[start + 20 :], "Error -3 while decompressing"),
         (b"<html>", "File is not a zip file"),
+        (encrypted(zipped(path).read_bytes()), "is encrypted, password required"),
         (zipped(path, {"a.tar.gz": nested[:50_000]}).read_bytes(), ""),
     ):
         path.write_bytes(content)
