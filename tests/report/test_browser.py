@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "results/demo/report.html"
 SCREENSHOTS = ROOT / "results/demo/screenshots"
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1600,1000",
-)
+ARGUMENTS = """--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run
+    --disable-background-networking --disable-component-update --disable-sync --window-size=1600,1000"""
 
 pytestmark = [
     pytest.mark.skipif(not REPORT.exists(), reason="results/demo/report.html is not there: `make demo` makes it"),
@@ -39,16 +29,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    for argument in (*ARGUMENTS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     driver.set_script_timeout(60)
     driver.execute_cdp_cmd("Network.enable", {})
-    driver.execute_cdp_cmd(
-        "Network.emulateNetworkConditions",
-        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
-    )
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
     driver.get(REPORT.as_uri())
     yield driver
     driver.quit()
@@ -57,21 +45,26 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def results(browser: Any) -> dict[str, str]:
     """Return the MIME type of every result in the report."""
-    found: dict[str, str] = json.loads(
-        browser.execute_script(
-            "return JSON.stringify(Object.fromEntries(Object.keys(results).map(p => [p, getResultMimeType(p)])))"
-        )
-    )
+    script = "return Object.fromEntries(Object.keys(results).map(path => [path, getResultMimeType(path)]))"
+    found: dict[str, str] = browser.execute_script(script)
     return found
 
 
 def show(browser: Any, path: str, content: str) -> None:
     """Show a result as a click on its eye does."""
-    browser.execute_script(
-        "app.setView({content: arguments[1], contentPath: results[arguments[0]].data_uri, resultPath: arguments[0]})",
-        path,
-        content,
-    )
+    view = "app.setView({content: arguments[1], contentPath: results[arguments[0]].data_uri, resultPath: arguments[0]})"
+    browser.execute_script(view, path, content)
+
+
+@contextlib.contextmanager
+def looking_at(browser: Any, frame: str, name: str) -> Iterator[None]:
+    """Look into a frame, and leave a picture of the page."""
+    browser.switch_to.frame(browser.find_element("css selector", frame))
+    try:
+        yield
+    finally:
+        browser.switch_to.default_content()
+        picture(browser, name)
 
 
 def picture(browser: Any, name: str) -> None:
@@ -85,12 +78,8 @@ def test_it_opens_with_the_results_first(browser: Any) -> None:
     table = browser.find_element("css selector", "iframe.opening")
     assert table.rect["y"] < 800, "the table is not in the first screen"
     assert table.rect["width"] > 800
-    browser.switch_to.frame(table)
-    try:
+    with looking_at(browser, "iframe.opening", "start"):
         assert "FID" in [cell.text for cell in browser.find_elements("css selector", "table th")]
-    finally:
-        browser.switch_to.default_content()
-    picture(browser, "start")
 
 
 def test_every_figure_loads(browser: Any, results: dict[str, str]) -> None:
@@ -113,15 +102,10 @@ def test_every_figure_loads(browser: Any, results: dict[str, str]) -> None:
 def test_tables_are_tables(browser: Any, results: dict[str, str], name: str, expected: str) -> None:
     path = next(path for path, kind in results.items() if kind == "text/html" and Path(path).stem == name)
     show(browser, path, "html")
-    browser.switch_to.frame(browser.find_element("tag name", "iframe"))
-    try:
-        headings = [cell.text for cell in browser.find_elements("css selector", "table th")]
-        assert expected in headings
+    with looking_at(browser, "iframe", name):
+        assert expected in [cell.text for cell in browser.find_elements("css selector", "table th")]
         first = [cell.text for cell in browser.find_elements("css selector", "tbody td:first-child")]
         assert "dit-siglip2b-dsr" in first
-    finally:
-        browser.switch_to.default_content()
-        picture(browser, name)
 
 
 @pytest.mark.parametrize("width", [1200, 1400])
@@ -132,15 +116,11 @@ def test_the_table_is_whole_beside_a_wide_menu(browser: Any, results: dict[str, 
     if menu:
         menu[0].click()
     show(browser, next(path for path in results if Path(path).name == "table1.html"), "html")
-    browser.switch_to.frame(browser.find_element("tag name", "iframe"))
-    try:
+    with looking_at(browser, "iframe", f"table1-{width}"):
         last = browser.find_element("css selector", "table th:last-child")
         assert last.text == "Reference"
         assert last.rect["x"] + last.rect["width"] <= browser.execute_script("return innerWidth")
-    finally:
-        browser.switch_to.default_content()
-        picture(browser, f"table1-{width}")
-        browser.set_window_size(size["width"], size["height"])
+    browser.set_window_size(size["width"], size["height"])
 
 
 def test_every_result_has_a_caption(browser: Any, results: dict[str, str]) -> None:
@@ -151,5 +131,4 @@ def test_every_result_has_a_caption(browser: Any, results: dict[str, str]) -> No
 def test_nothing_was_fetched_and_nothing_went_wrong(browser: Any) -> None:
     fetched = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert [name for name in fetched if not name.startswith(("data:", "blob:"))] == []
-    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert errors == []
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
