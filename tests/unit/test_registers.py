@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import runpy
 import subprocess
@@ -30,9 +31,12 @@ from transformers import (
 )
 
 from dsr.base.errors import UserError
+from dsr.config.encoders import TestTimeRegisters
+from dsr.encoder.siglip2 import Siglip2Encoder
+from dsr.encoder.ttr import with_registers
 from dsr.registers import Layout, add_diffusion_registers, add_test_time_registers, find_register_neurons, token_norms
 from dsr.registers.diffusion import repeated, unrotated
-from dsr.registers.test_time import intervene
+from tests.unit import tiny_encoder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -42,8 +46,6 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 class Block(nn.Module):
     """Attention with a rotary table and a condition per token."""
-
-    kind = "a block's own attribute"
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,10 +58,10 @@ class Block(nn.Module):
 
 
 class Dit(nn.Module):
-    def __init__(self, call: Callable[..., Any] = lambda block, x, **others: block(x, **others)) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block() for _ in range(3))
-        self.call = call
+        self.call: Callable[..., Any] = lambda block, x, **others: block(x, **others)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         rotary = torch.full((9, 8), 0.6), torch.full((9, 8), 0.8)
@@ -83,10 +85,8 @@ def add(dit: Dit) -> Dit:
 
 def test_registers_enter_take_part_and_leave(dit: Dit) -> None:
     x, condition = torch.randn(2, 9, 8), torch.randn(2, 9, 8)
-    blocks, state = list(dit.blocks), {name: value.clone() for name, value in dit.state_dict().items()}
+    plain, blocks = copy.deepcopy(dit), list(dit.blocks)
     add(dit)
-    plain = Dit()
-    plain.load_state_dict(state)
     rotary = torch.full((9, 8), 0.6), torch.full((9, 8), 0.8)
     tokens, _ = plain.blocks[0](x, condition, rotary)
     registers = dit.diffusion_registers
@@ -203,21 +203,12 @@ def test_planted_outliers_are_found_and_moved(make: Callable[[], nn.Module], pre
 
 
 @torch.no_grad()
-def test_it_is_the_intervention_of_our_own_encoders() -> None:
-    """Against blocks walked by hand."""
-    torch.manual_seed(0)
-    vit, images, listed = timm().eval(), torch.randn(2, 3, 32, 32), torch.tensor([3, 9])
-    is_listed = torch.zeros(64, dtype=torch.bool).index_fill(0, listed, True)
-    x = vit.patch_embed(images)
-    x = nn.functional.pad(vit.norm_pre(vit._pos_embed(x)), (0, 0, 0, 2))
-    for number, block in enumerate(vit.blocks):
-        x = x + block.attn(block.norm1(x))
-        hidden = block.mlp.act(block.mlp.fc1(block.norm2(x)))
-        if number == 1:
-            hidden = intervene(hidden, listed, is_listed, registers=2, kept=1, shared=True)
-        x = x + block.mlp.fc2(hidden)
-    add_test_time_registers(vit, {1: (9, 3)}, registers=2, shared=True)
-    torch.testing.assert_close(vit.forward_features(images), vit.norm(x[:, :-2]))
+def test_it_is_the_intervention_of_our_own_encoders(tmp_path: Path) -> None:
+    folder, images = tiny_encoder.write_folder(tmp_path), tiny_encoder.pixels(2) * 2 - 1
+    own = with_registers(Siglip2Encoder.load(folder, tiny_encoder.SIZE), {1: (3, 9)}, TestTimeRegisters(registers=2))
+    vit = SiglipVisionModel.from_pretrained(folder).eval()
+    add_test_time_registers(vit, {1: (9, 3)}, registers=2, kept=1, shared=True)
+    torch.testing.assert_close(features(vit, images), vit.vision_model.post_layernorm(own.pre_norm(images)))
 
 
 @torch.no_grad()
