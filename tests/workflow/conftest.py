@@ -27,27 +27,21 @@ class Checkout:
     folder: Path
     overlays: tuple[str, ...] = TINY
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake; stdout and stderr together in ``stdout``."""
-        if "-n" in arguments:
-            return self._dry(arguments)
-        return self.run("snakemake", *arguments)
-
-    def run(self, *command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run one of the environment's programs, or of those in ``path``; stdout and stderr together."""
-        paths = f"{path or ''}:{Path(sys.executable).parent}:{os.environ['PATH']}".lstrip(":")
-        return subprocess.run(
-            command, cwd=self.folder, env={**os.environ, "PATH": paths}, text=True, timeout=1800,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-        )  # fmt: skip
-
-    def _dry(self, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    def snakemake(self, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake, with the programs in ``path``, if any; stdout and stderr together in ``stdout``."""
         with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
-            process = SERVER.Process(target=run_here, args=(self.folder, log.name, arguments))
+            process = SERVER.Process(target=run_here, args=(self.folder, log.name, _programs(path), arguments))
             process.start()
             process.join(timeout=1800)
             assert process.exitcode is not None
             return subprocess.CompletedProcess(arguments, process.exitcode, log.read())
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the environment's programs; stdout and stderr together."""
+        return subprocess.run(
+            command, cwd=self.folder, env={**os.environ, "PATH": _programs()}, text=True, timeout=1800,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
 
     def tiny(self, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         """Run the tiny workflow, or parts of it."""
@@ -85,11 +79,16 @@ class Checkout:
         return job_counts(self.tiny(*arguments, "-n", overlays=overlays).stdout)
 
 
-def run_here(folder: Path, log: str, arguments: tuple[str, ...]) -> None:
+def _programs(path: Path | None = None) -> str:
+    return f"{path or ''}:{Path(sys.executable).parent}:{os.environ['PATH']}".lstrip(":")
+
+
+def run_here(folder: Path, log: str, programs: str, arguments: tuple[str, ...]) -> None:
     """Become a Snakemake process."""
     from snakemake.cli import main
 
     os.chdir(folder)
+    os.environ["PATH"] = programs
     output = os.open(log, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
@@ -114,19 +113,8 @@ def job_counts(output: str) -> dict[str, int]:
 
 def copy_checkout(folder: Path) -> Checkout:
     """Copy the files that belong to the project (no results, no environment)."""
-    names = (
-        "Snakefile",
-        "Snakefile.demo",
-        "config.yaml",
-        "rules",
-        "envs",
-        "src",
-        "profiles",
-        "slurm",
-        "docs",
-        "tests/workflow",
-    )
-    for name in names:
+    folders = ("rules", "envs", "src", "profiles", "slurm", "docs", "tests/workflow")
+    for name in ("Snakefile", "Snakefile.demo", "config.yaml", *folders):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

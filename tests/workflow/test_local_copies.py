@@ -1,4 +1,4 @@
-"""Nothing is downloaded where config.yaml gives paths of the user's own copies."""
+"""What users bring: their own copies, for which nothing is downloaded, and a folder of their own images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from snakemake.utils import update_config
 from transformers import SiglipConfig, SiglipVisionConfig, SiglipVisionModel
 
 from dsr.artifacts.manifest import load
+from dsr.base.errors import UserError
 from dsr.base.files import write_json
 from dsr.config.specs import AutoencoderSpec
-from dsr.data.images import check_index
+from dsr.data.images import check_index, list_folder
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
-from tests.configuration import DEMO, configuration
+from dsr.plan.own_images import OwnImages, write_overlay
+from tests.configuration import DEMO, ROOT, configuration
 from tests.unit.artifact_manifest import graph
 
 from .conftest import Checkout, copy_checkout, job_counts
@@ -172,3 +174,64 @@ def test_images_need_not_be_prepared(given: tuple[Checkout, dict[str, str], str]
     folder = next(path for path in Path(copies["imagenet-validation"]).iterdir() if path.is_dir())
     next(folder.iterdir()).rename(folder / "renamed.png")
     assert set(job_counts(run(checkout, str(direct), "-n", index))) == {"list_images"}
+
+
+# A folder of images: test_finished_run.py goes on from there ----------------------------------------------------------
+
+CONFIG = (ROOT / "config.yaml",)
+
+
+def overlay_for(job: OwnImages) -> dict[str, Any]:
+    write_overlay(job)
+    return yaml.safe_load(job.output.read_text(encoding="utf-8"))
+
+
+def test_the_overlay_is_a_configuration_that_plans(fresh: Checkout, photographs: Path, tmp_path: Path) -> None:
+    job = OwnImages(photographs, tmp_path / "photos.yaml", config=CONFIG, gpus=0)
+    chosen = overlay_for(job)
+    assert chosen["data"] | {"train_images": 144, "validation_images": 16, "classes": 2} == chosen["data"]
+    held = list_folder(tmp_path / "photos/validation")
+    assert held.classes == ["a temple", "flower"]
+    assert sorted(held.labels.tolist()) == [0] * 4 + [1] * 12
+    counts, text = fresh.plan("all", "--configfile", str(job.output))
+    assert counts["train"] == counts["evaluate"] == 2 * 2
+    assert "siglip2b" not in text.replace("siglip2-b", ""), "no row of the paper is left"
+
+
+def test_what_it_says_follows_from_the_images(
+    photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    chosen = overlay_for(OwnImages(photographs, tmp_path / "a.yaml", config=CONFIG, gpus=4, encoder="siglip2-so400m"))
+    batch = chosen["recipes"]["own"]["batch"]
+    assert batch == 16  # the largest power of two that leaves eight steps of 144 images
+    assert chosen["evaluation"]["epochs"][-1] == -(-20000 // (144 // batch))
+    assert chosen["sampling"]["images"] == 1000
+    assert (chosen["rows"]["dsr"]["ttr"], chosen["execution"]["processes"]) == ("recursive", 4)
+    assert f"snakemake --cores 1 plan --configfile {tmp_path / 'a.yaml'}" in caplog.text
+    for said in ("classes have 36 to 108 images", "100% are enlarged", "flow.shift_dim stays 196608", "4 GPUs"):
+        assert said in caplog.text
+    again = overlay_for(OwnImages(photographs, tmp_path / "b.yaml", config=CONFIG, gpus=4, encoder="siglip2-so400m"))
+    assert list(chosen) == list(again)
+    held = [[path.resolve() for path in list_folder(tmp_path / name / "validation").paths] for name in "ab"]
+    assert held[0] == held[1], "the same images are held out"
+
+
+def test_images_of_one_folder_are_one_class(photographs: Path, tmp_path: Path) -> None:
+    job = OwnImages(photographs / "flower", tmp_path / "flat.yaml", config=CONFIG, gpus=0)
+    assert overlay_for(job)["data"]["classes"] == 1
+    assert list_folder(tmp_path / "flat/train").classes == ["images"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": "clip"}, "--encoder clip: .*config.yaml has siglip2-b, siglip2-so400m"),
+        ({"hold_out": 0.001}, "class 'a temple' has 40 images, of which 0 would be held out"),
+        ({"gpus": 200}, "144 images are too few for a batch of 200"),
+    ],
+)
+def test_what_cannot_be_is_one_line(photographs: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        write_overlay(OwnImages(photographs, tmp_path / "photos.yaml", config=CONFIG, **{"gpus": 0, **change}))
+    assert not any(tmp_path.iterdir()), "nothing stands in the way of another try"

@@ -1,13 +1,15 @@
-"""What the SLURM plugin refuses in a thread, where nobody sees it, is refused at the start with the reason."""
+"""Jobs: what cannot be submitted to SLURM is refused, what is asked for, and the status while jobs run and after."""
 
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from .conftest import TINY, Checkout
+from .conftest import ROOT, TINY, Checkout, copy_checkout
 
 TARGET = "results/demo/data/prepared/validation/index.npz"
 KNOWN = ("--default-resources", "slurm_account=known", "slurm_partition=gpu")
@@ -33,8 +35,7 @@ def test_lost_submissions_are_refused(
     ):
         (tmp_path / program).write_text(f"#!/bin/sh\n{answer}\n")
         (tmp_path / program).chmod(0o755)
-    command = ["snakemake", "--profile", "slurm", "--configfile", *TINY, *arguments, "--", TARGET]
-    run = fresh.run(*command, path=tmp_path)
+    run = fresh.snakemake("--profile", "slurm", "--configfile", *TINY, *arguments, "--", TARGET, path=tmp_path)
     assert run.returncode == 1
     assert message in run.stdout
     assert "Traceback" not in run.stdout
@@ -56,3 +57,30 @@ def test_jobs_without_gpus_have_a_partition_of_their_own_and_crops_go_in_groups(
         "prepare_index": {("cpu", "")},
         "sample": {("gpu", "gpu:4")},
     }
+
+
+def test_the_status_is_shown_while_snakemake_runs_and_after_jobs_failed(tmp_path: Path) -> None:
+    assert "-m dsr.commands.status $(RESULTS)/status.json" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    checkout = copy_checkout(tmp_path)
+    assert "Snakemake writes it when it starts" in checkout.status().stdout
+    (tmp_path / "fewer.yaml").write_text("data: {validation_images: 300}", encoding="utf-8")
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(checkout.tiny, TARGET, "--retries", "1", overlays=("fewer.yaml",))
+        while not (tmp_path / "results/demo/status.json").exists():
+            assert not run.done(), run.result().stdout
+            time.sleep(0.1)
+        shown = checkout.status()
+        assert not run.done(), "the status must be asked for while jobs run"
+    assert shown.returncode == 0, shown.stdout
+    assert "| dit-siglip2b " in shown.stdout
+    assert "not started" in shown.stdout
+    assert "Snakemake is running (process " in shown.stdout
+    assert run.result().returncode == 1
+    shown = checkout.status()
+    assert "Failed: 2 jobs." in shown.stdout
+    assert "- prepare_shard validation 00001 (tried 2 times)\n" in shown.stdout
+    assert "validation: holds 360 images, but the configuration says 300" in shown.stdout
+    assert "  results/demo/logs/prepare/validation-00001.log\n" in shown.stdout
+    assert "Snakemake is not running" in shown.stdout
+    assert (log := re.search(r"Its log: (\S+)", shown.stdout))
+    assert "Error in rule prepare_shard" in Path(log[1]).read_text(encoding="utf-8")
