@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.configuration import merged
+
 from .conftest import ROOT, TINY, Checkout, copy_checkout, job_counts
 
+LARGE = merged()["encoders"]["siglip2-b"] | {"neurons": "discovered", "statistics": "computed"}
 ROWS = ["dit-siglip2b", "dit-siglip2b-dsr", "dit-so400m", "dit-so400m-dsr", "ditdh-siglip2b", "ditdh-siglip2b-dsr"]
 
 
@@ -167,6 +170,10 @@ def test_tables_ask_for_the_rows_that_the_configuration_has(fresh: Checkout) -> 
         (
             {"data": {"image_size": 128}},
             "data.image_size: 128 from 16 x 16 tokens, but the published decoder-siglip2-b",
+        ),
+        (
+            {"encoders": {"siglip2-l": LARGE}, "rows": {"dit-siglip2b": {"encoder": "siglip2-l"}}},
+            "siglip2-l, decoder-siglip2-l not in ",
         ),
         ({"tables": {"scaling": {"overlay": "nope.yaml"}}}, "No such file or directory: '"),
     ],
