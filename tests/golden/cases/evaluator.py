@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from dsr.evaluation import frechet, precision_recall
 from dsr.evaluation.evaluate import ImageSet, score
 from dsr.evaluation.frechet import Moments
-from dsr.evaluation.inception import Activations, InceptionGraph, inception_score
+from dsr.evaluation.inception import InceptionGraph, inception_score
 from dsr.evaluation.precision_recall import Points
 
 from . import evaluator_exact as exact
@@ -157,25 +156,11 @@ def compute_pr(golden: Golden) -> Computed:
 # ------------------------------------------------------------------------------------------------ images to metrics
 
 
-@dataclass(frozen=True)
-class Images:
-    """uint8 images (n, S, S, 3); those for statistics only where the reference stores moments."""
-
-    folder: Path
-    reference: np.ndarray
-    sample: np.ndarray
-    statistics: np.ndarray | None = None
-
-
-def images_of(path: Path) -> Images:
-    """Read or draw the images of one file.
-
-    Raises:
-        ValueError: if the recipe is not understood, or drawn images do not have the recorded hash.
-    """
+def images_of(path: Path) -> dict[str, np.ndarray]:
+    """Read uint8 images (n, S, S, 3), or draw them by the recipe that the file states, and compare their hashes."""
     with np.load(path, allow_pickle=False) as file:
         if "recipe" not in file.files:
-            return Images(path.parent, file["ref"], file["sample"])
+            return {name: file[name] for name in ("ref", "sample")}
         recipe, seed = str(file["recipe"]), int(file["seed"])
         counts = {name: int(file[f"n_{name}"]) for name in ("ref", "stat", "sample")}
         hashes = {name: str(file[f"sha_{name}"]) for name in counts}
@@ -188,7 +173,7 @@ def images_of(path: Path) -> Images:
         drawn[name] = draw(seed + int(offset), count, int(size[1]), int(shift or 0))
         if hashlib.sha256(drawn[name].tobytes()).hexdigest() != hashes[name]:
             raise ValueError(f"{path.name}: the images drawn for '{name}' are not the recorded ones")
-    return Images(path.parent, drawn["ref"], drawn["sample"], drawn["stat"])
+    return drawn
 
 
 def draw(seed: int, count: int, size: int, shift: int = 0) -> np.ndarray:
@@ -214,21 +199,16 @@ def draw(seed: int, count: int, size: int, shift: int = 0) -> np.ndarray:
 class EndToEnd:
     """Images of one file, through the graph that lies beside it."""
 
-    def __init__(self, images: Images) -> None:
-        graphs = sorted(images.folder.glob("*.pb"))
-        if len(graphs) != 1:
-            raise ValueError(f"{images.folder}: expected one graph (*.pb), found {len(graphs)}")
-        with InceptionGraph(graphs[0]) as network:
+    def __init__(self, path: Path) -> None:
+        (graph,) = path.parent.glob("*.pb")
+        with InceptionGraph(graph) as network:
             self.weights = network.softmax_weights()
-            self.reference = self._run(network, images.reference)
-            self.sample = self._run(network, images.sample)
-            self.statistics = None if images.statistics is None else self._run(network, images.statistics)
-
-    @staticmethod
-    def _run(network: InceptionGraph, images: np.ndarray) -> Activations:
-        # What the stub makes of four images fits in a cache; more at once are not other features, but slower ones.
-        batches = (images[start : start + 4] for start in range(0, len(images), 4))
-        return network.activations(batches)
+            # What the stub makes of four images fits in a cache; more at once are not other features, but slower ones.
+            found = {
+                name: network.activations(images[start : start + 4] for start in range(0, len(images), 4))
+                for name, images in images_of(path).items()
+            }
+        self.reference, self.sample, self.statistics = found["ref"], found["sample"], found.get("stat")
 
     def scores(self) -> dict[str, float]:
         """All scores; statistics images stand for the moments that a reference file stores."""
@@ -244,7 +224,7 @@ class EndToEnd:
 
 @functools.lru_cache(maxsize=1)
 def _end_to_end(path: Path) -> EndToEnd:
-    return EndToEnd(images_of(path))
+    return EndToEnd(path)
 
 
 def compute_e2e(golden: Golden) -> Computed:
