@@ -6,9 +6,6 @@ take whole rows hold a row as two tiles, ``MAIN`` and ``REST`` channels wide, be
 channels are 1024 + 128 instead of 2048 that are nearly half empty.
 """
 
-# Triton calls these functions with pointers and compiles their bodies: Python's types do not describe them.
-# mypy: disable-error-code="no-untyped-def,untyped-decorator"
-
 import triton
 import triton.language as tl
 

@@ -4,9 +4,6 @@ The libraries' matmuls are no faster, and what follows them costs a pass over me
 gated MLP. Both work on pairs of neighbouring columns, which one thread holds.
 """
 
-# Triton calls the kernel with pointers and compiles its body: Python's types do not describe it.
-# mypy: disable-error-code="no-untyped-def,untyped-decorator"
-
 import torch
 import triton
 import triton.language as tl

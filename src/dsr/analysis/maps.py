@@ -93,17 +93,12 @@ def relative_norms(norms: Floats) -> npt.NDArray[np.float64]:
         return np.where(values == medians, 1.0, values / medians)
 
 
-def outlier_mask(norms: Floats, multiple: float) -> npt.NDArray[np.bool_]:
-    """Mark outlier tokens of norm grids (..., S, S): the project's only criterion.
+def outlier_ratio(norms: Floats, multiple: float) -> npt.NDArray[np.float64]:
+    """Fraction of outlier tokens of norm grids: (..., S, S) -> (...), by the project's only criterion.
 
     A token is an outlier when its norm exceeds ``multiple`` times the median token norm of the same image after the
     same block. The paper does not publish its criterion; a multiple of the median needs no threshold per model, layer
     or noise level, and the median does not move while fewer than half of the tokens are outliers. Registers are not
     image tokens and take no part.
     """
-    return relative_norms(norms) > multiple
-
-
-def outlier_ratio(norms: Floats, multiple: float) -> npt.NDArray[np.float64]:
-    """Fraction of outlier tokens of every grid: (..., S, S) -> (...)."""
-    return np.asarray(outlier_mask(norms, multiple).mean(axis=(-2, -1)))
+    return np.asarray((relative_norms(norms) > multiple).mean(axis=(-2, -1)))

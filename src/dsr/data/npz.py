@@ -128,7 +128,11 @@ def _images(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
     """Open the images of an npz: what the array announces, and the stream of its values."""
     with _opened(path) as archive:
         if f"{IMAGES_KEY}.npy" not in archive.namelist():
-            raise UserError(f"{path}: no array {IMAGES_KEY}; was it written by something else?")
+            found = ", ".join(name.removesuffix(".npy") for name in archive.namelist()) or "nothing"
+            raise UserError(
+                f"{path}: no array {IMAGES_KEY} (found: {found}); save the images as the only, unnamed array of"
+                " numpy.savez"
+            )
         with archive.open(f"{IMAGES_KEY}.npy") as stream:
             version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
             if version != (1, 0):

@@ -96,11 +96,6 @@ def read_moments(path: Path, mean_key: str, sigma_key: str, width: int) -> Momen
 
 
 def _check_header(path: Path, at_least: int) -> npz.Header:
-    if npz.IMAGES_KEY not in (present := npz.keys(path)):
-        raise UserError(
-            f"{path}: no array arr_0 (found: {', '.join(present) or 'nothing'}); save the images as the only, unnamed "
-            "array of numpy.savez"
-        )
     header = npz.read_header(path)
     shape, expected = header.shape, "expected uint8 N x H x W x 3 with values 0..255"
     if header.dtype != np.uint8:
