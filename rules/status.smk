@@ -4,7 +4,7 @@ import socket
 
 from dsr.base.errors import UserError
 from dsr.base.files import write_text
-from dsr.launch import submission
+from dsr.launch.slurm import check_submission
 from dsr.plan.status import Failures, RowFiles, Score, StatusSpec, failed
 from dsr.report.published import expected
 
@@ -39,7 +39,7 @@ def row_files(row):
 
 onstart:
     try:
-        submission.check(workflow)
+        check_submission(workflow)
     except UserError as error:
         raise WorkflowError(str(error)) from None
     names = {

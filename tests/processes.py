@@ -10,7 +10,7 @@ from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
 """One for all tests of a worker: the first list of imports counts."""
-WORKFLOW = ("artifacts.manifest", "config.load", "launch.submission", "plan.status", "report.entries")
+WORKFLOW = ("artifacts.manifest", "config.load", "launch.slurm", "plan.status", "report.entries")
 SERVER.set_forkserver_preload(
     [
         *("tests.workflow.preload", "smart_open", *(f"dsr.{name}" for name in WORKFLOW), "tests.workflow.conftest"),

@@ -1,4 +1,7 @@
-"""The SLURM job that this process is part of: its processes, which get as long as they need to stop; and requeueing."""
+"""The SLURM job that this process is part of: its processes, which get as long as they need to stop; and requeueing.
+
+And what is looked at before the first job is submitted.
+"""
 
 import contextlib
 import logging
@@ -13,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dsr.base import files
-from dsr.base.errors import EXIT_STOPPED
+from dsr.base.errors import EXIT_STOPPED, UserError
+from dsr.base.programs import output_of
 
 FRUITLESS_STARTS = 5
 """Starts in a row that may end without a new file; a preemption or a failing node during start-up is no fault."""
@@ -241,3 +245,34 @@ def preempt_once(state: Path) -> None:
             break
         time.sleep(0.1)
     os._exit(0)
+
+
+def check_submission(workflow: Any) -> None:
+    """Refuse what Snakemake's SLURM plugin would refuse or lose without a word: do what it does before it calls sbatch.
+
+    It submits from a thread whose errors nobody sees: Snakemake would wait for ever for jobs that do not exist.
+    """
+    if workflow.executor_plugin.name != "slurm":
+        return
+    from snakemake_executor_plugin_slurm import get_submit_command, set_gres_string, validate_slurm_extra
+    from snakemake_executor_plugin_slurm.job_status_query import get_min_job_age
+    from snakemake_interface_common.exceptions import WorkflowError
+
+    settings = workflow.executor_settings
+    age, needed = get_min_job_age(), 3 * settings.init_seconds_before_status_checks
+    if (age is None or age < needed) and output_of("sacct", "--noheader") is None:
+        raise UserError(
+            f"SLURM forgets finished jobs after {age} s (MinJobAge), sooner than Snakemake may look ({needed} s), and"
+            " sacct does not answer either. Ask the cluster's administrators for one of the two"
+        )
+    jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs() if not job.is_local}
+    for rule, job in jobs.items():
+        executor = workflow.scheduler.get_executor(job)
+        try:
+            validate_slurm_extra(job)
+            chosen = {"account": next(executor.get_account_arg(job)), "partition": executor.get_partition_arg(job)}
+            about = dict.fromkeys(("run_uuid", "slurm_logfile", "comment_str", "workdir"), "")
+            get_submit_command(job, chosen | about, settings=settings)
+            set_gres_string(job)
+        except (WorkflowError, OSError, subprocess.SubprocessError) as error:
+            raise UserError(f"rule {rule} cannot be submitted to SLURM: {error}") from error
