@@ -165,12 +165,7 @@ def test_texts_of_no_kind_touch(kind: Kind, raw: dict[str, Any], tmp_path: Path)
     raw["figures"]["grid"] = 9
     config = load(raw)
     config = config.model_copy(update={"data": config.data.model_copy(update={"classes": 10})})
-    entries = entries_of(kind, tmp_path)
-    record(config, *entries)
-    draw(kind, config, Entries(entries), tmp_path / "figure.png", tmp_path / "figure.svg")
-    assert min(Image.open(tmp_path / "figure.png").size) > 200
-    assert ElementTree.parse(tmp_path / "figure.svg").getroot().tag.endswith("svg")
-    figure = figure_of(kind, config, *entries)
+    figure = figure_of(kind, config, *entries_of(kind, tmp_path))
     with style():
         both = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
         ticks = {label for axis in both for label in axis.get_ticklabels(which="both")}
@@ -181,19 +176,17 @@ def test_texts_of_no_kind_touch(kind: Kind, raw: dict[str, Any], tmp_path: Path)
 
 
 def test_figures_and_provenance_of_other_settings_are_refused(config: Config, tmp_path: Path) -> None:
-    samples = tmp_path / "samples.json"
-    write_json(samples, {})
-    entries = [
-        Entry(row="dit-siglip2b", epoch=80, maps=write_maps(tmp_path / "maps.npz")),
-        Entry(encoder="siglip2-b", ttr="single", maps=write_maps(tmp_path / "encoder.npz", times=(0.0,))),
-        Entry(row="dit-siglip2b", epoch=80, samples=samples.with_suffix(".npz")),
-    ]
-    record(config, *entries)
-    Entries(tuple(entries)).require(config)
+    write_json(tmp_path / "samples.json", {})
+    encoder = write_maps(tmp_path / "encoder.npz", times=(0.0,))
+    entries = {
+        "maps.npz.*images: ": Entry(row="dit-siglip2b", epoch=80, maps=write_maps(tmp_path / "maps.npz")),
+        "encoder.npz.*images: ": Entry(encoder="siglip2-b", ttr="single", maps=encoder),
+        "samples.json.*steps: 50 -> 9": Entry(row="dit-siglip2b", epoch=80, samples=tmp_path / "samples.npz"),
+    }
+    record(config, *entries.values())
+    Entries(tuple(entries.values())).require(config)
     other = configuration(figures={"images": [3, 7]}, sampling={"steps": 9})
-    for entry, said in zip(
-        entries, ("maps.npz.*images: ", "encoder.npz.*images: ", "samples.json.*steps: 50 -> 9"), strict=True
-    ):
+    for said, entry in entries.items():
         with pytest.raises(UserError, match=said):
             draw("norms", other, Entries((entry,)), tmp_path / "figure.png", tmp_path / "figure.svg")
         with pytest.raises(UserError, match=said):
@@ -235,10 +228,9 @@ def test_figures_have_the_papers_layers_or_equal_shares_of_the_depth(config: Con
 
 def test_the_epoch_is_said_once_or_beside_every_row(config: Config) -> None:
     late, early, same = (Entry(row=row, epoch=epoch) for row, epoch in (("a", 800), ("b", 80), ("c", 800)))
-    given = FigureInput(config, (late, early))
-    assert (given.subtitle, given.labels) == ([config.name], ["a, epoch 800", "b, epoch 80"])
-    given = FigureInput(config, (late, same))
-    assert (given.subtitle, given.labels) == ([config.name, "epoch 800"], ["a", "c"])
+    both, one = FigureInput(config, (late, early)), FigureInput(config, (late, same))
+    assert (both.subtitle, both.labels) == ([config.name], ["a, epoch 800", "b, epoch 80"])
+    assert (one.subtitle, one.labels) == ([config.name, "epoch 800"], ["a", "c"])
 
 
 def test_the_epoch_to_draw_can_be_chosen(raw: dict[str, Any]) -> None:
@@ -263,6 +255,8 @@ def test_figures_are_reproducible(config: Config, tmp_path: Path) -> None:
         draw("training", config, entries, tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
     for kind in ("png", "svg"):
         assert (tmp_path / f"first.{kind}").read_bytes() == (tmp_path / f"second.{kind}").read_bytes()
+    assert min(Image.open(tmp_path / "first.png").size) > 200
+    assert ElementTree.parse(tmp_path / "first.svg").getroot().tag.endswith("svg")
 
 
 def test_epoch_reaching_interpolates_in_the_logarithm() -> None:
@@ -283,9 +277,8 @@ def test_curves_of_fid_leave_out_what_is_missing(config: Config, tmp_path: Path)
 def test_steps_that_were_done_again_count_once(config: Config, tmp_path: Path) -> None:
     (entry, other) = entries_of("training", tmp_path)
     assert entry.record is not None
-    assert [(step, line["loss"]) for step, line in read_steps(entry.record).items()] == [
-        (100, 0.01), (200, 0.5), (300, pytest.approx(1 / 300)),
-    ]  # fmt: skip
+    losses = {step: line["loss"] for step, line in read_steps(entry.record).items()}
+    assert losses == {100: 0.01, 200: 0.5, 300: pytest.approx(1 / 300)}
     missing = other.model_copy(update={"record": tmp_path / "missing.jsonl"})
     assert len(figure_of("training", config, entry, missing).axes[0].lines) == 1
     with pytest.raises(UserError, match="no row has been trained yet"):
