@@ -31,14 +31,13 @@ from dsr.base.errors import EXIT_STOPPED
 from dsr.training.process import stop_request
 
 @command
-def main(folder: Positional[Path], name: Positional[str], code: Positional[int]):
+def main(folder: Positional[Path], code: Positional[int]):
     with stop_request() as request:
         (folder.parent / "started").touch()
         while not request.reason and code == EXIT_STOPPED:
             time.sleep(0.02)
         time.sleep(0.3)
-        if name != "nothing":
-            (folder / name).touch()
+        (folder / "saved").touch()
     sys.exit(code)
 
 main()
@@ -61,34 +60,23 @@ class Job:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(
-        self,
-        *arguments: str,
-        options: tuple[str, ...] | None = None,
-        step: bool = True,
-        works: bool = True,
-        nodes: int = 1,
+        self, code: int, options: tuple[str, ...] | None = None, step: bool = True, nodes: int = 1
     ) -> subprocess.Popen[str]:
         """Start the launcher as a rule's shell does, and wait until its worker works; of several nodes, the first."""
-        paths = f"{self._folder}:{os.environ.get('PYTHONPATH', '')}"
-        programs = f"{self._folder}/bin:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": programs, "PYTHONPATH": paths, "SLURM_JOB_ID": "7"}
-        environment["SLURM_STEP_NUM_NODES"] = f"{nodes}"
+        environment = {
+            **os.environ, "PATH": f"{self._folder}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7",
+            "PYTHONPATH": f"{self._folder}:{os.environ['PYTHONPATH']}", "SLURM_STEP_NUM_NODES": f"{nodes}",
+        }  # fmt: skip
         options = ("--state", f"{self.state}") if options is None else options
         started = self._folder / "started"
         started.unlink(missing_ok=True)
         if step:
             environment["SLURM_STEP_ID"] = "0"
-        shell = ["bash", "-c", ("trap '' TERM; " if step else "") + 'exec "$@"', "-"]
-        process = subprocess.Popen(
-            [*shell, sys.executable, "-m", "dsr.commands.launch", *options, "launcher", f"{self.state}", *arguments],
-            env=environment, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        command = ["bash", "-c", ("trap '' TERM; " if step else "") + 'exec "$@"', "-", sys.executable, "-m"]
+        command += ["dsr.commands.launch", *options, "launcher", f"{self.state}", f"{code}"]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         self.processes.append(process)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        if nodes > 1:
-            wait_for(lambda: bool(children.read_text()))
-        else:
-            wait_for(started.exists if works else lambda: process.poll() is not None)
+        wait_for(lambda: started.exists() or process.poll() is not None or (nodes > 1 and children(process.pid)))
         return process
 
     def called(self) -> str:
@@ -109,7 +97,11 @@ def job(tmp_path: Path) -> Iterator[Job]:
         process.wait()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def children(pid: int | str) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
@@ -117,7 +109,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_a_stopped_command_saves_and_is_requeued(job: Job) -> None:
-    process = job.start("saved", "75")
+    process = job.start(75)
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: "scontrol requeue 7" in job.called())
     assert (job.state / "saved").exists()
@@ -127,7 +119,7 @@ def test_a_stopped_command_saves_and_is_requeued(job: Job) -> None:
 
 
 def test_a_node_that_waits_for_another_one_is_requeued_too(job: Job) -> None:
-    process = job.start("saved", "75", nodes=2)
+    process = job.start(75, nodes=2)
     time.sleep(5)  # until torchrun waits; it could be ended before, too
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: "scontrol requeue 7" in job.called())
@@ -135,7 +127,7 @@ def test_a_node_that_waits_for_another_one_is_requeued_too(job: Job) -> None:
 
 def test_a_cancelled_job_is_not_requeued(tmp_path: Path) -> None:
     job = Job(tmp_path, squeue="echo COMPLETING")
-    process = job.start("saved", "75")
+    process = job.start(75)
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 75
     assert "requeue" not in job.called()
@@ -146,7 +138,7 @@ def test_a_busy_controller_is_asked_again(tmp_path: Path) -> None:
     job = Job(
         tmp_path, squeue=f"test -e {seen} && echo RUNNING && exit; touch {seen}; echo 'Socket timed out' >&2; exit 1"
     )
-    process = job.start("saved", "75")
+    process = job.start(75)
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: "scontrol requeue 7" in job.called())
     process.kill()
@@ -156,12 +148,12 @@ def test_a_busy_controller_is_asked_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_command_that_ends_by_itself_ends_the_job_with_its_code(job: Job, code: int) -> None:
-    assert job.start("saved", f"{code}").wait(PATIENCE) == code
+    assert job.start(code).wait(PATIENCE) == code
     assert job.called() == ""
 
 
 def test_a_command_that_finishes_although_stopped_is_done(job: Job) -> None:
-    process = job.start("saved", "0")
+    process = job.start(0)
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 0
     assert job.called() == ""
@@ -169,14 +161,14 @@ def test_a_command_that_finishes_although_stopped_is_done(job: Job) -> None:
 
 
 def test_without_a_state_nothing_is_requeued(job: Job) -> None:
-    process = job.start("saved", "75", options=())
+    process = job.start(75, options=())
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 75
     assert job.called() == ""
 
 
 def test_outside_a_step_the_launcher_becomes_the_command(job: Job) -> None:
-    process = job.start("saved", "75", step=False)
+    process = job.start(75, step=False)
     name = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
     assert b"launcher" in name
     assert b"dsr.commands.launch" not in name
@@ -210,8 +202,8 @@ def test_a_job_that_started_too_often_does_not_start(job: Job) -> None:
     attempts = Attempts(job.state)
     for _ in range(FRUITLESS_STARTS):
         attempts.begin("7")
-    process = job.start("saved", "0", works=False)
-    assert process.returncode == 1
+    process = job.start(0)
+    assert process.wait(PATIENCE) == 1
     assert process.stderr is not None
     assert f"Started {FRUITLESS_STARTS} times in a row without a new file" in process.stderr.read()
     assert not (job.state.parent / "started").exists()
@@ -243,10 +235,10 @@ def test_processes_find_each_other_on_one_node_and_on_several() -> None:
 
 
 def test_torchrun_is_deaf_to_sigterm_and_its_workers_are_not(job: Job) -> None:
-    process = job.start("saved", "75")
-    wait_for(lambda: len(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()) == 1)
-    launcher = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().strip()
-    worker = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().strip()
+    process = job.start(75)
+    wait_for(lambda: len(children(process.pid)) == 1)
+    (launcher,) = children(process.pid)
+    (worker,) = children(launcher)
     assert signal.SIGTERM in blocked(launcher)
     assert signal.SIGTERM not in blocked(worker)
 
