@@ -7,14 +7,15 @@ Python from wheels only, and one of Snakemake's dependencies has none.
 
 from __future__ import annotations
 
+import functools
+import os
 import platform
 import re
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,21 +32,7 @@ PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)]
 PLATFORMS += [f"manylinux{year}_x86_64" for year in ("2014", "2010", "1")]
 
 
-@dataclass(frozen=True)
-class Resolver:
-    """A pip of its own, in its own folder."""
-
-    folder: Path
-
-    def resolve(self, requirements: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:
-        """Find versions of all dependencies, without installing anything."""
-        path = f"import sys; sys.path.insert(0, {str(self.folder)!r}); "
-        start = "from pip._internal.cli.main import main; sys.exit(main())"
-        command = [sys.executable, "-I", "-c", path + start, "install", "--dry-run"]
-        command += ["--ignore-installed", "--use-feature=fast-deps", "--progress-bar", "off", "--no-input"]
-        return subprocess.run(
-            [*command, *options, *requirements], capture_output=True, text=True, timeout=900, check=False
-        )
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def python_of(name: str) -> str:
@@ -64,19 +51,24 @@ def reachable(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def resolver(tmp_path_factory: pytest.TempPathFactory) -> Resolver:
-    """Skip where no package index answers."""
+def resolve(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Find versions of all dependencies, without installing anything; skip where no package index answers."""
     folder = tmp_path_factory.mktemp("pip")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "20"]
-    done = subprocess.run([*command, "--target", str(folder), RESOLVER], capture_output=True, text=True, check=False)
+
+    def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pip", "install", "--no-input", "--progress-bar", "off", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+
+    done = pip("--quiet", "--retries", "1", "--timeout", "20", "--target", str(folder), RESOLVER)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         pytest.skip(f"no package index can be reached ({reason}); nothing about envs/ was proved")
-    return Resolver(folder)
+    return functools.partial(pip, "--dry-run", "--ignore-installed", "--use-feature=fast-deps")
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_wheels_for_the_jobs_python(resolver: Resolver, tmp_path: Path, name: str) -> None:
+def test_wheels_for_the_jobs_python(resolve: Run, tmp_path: Path, name: str) -> None:
     entries = pip_section(ROOT / f"envs/{name}.yaml")
     if CUDA_INDEX not in " ".join(entries) or not reachable(f"{CUDA_INDEX}/torch/"):
         # The label of the CUDA build names an index, not another version.
@@ -84,7 +76,7 @@ def test_wheels_for_the_jobs_python(resolver: Resolver, tmp_path: Path, name: st
     words = [word for entry in entries for word in entry.split()]
     target = ["--python-version", python_of(name), "--implementation", "cp", "--only-binary=:all:"]
     target += [word for tag in PLATFORMS for word in ("--platform", tag)]
-    done = resolver.resolve(words, *target, "--target", str(tmp_path))
+    done = resolve(*words, *target, "--target", str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     assert python_of(name) == "3.10"
     found = done.stdout.splitlines()[-1].lower().replace("_", "-").split()
@@ -108,11 +100,9 @@ def test_cuda_builds_of_torch_are_in_their_index() -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_the_workflows_own_python(resolver: Resolver, name: str) -> None:
+def test_the_workflows_own_python(resolve: Run, name: str) -> None:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if here != python_of(name) or (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip(f"envs/{name}.yaml is for Python {python_of(name)} on Linux x86-64, this is {here}; not proved")
-    done = resolver.resolve(
-        pip_section(ROOT / f"envs/{name}.yaml"), "--only-binary=:all:", f"--no-binary={SOURCE_ONLY}"
-    )
+    done = resolve(*pip_section(ROOT / f"envs/{name}.yaml"), "--only-binary=:all:", f"--no-binary={SOURCE_ONLY}")
     assert done.returncode == 0, done.stderr[-3000:]
