@@ -1,4 +1,4 @@
-"""What a program says about its arguments, and about errors that its user can mend."""
+"""What a program says about its arguments, and about errors that its user can mend; files are whole or not there."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from dsr.base import tensors
 from dsr.base.command import command
 from dsr.base.errors import UserError
+from dsr.base.files import append_json_line, atomic, read_json_lines, read_record, write_text
 from dsr.config.specs import StatisticsSpec
 from tests.unit import tiny_encoder
 
+from .artifact_manifest import no_file_larger
 
-def run(monkeypatch: pytest.MonkeyPatch, program: Callable[[], None], *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["program", *arguments])
-    program()
+Run = Callable[..., None]
 
 
 def specification() -> dict[str, object]:
@@ -29,15 +31,15 @@ def specification() -> dict[str, object]:
     return {"encoding": encoder, "images": 5, "flip": True}
 
 
-def test_arguments_are_what_their_types_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_are_what_their_types_say(run_command: Run) -> None:
     ran = []
 
     def main(spec: StatisticsSpec, images: tuple[Path, ...], neurons: Path | None = None, flip: bool = True) -> None:
         assert (spec.images, images, neurons, flip) == (5, (Path("a"), Path("b")), None, False)
 
-    run(monkeypatch, command(main), "--spec", json.dumps(specification()), "--images", "a", "b", "--no-flip")
+    run_command(command(main), "--spec", json.dumps(specification()), "--images", "a", "b", "--no-flip")
     steps = {"first": lambda: ran.append("first"), "second": lambda: ran.append("second")}
-    run(monkeypatch, command(**steps), "second")
+    run_command(command(**steps), "second")
     assert ran == ["second"]
 
 
@@ -60,7 +62,7 @@ class Files:
 
 
 def test_what_cannot_be_written_is_seen_before_anything_is_computed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run_command: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ran = []
     (tmp_path / "file").touch()
@@ -72,10 +74,10 @@ def test_what_cannot_be_written_is_seen_before_anything_is_computed(
         ran.append(files.output)
 
     for step in (own, within):
-        run(monkeypatch, command(step), "--output", str(tmp_path / "folder/result"))
+        run_command(command(step), "--output", str(tmp_path / "folder/result"))
         assert not [*(tmp_path / "folder").iterdir()]
         with pytest.raises(SystemExit, match="1"):
-            run(monkeypatch, command(step), "--output", str(tmp_path / "file/result"))
+            run_command(command(step), "--output", str(tmp_path / "file/result"))
         assert str(tmp_path / "file") in caplog.messages[-1]
     assert len(ran) == 2
 
@@ -90,13 +92,13 @@ def test_what_cannot_be_written_is_seen_before_anything_is_computed(
     ],
 )
 def test_a_wrong_specification_is_one_line(
-    text: str, message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run_command: Run, caplog: pytest.LogCaptureFixture, text: str, message: str
 ) -> None:
     def main(spec: StatisticsSpec) -> None:
         raise AssertionError
 
     with pytest.raises(SystemExit, match="1"):
-        run(monkeypatch, command(main), "--spec", text)
+        run_command(command(main), "--spec", text)
     assert message in caplog.messages[-1]
     assert "\n" not in caplog.messages[-1]
 
@@ -124,7 +126,11 @@ def test_a_wrong_specification_is_one_line(
     ],
 )
 def test_what_can_be_mended_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: BaseException, message: str
+    run_command: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    message: str,
 ) -> None:
     def main() -> None:
         raise error
@@ -132,19 +138,74 @@ def test_what_can_be_mended_is_one_line(
     monkeypatch.setenv("BUNDLE", "/no/ca.pem")
     monkeypatch.setenv("EMPTY", "")
     with pytest.raises(SystemExit, match="1"):
-        run(monkeypatch, command(main))
+        run_command(command(main))
     (line,) = caplog.messages
     assert message in line
     assert "\n" not in line
     assert caplog.records[0].exc_info is None
 
 
-def test_a_mistake_of_the_program_is_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_mistake_of_the_program_is_a_traceback(run_command: Run, caplog: pytest.LogCaptureFixture) -> None:
     def main() -> None:
         raise KeyError("key")
 
     with pytest.raises(SystemExit, match="1"):
-        run(monkeypatch, command(main))
+        run_command(command(main))
     assert "KeyError: 'key'" in caplog.text
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def interrupted() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half of the new", encoding="utf-8")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
+    assert path.read_text(encoding="utf-8") == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+def write_tensors(path: Path) -> None:
+    tensors.write(path, {"a": torch.ones(5000)}, {})
+
+
+def write_state(path: Path) -> None:
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        torch.save({"a": torch.ones(5000)}, stream)
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "a" * 5000), write_tensors, write_state])
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    with no_file_larger(1000), pytest.raises(OSError, match="File too large") as caught:
+        write(tmp_path / "file")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_line_cut_off_by_a_crash_is_skipped_and_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append_json_line(path, {"step": 1})
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('{"step": 2, "lo')
+    assert read_json_lines(path) == [{"step": 1}]
+    append_json_line(path, {"step": 2})
+    append_json_line(path, {"step": 3})
+    assert read_json_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert path.read_text(encoding="utf-8").count("\n") == 4
+
+
+def test_equal_tensors_are_equal_bytes_whatever_the_order_of_hashes(tmp_path: Path) -> None:
+    about = {name: name for name in "abcdefgh"}
+    for path in (paths := [tmp_path / f"{number}.safetensors" for number in range(5)]):
+        tensors.write(path, {name: torch.ones(2) for name in about}, about)
+        assert read_record(path) == about
+    assert len({path.read_bytes() for path in paths}) == 1
