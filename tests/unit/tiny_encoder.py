@@ -21,13 +21,13 @@ from dsr.encoder.ttr import NeuronList
 WIDTH, LAYERS, HIDDEN, SIZE = 32, 4, 48, 64
 
 
-def write_folder(folder: Path) -> Path:
-    """Write a random vision tower with a text tower beside it."""
+def write_folder(folder: Path, **changes: int) -> Path:
+    """Write a random vision tower, of other sizes if need be, with a text tower beside it."""
     from transformers import SiglipConfig, SiglipModel  # takes seconds, and other processes need no files
 
     torch.manual_seed(0)
     vision = {"hidden_size": WIDTH, "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
-    vision |= {"image_size": SIZE, "patch_size": 16}
+    vision |= {"image_size": SIZE, "patch_size": 16, **changes}
     text = {**vision, "num_hidden_layers": 1, "vocab_size": 50, "max_position_embeddings": 8}
     SiglipModel(SiglipConfig(vision_config=vision, text_config=text)).save_pretrained(folder)
     write_json(folder / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
