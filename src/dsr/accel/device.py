@@ -37,6 +37,9 @@ def usable_precision(precision: str, device: torch.device) -> str:
     """Return ``precision``, or fp32 with a warning: for bf16 on GPUs without it, and for fp16 on CPUs.
 
     fp32 is slower and rounds less; nothing else changes.
+
+    Raises:
+        UserError: if fp16 is asked of a GPU without float16 tensor cores.
     """
     on_gpu = device.type == "cuda"
     if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):

@@ -83,7 +83,11 @@ def _ways(
 
 
 def _trial_pass(model: Denoiser, device: torch.device, precision: str) -> None:
-    """Pass a few images through, forwards and, if the model is trained, backwards."""
+    """Pass a few images through, forwards and, if the model is trained, backwards.
+
+    Raises:
+        torch.OutOfMemoryError: if there is no room for a single one.
+    """
     images = TRIAL_IMAGES
     while True:
         try:

@@ -170,6 +170,9 @@ def read_chosen(images: Path, spec: EncoderMapsSpec) -> tuple[npt.NDArray[np.uin
     """Read images by index, in the order asked for: (I, H, W, 3), and their labels, (I,).
 
     ``images`` is an index, or a folder whose class folders have labels for names.
+
+    Raises:
+        UserError: if there are none, one is beyond the last, or a class folder has another name.
     """
     indices, size = list(spec.images), spec.autoencoder.image_size
     if images.is_dir():
@@ -192,6 +195,9 @@ def measure_layer(stream: torch.Tensor, image: slice, weights: torch.Tensor | No
         stream: tokens after the layer, (B, T, D).
         image: which of the T tokens are image tokens (a square number of them); the rest are registers.
         weights: attention weights inside the layer, (B, heads, T, T); None where the layer has no attention.
+
+    Raises:
+        UserError: if a token is not finite.
     """
     tokens = stream.float().cpu().numpy()
     if not np.isfinite(tokens).all():

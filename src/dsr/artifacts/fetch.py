@@ -37,7 +37,7 @@ def fetch(
 ) -> None:
     """Fetch one artifact of the manifest, or check and link to your own copy of it.
 
-    What is there already is checked and kept, and so is what was received before an error.
+    What is there already is checked and kept.
 
     Args:
         artifact: Id in the manifest.
@@ -48,6 +48,9 @@ def fetch(
         spec: JSON of what it is for: an EncoderSpec (encoders, statistics), an AutoencoderSpec (decoders), a
             ModelSpec (denoisers) or an ImageCount (images).
         manifest: Another manifest.
+
+    Raises:
+        UserError: if it cannot be provided; nothing that was received is lost.
     """
     known = manifests.load(manifest)
     artifact = f"{artifact}-{source}" if source else artifact

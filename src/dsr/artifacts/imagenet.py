@@ -37,6 +37,9 @@ def arrange(given: Path, split: Split, output: Path, expected: ImageCount) -> Pa
 
     It is made beside ``output``, its final place, and returned when it is complete. After an interruption, files with
     the archive's checksum are kept as long as the archive is the same; what was made of another one is removed.
+
+    Raises:
+        UserError: if the archive is damaged, or does not hold what is expected.
     """
     about = given.stat()
     source = hashlib.sha256(f"{given.absolute()} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()

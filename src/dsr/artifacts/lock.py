@@ -64,6 +64,9 @@ def measure(
     """Measure the files that lie in ``places``, by name, and compare them with what publisher and lock file say.
 
     The lock file ``path`` has ``recorded`` the artifact; the publisher has ``stated`` the SHA-256 of files, by name.
+
+    Raises:
+        UserError: if a file is another one than any of them says.
     """
     measures = {}
     for name, place in places.items():

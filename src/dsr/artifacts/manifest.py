@@ -199,7 +199,11 @@ class Manifest(Section):
 
 
 def load(path: Path = PACKAGED) -> Manifest:
-    """Read and validate a manifest; a UserError names every wrong key."""
+    """Read and validate a manifest.
+
+    Raises:
+        UserError: naming the file and every wrong key.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -54,6 +54,9 @@ def download(
         what: what messages name.
         denied: what they advise where access is refused.
         headers: to send besides.
+
+    Raises:
+        UserError: if it cannot be had.
     """
     part = target.with_name(f"{target.name}.part")
     if not target.exists():

@@ -29,6 +29,9 @@ def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, abou
 
     Their file is one of torch.save; of a training checkpoint, the moving average is taken, of one without, the model.
     Position tables that a denoiser's file leaves out were never trained, and are made.
+
+    Raises:
+        UserError: if the file is damaged, holds Python objects, or other tensors than expected.
     """
     # Tensors that share memory cannot be saved, and the file must not depend on strides.
     given = with_tables(spec, read_checkpoint(source), source)
@@ -42,7 +45,11 @@ def convert(check: WeightsCheck, spec: Section, source: Path, output: Path, abou
 
 
 def verify(check: WeightsCheck | EncoderCheck, spec: Section, path: Path) -> None:
-    """Load a safetensors file, or an encoder's folder, as the workflow does; all its values must be finite."""
+    """Load a safetensors file, or an encoder's folder, as the workflow does.
+
+    Raises:
+        UserError: if it cannot be loaded, is another one, or holds values that are not finite.
+    """
     model: nn.Module
     match spec:
         case ModelSpec():

@@ -48,7 +48,11 @@ class World:
         return value
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """Run ``action`` on the first process and return its result on all; at a UserError others leave silently."""
+        """Run ``action`` on the first process and return its result on all.
+
+        Raises:
+            UserError: that of the action; the other processes leave without a word.
+        """
         shared: list[T | UserError | None] = [None]
         if self.is_main:
             try:
@@ -67,8 +71,11 @@ class World:
 def world(timeout_minutes: float = 10.0) -> Iterator[World]:
     """Join the process group that torchrun describes in the environment (NCCL on GPUs, gloo on CPUs).
 
-    Started without torchrun, the process is a world of one and no group is made. If a process of a group is gone, the
-    others say so and leave.
+    Started without torchrun, the process is a world of one and no group is made.
+
+    Raises:
+        UserError: if there are GPUs, but fewer than processes.
+        SystemExit: if a process of the group is gone; this one has said so.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = own_device()

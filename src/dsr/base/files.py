@@ -63,7 +63,11 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that a file or folder can be written there, before anything is computed for it; else an OSError."""
+    """Make sure that a file or folder can be written there, before anything is computed for it.
+
+    Raises:
+        OSError: as writing would.
+    """
     with naming(path):
         # A link to a folder is replaced, and what it leads to is somebody else's.
         folder = path if path.is_dir() and not path.is_symlink() else path.parent
@@ -111,8 +115,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 def read_record(path: Path) -> dict[str, Any]:
     """Return what a JSON, safetensors or npz file records; of a safetensors file of others, its metadata.
 
-    Only the header is read, and without PyTorch: the workflow compares it before anything runs. A damaged file is a
-    UserError.
+    Only the header is read, and without PyTorch: the workflow compares it before anything runs.
+
+    Raises:
+        UserError: if the file is missing or damaged.
     """
     readers = {".json": _json, ".safetensors": _safetensors, ".npz": _npz}
     try:

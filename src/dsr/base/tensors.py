@@ -26,7 +26,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file; any other is a UserError."""
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        UserError: if it is missing, damaged, or of another format.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the rule that makes it first")
     try:
@@ -58,7 +62,11 @@ class Blank(TorchFunctionMode):
 
 
 def assign(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Make ``tensors`` of ``source``, in float32, those of ``model``; its own may be blank."""
+    """Make ``tensors`` of ``source``, in float32, those of ``model``; its own may be blank.
+
+    Raises:
+        UserError: if the model has other tensors, or tensors of other shapes.
+    """
     try:
         # Nothing is copied, so blank tensors take no memory.
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)

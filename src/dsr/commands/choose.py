@@ -17,6 +17,9 @@ def choose(sweep: Sweep, metrics: tuple[Path, ...], chosen: Path, others: Path) 
         metrics: metrics files of what it tries, in the order of the sweep.
         chosen: JSON file to write: the chosen guidance.
         others: JSON file to write: everything that was tried and its scores, the best first.
+
+    Raises:
+        UserError: if there are not as many files, or one is of another number of images or guidance.
     """
     if len(metrics) != len(sweep.candidates):
         raise UserError(f"{len(metrics)} metrics files of {len(sweep.candidates)} candidates: all are needed to choose")

@@ -236,7 +236,11 @@ class Config(Section):
 
 
 def load(raw: Mapping[str, Any]) -> Config:
-    """Validate a parsed configuration; a UserError names every wrong key, one a line."""
+    """Validate a parsed configuration.
+
+    Raises:
+        UserError: naming every wrong key, one a line.
+    """
     try:
         return Config.model_validate_json(json.dumps({**raw, **_without_removed(raw)}))
     except ValidationError as error:

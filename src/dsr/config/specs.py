@@ -210,7 +210,11 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
 
 
 def require(source: Path, recorded: Mapping[str, Any], asked: BaseModel) -> None:
-    """Compare what ``source`` records of its specification with the one that is asked for; UserError if they differ."""
+    """Compare what ``source`` records of its specification with the one that is asked for.
+
+    Raises:
+        UserError: if they differ, naming the file and the keys.
+    """
     known = {key: value for key, value in recorded.items() if key in type(asked).model_fields}
     if differences := differing_keys(known, content(asked)):
         raise UserError(

@@ -44,7 +44,11 @@ def is_hidden(name: str) -> bool:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield a folder and each one below that is not hidden, with names of files; OSError if it cannot be read."""
+    """Yield a folder and each one below that is not hidden, with the names of its files.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
 
     def fail(error: OSError) -> None:
         raise error
@@ -55,7 +59,12 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def list_folder(folder: Path, images: int | None = None, classes: int | None = None) -> Listing:
-    """List the images of an ImageFolder, which may have to be so many of so many classes; hidden files are left out."""
+    """List the images of an ImageFolder, which may have to be so many of so many classes; hidden files are left out.
+
+    Raises:
+        UserError: if there is no folder, no class or an empty class, or other numbers of them.
+        OSError: if a folder cannot be read.
+    """
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     names = [entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
     paths: list[Path] = []
@@ -91,6 +100,9 @@ def load_rgb(path: Path) -> Image.Image:
     """Decode an image of any mode and format as RGB; transparency is dropped, as torchvision's loader does.
 
     Grey pixels of 16 bits are scaled to 8 as Pillow scales coloured ones: their higher byte counts.
+
+    Raises:
+        UserError: if the file is truncated or no image, or its pixels have no known white (floats).
     """
     try:
         with path.open("rb") as stream, Image.open(stream) as image:
@@ -136,7 +148,11 @@ class Images(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return image ``index``, uint8 (H, W, 3), or raise UserError."""
+        """Return image ``index``, uint8 (H, W, 3).
+
+        Raises:
+            UserError: if it cannot be read, naming its file.
+        """
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -146,6 +162,9 @@ class PreparedImages(Images):
     """Images inside prepared shards; reading one is one ``pread``.
 
     They can be pickled, and used after a fork: a process opens the shards that it reads.
+
+    Raises:
+        UserError: if a shard is missing beside the index, or is not the one that was indexed.
     """
 
     def __init__(self, index: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
@@ -184,7 +203,11 @@ class PreparedImages(Images):
 
 
 class ListedImages(Images):
-    """The images of an ImageFolder, cropped when read: byte for byte what preparing them gives."""
+    """The images of an ImageFolder, cropped when read: byte for byte what preparing them gives.
+
+    Raises:
+        UserError: if the folder is missing, or another version of Pillow wrote the index.
+    """
 
     def __init__(self, index: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
         super().__init__(arrays)
@@ -231,7 +254,11 @@ def class_names(index: Path) -> list[str]:
 
 
 def check_index(path: Path, *, images: int, classes: int, image_size: int) -> None:
-    """Compare an index with what the configuration says about the images; UserError where they differ."""
+    """Compare an index with what the configuration says about the images.
+
+    Raises:
+        UserError: naming the key that differs, with both values.
+    """
     found = open_images(path)
     for key, value, expected in (
         ("images", len(found), images),

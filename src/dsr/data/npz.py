@@ -21,7 +21,11 @@ IMAGES_KEY = "arr_0"
 
 
 def write_images(path: Path, batches: Iterable[npt.NDArray[np.uint8]], count: int, shape: tuple[int, int, int]) -> None:
-    """Write uint8 batches (n, *shape) as the uncompressed `arr_0` of ``path``, atomically; equal images, equal file."""
+    """Write uint8 batches (n, *shape) as the uncompressed `arr_0` of ``path``, atomically; equal images, equal bytes.
+
+    Raises:
+        ValueError: if a batch is not uint8 (n, *shape), or the batches do not hold exactly ``count`` images.
+    """
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
     written = 0
     with (
@@ -68,7 +72,11 @@ class Header:
 
 
 def keys(path: Path) -> list[str]:
-    """Return the names of the arrays in an npz; any other file is a UserError."""
+    """Return the names of the arrays in an npz.
+
+    Raises:
+        UserError: if the file is missing, a folder, empty, truncated or not an npz.
+    """
     with _opened(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
@@ -86,7 +94,11 @@ def read_array(path: Path, key: str) -> npt.NDArray[Any]:
 
 
 def read_images(path: Path, batch: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield the images of ``path``, which are uint8 in C order, as (n, H, W, C) with n <= batch; stored or deflated."""
+    """Yield the images of ``path``, which are uint8 in C order, as (n, H, W, C) with n <= batch; stored or deflated.
+
+    Raises:
+        UserError: if the data is shorter or longer than its header says, or fails its checksum.
+    """
     with _images(path) as (header, stream):
         count, shape = header.shape[0], header.shape[1:]
         size = int(np.prod(shape, dtype=np.int64))

@@ -48,6 +48,10 @@ def write_shard(
         output: Zip file to write.
         images: Refuse a folder with another number of images.
         classes: Refuse a folder with another number of classes.
+
+    Raises:
+        UserError: naming every unreadable image of the slice, or that the slice does not exist; or if the folder
+            holds other numbers of images and classes than expected.
     """
     if not 0 <= shard < shards:
         raise UserError(f"--shard {shard}: expected a number from 0 to {shards - 1}")
@@ -88,6 +92,10 @@ def write_index(inputs: Sequence[Path], output: Path, *, other: Path | None = No
         inputs: All shards, beside the index, in any order.
         output: Npz file to write.
         other: Index of another split, which must have the same classes in the same order where it exists.
+
+    Raises:
+        UserError: if a shard is missing, double, damaged, elsewhere, or made from other images or by another Pillow;
+            or if the other split has other classes.
     """
     for path in inputs:
         if path.resolve().parent != output.resolve().parent:
@@ -134,6 +142,10 @@ def index_folder(
         images: Refuse a folder with another number of images.
         classes: Refuse a folder with another number of classes.
         other: Index of another split, which must have the same classes in the same order where it exists.
+
+    Raises:
+        UserError: if there is no such folder, or it holds other numbers of images and classes than expected, or other
+            classes than the other split.
     """
     source = source.absolute()
     listing = list_folder(source, images, classes)

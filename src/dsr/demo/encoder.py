@@ -59,7 +59,11 @@ amplifiers are in the next block, and one more block is the last."""
 
 
 def planted_neurons(spec: config.Encoder) -> list[dict[int, tuple[int, ...]]]:
-    """Return the planted (layer -> neurons) of every population of a stand-in, in the order of discovery."""
+    """Return the planted (layer -> neurons) of every population of a stand-in, in the order of discovery.
+
+    Raises:
+        UserError: if there is no stand-in of that name, or the revision is no number.
+    """
     if spec.hub not in STAND_INS:
         raise UserError(f"hub {spec.hub!r}: the demo has the stand-ins {', '.join(STAND_INS)}")
     if not spec.revision.isdecimal():
@@ -79,6 +83,9 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
     Args:
         spec: Its hub names the stand-in, its revision the seed.
         output: Hugging Face folder to write.
+
+    Raises:
+        UserError: if there is no stand-in of that name, the revision is no number, or the width is too small.
     """
     tower = _Tower(spec)
     shape = Shape(

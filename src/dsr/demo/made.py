@@ -71,6 +71,9 @@ def write_encoder(spec: EncoderSpec, encoder: str, output: Path) -> None:
         spec: The encoder.
         encoder: Its id in the manifest.
         output: Hugging Face folder to write.
+
+    Raises:
+        UserError: if its shape is not known.
     """
     entry = spec.encoder
     if entry.hub in STAND_INS:

@@ -151,7 +151,8 @@ def build_denoiser(spec: ModelSpec, *, train_all: bool = True) -> Denoiser:
 def load_denoiser(spec: ModelSpec, weights: Path, device: torch.device, origin: WeightsSpec | None = None) -> Denoiser:
     """Build the denoiser of ``spec`` with the weights of a safetensors file, frozen and in evaluation mode.
 
-    It must record ``origin``, if there is one, and hold exactly the tensors that the denoiser has.
+    Raises:
+        UserError: if the file records another ``origin``, or does not hold exactly the tensors that the denoiser has.
     """
     if origin is not None:
         record = read_record(weights)

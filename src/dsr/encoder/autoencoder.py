@@ -172,6 +172,9 @@ def load_autoencoder(
     Without ``encoder``, a Hugging Face folder, it can only decode, and without ``decoder`` only encode; without
     ``statistics`` latents stay raw. ``neurons`` are needed exactly where there is an encoder and ``spec.ttr_options``
     is set. With a decoder, ``spec`` is an ``AutoencoderSpec``.
+
+    Raises:
+        UserError: if a file is missing, damaged, or does not fit the specification or the other files.
     """
     return Autoencoder(
         encoder=load_encoder(spec, encoder=encoder, neurons=neurons) if encoder else None,
@@ -190,7 +193,11 @@ def _load_normaliser(spec: EncoderSpec, path: Path) -> Normaliser:
 
 
 def load_encoder(spec: EncoderSpec, *, encoder: Path, neurons: Path | None) -> VitEncoder:
-    """Load the encoder of a specification, with test-time registers where ``spec.ttr_options`` is set."""
+    """Load the encoder of a specification, with test-time registers where ``spec.ttr_options`` is set.
+
+    Raises:
+        UserError: if a file is missing, damaged, or does not fit the specification.
+    """
     loaded = FAMILIES[spec.encoder.family].load(encoder, spec.encoder.input_size)
     for key in ("width", "patch_size"):
         found, expected = getattr(loaded, key), getattr(spec.encoder, key)
@@ -215,7 +222,11 @@ def build_decoder(spec: AutoencoderSpec) -> ViTDecoder:
 
 
 def load_decoder(spec: AutoencoderSpec, path: Path) -> ViTDecoder:
-    """Load decoder weights; every tensor must be known, present, and of the right shape."""
+    """Load decoder weights; every tensor must be known, present, and of the right shape.
+
+    Raises:
+        UserError: naming the tensors that are not.
+    """
     with Blank():
         decoder = build_decoder(spec)
     assign(decoder, read(path), path)

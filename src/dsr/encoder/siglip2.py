@@ -77,7 +77,11 @@ class Siglip2Encoder(VitEncoder):
         return encoder
 
     def take(self, weights: Mapping[str, torch.Tensor], source: Path) -> None:
-        """Copy published weights, in float32; there may be more of them, but none missing or misshapen."""
+        """Copy published weights, in float32; there may be more of them.
+
+        Raises:
+            UserError: if some are missing or misshapen.
+        """
         own = {_published(name): (name, parameter.shape) for name, parameter in self.named_parameters()}
         refuse_missing(
             source, [key for key, (_, shape) in own.items() if key not in weights or weights[key].shape != shape]

@@ -81,6 +81,9 @@ def compute_statistics(
 
     ``encode`` maps pixels (n, 3, H, W) in [0, 1] to raw latents (n, C, S, S). Each process takes one contiguous part of
     the images, ``batch`` at a time.
+
+    Raises:
+        UserError: if there are more or fewer images than the specification says.
     """
     if len(images) != spec.images:
         raise UserError(f"--images: found {len(images)} images, but data.train_images says {spec.images}; correct one")
@@ -118,7 +121,11 @@ class Normaliser(nn.Module):
 
     @classmethod
     def load(cls, path: Path, shape: tuple[int, int, int]) -> "Normaliser":
-        """Read a statistics file and check that it is for latents of this shape."""
+        """Read a statistics file and check that it is for latents of this shape.
+
+        Raises:
+            UserError: if the file is missing, is of another kind or shape, or holds impossible values.
+        """
         with torch.device("meta"):
             normaliser = cls(torch.empty(shape), torch.empty(shape))
         assign(normaliser, read(path), path)

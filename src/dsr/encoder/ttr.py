@@ -60,6 +60,10 @@ def with_registers(encoder: Encoder, neurons: Mapping[int, Sequence[int]], optio
     """Return an encoder with test-time registers that shares the weights of a plain one.
 
     ``neurons`` are the hidden indices of the register neurons of each layer (0-based).
+
+    Raises:
+        UserError: if a layer or an index does not exist in the encoder.
+        ValueError: if the encoder has registers already.
     """
     if encoder.registers:
         raise ValueError("the encoder has test-time registers already; start from the plain one")
@@ -107,6 +111,9 @@ def find_register_neurons(
         encoder: on the device to compute on. In a recursive discovery, the one in which ``first`` intervenes on
             appended registers: what is found then makes outliers among image tokens although the first list is silent.
         first: list that the result starts with; its neurons are not found again.
+
+    Raises:
+        UserError: if no image has an outlier, or the detection layer does not exist.
     """
     options = spec.discovery
     known = first.layers if first else {}
@@ -127,7 +134,11 @@ def find_register_neurons(
 
 
 def read_neurons(path: Path) -> NeuronList:
-    """Read a neuron file; any other is a UserError."""
+    """Read a neuron file.
+
+    Raises:
+        UserError: if it is missing or is not one.
+    """
     try:
         return NeuronList.model_validate_json(path.read_bytes())
     except FileNotFoundError:

@@ -64,7 +64,11 @@ class VitEncoder(nn.Module, abc.ABC):
 
     @classmethod
     def load(cls: type[Encoder], folder: Path, input_size: int) -> Encoder:
-        """Load the vision model of a Hugging Face folder (config, weights, processor), in float32."""
+        """Load the vision model of a Hugging Face folder (config, weights, processor), in float32.
+
+        Raises:
+            UserError: if a file is missing or lacks something, or the weights are not those of the configured model.
+        """
         processor = read_settings(folder, "preprocessor_config.json")
         missing = [key for key in ("image_mean", "image_std") if key not in processor]
         if missing:
@@ -136,7 +140,11 @@ def resize(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def read_model_type(folder: Path, expected: Collection[str]) -> str:
-    """Return the architecture that config.json names, which must be one of ``expected``."""
+    """Return the architecture that config.json names, one of ``expected``.
+
+    Raises:
+        UserError: if it is another one, or the file is missing.
+    """
     kind = read_settings(folder, "config.json").get("model_type")
     if kind not in expected:
         names = " or ".join(f"'{name}'" for name in expected)
@@ -154,7 +162,11 @@ def refuse_missing(source: Path, names: Collection[str]) -> None:
 
 
 def read_settings(folder: Path, name: str) -> dict[str, Any]:
-    """Return a JSON file of a Hugging Face folder."""
+    """Return a JSON file of a Hugging Face folder.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
     path = folder / name
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a Hugging Face model folder (download the encoder again)")

@@ -88,6 +88,9 @@ def evaluate(job: Job) -> None:
     """Score sets of images against reference images: FID, sFID, Inception Score, Precision and Recall (ADM protocol).
 
     The files of all sets are checked before the network runs.
+
+    Raises:
+        UserError: if a file is not what it should be; nothing has been computed then.
     """
     specs = job.spec or (EvaluateSpec(),) * len(job.samples)
     if not len(job.samples) == len(specs) == len(job.output):

@@ -56,7 +56,12 @@ def fit(features: Features) -> Gaussian:
 
 
 def from_moments(moments: Moments) -> Gaussian:
-    """Use stored moments; directions below the covariance's numerical rank are rounding noise and left out."""
+    """Use stored moments; directions below the covariance's numerical rank are rounding noise and left out.
+
+    Raises:
+        UserError: if a value is not finite, or the covariance is not symmetric, or has an eigenvalue that is further
+            below 0 than rounding to float32 takes one.
+    """
     mean, stored = moments.mean, moments.sigma
     if not (np.isfinite(mean).all() and np.isfinite(stored).all()):
         raise UserError(f"{moments.source}: NaN or infinite values; fetch the file again")

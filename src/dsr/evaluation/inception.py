@@ -63,6 +63,9 @@ class InceptionGraph(AbstractContextManager["InceptionGraph"]):
     Args:
         path: frozen GraphDef with the tensors `ExpandDims:0`, `pool_3:0`, `mixed_6/conv:0`, `softmax/logits/MatMul`.
         threads: CPU threads of an operation, of every later one in this process too.
+
+    Raises:
+        UserError: if the file is not such a graph.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:

@@ -46,7 +46,11 @@ class ImageFile:
 
 
 def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFile:
-    """Check the samples: exactly one `arr_0` of uint8 images, undamaged, and of the expected number."""
+    """Check the samples.
+
+    Raises:
+        UserError: if the file is not exactly one `arr_0` of uint8 images, undamaged, and of the expected number.
+    """
     present = npz.keys(path)
     if statistics := sorted(set(present) & set(STATISTICS)):
         raise UserError(
@@ -62,7 +66,11 @@ def check_samples(path: Path, *, expected: int | None, at_least: int) -> ImageFi
 
 
 def check_reference(path: Path, *sets: ImageFile, at_least: int) -> ImageFile:
-    """Check the reference images against sets of samples, which must be as large."""
+    """Check the reference images against sets of samples.
+
+    Raises:
+        UserError: if it has no undamaged `arr_0` of uint8 images as large as the samples.
+    """
     header = _check_header(path, at_least)
     if foreign := sorted(set(npz.keys(path)) - {npz.IMAGES_KEY, *STATISTICS}):
         _log.warning("%s: the arrays %s are not used", path, ", ".join(foreign))
@@ -80,7 +88,11 @@ def check_reference(path: Path, *sets: ImageFile, at_least: int) -> ImageFile:
 
 
 def read_moments(path: Path, mean_key: str, sigma_key: str, width: int) -> Moments | None:
-    """Read the stored statistics of features of ``width``; None if the file has none."""
+    """Read the stored statistics of features of ``width``; None if the file has none.
+
+    Raises:
+        UserError: if only one of the two arrays is there, or they are not of that width.
+    """
     present = [key for key in (mean_key, sigma_key) if key in npz.keys(path)]
     if not present:
         return None

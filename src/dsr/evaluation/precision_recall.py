@@ -54,6 +54,9 @@ class Points:
     """Features (n, d), float32, of a set of images, with their squared norms (n,) in both precisions.
 
     The features lie on the device that computes; rows and columns of distances come in ``blocks``.
+
+    Raises:
+        UserError: if a feature is not finite.
     """
 
     def __init__(self, features: Single, block: int = BLOCK) -> None:

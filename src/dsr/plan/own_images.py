@@ -57,7 +57,11 @@ class OwnImages:
 
 
 def write_overlay(job: OwnImages) -> None:
-    """Look at the images, choose, check that the configuration is valid, write, and say what was chosen."""
+    """Look at the images, choose, check that the configuration is valid, write, and say what was chosen.
+
+    Raises:
+        UserError: if the images cannot be used, or the configuration is not valid with them.
+    """
     base = _merged(*map(_read, job.config))
     for key, name in (("encoders", job.encoder), ("denoisers", job.denoiser)):
         if name not in base[key]:

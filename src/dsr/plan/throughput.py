@@ -66,7 +66,11 @@ class Speed(NamedTuple):
 
 
 def read(path: Path = PACKAGED) -> list[Measurement]:
-    """Read measurements; a UserError names file, line and column of a wrong one."""
+    """Read measurements.
+
+    Raises:
+        UserError: naming file, line and column of what is wrong.
+    """
     found = []
     with path.open(encoding="utf-8", newline="") as stream:
         for number, row in enumerate(csv.DictReader(stream), start=2):

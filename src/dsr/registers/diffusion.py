@@ -20,7 +20,11 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def create(count: int, width: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Return tokens, drawn from N(0, 1), and their positions; both (1, R, D); R is a perfect square."""
+    """Return tokens, drawn from N(0, 1), and their positions; both (1, R, D).
+
+    Raises:
+        UserError: if ``count`` is no perfect square.
+    """
     if math.isqrt(count) ** 2 != count:
         raise UserError(f"registers {count}: give 0 or a perfect square (their positions form a square grid)")
     tokens = nn.Parameter(torch.empty(1, count, width).normal_())

@@ -61,7 +61,11 @@ class NeuronScores:
         self._sum = scores if self._sum is None else self._sum + scores
 
     def mean(self) -> Tensor:
-        """Scores (layers, neurons), float64; UserError if no image had an outlier."""
+        """Scores (layers, neurons), float64.
+
+        Raises:
+            UserError: if no image had an outlier.
+        """
         if self._sum is None:
             raise UserError(
                 f"no image has a token whose norm exceeds discovery.norm_threshold {self.norm_threshold}: "

@@ -73,7 +73,11 @@ def _prefix(model: nn.Module) -> int:
 
 
 def change_arguments(block: nn.Module, tokens: Change, others: Mapping[str, Change] | None = None) -> RemovableHandle:
-    """Let ``tokens`` change the first argument of every call, and ``others`` those of these names that are not None."""
+    """Let ``tokens`` change the first argument of every call, and ``others`` those of these names unless they are None.
+
+    Raises:
+        ValueError: if the block has no argument of a name.
+    """
     names = list(inspect.signature(block.forward).parameters)
     changes = {names[0]: tokens, **(others or {})}
     if unknown := changes.keys() - set(names):

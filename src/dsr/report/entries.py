@@ -73,7 +73,11 @@ class Entry(Section):
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """What its metrics file holds; empty if there is none yet; UserError if it lacks one of METRICS."""
+        """What its metrics file holds; empty if there is none yet.
+
+        Raises:
+            UserError: if it lacks one of METRICS.
+        """
         found: dict[str, Any] = read_json(self.metrics) if self.metrics and self.metrics.exists() else {}
         missing = [name for name in METRICS if name not in found]
         if found and missing:
@@ -114,7 +118,11 @@ class Entries(RootModel[tuple[Entry, ...]]):
     """Entries in the order in which they are shown."""
 
     def require(self, config: Config) -> None:
-        """Compare what the files that exist record with what the configuration asks for; UserError if they differ."""
+        """Compare what the files that exist record with what the configuration asks for.
+
+        Raises:
+            UserError: if they differ, naming the file and the keys.
+        """
         for path, spec in itertools.chain.from_iterable(one.asked(config).items() for one in self.root):
             if path.exists():
                 require(path, read_record(path).get("spec", {}), spec)

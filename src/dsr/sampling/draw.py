@@ -47,7 +47,11 @@ class Grid:
 
 
 def draw(job: Grid) -> None:
-    """Draw the images and write them."""
+    """Draw the images and write them.
+
+    Raises:
+        UserError: if a class is not known, or the model cannot be read.
+    """
     guidance = None if job.guidance is None else Guidance(scale=job.guidance)
     sampler = load(job.model, guidance=guidance, device=job.device)
     names = _names(sampler.classes, job.names)

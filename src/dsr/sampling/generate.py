@@ -165,7 +165,11 @@ def _digest(images: Images) -> str:
 
 
 def generate(job: Job, world: World) -> None:
-    """Draw what is missing of the images and publish them; after an interruption, the same call goes on."""
+    """Draw what is missing of the images and publish them; after an interruption, the same call goes on.
+
+    Raises:
+        UserError: if an input file is missing or does not fit the specification.
+    """
     set_arithmetic(job.spec.precision, job.execution.threads)
     sampler = Sampler(
         job.drawn(),

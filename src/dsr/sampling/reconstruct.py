@@ -42,7 +42,11 @@ class Job(SetJob):
 
 
 class Reconstructor:
-    """Reconstructs images; image i depends on image i alone."""
+    """Reconstructs images; image i depends on image i alone.
+
+    Raises:
+        UserError: if a file is missing or does not fit the specification or the other files.
+    """
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self._device, self._images = device, open_images(job.images)
@@ -99,7 +103,11 @@ class Reconstructor:
 
 
 def reconstruct(job: Job, world: World) -> None:
-    """Reconstruct what is missing of the images and publish them; after an interruption, the same call goes on."""
+    """Reconstruct what is missing of the images and publish them; after an interruption, the same call goes on.
+
+    Raises:
+        UserError: if an input file is missing or does not fit the specification.
+    """
     set_arithmetic(job.spec.precision, job.execution.threads)
     own = Reconstructor(job, world.device)
     made: dict[str, Any] = {}

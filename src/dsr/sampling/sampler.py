@@ -79,7 +79,11 @@ def drawing(pixels: Tensor, numbers: Sequence[int]) -> Drawing:
 
 
 class Sampler:
-    """Draws images with the weights of one file; image i depends on (seed, i) alone."""
+    """Draws images with the weights of one file; image i depends on (seed, i) alone.
+
+    Raises:
+        UserError: if a file is missing or does not fit ``spec``, or guidance is asked of a denoiser without null label.
+    """
 
     def __init__(
         self,

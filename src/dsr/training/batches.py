@@ -47,7 +47,11 @@ class Share:
 
     @classmethod
     def of(cls, world: World, batch: int, micro_batch: int | None) -> "Share":
-        """Split ``batch`` evenly over the processes; no ``micro_batch`` takes a process's part at once."""
+        """Split ``batch`` evenly over the processes; no ``micro_batch`` takes a process's part at once.
+
+        Raises:
+            UserError: if the numbers do not divide.
+        """
         rows = batch // world.size
         micro_batch = micro_batch or rows
         if batch % world.size or rows % micro_batch:

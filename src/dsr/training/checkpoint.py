@@ -158,7 +158,11 @@ def load(path: Path, *, mapped: bool = False) -> TrainState:
 
 
 def newest(run: Path) -> Path | None:
-    """Find the newest undamaged state; None if there is no state at all, a UserError if all are damaged."""
+    """Find the newest undamaged state; None if there is no state at all.
+
+    Raises:
+        UserError: if there are states and all of them are damaged, or one cannot be read.
+    """
     steps = state_steps(run)
     for step in steps:
         path = state_path(run, step)
@@ -177,7 +181,10 @@ def is_intact(path: Path) -> bool:
     """Whether the file is complete, every record has the checksum that was written with it, and it can be loaded.
 
     ``torch.load`` notices a missing end and an altered list of records, but no altered bytes: it does not compare the
-    checksums. A UserError means that the storage does not hand it out, which says nothing about the file.
+    checksums.
+
+    Raises:
+        UserError: if the storage does not hand it out, which says nothing about the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -229,6 +236,9 @@ def publish(spec: TrainSpec, epoch: int, decay: float, run_dir: Path, output: Pa
         decay: Decay of the average, one of the recipe's.
         run_dir: Directory of the training state.
         output: Weights to write, atomically.
+
+    Raises:
+        UserError: if there is no such average, or it was trained with another specification.
     """
     if decay not in spec.recipe.ema:
         raise UserError(

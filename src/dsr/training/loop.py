@@ -33,7 +33,11 @@ log = logging.getLogger(__name__)
 
 
 def train(job: Job, world: World) -> bool:
-    """Train to the job's milestone and publish its averages; False if asked to leave before (the state is saved)."""
+    """Train to the job's milestone and publish its averages; False if asked to leave before (the state is saved).
+
+    Raises:
+        UserError: if the job cannot start or go on; the message says why and what to do. The last state is kept.
+    """
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(stop_request(job.minutes))
 

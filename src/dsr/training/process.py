@@ -30,11 +30,14 @@ PATIENCE_SECONDS = 60.0
 
 @contextlib.contextmanager
 def exclusive(run: Path, *, patience: float = PATIENCE_SECONDS, beat: float = BEAT_SECONDS) -> Iterator[None]:
-    """Hold the run directory's lock; UserError, which names host and process, if another trainer holds it.
+    """Hold the run directory's lock.
 
     The kernel's lock goes away with its process, however that ends. Some network file systems keep such locks to
     one host, so a holder also leaves its host and process id in the file and touches it regularly: where another
     host is named there, the file is watched for ``patience`` seconds before it is taken over.
+
+    Raises:
+        UserError: if another trainer holds it, naming its host and process.
     """
     run.mkdir(parents=True, exist_ok=True)
     path = run / "lock"

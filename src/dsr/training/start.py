@@ -87,7 +87,11 @@ class Job:
 
 
 def check(job: Job, world: World) -> None:
-    """Compare the job with itself and with the files it names, before anything is written."""
+    """Compare the job with itself and with the files it names, before anything is written.
+
+    Raises:
+        UserError: naming the option or file that is wrong.
+    """
     spec = job.spec
     if not (job.reached or 0) < job.epoch:
         raise UserError(f"--epoch {job.epoch} --after {job.reached}: expected 0 < after < epoch")
@@ -111,10 +115,11 @@ def check(job: Job, world: World) -> None:
 def decide(job: Job) -> tuple[int | None, bool]:
     """Find out where to begin; for the process that holds the run's lock.
 
-    It is a UserError to start over silently, to mix recipes, or to go back in time.
-
     Returns:
         Step of the state to go on from (None: the beginning), and whether nothing is left to train.
+
+    Raises:
+        UserError: if going on would mean to start over silently, to mix recipes, or to go back in time.
     """
     snapshot = checkpoint.snapshot_path(job.run_dir, job.epoch, job.spec.recipe.ema[0])
     path = checkpoint.newest(job.run_dir)
@@ -191,6 +196,9 @@ def begin_from(model: Denoiser, spec: StartSpec, own: ModelSpec, path: Path) -> 
     """Overwrite initial weights with those of another training; another label table or other registers stay as drawn.
 
     Registers that are added attend and are attended to from the first step on, so predictions are not the old ones.
+
+    Raises:
+        UserError: if the file holds other tensors than the specification says.
     """
     given = load_denoiser(spec.model(own), path, torch.device("cpu")).state_dict()
     drawn = model.state_dict()

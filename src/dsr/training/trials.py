@@ -26,6 +26,9 @@ def largest_share(world: World, batch: int, learner: Learner, model: ModelSpec) 
     """Split ``batch`` into the largest micro-batches that fit: a process's part, or a half, a quarter, ... of it.
 
     Where there is no GPU, nothing is tried and a process's part is taken at once.
+
+    Raises:
+        UserError: if the batch does not divide, or a single image does not fit.
     """
     share = Share.of(world, batch, None)
     if world.device.type != "cuda":

@@ -25,7 +25,11 @@ Curve = Sequence[tuple[int, float]]
 
 
 def fid(given: FigureInput) -> Figure:
-    """Draw FID against epochs; metrics files that do not exist yet are left out."""
+    """Draw FID against epochs; metrics files that do not exist yet are left out.
+
+    Raises:
+        UserError: if there is nothing to draw.
+    """
     config, measured, lists = given.config, read_curves(given.entries), Published()
     published = {
         name: [] if departures(config, name) else lists.chart(config.rows[name].compare_with or name)
@@ -62,6 +66,9 @@ def averages(given: FigureInput) -> Figure:
     """Draw FID against decay, a line an epoch; metrics files that do not exist are left out.
 
     The axis is the number of steps that an average reaches back, 1 / (1 - decay), on a logarithmic scale.
+
+    Raises:
+        UserError: if there is nothing to draw, or there are several rows.
     """
     rows = {one.row for one in given.entries}
     lines: dict[int, list[tuple[float, float]]] = {}
@@ -82,7 +89,11 @@ def averages(given: FigureInput) -> Figure:
 
 
 def training(given: FigureInput) -> Figure:
-    """Draw loss and gradient norm of all rows, from the trainer's own records; a row without one is left out."""
+    """Draw loss and gradient norm of all rows, from the trainer's own records; a row without one is left out.
+
+    Raises:
+        UserError: if no row has a record.
+    """
     runs = {one.row: read_steps(one.record) for one in given.entries if one.record and one.record.exists()}
     if not any(runs.values()):
         raise UserError("Loss and gradient norm: no row has been trained yet")

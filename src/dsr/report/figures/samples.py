@@ -29,7 +29,11 @@ Pictures = npt.NDArray[np.uint8]
 
 
 def samples(given: FigureInput) -> Figure:
-    """Draw the same samples of every entry."""
+    """Draw the same samples of every entry.
+
+    Raises:
+        UserError: if the files hold different numbers of images.
+    """
     config = given.config
     files = [one.samples for one in given.entries if one.samples is not None]
     counts = {read_header(path).shape[0] for path in files}
