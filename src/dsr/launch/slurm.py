@@ -251,6 +251,9 @@ def check_submission(workflow: Any) -> None:
     """Refuse what Snakemake's SLURM plugin would refuse or lose without a word: do what it does before it calls sbatch.
 
     It submits from a thread whose errors nobody sees: Snakemake would wait for ever for jobs that do not exist.
+
+    Raises:
+        UserError: with the plugin's reason.
     """
     if workflow.executor_plugin.name != "slurm":
         return
