@@ -167,7 +167,7 @@ def test_neurons_outside_the_encoder_are_refused(
 # Register neurons; scores on activations made by hand: one layer, three tokens, two neurons; norms 1, 1, 10 and 1, 1, 1
 
 OUTPUT = torch.tensor([[[1.0], [1.0], [10.0]], [[1.0], [1.0], [1.0]]])
-HIDDEN_UNITS = torch.tensor([[[0.0, 4.0], [0.0, 4.0], [-3.0, 1.0]], [[9.0, 9.0], [9.0, 9.0], [9.0, 9.0]]])
+HIDDEN_UNITS = torch.tensor([[[2.0, 6.0], [0.0, 4.0], [-3.0, 1.0]], [[9.0, 9.0], [9.0, 9.0], [9.0, 9.0]]])
 
 
 def scores(threshold: float = 5.0, *, layer: int = -1, registers: int = 0, prefix: int = 0) -> list[list[float]]:
