@@ -38,7 +38,6 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def python_of(name: str) -> str:
     """Python version of an environment, as 3.10."""
     found = re.search(r"- python=(\d+\.\d+)", (ROOT / f"envs/{name}.yaml").read_text(encoding="utf-8"))
-    assert found is not None
     return found[1]
 
 

@@ -113,7 +113,6 @@ class Cluster:
     def controller_away(self) -> Iterator[None]:
         """Stop the controller for a while; nodes and jobs go on."""
         controller = self._pid("slurmctld")
-        assert controller is not None
         kill(controller, signal.SIGTERM)
         wait_until(lambda: self._pid("slurmctld") is None, 60, "slurmctld does not end")
         yield

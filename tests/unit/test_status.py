@@ -106,7 +106,6 @@ def test_jobs_of_rows_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     queue = slurm_queue()
-    assert queue is not None
     assert queue[0] == QueuedJob("RUNNING", "None", "/here", "rule_train_wildcards_dit_800")
     text = table(spec(tmp_path, "dit", "dit-dsr"), queue, NOW)
     assert cells(text, "dit")[-1] == "1 running, 1 pending (Priority)"

@@ -33,7 +33,6 @@ class Checkout:
             process = SERVER.Process(target=run_here, args=(self.folder, log.name, _programs(path), arguments))
             process.start()
             process.join(timeout=1800)
-            assert process.exitcode is not None
             return subprocess.CompletedProcess(arguments, process.exitcode, log.read())
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:

@@ -67,7 +67,6 @@ def test_the_partial_table_takes_what_exists_and_plans_nothing_else(fresh: Check
     text = (fresh.folder / "results/demo/table1-partial.md").read_text(encoding="utf-8")
     assert "12.25" in text
     command = re.search(r"dit-siglip2b-dsr, epoch 1, unguided: `(.*)`", text)
-    assert command is not None
     planned = fresh.snakemake("-n", *shlex.split(command[1])[1:])
     assert job_counts(planned.stdout)["evaluate"] == 1
 
