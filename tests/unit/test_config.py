@@ -13,6 +13,9 @@ from dsr.config.load import Config, load
 from dsr.config.specs import TrainSpec, content, differing_keys, spec_hash, spec_json
 from tests.configuration import ROOT, configuration
 
+GUIDED = {"guidance": {"strong": {"scale": 2.0}}, "sweep": None}
+UNGUIDED = {"dit-dh-xl": {"class_dropout": 0.0}}
+
 
 def test_paper_has_the_six_rows_of_the_release(raw: dict[str, Any]) -> None:
     config = load(raw)
@@ -43,39 +46,25 @@ def test_every_key_is_described() -> None:
         (("encoders", "siglip2-b", "patch_size"), 15, "not a multiple of patch_size 15"),
         (("recipes", "dit", "final_lr"), 1e-5, "final_lr and decay_epochs go together"),
         (("evaluation", "epochs"), [80, 40], "evaluation.epochs: must be ascending (given: [80, 40])"),
-        (("evaluation", "epochs"), [], "evaluation.epochs: Tuple should have at least 1 item"),
         (("discovery", "highest_layer"), 3, "discovery.highest_layer: gone after version 0.1.0"),
-        (
-            ("recipes", "dit", "encoder_half"),
-            True,
-            "recipes.dit.encoder_half: gone after version 0.1.0; with precision",
-        ),
+        (("recipes", "dit", "encoder_half"), True, "encoder_half: gone after version 0.1.0; with precision"),
         (("sampling", "precision"), "fp8", "sampling.precision: gone after version 0.1.0"),
         (("ttr",), {"registers": 1}, "ttr: called ttr_options after version 0.1.0"),
         (("sampling", "guidance"), {}, "unguided"),
         (("sampling", "guidance", "a:b"), {"scale": 1.5}, "sampling.guidance.a:b.[key]: String should match pattern"),
-        (("sampling", "guidance", "sweep/w1.5-t0-1"), {"scale": 1.5}, "String should match pattern"),
         (("rows", "dit-siglip2b", "compare_with"), "nonsense", "compare_with: 'nonsense' is not one of dit-siglip2b"),
         (("recipes", "dit", "ema"), [0.9999, 0.9999], "recipes.dit.ema: none may repeat (given: [0.9999,"),
         (("data", "source"), "imagefolder", "data.train: give the path of an ImageFolder exactly"),
         (("denoisers", "dit-xl", "hidden_size"), 1150, "must be a multiple of 4 * num_heads"),
-        (("flow",), None, "flow"),
         (("data", "classes"), 500, "encoders.siglip2-b.statistics: the released ones are of ImageNet's 1000 classes"),
         (("tables", "reconstruction"), {"title": "a", "rows": ["b"]}, "tables.reconstruction: every configuration has"),
         (("sources",), {"decoder-siglip2-b": "drive"}, "sources.decoder-siglip2-b: Input should be 'hub'"),
         (("results",), "my results", "results: String should match pattern"),
-        (("flow", "t_eps"), 1.0, "flow.t_eps: Input should be less than 1"),
-        (("denoisers", "dit-xl", "mlp_ratio"), -1.0, "mlp_ratio: Input should be greater than 0"),
         (("denoisers", "dit-xl", "class_dropout"), 0.0, "sampling.sweep: rows.dit-siglip2b cannot be guided"),
-        (("recipes", "dit", "betas"), [2.0, 0.9], "recipes.dit.betas.0: Input should be less than 1"),
-        (("recipes", "dit", "eps"), -1.0, "recipes.dit.eps: Input should be greater than 0"),
-        (("recipes", "dit", "weight_decay"), -0.1, "weight_decay: Input should be greater than or equal to 0"),
         (("decoder", "num_heads"), 7, "hidden_size 1152 must be a multiple of num_heads (7) and of 4"),
         (("encoders", "siglip2-so400m", "input_size"), 252, "image_size 256 is not a multiple of its 18 tokens"),
-        (("encoders", "a/b"), {}, "encoders.a/b.[key]: String should match pattern"),
         (("discovery", "images"), 2000000, "discovery.images: 2000000 is more than the 1281167 training images"),
         (("resources", "train", "gres"), "gpu:h100:4", "train.gres: 'gpu:h100:4' is not name:8 or name:type:8"),
-        (("resources", "train", "gres"), "gpu:a100-sxm4-80gb:8", "'gpu:a100-sxm4-80gb:8' is not name:8 or name:type:8"),
         (("sampling", "seeds"), [0, 1000], "sweep.seed: 1000 is one of `seeds`"),
         (("sampling", "sweep", "rows"), ["dit-x"], "sampling.sweep.rows: 'dit-x' is not one of dit-siglip2b"),
         (("sampling", "sweep", "images"), 10001, "sampling.sweep.images: 10001 is not a multiple of 1000"),
@@ -84,7 +73,6 @@ def test_every_key_is_described() -> None:
         (("rows", "dit-siglip2b", "recipe"), None, "rows.dit-siglip2b: give a recipe, to train the row"),
         (("rows", "dit-siglip2b", "registers"), 5, "rows.dit-siglip2b: registers 5 is not a perfect square"),
         (("rows", "dit-siglip2b"), None, "sampling.sweep.rows: 'dit-siglip2b' is not one of dit-siglip2b-dsr"),
-        (("encoders", "siglip2-b"), None, "rows.dit-siglip2b.encoder: 'siglip2-b' is not one of siglip2-so400m"),
         (("recipes", "dit-dh"), None, "rows.ditdh-siglip2b.recipe: 'dit-dh' is not one of dit"),
         (("rows",), {"dit-siglip2b": None}, "rows: Dictionary should have at least 1 item"),
         (("rows", "dit-siglip2b", "encoder"), "clip", "rows.dit-siglip2b.encoder: 'clip' is not one of siglip2-b"),
@@ -92,12 +80,9 @@ def test_every_key_is_described() -> None:
         (("recipes", "dit", "batch"), 1023, "recipes.dit.batch: 1023 is not divisible by 8 processes"),
         (("recipes", "dit", "lr"), "2e-4", "recipes.dit.lr: Input should be a valid number (given: '2e-4')"),
         (("evaluation", "references"), ["adm"], "the first must be validation"),
-        (("figures", "rows"), [], "figures.rows: Tuple should have at least 1 item"),
         (("figures", "epoch"), 50, "figures.epoch: 50 is not one of evaluation.epochs"),
         (("figures", "images"), [60000], "figures.images: 60000 is not below the 50000 validation images"),
-        (("figures", "images"), [3, 3], "figures.images: none may repeat"),
         (("figures", "layers"), [3, 31], "figures.layers: 31 is beyond the last block (30)"),
-        (("figures", "times"), [0.5, 0.1], "figures.times: must be ascending"),
     ],
 )
 def test_mistakes_are_named(raw: dict[str, Any], path: tuple[str, ...], value: object, message: str) -> None:
@@ -109,26 +94,26 @@ def test_mistakes_are_named(raw: dict[str, Any], path: tuple[str, ...], value: o
         load(raw)
 
 
-def test_what_parallel_jobs_ask_for_follows_from_their_processes(raw: dict[str, Any]) -> None:
-    fewer = load({**raw, "execution": {**raw["execution"], "processes": 4}})
+def test_what_parallel_jobs_ask_for_follows_from_their_processes() -> None:
+    fewer = configuration(execution={"processes": 4})
     assert fewer.request("train") == Request(cpus=32, gpus=4, mem_mb=200000, minutes=1440)
     assert fewer.request("evaluate") == fewer.resources.evaluate
-    given = {**raw["resources"], "sample": {**raw["resources"]["sample"], "cpus": 1, "gpus": 0, "mem_mb": 2000}}
-    assert load({**raw, "resources": given}).request("sample") == Request(cpus=1, gpus=0, mem_mb=2000, minutes=480)
+    given = configuration(resources={"sample": {"cpus": 1, "gpus": 0, "mem_mb": 2000}})
+    assert given.request("sample") == Request(cpus=1, gpus=0, mem_mb=2000, minutes=480)
 
 
-def test_settings_that_contradict_each_other_are_named(raw: dict[str, Any]) -> None:
-    guidance = {**raw["sampling"]["guidance"], "strong": {"scale": 2.0}}
-    unguidable = {**raw["denoisers"], "dit-dh-xl": {**raw["denoisers"]["dit-dh-xl"], "class_dropout": 0.0}}
-    guided = {**raw, "denoisers": unguidable, "sampling": {**raw["sampling"], "guidance": guidance, "sweep": None}}
-    with pytest.raises(UserError, match=r"sampling\.guidance\.strong: rows\.ditdh-siglip2b cannot be guided"):
-        load(guided)
-    name = "decoder-siglip2-b"
-    with pytest.raises(UserError, match=rf"sources\.{name}: artifacts\.{name} is given too; leave one out"):
-        load({**raw, "artifacts": {name: "/a"}, "sources": {name: "hub"}})
-    digits = {**raw, "data": {**raw["data"], "source": "digits", "prepared": False}}
-    with pytest.raises(UserError, match=r"data\.prepared: the demo's digits are always prepared"):
-        load(digits)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampling": GUIDED, "denoisers": UNGUIDED}, "sampling.guidance.strong: rows.ditdh-siglip2b cannot be guided"),
+        ({"artifacts": {"a-b": "/a"}, "sources": {"a-b": "hub"}}, "sources.a-b: artifacts.a-b is given too; leave one"),
+        ({"data": {"source": "digits", "prepared": False}}, "data.prepared: the demo's digits are always prepared"),
+        ({"sampling": {"imges": 3}, "data": {"classes": 0}}, "than 0 (given: 0)\n  sampling.imges: unknown key"),
+    ],
+)
+def test_all_that_is_wrong_together_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        configuration(**change)
 
 
 def test_an_overlay_removes_entries_by_null() -> None:
@@ -137,15 +122,6 @@ def test_an_overlay_removes_entries_by_null() -> None:
     assert "dit-so400m" not in config.rows
     assert "epochs" not in config.tables
     assert {*config.encoders} == {"siglip2-b", "siglip2-so400m", "dinov2-b-registers"}
-
-
-def test_every_mistake_is_reported_at_once(raw: dict[str, Any]) -> None:
-    raw["sampling"]["imges"] = 3
-    raw["data"]["classes"] = 0
-    with pytest.raises(UserError) as error:
-        load(raw)
-    assert "sampling.imges" in str(error.value)
-    assert "data.classes" in str(error.value)
 
 
 def test_hash_depends_on_the_content_only(raw: dict[str, Any]) -> None:
@@ -163,27 +139,20 @@ def test_hash_depends_on_the_content_only(raw: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "change"),
+    "change",
     [
-        (("decoder",), {"depth": 24}),
-        (("recipes", "dit"), {"train_all": True, "betas": [0.9, 0.95], "clip": None}),
-        (("data",), {"flip": True}),
+        {"decoder": {"depth": 24}},
+        {"recipes": {"dit": {"train_all": True, "betas": [0.9, 0.95], "clip": None}}},
+        {"data": {"flip": True}},
     ],
 )
-def test_what_has_no_part_in_training_is_not_in_its_hash(
-    raw: dict[str, Any], section: tuple[str, ...], change: dict[str, Any]
-) -> None:
+def test_what_has_no_part_in_training_is_not_in_its_hash(change: dict[str, Any]) -> None:
     def specifications(config: Config) -> list[str]:
         encoder = "siglip2-so400m", "recursive"
         specs = [*map(config.train, config.rows), config.statistics(*encoder), config.discover(*encoder)]
         return [*map(spec_hash, specs), *map(spec_json, specs)]
 
-    before = specifications(load(raw))
-    entry = raw
-    for key in section:
-        entry = entry[key]
-    entry.update(change)
-    assert specifications(load(raw)) == before
+    assert specifications(configuration(**change)) == specifications(configuration())
 
 
 def test_a_specification_is_the_same_without_its_defaults(raw: dict[str, Any]) -> None:
