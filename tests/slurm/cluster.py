@@ -33,7 +33,7 @@ from tests.slurm.host import (
     processes,
     succeeds,
     undisturbed,
-    wait_until,
+    wait,
     works_in,
 )
 
@@ -96,10 +96,10 @@ class Cluster:
         LINK.parent.mkdir(parents=True, exist_ok=True)
         LINK.symlink_to(self.folder / "etc/slurm.conf")
         self._start("slurmctld", ["slurmctld"])
-        wait_until(lambda: succeeds("scontrol", "ping"), 60, "slurmctld does not answer")
+        wait(lambda: succeeds("scontrol", "ping"), "slurmctld does not answer", 60)
         for name in self.names:
             self.start_node(name)
-        wait_until(lambda: self.ready() == sorted(self.names), 60, f"nodes do not come up (see {self.folder}/log)")
+        wait(lambda: self._ready() == sorted(self.names), f"nodes do not come up (see {self.folder}/log)", 60)
 
     def start_node(self, name: str) -> None:
         """Start a node's daemon, and tell the controller that the node is back if it was given up."""
@@ -114,7 +114,7 @@ class Cluster:
         """Stop the controller for a while; nodes and jobs go on."""
         controller = self._pid("slurmctld")
         kill(controller, signal.SIGTERM)
-        wait_until(lambda: self._pid("slurmctld") is None, 60, "slurmctld does not end")
+        wait(lambda: self._pid("slurmctld") is None, "slurmctld does not end", 60)
         yield
         self._start("slurmctld", ["slurmctld"])
 
@@ -147,9 +147,10 @@ class Cluster:
                 for member in (step, *step.children(recursive=True)):
                     kill(member.pid, signal.SIGKILL)
 
-    def ready(self, states: str = "idle,mix,alloc") -> list[str]:
-        """Names of the nodes in these states (default: the nodes that take jobs)."""
-        return sorted(set(output("sinfo", "--noheader", "--Node", "--states", states, "--format", "%N").split()))
+    def _ready(self) -> list[str]:
+        """Names of the nodes that take jobs."""
+        names = output("sinfo", "--noheader", "--Node", "--states", "idle,mix,alloc", "--format", "%N")
+        return sorted(set(names.split()))
 
     def _check_host(self) -> None:
         if os.geteuid() != 0:
@@ -166,7 +167,7 @@ class Cluster:
         files = [f"--key-file={key}", f"--socket={folder}/socket", f"--seed-file={folder}/seed"]
         files += [f"--pid-file={self.folder}/pid/munged", f"--log-file={self.folder}/log/munged"]
         self._start("munged", ["munged", "--force", *files])
-        wait_until(lambda: succeeds("munge", "--no-input", f"--socket={folder}/socket"), 10, "munge does not answer")
+        wait(lambda: succeeds("munge", "--no-input", f"--socket={folder}/socket"), "munge does not answer", 10)
 
     def _write_configuration(self) -> None:
         etc, host = self.folder / "etc", socket.gethostname().split(".")[0]
@@ -212,7 +213,7 @@ class Cluster:
         """End every process that works in the folder, and empty it."""
         if LINK.is_symlink() and LINK.readlink().is_relative_to(self.folder):
             LINK.unlink()
-        wait_until(self._nothing_works, 60, f"processes that work in {self.folder} do not end")
+        wait(self._nothing_works, f"processes that work in {self.folder} do not end", 60)
         for path in self.folder.glob("*"):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -273,4 +274,4 @@ class Lane:
         for name in self.nodes:
             self.cluster.start_node(name)
         jobs = ("squeue", "--noheader", "--partition", f"{self.low},{self.high}")
-        wait_until(lambda: not output(*jobs), 60, "jobs do not end")
+        wait(lambda: not output(*jobs), "jobs do not end", 60)

@@ -50,7 +50,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the demo, the rehearsal and the trainings, which take longest."""
-    order = ("scenario_demo.py", "scenario_rehearsal.py", "scenario_training.py")
+    order = ("scenario_demo.py", "scenario_training.py")
     items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))
 
 
@@ -62,14 +62,18 @@ def cluster() -> Cluster:
     return Cluster()
 
 
+def checkout(name: str, partition: str, *overlays: str) -> Workspace:
+    """Return a checkout in which nothing is made yet."""
+    workspace = Workspace(copy_checkout(CHECKOUTS / name).folder, (*overlays, f"{HERE}/gpus.yaml"))
+    workspace.settle(partition)
+    return workspace
+
+
 @pytest.fixture
 def demo(cluster: Cluster) -> Iterator[Workspace]:
-    """Return a checkout for two rows of the tiny demo, on nodes of its own."""
-    overlays = (*TINY, f"{HERE}/two_rows.yaml", f"{HERE}/gpus.yaml")
+    """Return a checkout for the whole tiny demo, two rows of it, on nodes of its own."""
     with FileLock(cluster.folder / CALM):
-        workspace = Workspace(copy_checkout(CHECKOUTS / "demo").folder, overlays)
-        workspace.settle(CALM)
-        yield workspace
+        yield checkout("demo", CALM, *TINY, f"{HERE}/two_rows.yaml")
 
 
 @pytest.fixture
@@ -86,10 +90,7 @@ def lane(cluster: Cluster) -> Iterator[Lane]:
 def rehearsal(lane: Lane) -> Workspace:
     """Return a checkout for a rehearsal."""
     profiles = (f"profiles/{name}/config-overlay.yaml" for name in ("demo", "rehearsal"))
-    overlays = (*profiles, *(f"{HERE}/{name}.yaml" for name in ("rehearsal", "gpus")))
-    workspace = Workspace(copy_checkout(CHECKOUTS / "rehearsal").folder, overlays)
-    workspace.settle(lane.low)
-    return workspace
+    return checkout("rehearsal", lane.low, *profiles, f"{HERE}/rehearsal.yaml")
 
 
 @pytest.fixture(scope="session")

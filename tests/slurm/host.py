@@ -17,6 +17,10 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 """While this exits with 101, packages do not start their daemons."""
 
 
+PATIENCE = 450.0
+"""Seconds that anything may take; two busy cores are slow."""
+
+
 class ClusterError(RuntimeError):
     """The test cluster does not work; the message says why."""
 
@@ -44,16 +48,22 @@ def install(programs: dict[str, str]) -> None:
                 raise UnavailableError(f"apt-get {arguments[0]} failed: {done.stderr.strip()[-500:]}")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, problem: str) -> None:
-    """Wait for a condition, looking five times a second.
+def wait(
+    condition: Callable[[], bool],
+    problem: str | Callable[[], str],
+    seconds: float = PATIENCE,
+    process: subprocess.Popen[bytes] | None = None,
+) -> None:
+    """Wait for a condition.
 
     Raises:
-        ClusterError: with ``problem`` if it does not come true in time.
+        ClusterError: with ``problem`` if it does not come true in time, or as soon as ``process`` has ended without it.
     """
     end = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > end:
-            raise ClusterError(f"{problem} (waited {seconds:.0f} s)")
+        over = process is not None and not alive(process.pid)
+        if (over and not condition()) or time.monotonic() > end:
+            raise ClusterError(problem if isinstance(problem, str) else problem())
         time.sleep(0.2)
 
 

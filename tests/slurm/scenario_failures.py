@@ -11,8 +11,8 @@ import sys
 from dsr.launch.slurm import FRUITLESS_STARTS
 from dsr.plan.status import failed
 from tests.slurm.cluster import Lane
-from tests.slurm.host import kill, output
-from tests.slurm.workspace import DECODER, EPOCH, STATISTICS, WEIGHTS, Workspace, state, wait
+from tests.slurm.host import kill, output, wait
+from tests.slurm.workspace import DECODER, EPOCH, STATISTICS, WEIGHTS, Workspace, state
 
 SUPERVISED, ALONE = "dsr.commands.statistics", "dsr.commands.demo"
 """A command under a launcher, and one that is all that its job runs."""

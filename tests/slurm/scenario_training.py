@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 
 from tests.slurm.cluster import Lane
-from tests.slurm.workspace import HERE, OVERLAYS, WEIGHTS, Workspace, state, wait
+from tests.slurm.host import wait
+from tests.slurm.workspace import HERE, OVERLAYS, WEIGHTS, Workspace, state
 
 
 def test_preempted_twice_and_out_of_time_once(workspace: Workspace, reference: Workspace, lane: Lane) -> None:
@@ -67,7 +68,7 @@ def test_a_killed_snakemake_never_leads_to_two_trainers(workspace: Workspace, re
         assert state(job) == "RUNNING"
     # What docs/cluster.md says: cancel what is left, wait for its end, and give the same command again.
     workspace.interrupt(lambda: subprocess.run(["scancel", job], check=True))
-    wait(lambda: state(job) == "CANCELLED", lambda: "the orphan does not end")
+    wait(lambda: state(job) == "CANCELLED", "the orphan does not end")
     assert workspace.local("--unlock").returncode == 0
     third = workspace.submit(WEIGHTS)
     assert third.finish() == 0, third.log

@@ -10,14 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.host import alive, kill, output, processes, stopped, told_to_end, works_in
+from tests.slurm.host import PATIENCE, alive, kill, output, processes, stopped, told_to_end, wait, works_in
 
 HERE = Path(__file__).resolve().parent
 OVERLAYS = ("profiles/demo/config-overlay.yaml", f"{HERE}/small.yaml")
@@ -26,8 +25,6 @@ EPOCH = 4
 WEIGHTS = f"results/demo/rows/{ROW}/epoch-{EPOCH}/ema.safetensors"
 STATISTICS = "results/demo/latents/siglip2-b-single.safetensors"
 DECODER = "results/demo/decoders/siglip2-b.safetensors"
-PATIENCE = 450.0
-"""Seconds that anything may take; two busy cores are slow."""
 
 
 @dataclass
@@ -134,7 +131,7 @@ class Workspace:
         assert workers, f"{module} does not run"
         for pid in workers:
             kill(pid, signal.SIGSTOP)
-        wait(lambda: all(stopped(pid) or not alive(pid) for pid in workers), lambda: f"{module} does not stop")
+        wait(lambda: all(stopped(pid) or not alive(pid) for pid in workers), f"{module} does not stop")
         try:
             yield workers
         finally:
@@ -147,7 +144,7 @@ class Workspace:
             event()
             wait(
                 lambda: not any(stopped(pid) and not told_to_end(pid) for pid in workers),
-                lambda: "training is not asked to end",
+                "training is not asked to end",
             )
 
     @property
@@ -207,7 +204,7 @@ class Submission:
 
     def until(self, condition: Callable[[], bool], problem: str) -> None:
         """Wait for a condition while Snakemake runs."""
-        wait(condition, lambda: f"{problem}\n{self.log[-3000:]}", self.process)
+        wait(condition, lambda: f"{problem}\n{self.log[-3000:]}", process=self.process)
 
     def finish(self, seconds: float = 3 * PATIENCE) -> int:
         """Wait for Snakemake's end and return its exit code."""
@@ -217,18 +214,6 @@ class Submission:
         """Kill Snakemake outright."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-
-
-def wait(
-    condition: Callable[[], bool], problem: Callable[[], str], process: subprocess.Popen[bytes] | None = None
-) -> None:
-    """Wait for a condition; fail after a while, or as soon as ``process`` has ended without it."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        over = process is not None and not alive(process.pid)
-        if (over and not condition()) or time.monotonic() > end:
-            raise AssertionError(problem())
-        time.sleep(0.3)
 
 
 def state(job: str) -> str:
