@@ -179,7 +179,7 @@ def images_of(path: Path) -> dict[str, np.ndarray]:
 def draw(seed: int, count: int, size: int, shift: int = 0) -> np.ndarray:
     """Colour gradients with one to four discs under a chequered pattern; ``shift`` brightens the gradients."""
     random = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size]
+    y, x = np.ogrid[:size, :size]
     images = np.empty((count, size, size, 3), np.uint8)
     for image in images:
         start = random.integers(0, 200, 3) + shift
