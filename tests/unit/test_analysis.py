@@ -13,24 +13,19 @@ from dsr.analysis.maps import OUTPUT, TokenMaps, outlier_ratio, relative_norms
 from dsr.analysis.measure import first_component, map_denoiser, map_encoder, measure_layer, read_chosen, trace_denoiser
 from dsr.base.errors import UserError
 from dsr.base.files import read_record
-from dsr.config.encoders import Decoder
-from dsr.config.encoders import TestTimeRegisters as Registers
-from dsr.config.specs import AutoencoderSpec, DenoiserMapsSpec, EncoderMapsSpec, ModelSpec, content
+from dsr.config.specs import DenoiserMapsSpec, EncoderMapsSpec, ModelSpec, content
 from dsr.config.training import Dit, DitDh, Flow, Prediction
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo.encoder import marked_tokens, planted_neurons, write_encoder
 from dsr.denoiser.dit import build_denoiser
 from dsr.flow import Flow as RunningFlow
+from tests.configuration import DEMO, configuration
 from tests.unit import tiny_encoder
 
-WIDTH, GRID, SIZE = 64, 8, 32
-STAND_IN = tiny_encoder.entry(
-    hub="stand-in/siglip2-base", revision="0", input_size=SIZE, patch_size=SIZE // GRID, width=WIDTH
-)
-DECODER = Decoder(hidden_size=16, depth=1, num_heads=2, intermediate_size=16)
-PLAIN = AutoencoderSpec(encoder=STAND_IN, ttr_options=None, decoder=DECODER, image_size=SIZE)
-WITH_TTR = AutoencoderSpec(encoder=STAND_IN, ttr="single", ttr_options=Registers(), decoder=DECODER, image_size=SIZE)
+CONFIG = configuration(DEMO)
+PLAIN, WITH_TTR = (CONFIG.autoencoder("siglip2-b", ttr) for ttr in ("none", "single"))
+WIDTH, GRID, SIZE = PLAIN.encoder.width, PLAIN.encoder.grid, PLAIN.image_size
 DIT = Dit(kind="dit", hidden_size=16, depth=4, num_heads=2, register_start=2)
 DIT_DH = DitDh(kind="dit-dh", hidden_size=(16, 32), depth=(3, 1), num_heads=(2, 2), register_start=1)
 
@@ -68,8 +63,8 @@ def test_first_component_finds_the_direction_of_most_variance() -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write a stand-in encoder with planted outliers, its neurons, statistics and a decoder."""
     folder = tmp_path_factory.mktemp("files")
-    write_encoder(STAND_IN, folder / "encoder")
-    return {"encoder": folder / "encoder", **tiny_encoder.write_parts(folder, PLAIN, planted_neurons(STAND_IN)[0])}
+    write_encoder(PLAIN.encoder, folder / "encoder")
+    return {"encoder": folder / "encoder", **tiny_encoder.write_parts(folder, PLAIN, planted_neurons(PLAIN.encoder)[0])}
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,8 @@ from PIL import Image
 
 from dsr.analysis.maps import outlier_ratio
 from dsr.base.errors import UserError
-from dsr.base.files import write_json
 from dsr.commands import discover
-from dsr.config.encoders import Decoder, Discovery, Encoder, TestTimeRegisters
-from dsr.config.specs import AutoencoderSpec, DiscoverSpec
+from dsr.config.encoders import TestTimeRegisters
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo import encoder as stand_ins
@@ -22,26 +20,12 @@ from dsr.demo.graph import write_graph
 from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_decoder
 from dsr.encoder.siglip2 import Siglip2Encoder
-from dsr.encoder.ttr import NeuronList, read_neurons, with_registers
-from dsr.registers.discovery import by_layer, merge
+from dsr.encoder.ttr import read_neurons, with_registers
+from dsr.registers.discovery import merge
 from tests.configuration import DEMO, configuration
-from tests.unit import tiny_encoder
 
-SIZE = 32
-THRESHOLD = 30.0
-SHAPES = {"stand-in/siglip2-base": (32, 8, 32), "stand-in/siglip2-so400m": (24, 6, 48)}
-BASE, SO400M = SHAPES
-DECODER = Decoder(hidden_size=64, depth=2, num_heads=4, intermediate_size=128)
-
-
-def specification(hub: str, **changes: int | str) -> Encoder:
-    input_size, patch_size, width = SHAPES.get(hub, SHAPES[BASE])
-    sizes = {"input_size": input_size, "patch_size": patch_size, "width": width}
-    return tiny_encoder.entry(hub=hub, **{"revision": "0", **sizes, **changes})
-
-
-def autoencoder(entry: Encoder, ttr: TestTimeRegisters | None = None) -> AutoencoderSpec:
-    return AutoencoderSpec(encoder=entry, ttr_options=ttr, decoder=DECODER, image_size=SIZE)
+CONFIG = configuration(DEMO)
+THRESHOLD = CONFIG.discovery.norm_threshold
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +34,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     write_digits(folder)
     for split in ("train", "validation"):
-        index_folder(folder / split, SIZE, folder / f"{split}.npz")
+        index_folder(folder / split, CONFIG.data.image_size, folder / f"{split}.npz")
     return folder
 
 
-@pytest.fixture(scope="module", params=SHAPES)
-def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, Path]:
-    """A stand-in for an encoder, and its folder."""
+@pytest.fixture(scope="module", params=["siglip2-b", "siglip2-so400m"])
+def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A stand-in for an encoder of this name, and its folder."""
     folder = tmp_path_factory.mktemp("encoder")
-    stand_ins.write_encoder(entry := specification(request.param), folder)
-    return entry, folder
+    stand_ins.write_encoder(CONFIG.encoders[request.param], folder)
+    return request.param, folder
 
 
 def test_digits_are_split_evenly(digits: Path) -> None:
@@ -71,29 +55,22 @@ def test_digits_are_split_evenly(digits: Path) -> None:
 
 
 def test_discovery_finds_exactly_the_planted_neurons(
-    run_command: Callable[..., None], tower: tuple[Encoder, Path], digits: Path, tmp_path: Path
+    run_command: Callable[..., None], tower: tuple[str, Path], digits: Path, tmp_path: Path
 ) -> None:
-    entry, folder = tower
-    options = Discovery(images=100, norm_threshold=THRESHOLD, top_k=stand_ins.PLANTED + 1)
-    known: dict[str, Path] = {}
-    for population in stand_ins.planted_neurons(entry):
-        spec = DiscoverSpec(encoding=autoencoder(entry, TestTimeRegisters() if known else None), discovery=options)
-        given = {"encoder": folder, "images": digits / "train.npz", "output": tmp_path / "found.json", **known}
-        run_command(discover.main, spec=spec, **given)
-        found = read_neurons(given["output"])
-        *best, runner_up = found.ranked[-options.top_k :]
-        planted = {(layer, neuron) for layer, neurons in population.items() for neuron in neurons}
-        assert {(layer, neuron) for layer, neuron, _ in best} == planted
-        assert min(score for *_, score in best) > 5 * runner_up[2]
-        if known:
-            first = read_neurons(known["first"]).layers
-            assert found.layers == merge(first, by_layer([(layer, neuron) for layer, neuron, _ in found.ranked]))
-        known = {"first": tmp_path / "first.json"}
-        write_json(known["first"], NeuronList(encoder=entry.hub, layers=population, source="planted").model_dump())
+    name, folder = tower
+    expected: dict[int, set[int]] = {}
+    given = {"encoder": folder, "images": digits / "train.npz"}
+    for ttr, population in zip(("single", "recursive"), stand_ins.planted_neurons(CONFIG.encoders[name]), strict=False):
+        run_command(discover.main, spec=CONFIG.discover(name, ttr), **given, output=tmp_path / f"{ttr}.json")
+        given["first"] = tmp_path / f"{ttr}.json"
+        expected |= {layer: {*units} for layer, units in population.items()}
+        found = read_neurons(given["first"])
+        assert {layer: {*units} for layer, units in found.layers.items()} == expected
+        assert len(found.ranked) == sum(map(len, expected.values()))
 
 
-def test_registers_take_all_outliers_only_after_the_last_population(tower: tuple[Encoder, Path], digits: Path) -> None:
-    entry, folder = tower
+def test_registers_take_all_outliers_only_after_the_last_population(tower: tuple[str, Path], digits: Path) -> None:
+    entry, folder = CONFIG.encoders[tower[0]], tower[1]
     tokens, plain = entry.grid**2, Siglip2Encoder.load(folder, entry.input_size)
     validation = open_images(digits / "validation.npz")
     images = np.stack([validation.read(index) for index in range(0, 360, 4)])
@@ -117,24 +94,20 @@ def test_registers_take_all_outliers_only_after_the_last_population(tower: tuple
 
 
 @pytest.mark.parametrize(
-    ("hub", "changes", "message"),
+    ("changes", "message"),
     [
-        (
-            "google/siglip2-base-patch16-256",
-            {},
-            "the demo has the stand-ins stand-in/siglip2-base, stand-in/siglip2-so",
-        ),
-        (BASE, {"revision": "main"}, "revision 'main'"),
-        (BASE, {"width": 16}, "width 16"),
+        ({"hub": "google/siglip2"}, "the demo has the stand-ins stand-in/siglip2-base, stand-in/siglip2-so400m"),
+        ({"revision": "main"}, "revision 'main'"),
+        ({"width": 16}, "width 16"),
     ],
 )
-def test_other_stand_ins_are_refused(tmp_path: Path, hub: str, changes: dict[str, int | str], message: str) -> None:
+def test_other_stand_ins_are_refused(tmp_path: Path, changes: dict[str, int | str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        stand_ins.write_encoder(specification(hub, **changes), tmp_path)
+        stand_ins.write_encoder(CONFIG.encoders["siglip2-b"].model_copy(update=changes), tmp_path)
 
 
 def test_decoder_learns_latents_with_and_without_registers(digits: Path, tmp_path: Path) -> None:
-    spec = autoencoder(specification(SO400M))
+    spec = CONFIG.autoencoder("siglip2-so400m", "none")
     stand_ins.write_encoder(spec.encoder, tmp_path)
     write_decoder(spec, tmp_path, digits / "train.npz", tmp_path / "decoder.safetensors", steps=160)
     decoder = load_decoder(spec, tmp_path / "decoder.safetensors")

@@ -293,12 +293,8 @@ def test_an_attention_that_runs_replaces_pytorchs(
 def test_float32_matmuls_keep_pytorchs_attention(autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[torch.dtype] = []
     monkeypatch.setattr(accelerate, "_replace_attention", lambda _, dtype, __: asked.append(dtype))
-    for device, tf32, half in (
-        ("cuda", False, False),
-        ("cpu", True, False),
-        ("cuda", True, False),
-        ("cuda", True, True),
-    ):
+    cases = [("cuda", False, False), ("cpu", True, False), ("cuda", True, False), ("cuda", False, True)]
+    for device, tf32, half in cases:
         torch.backends.cuda.matmul.allow_tf32, autoencoder.in_half = tf32, half
         accelerate.accelerated_encode(autoencoder, torch.device(device))
     assert asked == [torch.float32, torch.float16]
