@@ -23,7 +23,7 @@ from dsr.base.randomness import permutation, rank_slice
 from dsr.data.images import center_crop, class_names, folder_arrays, list_folder, load_rgb, open_images
 from dsr.data.npz import write_arrays, write_images
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def write_shard(
@@ -79,7 +79,7 @@ def write_shard(
         names = b"\0".join(os.fsencode(path.relative_to(source)) for path in listing.paths)
         about = {"image_size": size, "shard": shard, "shards": shards, "pillow": PIL.__version__}
         archive.comment = json.dumps(about | {"listing": hashlib.sha256(names).hexdigest()[:16]}).encode()
-    logger.info("shard %d of %d: %d images of %d pixels", shard, shards, len(part), size)
+    log.info("shard %d of %d: %d images of %d pixels", shard, shards, len(part), size)
 
 
 def write_index(inputs: Sequence[Path], output: Path, *, other: Path | None = None) -> None:
@@ -118,7 +118,7 @@ def write_index(inputs: Sequence[Path], output: Path, *, other: Path | None = No
         "pillow": about["pillow"],
     }
     write_arrays(output, index)
-    logger.info("%s: %d images in %d shards", output, len(members), len(shards))
+    log.info("%s: %d images in %d shards", output, len(members), len(shards))
 
 
 def index_folder(
@@ -151,7 +151,7 @@ def index_folder(
     listing = list_folder(source, images, classes)
     _check_classes(listing.classes, source, other)
     write_arrays(output, folder_arrays(source, size, listing))
-    logger.info("%s: %d images of %s", output, len(listing.paths), source)
+    log.info("%s: %d images of %s", output, len(listing.paths), source)
 
 
 def write_reference(images: Path, output: Path, count: int | None = None) -> None:

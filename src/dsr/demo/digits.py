@@ -34,7 +34,7 @@ NOISE = 0.2
 """Standard deviation of the noise added to latents, whose channels have about unit size: denoisers are not exact."""
 _SEED = 0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def write_digits(output: Path) -> None:
@@ -60,7 +60,7 @@ def write_digits(output: Path) -> None:
             counts[split] += 1
     for split, images in counts.items():
         write_json(output / f"{split}.json", {"images": images, "classes": 10})
-    logger.info("%s: %d images", output, len(pixels))
+    log.info("%s: %d images", output, len(pixels))
 
 
 def write_decoder(spec: AutoencoderSpec, encoder: Path, images: Path, output: Path, *, steps: int = STEPS) -> None:
@@ -92,7 +92,7 @@ def write_decoder(spec: AutoencoderSpec, encoder: Path, images: Path, output: Pa
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0:
-            logger.info("decoder step %d of %d: loss %.4f", step + 1, steps, loss.item())
+            log.info("decoder step %d of %d: loss %.4f", step + 1, steps, loss.item())
     tensors.write(output, decoder.state_dict(), {})
 
 

@@ -51,7 +51,7 @@ MIXING = 0.2
 
 Weights = dict[str, torch.Tensor]
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 STAND_INS = {"stand-in/siglip2-base": (1,), "stand-in/siglip2-so400m": (1, 3)}
 """The models that `encoders.*.hub` may name in the demo, and the blocks (0-based) of each population's initiators;
@@ -103,7 +103,7 @@ def write_encoder(spec: config.Encoder, output: Path) -> None:
     write_json(output / "preprocessor_config.json", {**kind, **scale, "size": size})
     with atomic(output / "model.safetensors") as temporary:
         save_file({f"vision_model.{key}": value for key, value in tower.weights().items()}, temporary, {"format": "pt"})
-    logger.info("%s: %d planted neurons", output, PLANTED * len(tower.planted))
+    log.info("%s: %d planted neurons", output, PLANTED * len(tower.planted))
 
 
 class _Tower:

@@ -26,7 +26,7 @@ STEPS, BATCH = 400, 64
 LEARNING_RATE = 4e-3
 _SEED = 0
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def write_graph(images: Path, output: Path, *, steps: int = STEPS) -> None:
@@ -99,5 +99,5 @@ def _train(
         chosen = generator.integers(0, len(pixels), BATCH)
         loss = update(pixels[chosen], labels[chosen])
         if step % 100 == 0:
-            logger.info("classifier step %d of %d: loss %.4f", step, steps, float(loss))
+            log.info("classifier step %d of %d: loss %.4f", step, steps, float(loss))
     return {name: variable.numpy() for name, variable in variables.items()}

@@ -33,7 +33,7 @@ NEIGHBOURS = 3
 SPLIT = 5000
 """Images in a split of the Inception Score, the official evaluator's."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -189,15 +189,15 @@ def cached(
             kept = {key: npz.read_array(path, key) for key in npz.keys(path)}
             if set(kept) != set(names):
                 raise UserError(f"{path}: holds {', '.join(kept)}, expected {', '.join(names)}")
-            _log.info("%s: from %s", kind, path)
+            log.info("%s: from %s", kind, path)
             return kept
     except (UserError, OSError) as error:
-        _log.warning("%s; %s is computed again", explain(error) or error, kind)
+        log.warning("%s; %s is computed again", explain(error) or error, kind)
     arrays = compute()
     try:
         npz.write_arrays(path, arrays)
     except OSError as error:
-        _log.warning("%s; %s is not kept for the next evaluation", explain(error), kind)
+        log.warning("%s; %s is not kept for the next evaluation", explain(error), kind)
     return arrays
 
 
@@ -212,7 +212,7 @@ def score(reference: ImageSet, samples: ImageSet, weights: Features) -> tuple[di
     """
     count, width = samples.features.pooled.shape
     if count <= width:
-        _log.warning("%d images for %d features: FID says little; published values are of 50 000 images", count, width)
+        log.warning("%d images for %d features: FID says little; published values are of 50 000 images", count, width)
     with stage("inception_score"):
         inception = inception_score(samples.features.pooled, weights, SPLIT)
     with stage("fid_and_sfid"):
@@ -259,4 +259,4 @@ def stage(name: str) -> Iterator[None]:
     """Log the wall time of a stage."""
     start = time.perf_counter()
     yield
-    _log.info("%s: %.1f s", name, time.perf_counter() - start)
+    log.info("%s: %.1f s", name, time.perf_counter() - start)

@@ -20,7 +20,7 @@ STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 
 _SHOWN = 5  # indices listed in a message
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def check_reference(path: Path, *sets: ImageFile, at_least: int) -> ImageFile:
     """
     header = _check_header(path, at_least)
     if foreign := sorted(set(npz.keys(path)) - {npz.IMAGES_KEY, *STATISTICS}):
-        _log.warning("%s: the arrays %s are not used", path, ", ".join(foreign))
+        log.warning("%s: the arrays %s are not used", path, ", ".join(foreign))
     for samples in sets:
         if header.shape[1] != samples.image_size:
             raise UserError(
@@ -83,7 +83,7 @@ def check_reference(path: Path, *sets: ImageFile, at_least: int) -> ImageFile:
     reference = _scan(path, header)
     for samples in sets:
         if reference.sha256 == samples.sha256:
-            _log.warning("%s and %s are the same file: the scores will be perfect", path, samples.path)
+            log.warning("%s and %s are the same file: the scores will be perfect", path, samples.path)
     return reference
 
 
@@ -139,5 +139,5 @@ def _scan(path: Path, header: npz.Header) -> ImageFile:
         )
     if constant:
         shown = ", ".join(map(str, constant[:_SHOWN])) + (" ..." if len(constant) > _SHOWN else "")
-        _log.warning("%s: %d images are one colour all over (%s): did sampling give NaN?", path, len(constant), shown)
+        log.warning("%s: %d images are one colour all over (%s): did sampling give NaN?", path, len(constant), shown)
     return ImageFile(path, header.shape[0], header.shape[1], files.sha256(path), tuple(constant))
