@@ -224,7 +224,7 @@ def test_shards_of_other_weights_are_not_used(
     uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = tiny_job(inputs | {"weights": write_weights(tmp_path / "other.safetensors", seed=1)}, tmp_path)
-    shards = Shards(other.shards, other.origin(CPU), IMAGES, (16, 16, 3))
+    shards = Shards(other.shards, other.origin(other.drawn(), CPU, weights=other.weights), IMAGES, (16, 16, 3))
     stale = Sampler(other.spec, **(inputs | {"weights": other.weights}), device=CPU).start(shards.parts[0])()
     shards.write(0, stale)
     (other.shards / ".shard-00001.safetensors.abc").touch()

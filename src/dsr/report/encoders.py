@@ -103,14 +103,14 @@ def write_backbones(config: Config, entries: Entries, files: TableFiles, measure
         encoded = throughput.speed(speeds, gpu, job) if work else None
         check = known.artifacts[row.encoder].check if job.gflops else None
         shape = check if isinstance(check, manifest.EncoderCheck) else None
+        millions = shape and transformer_parameters(shape.width, shape.depth, shape.intermediate_size) / 1e6
         published = expected(config, one.row, one.epoch).published
         lines.append(
             {
                 "encoder": row.encoder,
                 "ttr": row.ttr,
                 "row": one.row,
-                "params_millions": shape
-                and transformer_parameters(shape.width, shape.depth, shape.intermediate_size) / 1e6,
+                "params_millions": millions,
                 "gflops": job.gflops,
                 "encoded_per_second": encoded and encoded.images_per_second,
                 "trained_per_second": work and work.speed and work.speed.images_per_second,

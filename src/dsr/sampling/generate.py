@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 from dsr.accel.device import set_arithmetic
 from dsr.base import files, tensors
@@ -54,6 +55,12 @@ class SetJob:
     execution: Execution
     """How the job runs."""
 
+    def origin(self, spec: BaseModel, device: torch.device, **others: Path | None) -> dict[str, str]:
+        """Return what determines the images; CPU and GPU draw different noise, so the kind of device is part of it."""
+        inputs = {**others, "statistics": self.statistics, "decoder": self.decoder}
+        hashes = {name: files.sha256(path) for name, path in inputs.items() if path}
+        return {"specification": spec_hash(spec), **hashes, "device": device.type}
+
 
 @dataclass(frozen=True)
 class Job(SetJob):
@@ -76,16 +83,6 @@ class Job(SetJob):
             return self.spec
         chosen = Guidance.model_validate_json(self.guidance.read_text(encoding="utf-8"))
         return self.spec.model_copy(update={"guidance": chosen})
-
-    def origin(self, device: torch.device) -> dict[str, str]:
-        """Return what determines the images; CPU and GPU draw different noise, so the kind of device is part of it."""
-        return {
-            "specification": spec_hash(self.drawn()),
-            "weights": files.sha256(self.weights),
-            "statistics": files.sha256(self.statistics),
-            "decoder": files.sha256(self.decoder),
-            "device": device.type,
-        }
 
 
 def split(images: int) -> list[range]:
@@ -179,7 +176,7 @@ def generate(job: Job, world: World) -> None:
         device=world.device,
         compiled=job.execution.compile,
     )
-    origin = job.origin(world.device)
+    origin = job.origin(job.drawn(), world.device, weights=job.weights)
     made = {
         "seed": job.spec.seed,
         "weights": {"sha256": origin["weights"], **files.read_record(job.weights)},

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from dsr.accel.device import HALF, autocast, round_matmul_weights, set_arithmetic, usable_precision
-from dsr.base import files
 from dsr.base.distributed import World
 from dsr.base.errors import UserError
-from dsr.config.specs import ReconstructSpec, spec_hash
+from dsr.config.specs import ReconstructSpec
 from dsr.data.images import open_images
 from dsr.data.loading import pixel_batches
 from dsr.encoder.autoencoder import load_autoencoder
@@ -115,13 +114,6 @@ def reconstruct(job: Job, world: World) -> None:
         made = own.fit(job.execution.sample_batch)
         for line in misfits(made, job.statistics, job.decoder):
             log.warning("%s", line)
-    inputs = {
-        "encoder": job.encoder / "model.safetensors",
-        "neurons": job.neurons,
-        "statistics": job.statistics,
-        "decoder": job.decoder,
-        "images": job.images,
-    }
-    origin = {name: files.sha256(path) for name, path in inputs.items() if path}
-    origin |= {"specification": spec_hash(job.spec), "device": world.device.type}
+    encoder = job.encoder / "model.safetensors"
+    origin = job.origin(job.spec, world.device, encoder=encoder, neurons=job.neurons, images=job.images)
     complete(job, job.spec, own.start, origin, made, world)
