@@ -1,7 +1,6 @@
 """Tables of the encoders: what is left of the images, whatever the denoiser; and side by side, what each costs and how
 well the rows on it do."""
 
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,30 +20,25 @@ from dsr.report.render import TableFiles, fill, latex_table, pipe
 from dsr.sampling.misfits import misfits
 
 RECONSTRUCTION = {
-    "encoder": ("Encoder", ""),
-    "ttr": ("TTR", ""),
-    "rfid": ("rFID", ".2f"),
-    "published_rfid": ("rFID, published", ".2f"),
-    "psnr": ("PSNR (dB)", ".2f"),
-    "published_psnr": ("PSNR, published", ".2f"),
-    "ssim": ("SSIM", ".3f"),
-    "images": ("Images", ".0f"),
+    "encoder": "Encoder",
+    "ttr": "TTR",
+    "rfid": "rFID",
+    "published_rfid": "rFID, published",
+    "psnr": "PSNR (dB)",
+    "published_psnr": "PSNR, published",
+    "ssim": "SSIM",
+    "images": "Images",
 }
-"""Columns of the CSV file that people are shown, with heading and format."""
-SIDE_BY_SIDE = {
-    "encoder": ("Encoder", ""),
-    "ttr": ("TTR", ""),
-    "row": ("Row", ""),
-    "params_millions": ("Encoder (M)", ",.1f"),
-    "gflops": ("GFLOPs", ",.1f"),
-    "encoded_per_second": ("Encoded images/s", ",.0f"),
-    "trained_per_second": ("Trained images/s", ",.0f"),
-    "gpu_hours": ("GPU-hours", ",.0f"),
-    "rfid": ("rFID", ".2f"),
-    "outliers": ("Outliers", ".2%"),
-    "fid": ("FID, epoch {epoch}", ".2f"),
-    "published_fid": ("FID, published", ""),
+"""Columns of the CSV file that people are shown, with their headings."""
+FORMATS = {
+    "SSIM": ".3f",
+    "Images": ".0f",
+    "Outliers": ".2%",
+    "Encoder (M)": ",.1f",
+    "GFLOPs": ",.1f",
+    **dict.fromkeys(("Encoded images/s", "Trained images/s", "GPU-hours"), ",.0f"),
 }
+"""How numbers are written, by heading; others have two decimals."""
 
 
 def write_reconstruction(config: Config, entries: Entries, files: TableFiles) -> None:
@@ -78,7 +72,9 @@ def write_reconstruction(config: Config, entries: Entries, files: TableFiles) ->
             }
         )
         wrong += [f"{one.encoder}, TTR {one.ttr}: {problem}" for problem in misfits(found, "statistics", "decoder")]
-    _write(files, "Reconstruction", "reconstruction.md.j2", lines, RECONSTRUCTION, config=config, wrong=wrong)
+    frame = pd.DataFrame(lines)
+    shown = frame[[*RECONSTRUCTION]].rename(columns=RECONSTRUCTION)
+    _write(files, "Reconstruction", "reconstruction.md.j2", frame, shown, config=config, wrong=wrong)
 
 
 def write_backbones(config: Config, entries: Entries, files: TableFiles, measured: Path | None = None) -> None:
@@ -106,22 +102,22 @@ def write_backbones(config: Config, entries: Entries, files: TableFiles, measure
         published = expected(config, one.row, one.epoch).published
         lines.append(
             {
-                "encoder": row.encoder,
-                "ttr": row.ttr,
-                "row": one.row,
-                "params_millions": millions,
-                "gflops": job.gflops,
-                "encoded_per_second": encoded and encoded.images_per_second,
-                "trained_per_second": work and work.speed and work.speed.images_per_second,
-                "gpu_hours": work and work.gpu_hours,
-                "rfid": own.scores.get("fid"),
-                "outliers": _outliers(own, config.figures.outlier_multiple),
-                "epoch": one.epoch,
-                "fid": one.scores.get("fid"),
-                "published_fid": " and ".join(f"{fid:.2f}" for fid in published) or None,
+                "Encoder": row.encoder,
+                "TTR": row.ttr,
+                "Row": one.row,
+                "Encoder (M)": millions,
+                "GFLOPs": job.gflops,
+                "Encoded images/s": encoded and encoded.images_per_second,
+                "Trained images/s": work and work.speed and work.speed.images_per_second,
+                "GPU-hours": work and work.gpu_hours,
+                "rFID": own.scores.get("fid"),
+                "Outliers": _outliers(own, config.figures.outlier_multiple),
+                f"FID, epoch {one.epoch}": one.scores.get("fid"),
+                "FID, published": " and ".join(f"{fid:.2f}" for fid in published) or None,
             }
         )
-    _write(files, "Encoders side by side", "backbones.md.j2", lines, SIDE_BY_SIDE, config=config, gpu=gpu)
+    frame = pd.DataFrame(lines)
+    _write(files, "Encoders side by side", "backbones.md.j2", frame, frame, config=config, gpu=gpu)
 
 
 def _outliers(one: Entry, multiple: float) -> float | None:
@@ -132,21 +128,14 @@ def _outliers(one: Entry, multiple: float) -> float | None:
 
 
 def _write(
-    files: TableFiles,
-    title: str,
-    template: str,
-    lines: list[dict[str, Any]],
-    columns: Mapping[str, tuple[str, str]],
-    **values: Any,
+    files: TableFiles, title: str, template: str, frame: pd.DataFrame, lines: pd.DataFrame, **values: Any
 ) -> None:
-    """Write a table, for people without columns that are empty."""
-    frame = pd.DataFrame(lines)
-    shown = pd.DataFrame(
-        {
-            heading.format_map(lines[0]): ["" if pd.isna(value) else format(value, form) for value in frame[name]]
-            for name, (heading, form) in columns.items()
-            if frame[name].notna().any()
-        }
-    )
+    """Write a table: its ``frame``, and for people these ``lines`` of it, without columns that are empty."""
+    known = lines.dropna(axis="columns", how="all")
+    shown = pd.DataFrame({name: [_cell(value, FORMATS.get(name, ".2f")) for value in known[name]] for name in known})
     text = fill(template, frame=frame, table=pipe(shown), **values)
     files.write(text, frame, latex_table(shown, title))
+
+
+def _cell(value: Any, form: str) -> str:
+    return value if isinstance(value, str) else "" if pd.isna(value) else format(value, form)
