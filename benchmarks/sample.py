@@ -8,10 +8,10 @@ from typing import Any
 
 from benchmarks import inputs, machine
 from dsr.accel.device import set_arithmetic
+from dsr.analysis.cost import denoiser_cost
 from dsr.base.randomness import balanced_labels
 from dsr.config.load import Config
 from dsr.demo.made import write_decoder
-from dsr.plan.costs import denoiser_cost
 from dsr.sampling.generate import Shards, draw
 from dsr.sampling.sampler import Sampler
 

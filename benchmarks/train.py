@@ -18,11 +18,11 @@ from benchmarks import inputs, machine
 from benchmarks.encode import autoencoder
 from dsr.accel.device import set_arithmetic
 from dsr.accel.models import accelerate, accelerated_encode
+from dsr.analysis.cost import denoiser_cost
 from dsr.config.load import Config
 from dsr.config.specs import TrainSpec
 from dsr.data.images import open_images
 from dsr.flow import Flow
-from dsr.plan.costs import denoiser_cost
 from dsr.training.batches import Samples
 from dsr.training.checkpoint import Writer
 from dsr.training.learner import Learner

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dsr.analysis.cost import Cost, decoder_flops, denoiser_cost
 from dsr.artifacts import manifest
 from dsr.base.errors import UserError
 from dsr.base.text import duration
@@ -17,7 +18,7 @@ from dsr.config.load import Config
 from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.plan import costs, throughput
-from dsr.plan.costs import Cost, Work, decoder_flops, denoiser_cost, downloads, markdown
+from dsr.plan.costs import Work, downloads, markdown
 from dsr.plan.rehearsal import Rehearsed, RehearsedRow, page
 from tests.configuration import DEMO, configuration
 

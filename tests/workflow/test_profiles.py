@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dsr.analysis.cost import denoiser_cost
 from dsr.artifacts import manifest
 from dsr.plan import throughput
-from dsr.plan.costs import denoiser_cost, sample_sets, until
+from dsr.plan.costs import sample_sets, until
 from dsr.report.published import Published
 from tests.configuration import configuration
 

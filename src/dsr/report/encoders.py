@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dsr.analysis.cost import transformer_parameters
 from dsr.analysis.maps import TokenMaps, outlier_ratio
 from dsr.artifacts import manifest
 from dsr.config.load import Config
 from dsr.plan import throughput
-from dsr.plan.costs import encode_job, transformer_parameters, works
+from dsr.plan.costs import encode_job, works
 from dsr.report.entries import Entries, Entry
 from dsr.report.published import expected
 from dsr.report.render import TableFiles, fill, latex_table, pipe

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from dsr.analysis.cost import denoiser_cost
 from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN, Guidance, Table
 from dsr.config.specs import content, spec_hash
-from dsr.plan.costs import denoiser_cost
 from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED, VALIDATION, Entry
 from dsr.report.published import CHART, MAIN, Published, departures, expected
 
