@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from dsr.artifacts import clients
+from dsr.artifacts import transfer
 from dsr.config.load import Config, load
 from tests.configuration import merged
 
@@ -46,7 +46,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sites(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
     """A server that every https address leads to; clients give up soon."""
     for name, value in (("ATTEMPTS", 3), ("FIRST_WAIT", 0.01), ("LONGEST_WAIT", 0.5)):
-        monkeypatch.setattr(clients, name, value)
+        monkeypatch.setattr(transfer, name, value)
     for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "https_proxy", "KAGGLE_API_ENVIRONMENT"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HF_TOKEN", "KAGGLE_API_TOKEN"):

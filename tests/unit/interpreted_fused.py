@@ -9,7 +9,7 @@ from dsr.accel import flash_attention, fused
 from dsr.accel.device import round_matmul_weights
 from dsr.accel.fused import FrozenBlocks
 from dsr.denoiser.layers import Block, RotaryPositions, Run, run_blocks
-from dsr.encoder.vit import attend
+from dsr.encoder.blocks import attend
 
 
 class Case:

@@ -27,7 +27,8 @@ from dsr.config.base import Alternative
 from dsr.config.encoders import ENCODER_FILES
 from dsr.config.sampling import Guidance
 from dsr.config.specs import EncoderSpec, spec_json
-from dsr.sampling.pretrained import FILES, Grid, draw, load
+from dsr.sampling.draw import Grid, draw
+from dsr.sampling.pretrained import FILES, load
 from dsr.sampling.sampler import Sampler
 
 from . import tiny_encoder

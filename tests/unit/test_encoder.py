@@ -20,10 +20,10 @@ from dsr.base.errors import UserError
 from dsr.config.encoders import TestTimeRegisters as Registers
 from dsr.config.specs import EncoderSpec, StatisticsSpec
 from dsr.encoder.autoencoder import Autoencoder, load_autoencoder, load_encoder
+from dsr.encoder.blocks import Attention, Mlp, attend
 from dsr.encoder.siglip2 import PREFIX, Siglip2Encoder
 from dsr.encoder.statistics import LatentStatistics
 from dsr.encoder.ttr import InterventionMlp, read_neurons, with_registers
-from dsr.encoder.vit import Attention, Mlp, attend
 from dsr.registers.discovery import NeuronScores, Trace, rank
 from dsr.registers.test_time import check_neurons
 from tests.unit import tiny_encoder

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from dsr.base import command
 from dsr.plan.own_images import OwnImages, write_overlay
-from dsr.sampling.pretrained import Grid, draw
+from dsr.sampling.draw import Grid, draw
 from tests.configuration import DEMO, ROOT, merged
 
 from .conftest import Checkout, copy_checkout, job_counts

@@ -11,7 +11,7 @@ from dsr.accel.device import autocast, round_matmul_weights
 from dsr.denoiser.dit import Denoiser
 from dsr.denoiser.layers import Block, Run, run_blocks
 from dsr.encoder.autoencoder import Autoencoder
-from dsr.encoder.vit import Attention
+from dsr.encoder.blocks import Attention
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dsr.artifacts import clients, imagenet
+from dsr.artifacts import clients, imagenet, transfer
 from dsr.artifacts import lock as locks
 from dsr.artifacts import manifest as manifests
 from dsr.artifacts.manifest import MANIFEST, OWN_COPY, PACKAGED, DriveSource, HttpSource, HubSource, KaggleSource
@@ -142,7 +142,7 @@ class Job:
                 clients.drive(self.artifact, source, first)
             case HttpSource(url=url):
                 denied = f"The address may have moved: check it in a browser, or {OWN_COPY}"
-                clients.download(url, first, clients.plain(url), denied)
+                transfer.download(url, first, transfer.plain(url), denied)
             case KaggleSource():
                 clients.kaggle(self.artifact, source, first)
         return None, {}

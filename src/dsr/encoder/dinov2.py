@@ -7,7 +7,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from dsr.base.errors import UserError
-from dsr.encoder.vit import Attention, Block, Mlp, VitEncoder, read_model_type, refuse_missing
+from dsr.encoder.blocks import Attention, Block, Mlp
+from dsr.encoder.vit import VitEncoder, read_model_type, refuse_missing
 
 
 class Dinov2Encoder(VitEncoder):

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from dsr.base.errors import UserError, first_problem
 from dsr.base.tensors import Blank
-from dsr.encoder.vit import Attention, Block, Mlp, VitEncoder, read_model_type, read_settings, refuse_missing, resize
+from dsr.encoder.blocks import Attention, Block, Mlp
+from dsr.encoder.vit import VitEncoder, read_model_type, read_settings, refuse_missing, resize
 
 PREFIX = "vision_model."
 NAMES = {"blocks.": "encoder.layers.", ".norm": ".layer_norm", ".attention.": ".self_attn."}

@@ -19,7 +19,8 @@ from dsr.config.encoders import TestTimeRegisters
 from dsr.config.specs import DiscoverSpec
 from dsr.data.images import Images
 from dsr.data.loading import pixel_batches
-from dsr.encoder.vit import Encoder, Mlp, VitEncoder
+from dsr.encoder.blocks import Mlp
+from dsr.encoder.vit import Encoder, VitEncoder
 from dsr.registers.discovery import NeuronScores, by_layer, merge, rank
 from dsr.registers.test_time import check_neurons, intervene, listed
 
