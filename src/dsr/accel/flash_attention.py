@@ -7,7 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dsr.accel import flash_kernels
+from dsr.accel import flash_backward, flash_kernels
 
 
 class Tiles(NamedTuple):
@@ -109,11 +109,11 @@ def backward(
     parts = triton.cdiv(tokens, queries.queries), triton.cdiv(tokens, keys.keys)
     query_sums = packed.new_empty(images * parts[0], heads * head, dtype=torch.float32)
     key_sums = packed.new_empty(images * parts[1], 2 * heads * head, dtype=torch.float32)
-    flash_kernels.attend_backward_queries[(parts[0] * images * heads,)](
+    flash_backward.attend_backward_queries[(parts[0] * images * heads,)](
         packed, attended, lse, grad_attended, delta, grad_packed, query_sums, cosines, sines, factor, head**-0.5,
         **sizes, **_launch(queries),
     )  # fmt: skip
-    flash_kernels.attend_backward_keys[(parts[1] * images * heads,)](
+    flash_backward.attend_backward_keys[(parts[1] * images * heads,)](
         packed, lse, grad_attended, delta, grad_packed, key_sums, cosines, sines, factor, head**-0.5,
         **sizes, **_launch(keys),
     )  # fmt: skip
