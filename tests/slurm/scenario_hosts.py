@@ -55,7 +55,7 @@ def test_a_job_that_slurm_has_forgotten_between_two_looks_is_noticed(decoding: W
 def test_training_survives_its_node(workspace: Workspace, reference: Workspace, cluster: Cluster) -> None:
     run = workspace.submit(WEIGHTS)
     job = run.job()
-    run.until(lambda: workspace.starts() == 1 and saved(workspace), "training does not start")
+    run.until(lambda: workspace.starts() == 1 and any(workspace.training("state-*.pt")), "training does not start")
     lost = node(job)
     workspace.interrupt(lambda: cluster.fail_node(lost))
     run.until(lambda: workspace.starts() == 2, "training does not go on")
@@ -83,8 +83,3 @@ def test_sampling_survives_its_node(workspace: Workspace, reference: Workspace, 
     assert run.finish() == 0, run.log
     assert run.jobs() == [job]
     assert (workspace.folder / SAMPLES).read_bytes() == (undisturbed.folder / SAMPLES).read_bytes()
-
-
-def saved(workspace: Workspace) -> bool:
-    """Whether there is a training state."""
-    return workspace.run_folder is not None and any(workspace.run_folder.glob("state-*.pt"))

@@ -147,17 +147,13 @@ class Workspace:
                 "training is not asked to end",
             )
 
-    @property
-    def run_folder(self) -> Path | None:
-        """Folder of the row's training state, once there is one."""
-        return next((self.folder / f"results/demo/rows/{ROW}").glob("run-*"), None)
+    def training(self, name: str) -> Iterator[Path]:
+        """Files of the row's training state, once there is one."""
+        return self.folder.glob(f"results/demo/rows/{ROW}/run-*/{name}")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of the training record; a line that is being written is left out."""
-        folder = self.run_folder
-        if folder is None or not (folder / "metrics.jsonl").exists():
-            return []
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+        text = "".join(path.read_text(encoding="utf-8") for path in self.training("metrics.jsonl"))
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def starts(self) -> int:
@@ -166,9 +162,8 @@ class Workspace:
 
     def training_log(self) -> str:
         """Everything that all starts of the training wrote."""
-        folder = self.run_folder
-        path = None if folder is None else folder / f"train-{EPOCH}.log"
-        return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
+        logs = self.training(f"train-{EPOCH}.log")
+        return "".join(path.read_text(encoding="utf-8", errors="replace") for path in logs)
 
     def weights(self) -> bytes:
         """Content of the milestone's file."""
@@ -197,10 +192,10 @@ class Submission:
         """Numbers of the jobs submitted so far."""
         return re.findall(r"has been submitted with SLURM jobid (\d+)", self.log)
 
-    def job(self, number: int = 0) -> str:
-        """Wait for the number of a submitted job."""
-        self.until(lambda: len(self.jobs()) > number, "no job is submitted")
-        return self.jobs()[number]
+    def job(self) -> str:
+        """Wait for the number of the first submitted job."""
+        self.until(lambda: bool(self.jobs()), "no job is submitted")
+        return self.jobs()[0]
 
     def until(self, condition: Callable[[], bool], problem: str) -> None:
         """Wait for a condition while Snakemake runs."""

@@ -27,20 +27,14 @@ CONTENT = graph("input", "pool_3", padding=3_000_000)
 PLACE = "files.example/graph.pb"
 
 
-class Case(Thing):
-    """One artifact that is at an address."""
-
-    def __init__(self, folder: Path, query: str = "") -> None:
-        source = {"client": "http", "url": f"https://{PLACE}{query}"}
-        super().__init__(folder, "results/graph.pb", source, GRAPH, "graph.pb")
-
-
 @pytest.fixture
-def case(tmp_path: Path) -> Case:
-    return Case(tmp_path)
+def case(tmp_path: Path) -> Thing:
+    """One artifact that is at an address, which is signed."""
+    source = {"client": "http", "url": f"https://{PLACE}?Signature=secret"}
+    return Thing(tmp_path, "results/graph.pb", source, GRAPH, "graph.pb")
 
 
-def test_download_is_published_and_recorded(case: Case, sites: Sites) -> None:
+def test_download_is_published_and_recorded(case: Thing, sites: Sites) -> None:
     sites.add(PLACE, file(CONTENT))
     case.fetch()
     assert case.output.read_bytes() == CONTENT
@@ -74,7 +68,7 @@ def piece(seen: Seen) -> Reply:
     ],
     ids=["continued", "starts over", "shorter than asked", "no such range", "changed and not spliced"],
 )
-def test_interrupted_transfer(case: Case, sites: Sites, then: list[Route], expected: bytes) -> None:
+def test_interrupted_transfer(case: Thing, sites: Sites, then: list[Route], expected: bytes) -> None:
     sites.add(PLACE, file(CONTENT, cut=2_000_000), *then)
     case.fetch()
     assert case.output.read_bytes() == expected
@@ -91,7 +85,7 @@ def test_interrupted_transfer(case: Case, sites: Sites, then: list[Route], expec
         (page("Please log in"), r'web page instead of the file, saying: "Please log in"'),
     ],
 )
-def test_truncated_transfer_is_kept_for_the_next_run(case: Case, sites: Sites, then: Route, message: str) -> None:
+def test_truncated_transfer_is_kept_for_the_next_run(case: Thing, sites: Sites, then: Route, message: str) -> None:
     sites.add(PLACE, file(CONTENT, cut=1_500_000), then)
     with pytest.raises(UserError, match=message):
         case.fetch()
@@ -117,9 +111,8 @@ def test_truncated_transfer_is_kept_for_the_next_run(case: Case, sites: Sites, t
     ],
 )
 def test_failed_download(
-    tmp_path: Path, sites: Sites, caplog: pytest.LogCaptureFixture, route: Route, message: str
+    case: Thing, sites: Sites, caplog: pytest.LogCaptureFixture, route: Route, message: str
 ) -> None:
-    case = Case(tmp_path, "?Signature=secret")
     caplog.set_level("INFO")
     sites.add(PLACE, route)
     with pytest.raises(UserError, match=message) as caught:
@@ -131,7 +124,7 @@ def test_failed_download(
     assert "secret" not in caplog.text + str(caught), "an address may be signed"
 
 
-def test_retry_after_is_honoured(case: Case, sites: Sites) -> None:
+def test_retry_after_is_honoured(case: Thing, sites: Sites) -> None:
     date = email.utils.formatdate(time.time() - 5, usegmt=True)
     sites.add(PLACE, status(429, Retry_After="0"), status(503, Retry_After=date), file(CONTENT))
     case.fetch()
@@ -139,7 +132,7 @@ def test_retry_after_is_honoured(case: Case, sites: Sites) -> None:
 
 
 def test_no_server_and_wrong_settings(
-    case: Case, sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Thing, sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ca.pem").write_text("nothing like a certificate")
     for name, value in (("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem")), ("HTTPS_PROXY", "http://127.0.0.1:nowhere")):
@@ -152,7 +145,7 @@ def test_no_server_and_wrong_settings(
         Thing(tmp_path, "graph.pb", nowhere, GRAPH, "graph.pb").fetch()
 
 
-def test_lock_mismatch_says_what_to_do(case: Case, sites: Sites) -> None:
+def test_lock_mismatch_says_what_to_do(case: Thing, sites: Sites) -> None:
     sites.add(PLACE, file(CONTENT))
     case.fetch()
     case.output.unlink()
@@ -168,14 +161,14 @@ def test_lock_mismatch_says_what_to_do(case: Case, sites: Sites) -> None:
     assert len(sites.seen) == 2, "the accepted file was there already"
 
 
-def test_damaged_lock(case: Case, sites: Sites) -> None:
+def test_damaged_lock(case: Thing, sites: Sites) -> None:
     sites.add(PLACE, file(CONTENT))
     case.lock.write_text('{"version": 1, "artifacts": {"thing": 3}}')
     with pytest.raises(UserError, match=r"not a lock file \(artifacts.thing.*Restore it from version control"):
         case.fetch()
 
 
-def test_local_copy_is_checked_and_linked(case: Case, tmp_path: Path, sites: Sites) -> None:
+def test_local_copy_is_checked_and_linked(case: Thing, tmp_path: Path, sites: Sites) -> None:
     own = tmp_path / "own.pb"
     with pytest.raises(UserError, match=r"own.pb: no such file or folder. .* your own copy of 'thing'.*give another"):
         case.fetch(local=own)
@@ -200,7 +193,7 @@ def test_local_copy_is_checked_and_linked(case: Case, tmp_path: Path, sites: Sit
 
 
 def test_file_system_without_locks(
-    case: Case, sites: Sites, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    case: Thing, sites: Sites, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -212,7 +205,7 @@ def test_file_system_without_locks(
     assert ["no locks on this file system" in line for line in caplog.messages] == [True]
 
 
-def test_file_size_limit_keeps_what_was_written(case: Case, sites: Sites) -> None:
+def test_file_size_limit_keeps_what_was_written(case: Thing, sites: Sites) -> None:
     sites.add(PLACE, file(CONTENT))
     with no_file_larger(2_000_000), pytest.raises(OSError, match=r"File too large: .*graph.pb"):
         case.fetch()
@@ -241,7 +234,7 @@ def test_packaged_manifest_is_valid_and_documented() -> None:
         ({"files": ["../x"]}, r"files.0"),
     ],
 )
-def test_wrong_manifest(case: Case, change: dict[str, object], message: str) -> None:
+def test_wrong_manifest(case: Thing, change: dict[str, object], message: str) -> None:
     content = manifest.yaml.safe_load(case.manifest.read_text())
     content["artifacts"]["thing"] |= change
     case.manifest.write_text(json.dumps(content))

@@ -40,55 +40,39 @@ def summary(values: torch.Tensor) -> list[float]:
     return [float(values.square().mean()), float((values * torch.linspace(-1, 1, len(values))).mean())]
 
 
-@pytest.fixture(scope="module")
-def results(row: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+def results(row: Path, folder: Path) -> dict[str, list[float]]:
     """Return a summary of what every stage makes of the tiny row."""
-    folder = tmp_path_factory.mktemp("editions")
     spec = tiny_spec()
-    autoencoder = load_autoencoder(
-        spec.encoding,
-        encoder=row / "encoder",
-        neurons=row / "neurons.json",
-        statistics=row / "statistics.safetensors",
-        decoder=None,
-    )
+    files = {"encoder": row / "encoder", "neurons": row / "neurons.json", "statistics": row / "statistics.safetensors"}
+    autoencoder = load_autoencoder(spec.encoding, **files, decoder=None)
     plain = spec.encoding.model_copy(update={"ttr": "none", "ttr_options": None})
     images = open_images(row / "images" / "index.npz")
     pixels = next(iter(pixel_batches(images, [(0, False), (1, True)], batch=2, device=CPU)))
-    found = find_register_neurons(
-        specs.DiscoverSpec(encoding=plain, discovery=Discovery(images=8, norm_threshold=0.1, top_k=2)),
-        load_encoder(plain, encoder=row / "encoder", neurons=None),
-        images,
-        first=None,
-    )
+    discover = specs.DiscoverSpec(encoding=plain, discovery=Discovery(images=8, norm_threshold=0.1, top_k=2))
+    encoder = load_encoder(plain, encoder=row / "encoder", neurons=None)
+    found = find_register_neurons(discover, encoder, images, first=None)
     job = tiny_job(row, folder / "run")
     assert train(job, ONE)
     model = load_denoiser(spec.model, job.output, CPU)
-    shape = (spec.model.channels, spec.model.grid, spec.model.grid)
+    start = noise(0, "sample", range(4), (spec.model.channels, spec.model.grid, spec.model.grid), CPU)
+    labels, guided = torch.arange(4) % CLASSES, {"null_label": CLASSES, "guidance": Guidance(scale=2.0)}
     with torch.no_grad():
-        *_, latents = trajectory(
-            model,
-            Flow.from_config(spec.flow),
-            noise(0, "sample", range(4), shape, CPU),
-            torch.arange(4) % CLASSES,
-            null_label=CLASSES,
-            steps=6,
-            guidance=Guidance(scale=2.0),
-        )
+        *_, latents = trajectory(model, Flow.from_config(spec.flow), start, labels, steps=6, **guided)
+    weights = torch.cat([tensor.flatten().float() for tensor in load_file(job.output).values()])
+    losses = [entry["loss"] for entry in read_json_lines(job.run_dir / "metrics.jsonl") if "loss" in entry]
     return {
         "ENCODE": summary(autoencoder.encode(pixels)),
         "DISCOVER": summary(torch.tensor([score for _, _, score in found.ranked])),
-        "TRAIN": summary(torch.cat([tensor.flatten().float() for tensor in load_file(job.output).values()]))
-        + [entry["loss"] for entry in read_json_lines(job.run_dir / "metrics.jsonl") if "loss" in entry][:2],
+        "TRAIN": [*summary(weights), *losses[:2]],
         "SAMPLE": summary(latents),
     }
 
 
-@pytest.mark.parametrize("stage", ["ENCODE", "DISCOVER", "TRAIN", "SAMPLE"])
-def test_results_that_change_have_another_edition(results: dict[str, list[float]], stage: str) -> None:
-    edition, recorded = RECORDED[stage]
-    same = results[stage] == pytest.approx(recorded, rel=1e-4, abs=1e-6)
-    # Processors round differently in the last digits.
-    assert (edition, same) == (getattr(specs, stage), True), (
-        f"raise {stage} in dsr/config/specs.py if results of this stage changed, and record {results[stage]} here"
-    )
+def test_results_that_change_have_another_edition(row: Path, tmp_path: Path) -> None:
+    for stage, result in results(row, tmp_path).items():
+        edition, recorded = RECORDED[stage]
+        # Processors round differently in the last digits.
+        same = result == pytest.approx(recorded, rel=1e-4, abs=1e-6)
+        assert (edition, same) == (getattr(specs, stage), True), (
+            f"raise {stage} in dsr/config/specs.py if results of this stage changed, and record {result} here"
+        )
