@@ -29,16 +29,17 @@ class Thing:
         check: dict[str, Any],
         *names: str,
         accept: str | None = None,
+        spec: BaseModel | None = None,
     ) -> None:
-        self.output, self.lock = folder / output, folder / "artifacts.lock"
+        self.output, self.lock, self.spec = folder / output, folder / "artifacts.lock", spec
         self.downloads = self.output.parent / ".downloads"
         entry = {"about": "Test", "source": source, "files": list(names), "licence": "Test licence"}
         self.manifest = folder / f"{self.output.name}.yaml"
         self.manifest.write_text(yaml.safe_dump({"artifacts": {"thing": {**entry, "accept": accept, "check": check}}}))
 
-    def fetch(self, local: Path | None = None, spec: BaseModel | str = "{}") -> Path:
+    def fetch(self, local: Path | None = None, spec: BaseModel | None = None) -> Path:
         """Fetch it, or link the user's copy; ``spec`` is what the configuration says about it."""
-        text = spec.model_dump_json() if isinstance(spec, BaseModel) else spec
+        text = wanted.model_dump_json() if (wanted := spec or self.spec) else "{}"
         fetch("thing", self.output, self.lock, local=local, spec=text, manifest=self.manifest)
         return self.output
 
@@ -46,13 +47,6 @@ class Thing:
     def received(self) -> int:
         """Bytes that are kept to go on from."""
         return sum(path.stat().st_size for path in self.downloads.glob("thing-*/*.part"))
-
-
-def images_of(folder: Path, split: str) -> Thing:
-    """One split of a competition's images."""
-    source = {"client": "kaggle", "competition": "imagenet", "split": split}
-    accept = "https://rules.example"
-    return Thing(folder, f"raw/{split}", source, {"kind": "images"}, "imagenet.zip", accept=accept)
 
 
 TRAIN, VALIDATION = "ILSVRC/Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/val"
@@ -69,6 +63,12 @@ ARRANGED = {
 }
 """What becomes of it."""
 COUNT = ImageCount(images=4, classes=2)
+
+
+def images_of(folder: Path, split: str) -> Thing:
+    """One split of a competition's images."""
+    source, accept = {"client": "kaggle", "competition": "imagenet", "split": split}, "https://rules.example"
+    return Thing(folder, f"raw/{split}", source, {"kind": "images"}, "imagenet.zip", accept=accept, spec=COUNT)
 
 
 def zipped(path: Path, members: dict[str, bytes] = MEMBERS) -> Path:

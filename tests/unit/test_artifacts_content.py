@@ -16,7 +16,7 @@ import torch
 
 from dsr.artifacts import imagenet, manifest, weights
 from dsr.artifacts.fetch import look_for_names
-from dsr.artifacts.manifest import FileCheck, WeightsCheck
+from dsr.artifacts.manifest import FileCheck, ImageCount, WeightsCheck
 from dsr.base.errors import UserError
 from dsr.base.files import read_record
 from dsr.base.tensors import assign
@@ -345,7 +345,7 @@ def own_images(tmp_path: Path) -> Path:
 
 @BOTH_SPLITS
 def test_extracted_archive_is_linked(tmp_path: Path, own_images: Path, split: str) -> None:
-    output = images_of(tmp_path, split).fetch(own_images, COUNT)
+    output = images_of(tmp_path, split).fetch(own_images)
     assert tree(output.resolve()) == ARRANGED[split]
     images_there = [path for path in output.resolve().rglob("*") if path.suffix == ".JPEG"]
     assert all(own_images in path.resolve().parents for path in images_there), "nothing is copied"
@@ -361,12 +361,12 @@ def test_validation_images_as_people_have_them(tmp_path: Path, own_images: Path,
     else:
         solution = own_images / "LOC_val_solution.csv"
         solution.write_bytes(b"\xef\xbb\xbf" + solution.read_bytes().replace(b"\n", b"\r\n"))
-    assert tree(images_of(tmp_path, "validation").fetch(own_images, COUNT)) == ARRANGED["validation"]
+    assert tree(images_of(tmp_path, "validation").fetch(own_images)) == ARRANGED["validation"]
 
 
 def test_image_folder_is_linked(tmp_path: Path, own_images: Path) -> None:
     case = images_of(tmp_path, "train")
     case.output.mkdir(parents=True)
-    assert case.fetch(own_images / TRAIN, COUNT).resolve() == own_images / TRAIN
+    assert case.fetch(own_images / TRAIN).resolve() == own_images / TRAIN
     with pytest.raises(UserError, match=r"holds 2 classes \(n00 to n01\), but the configuration says 3"):
-        case.fetch(own_images / TRAIN, '{"images": 6, "classes": 3}')
+        case.fetch(own_images / TRAIN, ImageCount(images=6, classes=3))
