@@ -69,7 +69,8 @@ def resolve(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("name", JOBS)
 def test_wheels_for_the_jobs_python(resolve: Run, tmp_path: Path, name: str) -> None:
     entries = pip_section(ROOT / f"envs/{name}.yaml")
-    if CUDA_INDEX not in " ".join(entries) or not reachable(f"{CUDA_INDEX}/torch/"):
+    without_index = CUDA_INDEX in " ".join(entries) and not reachable(f"{CUDA_INDEX}/torch/")
+    if without_index:
         # The label of the CUDA build names an index, not another version.
         entries = [re.sub(r"\+cu\d+$", "", entry) for entry in entries if not entry.startswith("--")]
     words = [word for entry in entries for word in entry.split()]
@@ -82,20 +83,8 @@ def test_wheels_for_the_jobs_python(resolve: Run, tmp_path: Path, name: str) -> 
     for entry in entries:
         pinned, _, version = entry.partition("==")
         assert not version or f"{pinned.partition('[')[0].lower().replace('_', '-')}-{version}" in found
-
-
-def test_cuda_builds_of_torch_are_in_their_index() -> None:
-    if not reachable(f"{CUDA_INDEX}/torch/"):
-        pytest.skip(
-            f"{CUDA_INDEX} cannot be reached: that torch and torchvision have +cu129 builds was not proved, only that"
-            " these versions fit where the default index has them"
-        )
-    for entry in pip_section(ROOT / "envs/torch.yaml"):
-        name, _, version = entry.partition("==")
-        if "+cu" in version:
-            with urllib.request.urlopen(f"{CUDA_INDEX}/{name}/", timeout=60) as answer:
-                page = answer.read().decode("utf-8").replace("%2B", "+")
-            assert re.search(rf"{name}-{re.escape(version)}-cp310-cp310-\w*x86_64\.whl", page), entry
+    if without_index:
+        pytest.skip(f"{CUDA_INDEX} cannot be reached: that these versions fit was proved, their +cu129 builds were not")
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -25,8 +25,6 @@ WORKER = "PYTEST_XDIST_WORKER"
 CHECKOUTS = Cluster.folder / "checkouts"
 CALM = "calm"
 """The partition of the scenarios that need no lane."""
-NO_CLUSTER = "DSR_TEST_NO_SLURM"
-"""Environment variable in which the process that starts the cluster tells the workers why there is none."""
 
 
 def pytest_configure() -> None:
@@ -43,7 +41,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     try:
         stack.enter_context(Cluster().running())
     except UnavailableError as error:
-        os.environ[NO_CLUSTER] = str(error)
+        pytest.exit(f"no SLURM for tests on this host: {error}", returncode=0)
     except ClusterError as error:
         pytest.exit(str(error), returncode=1)
 
@@ -57,8 +55,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
     """Return the running cluster."""
-    if NO_CLUSTER in os.environ:
-        pytest.skip(f"no SLURM for tests on this host: {os.environ[NO_CLUSTER]}")
     return Cluster()
 
 

@@ -124,17 +124,14 @@ def test_an_overlay_removes_entries_by_null() -> None:
     assert {*config.encoders} == {"siglip2-b", "siglip2-so400m", "dinov2-b-registers"}
 
 
-def test_hash_depends_on_the_content_only(raw: dict[str, Any]) -> None:
-    before = load(raw).train("dit-siglip2b")
-    raw["name"] = "another title"
-    raw["execution"]["workers"] = 1
-    assert spec_hash(load(raw).train("dit-siglip2b")) == spec_hash(before)
-    raw["recipes"]["dit"]["lr"] = 1e-4
-    after = load(raw).train("dit-siglip2b")
+def test_hash_depends_on_the_content_only() -> None:
+    before = configuration().train("dit-siglip2b")
+    same = configuration(name="another title", execution={"workers": 1}).train("dit-siglip2b")
+    assert spec_hash(same) == spec_hash(before)
+    after = configuration(recipes={"dit": {"lr": 1e-4}}).train("dit-siglip2b")
     assert spec_hash(after) != spec_hash(before)
     assert differing_keys(content(before), content(after)) == ["recipe.lr: 0.0002 -> 0.0001"]
-    raw["recipes"]["dit"]["train_all"] = False
-    frozen = load(raw).train("dit-siglip2b")
+    frozen = configuration(recipes={"dit": {"lr": 1e-4, "train_all": False}}).train("dit-siglip2b")
     assert differing_keys(content(after), content(frozen)) == ["recipe.train_all: default -> False"]
 
 
@@ -174,10 +171,8 @@ def test_a_velocity_prediction_concerns_those_that_were_trained_with_it(raw: dic
     assert load(raw).train("dit-siglip2b").flow.prediction == "velocity"
 
 
-def test_an_encoder_has_a_norm_threshold_of_its_own(raw: dict[str, Any]) -> None:
-    plain = load(raw)
-    raw["encoders"]["siglip2-b"]["norm_threshold"] = 45.0
-    own = load(raw)
+def test_an_encoder_has_a_norm_threshold_of_its_own() -> None:
+    plain, own = configuration(), configuration(encoders={"siglip2-b": {"norm_threshold": 45.0}})
     assert own.discover("siglip2-b", "single").discovery.norm_threshold == 45.0
     assert own.discover("siglip2-so400m", "single") == plain.discover("siglip2-so400m", "single")
     # It reruns the discovery, and nothing that is not made of its list.

@@ -195,6 +195,12 @@ def test_a_job_that_never_gets_anywhere_is_given_up(tmp_path: Path) -> None:
     assert attempts.begin("7")
     assert attempts.begin("7")
     assert attempts.may_continue()
+    for _ in range(FRUITLESS_STARTS):
+        attempts.begin("7")
+    assert not attempts.may_continue()
+    # Another job begins anew.
+    attempts.begin("8")
+    assert attempts.may_continue()
 
 
 def test_a_job_that_started_too_often_does_not_start(job: Job) -> None:
@@ -205,15 +211,6 @@ def test_a_job_that_started_too_often_does_not_start(job: Job) -> None:
     assert process.wait(PATIENCE) == 1
     assert f"Started {FRUITLESS_STARTS} times in a row without a new file" in process.stderr.read()
     assert not (job.state.parent / "started").exists()
-
-
-def test_another_job_begins_anew(tmp_path: Path) -> None:
-    attempts = Attempts(tmp_path)
-    for _ in range(FRUITLESS_STARTS):
-        attempts.begin("7")
-    assert not attempts.may_continue()
-    attempts.begin("8")
-    assert attempts.may_continue()
 
 
 def test_processes_find_each_other_on_one_node_and_on_several() -> None:
