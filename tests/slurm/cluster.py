@@ -24,18 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.slurm.host import (
-    ClusterError,
-    UnavailableError,
-    install,
-    kill,
-    output,
-    processes,
-    succeeds,
-    undisturbed,
-    wait,
-    works_in,
-)
+from tests.slurm import host
 
 PROGRAMS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "squeue": "slurm-client", "munged": "munge"}
 """Program -> Debian package."""
@@ -74,12 +63,12 @@ class Cluster:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ClusterError(f"{self.folder} is in use by another `make test-slurm`") from None
+            raise host.ClusterError(f"{self.folder} is in use by another `make test-slurm`") from None
         try:
             self._up()
             yield self
         finally:
-            with undisturbed():
+            with host.undisturbed():
                 self._sweep()
                 with contextlib.suppress(FileNotFoundError):
                     self.folder.rmdir()
@@ -87,7 +76,7 @@ class Cluster:
 
     def _up(self) -> None:
         """Install what is missing, remove what an earlier cluster left, and start."""
-        install(PROGRAMS)
+        host.install(PROGRAMS)
         self._sweep()
         for name in ("etc", "log", "pid", "state", "munge", "gpu", "tmp"):
             (self.folder / name).mkdir(parents=True, mode=0o755)
@@ -96,16 +85,16 @@ class Cluster:
         LINK.parent.mkdir(parents=True, exist_ok=True)
         LINK.symlink_to(self.folder / "etc/slurm.conf")
         self._start("slurmctld", ["slurmctld"])
-        wait(lambda: succeeds("scontrol", "ping"), "slurmctld does not answer", 60)
+        host.wait(lambda: host.succeeds("scontrol", "ping"), "slurmctld does not answer", 60)
         for name in self.names:
             self.start_node(name)
-        wait(lambda: self._ready() == sorted(self.names), f"nodes do not come up (see {self.folder}/log)", 60)
+        host.wait(lambda: self._ready() == sorted(self.names), f"nodes do not come up (see {self.folder}/log)", 60)
 
     def start_node(self, name: str) -> None:
         """Start a node's daemon, and tell the controller that the node is back if it was given up."""
         if self._pid(f"slurmd.{name}") is None:
             self._start(f"slurmd.{name}", ["slurmd", "-N", name])
-        state = output("sinfo", "--noheader", "--nodes", name, "--format", "%T")
+        state = host.output("sinfo", "--noheader", "--nodes", name, "--format", "%T")
         if state.startswith(("down", "drain")):
             subprocess.run(["scontrol", "update", f"NodeName={name}", "State=RESUME"], check=False)
 
@@ -113,8 +102,8 @@ class Cluster:
     def controller_away(self) -> Iterator[None]:
         """Stop the controller for a while; nodes and jobs go on."""
         controller = self._pid("slurmctld")
-        kill(controller, signal.SIGTERM)
-        wait(lambda: self._pid("slurmctld") is None, "slurmctld does not end", 60)
+        host.kill(controller, signal.SIGTERM)
+        host.wait(lambda: self._pid("slurmctld") is None, "slurmctld does not end", 60)
         yield
         self._start("slurmctld", ["slurmctld"])
 
@@ -125,39 +114,36 @@ class Cluster:
         usual = path.read_text(encoding="utf-8")
         changed, count = re.subn(r"MinJobAge=\d+", f"MinJobAge={seconds}", usual)
         assert count == 1
+        path.write_text(changed, encoding="utf-8")
+        assert host.succeeds("scontrol", "reconfigure")
         try:
-            self._reconfigure(path, changed)
             yield
         finally:
-            self._reconfigure(path, usual)
-
-    @staticmethod
-    def _reconfigure(path: Path, text: str) -> None:
-        path.write_text(text, encoding="utf-8")
-        assert succeeds("scontrol", "reconfigure")
+            path.write_text(usual, encoding="utf-8")
+            assert host.succeeds("scontrol", "reconfigure")
 
     def fail_node(self, name: str) -> None:
         """Kill a node's daemon and every process of its jobs at once, as a power cut would."""
         daemon = self._pid(f"slurmd.{name}")
         if daemon is not None:
-            kill(daemon, signal.SIGKILL)
-        for pid, command in processes():
-            if command.startswith("slurmstepd") and works_in(pid, self.folder / f"log/slurmd.{name}"):
+            host.kill(daemon, signal.SIGKILL)
+        for pid, command in host.processes():
+            if command.startswith("slurmstepd") and host.works_in(pid, self.folder / f"log/slurmd.{name}"):
                 step = psutil.Process(pid)
                 for member in (step, *step.children(recursive=True)):
-                    kill(member.pid, signal.SIGKILL)
+                    host.kill(member.pid, signal.SIGKILL)
 
     def _ready(self) -> list[str]:
         """Names of the nodes that take jobs."""
-        names = output("sinfo", "--noheader", "--Node", "--states", "idle,mix,alloc", "--format", "%N")
+        names = host.output("sinfo", "--noheader", "--Node", "--states", "idle,mix,alloc", "--format", "%N")
         return sorted(set(names.split()))
 
     def _check_host(self) -> None:
         if os.geteuid() != 0:
-            raise UnavailableError("it needs root, because munge, slurmctld and slurmd are started")
+            raise host.UnavailableError("it needs root, because munge, slurmctld and slurmd are started")
         ours = LINK.is_symlink() and LINK.readlink().is_relative_to(self.folder)
         if (LINK.exists() or LINK.is_symlink()) and not ours:
-            raise UnavailableError(f"{LINK} exists: this host has a SLURM of its own, which the tests will not touch")
+            raise host.UnavailableError(f"{LINK} exists: this host has a SLURM of its own, which stays as it is")
 
     def _start_munge(self) -> None:
         folder, key = self.folder / "munge", self.folder / "munge/key"
@@ -167,20 +153,21 @@ class Cluster:
         files = [f"--key-file={key}", f"--socket={folder}/socket", f"--seed-file={folder}/seed"]
         files += [f"--pid-file={self.folder}/pid/munged", f"--log-file={self.folder}/log/munged"]
         self._start("munged", ["munged", "--force", *files])
-        wait(lambda: succeeds("munge", "--no-input", f"--socket={folder}/socket"), "munge does not answer", 10)
+        ask = ("munge", "--no-input", f"--socket={folder}/socket")
+        host.wait(lambda: host.succeeds(*ask), "munge does not answer", 10)
 
     def _write_configuration(self) -> None:
-        etc, host = self.folder / "etc", socket.gethostname().split(".")[0]
+        etc, here = self.folder / "etc", socket.gethostname().split(".")[0]
         lanes = [Lane(self, number) for number in range(self.lanes)]
         nodes = "\n".join(
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={self.port + 1 + number} CPUs={self.cpus}"
+            f"NodeName={name} NodeHostname={here} NodeAddr=127.0.0.1 Port={self.port + 1 + number} CPUs={self.cpus}"
             f" RealMemory={self.memory_mb} Gres=gpu:{self.gpus} State=UNKNOWN"
             for number, name in enumerate(self.names)
         )
         template = (Path(__file__).parent / "slurm.conf").read_text(encoding="utf-8")
         (etc / "slurm.conf").write_text(
             template.format(
-                host=host, folder=self.folder, port=self.port, nodes=nodes, requeue_wait=self.requeue_wait,
+                host=here, folder=self.folder, port=self.port, nodes=nodes, requeue_wait=self.requeue_wait,
                 lanes="\n".join(line for lane in lanes for line in lane.partitions()),
                 calm=",".join(self.names[-self.nodes :]),
             ),
@@ -199,7 +186,7 @@ class Cluster:
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         if started.returncode:
-            raise ClusterError(f"{name} does not start: {started.stdout}{started.stderr} (see {self.folder}/log)")
+            raise host.ClusterError(f"{name} does not start: {started.stdout}{started.stderr} (see {self.folder}/log)")
 
     def _pid(self, name: str) -> int | None:
         """Process of a daemon, if its pid file names a living process of that program."""
@@ -213,7 +200,7 @@ class Cluster:
         """End every process that works in the folder, and empty it."""
         if LINK.is_symlink() and LINK.readlink().is_relative_to(self.folder):
             LINK.unlink()
-        wait(self._nothing_works, f"processes that work in {self.folder} do not end", 60)
+        host.wait(self._nothing_works, f"processes that work in {self.folder} do not end", 60)
         for path in self.folder.glob("*"):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -223,9 +210,9 @@ class Cluster:
     def _nothing_works(self) -> bool:
         """Kill what works in the folder; whether there was nothing to kill."""
         spared = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
-        left = [pid for pid, _ in processes() if pid not in spared and works_in(pid, self.folder)]
+        left = [pid for pid, _ in host.processes() if pid not in spared and host.works_in(pid, self.folder)]
         for pid in left:
-            kill(pid, signal.SIGKILL)
+            host.kill(pid, signal.SIGKILL)
         return not left
 
 
@@ -260,7 +247,7 @@ class Lane:
 
     def preempt(self, seconds: int = 3) -> None:
         """Let a job of the higher partition take all nodes for a moment."""
-        assert output(
+        assert host.output(
             "sbatch", "--parsable", "--partition", self.high, "--nodes", str(self.cluster.nodes), "--exclusive",
             "--time", "5", "--output", "/dev/null", "--chdir", str(self.cluster.folder), "--wrap", f"sleep {seconds}",
         )  # fmt: skip
@@ -274,4 +261,4 @@ class Lane:
         for name in self.nodes:
             self.cluster.start_node(name)
         jobs = ("squeue", "--noheader", "--partition", f"{self.low},{self.high}")
-        wait(lambda: not output(*jobs), "jobs do not end", 60)
+        host.wait(lambda: not host.output(*jobs), "jobs do not end", 60)

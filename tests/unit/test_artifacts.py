@@ -145,7 +145,7 @@ def test_no_server_and_wrong_settings(
         Thing(tmp_path, "graph.pb", nowhere, GRAPH, "graph.pb").fetch()
 
 
-def test_lock_mismatch_says_what_to_do(case: Thing, sites: Sites) -> None:
+def test_other_content_than_recorded_and_a_damaged_lock(case: Thing, sites: Sites) -> None:
     sites.add(PLACE, file(CONTENT))
     case.fetch()
     case.output.unlink()
@@ -159,10 +159,6 @@ def test_lock_mismatch_says_what_to_do(case: Thing, sites: Sites) -> None:
     case.fetch()
     assert case.output.read_bytes() == other
     assert len(sites.seen) == 2, "the accepted file was there already"
-
-
-def test_damaged_lock(case: Thing, sites: Sites) -> None:
-    sites.add(PLACE, file(CONTENT))
     case.lock.write_text('{"version": 1, "artifacts": {"thing": 3}}')
     with pytest.raises(UserError, match=r"not a lock file \(artifacts.thing.*Restore it from version control"):
         case.fetch()

@@ -74,10 +74,7 @@ def test_decoder_is_converted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"extra.weight": torch.zeros(1)},
-            r'model.pt: .*another model.*: Unexpected key\(s\) in state_dict: "extra.weight"',
-        ),
+        ({"extra.weight": torch.zeros(1)}, r'model.pt: .*another model.*: Unexpected key\(s\) .*: "extra.weight"'),
         ({"decoder_norm.bias": None}, r'Missing key\(s\) in state_dict: "decoder_norm.bias"'),
         ({"decoder_norm.bias": torch.zeros(9)}, r"size mismatch for decoder_norm.bias: .*\[9\].*\[8\]"),
         ({"decoder_norm.bias": torch.full((8,), torch.nan)}, r"decoder_norm.bias holds values that are not finite"),
@@ -153,9 +150,8 @@ def test_published_files_of_full_size_are_taken_whole(
 ) -> None:
     keys = json.loads((GOLDEN / "full_size_keys.json").read_text())[entry]["keys"]
     # One number in the file for every tensor of full size.
-    torch.save(
-        {key: torch.zeros(()).expand(value["shape"]) for key, value in keys.items()}, path := tmp_path / "ema.pt"
-    )
+    state = {key: torch.zeros(()).expand(value["shape"]) for key, value in keys.items()}
+    torch.save(state, path := tmp_path / "ema.pt")
     with torch.device("meta"):
         model = build_denoiser(spec) if isinstance(spec, ModelSpec) else build_decoder(spec)
     assign(model, weights.with_tables(spec, weights.read_checkpoint(path), path), path)
