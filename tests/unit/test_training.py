@@ -166,9 +166,9 @@ def test_another_recipe_is_refused_with_its_keys(row: Path, copy: Path) -> None:
 def test_other_inputs_are_refused(row: Path, copy: Path, tmp_path: Path, changed: str) -> None:
     other = shutil.copytree(row, tmp_path / "row")
     if changed == "images":
-        Image.new("RGB", (16, 16)).save(next((other / "raw" / "class-0").glob("*.png")))
-        write_shard(other / "raw", 16, 0, 1, other / "images" / "shard-00000.zip")
-        write_index([other / "images" / "shard-00000.zip"], other / "images" / "index.npz")
+        Image.new("RGB", (16, 16)).save(next((other / "images/raw/class-0").glob("*.png")))
+        write_shard(other / "images/raw", 16, 0, 1, other / "images/shard-00000.zip")
+        write_index([other / "images/shard-00000.zip"], other / "images/index.npz")
     elif changed == "neurons":
         path = other / "neurons.json"
         path.write_text(path.read_text().replace("3, 5", "3, 6"))

@@ -48,14 +48,14 @@ def write_parts(folder: Path, spec: AutoencoderSpec, layers: dict[int, tuple[int
     return files
 
 
-def write_images(folder: Path, count: int) -> Path:
-    """Write ``count`` random images as prepared images and return their index."""
+def write_images(folder: Path, count: int, classes: int = 2, size: int = SIZE) -> Path:
+    """Write random images, and prepare them; returns their index."""
     generator = np.random.default_rng(0)
     for number in range(count):
-        path = folder / "raw" / f"class-{number % 2}" / f"{number}.png"
+        path = folder / "raw" / f"class-{number % classes}" / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(path)
-    write_shard(folder / "raw", SIZE, 0, 1, folder / "shard-00000.zip")
+        Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(path)
+    write_shard(folder / "raw", size, 0, 1, folder / "shard-00000.zip")
     write_index([folder / "shard-00000.zip"], folder / "index.npz")
     return folder / "index.npz"
 

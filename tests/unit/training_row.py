@@ -7,17 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from dsr.base.distributed import World
 from dsr.config.encoders import Decoder
 from dsr.config.execution import Execution
 from dsr.config.specs import AutoencoderSpec, TrainSpec
-from dsr.data.prepare import write_index, write_shard
 from dsr.encoder.statistics import LatentStatistics
 from dsr.training.start import Job
+from tests.unit import tiny_encoder
 
 IMAGES, CLASSES, SIZE, BATCH = 24, 3, 16, 8
 STEPS = IMAGES // BATCH
@@ -28,13 +26,7 @@ def make_files(folder: Path) -> Path:
     """Write images, encoder, neuron file and statistics into ``folder``."""
     from transformers import SiglipVisionConfig, SiglipVisionModel  # takes seconds, and other processes need no files
 
-    generator = np.random.default_rng(0)
-    for number in range(IMAGES):
-        path = folder / "raw" / f"class-{number % CLASSES}" / f"{number:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(path)
-    write_shard(folder / "raw", SIZE, 0, 1, folder / "images" / "shard-00000.zip")
-    write_index([folder / "images" / "shard-00000.zip"], folder / "images" / "index.npz")
+    tiny_encoder.write_images(folder / "images", IMAGES, classes=CLASSES, size=SIZE)
     torch.manual_seed(0)
     config = SiglipVisionConfig(
         hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE, patch_size=4
