@@ -29,7 +29,7 @@ from dsr.report.figures.maps import Columns, choose_columns
 from dsr.report.figures.samples import choose_samples, read_chosen
 from dsr.report.provenance import Times, write_provenance
 from dsr.report.render import markdown, page
-from dsr.report.table import TableInput, collect, read_fids
+from dsr.report.table import TableInput
 from tests.configuration import DEMO, ROOT, configuration, record, scored
 
 # Provenance
@@ -337,7 +337,7 @@ def test_the_report_opens_with_the_table(raw: dict[str, Any], tmp_path: Path) ->
 
 def test_a_page_holds_the_table_and_loads_nothing(config: Config, tmp_path: Path) -> None:
     given = TableInput(config, (scored(tmp_path / "m.json", 5.91),))
-    html = page(markdown(given, collect(given), read_fids([])) + "\n<script>bad()</script>\n")
+    html = page(markdown(given) + "\n<script>bad()</script>\n")
     assert html.count("<table>") == 2  # and whether it is on track
     lines = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in html.split("<tr>")[1:]]
     assert lines[0][:5] == ["Row", "Epochs", "Guidance", "Value", "FID"]

@@ -17,19 +17,8 @@ from dsr.report.encoders import write_backbones
 from dsr.report.entries import METRICS, Entries, Entry
 from dsr.report.published import Published, departures, expected
 from dsr.report.render import TableFiles, latex, markdown, write_table
-from dsr.report.table import (
-    TableInput,
-    collect,
-    read_fids,
-    references,
-    sampling_seeds,
-    track,
-    training_seeds,
-    with_variants,
-)  # fmt: skip
+from dsr.report.table import TableInput, references, sampling_seeds, track, training_seeds, with_variants
 from tests.configuration import configuration, record, scored
-
-NONE = read_fids([])
 
 
 def table_of(config: Config, *entries: Entry, name: str = "") -> TableInput:
@@ -44,7 +33,7 @@ def table_of(config: Config, *entries: Entry, name: str = "") -> TableInput:
 def shown(config: Config, *entries: Entry, name: str = "") -> tuple[pd.DataFrame, str]:
     """Return the table of these entries as data and as text."""
     given = table_of(config, *entries, name=name)
-    return (frame := collect(given)), markdown(given, frame, NONE)
+    return given.frame, markdown(given)
 
 
 def table_files(folder: Path) -> TableFiles:
@@ -108,18 +97,18 @@ def test_published_values_stand_only_beside_the_papers_experiment(
     change: dict[str, Any], said: str, entry: Entry
 ) -> None:
     given = table_of(configuration(**change), entry)
-    frame, text = shown(given.config, entry)
-    known = frame.set_index(["row", "epoch", "guidance"])["published_fid"].get(("dit-siglip2b", 80, "unguided"))
+    text = markdown(given)
+    known = given.frame.set_index(["row", "epoch", "guidance"])["published_fid"].get(("dit-siglip2b", 80, "unguided"))
     assert pd.isna(known) if said else known == 5.89
     assert said in "; ".join(given.departures["dit-siglip2b"])
     if given.comparable:
         assert said in text
     else:
         assert "No number here is comparable" in text
-        for text in (markdown(given, frame, NONE), latex(given, frame, NONE)):
-            assert "5.91" in text
-            assert "not the paper's experiment" in text
-            assert not any(number in text for number in ("5.89", "3.26", "156.54", "arXiv"))
+        for form in (text, latex(given)):
+            assert "5.91" in form
+            assert "not the paper's experiment" in form
+            assert not any(number in form for number in ("5.89", "3.26", "156.54", "arXiv"))
 
 
 # The table
@@ -128,8 +117,7 @@ def test_published_values_stand_only_beside_the_papers_experiment(
 def test_table_compares_what_is_there_and_names_what_is_not(config: Config, entry: Entry, tmp_path: Path) -> None:
     missing = tmp_path / "rows/dit-siglip2b/epoch-800/metrics.json"
     given = table_of(config, entry, Entry(row=entry.row, epoch=800, metrics=missing, run=f"snakemake {missing}"))
-    frame = collect(given)
-    lines = frame[frame["guidance"] == "unguided"]
+    lines = given.frame[given.frame["guidance"] == "unguided"]
     line, absent = (lines.set_index(["row", "epoch"]).loc[("dit-siglip2b", epoch)] for epoch in (80, 800))
     assert (line["difference_fid"], line["difference_precision"]) == (pytest.approx(0.02), pytest.approx(0.004))
     assert line["published_from"] == "tables"
@@ -140,7 +128,7 @@ def test_table_compares_what_is_there_and_names_what_is_not(config: Config, entr
     assert pd.isna([line["published_gflops"], line["difference_gflops"], absent["measured_fid"]]).all()
     assert (absent["status"], absent["run"], absent["published_fid"]) == ("not run", f"snakemake {missing}", 3.85)
 
-    text = markdown(given, lines, NONE)
+    text = markdown(given)
     assert "not comparable" not in text
     assert f"`snakemake {missing}`" in text
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
@@ -149,7 +137,7 @@ def test_table_compares_what_is_there_and_names_what_is_not(config: Config, entr
     assert cells[7][3:6] == ["difference", "+0.02", "-1.54"]
     assert cells[9][3:5] == ["measured", "not run"]
     assert "validation (50000 images)" in text
-    assert r"\bottomrule" in latex(given, frame, NONE)
+    assert r"\bottomrule" in latex(given)
 
 
 def test_a_table_of_other_settings_is_refused(entry: Entry, tmp_path: Path) -> None:
@@ -187,9 +175,9 @@ def test_footnotes_say_what_is_asked_for_or_recorded(config: Config, entry: Entr
 def test_rows_with_images_of_one_colour_are_flagged(config: Config, tmp_path: Path) -> None:
     flagged = scored(tmp_path / "a.json", 5.91, constant=3)
     given = table_of(config, flagged, scored(tmp_path / "b.json", 4.58, "dit-siglip2b-dsr"))
-    frame = collect(given)
-    assert frame[frame["status"] == "measured"]["constant_images"].tolist() == [3, 0]
-    for text in (markdown(given, frame, NONE), latex(given, frame, NONE)):
+    measured = given.frame[given.frame["status"] == "measured"]
+    assert measured["constant_images"].tolist() == [3, 0]
+    for text in (markdown(given), latex(given)):
         assert "5.91 †" in text
         assert "4.58 †" not in text
         assert "† 3 of the 50000 images of dit-siglip2b, epoch 80, unguided, are one colour" in text
@@ -199,7 +187,7 @@ def test_rows_with_images_of_one_colour_are_flagged(config: Config, tmp_path: Pa
 def test_incomplete_metrics_are_refused(config: Config, entry: Entry, tmp_path: Path) -> None:
     write_json(tmp_path / "metrics.json", {"fid": 1.0})
     with pytest.raises(UserError, match=r"metrics.json: no inception_score, precision, recall"):
-        collect(table_of(config, entry))
+        shown(config, entry)
 
 
 # Several seeds, several references
@@ -209,27 +197,26 @@ def test_seeds_give_mean_and_deviation_and_references_stand_side_by_side(config:
     scores = [("validation", 0, 5.8), ("validation", 1, 6.0), ("validation", 2, 6.2), ("train", 0, 5.5)]
     entries = [scored(tmp_path / f"{name}-{seed}", fid, seed=seed, reference=name) for name, seed, fid in scores]
     entries.append(entries[-1].model_copy(update={"seed": 1, "metrics": tmp_path / "missing.json"}))
-    given, fids = table_of(config, *entries), read_fids(entries)
-    frame = collect(given)
-    assert sampling_seeds(frame, fids).lines.to_numpy().tolist() == [
+    given = table_of(config, *entries)
+    assert sampling_seeds(given).lines.to_numpy().tolist() == [
         ["dit-siglip2b", "80", "unguided", "validation", "3", "6.00 ± 0.20", "5.89", "+0.11"]
     ]  # of `train` there is one seed
-    assert sampling_seeds(frame, fids.assign(fid=fids["fid"] + 1)).lines.iloc[0, -1] == "+1.11 *"
-    demo, chart = shown(demo_of(config), *entries)[0], shown(config, *entries, name="epochs")[0]
-    assert sampling_seeds(demo, fids).lines.iloc[0, -2:].tolist() == ["", ""]
-    assert sampling_seeds(chart, fids).lines.iloc[0, -2:].tolist() == ["5.68", "+0.32 *"]
-    found = references(fids)
+    demo, chart = table_of(demo_of(config), *entries), table_of(config, *entries, name="epochs")
+    assert sampling_seeds(demo).lines.iloc[0, -2:].tolist() == ["", ""]
+    assert sampling_seeds(chart).lines.iloc[0, -2:].tolist() == ["5.68", "+0.32 *"]
+    found = references(given)
     assert [*found.lines][-2:] == ["FID, validation", "FID, train"]
     assert found.lines.to_numpy().tolist() == [["dit-siglip2b", "80", "unguided", "0", "5.80", "5.50"]]
 
-    text = markdown(given, frame, fids)
+    text = markdown(given)
     assert text.index("## Sampling seeds") < text.index("## References") < text.index("## How this was measured")
-    assert "Sampling seeds" not in markdown(given, frame, NONE)
-    assert latex(given, frame, fids).count(r"\begin{table}") == 4
-    wider = with_variants(config, frame, fids)
+    assert latex(given).count(r"\begin{table}") == 4
+    wider = with_variants(given)
     line = wider[(wider["row"] == "dit-siglip2b") & (wider["epoch"] == 80)].iloc[0]
     assert (line["seeds"], line["fid_mean"], line["fid_train"]) == (3, pytest.approx(6.0), 5.5)
-    assert list(with_variants(config, frame, NONE)) == list(frame)
+    alone = table_of(config, entries[0])
+    assert "Sampling seeds" not in markdown(alone)
+    assert list(with_variants(alone)) == list(alone.frame)
 
 
 def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -240,13 +227,14 @@ def test_training_seeds_are_rows_that_differ_in_the_seed_only(raw: dict[str, Any
     config = load(raw)
     fids = {"dit-siglip2b": 5.7, "dit-siglip2b-seed1": 6.1, "dit-siglip2b-seed2": 6.2, "dit-siglip2b-dsr": 4.5}
     entries = [scored(tmp_path / f"{row}.json", fid, row) for row, fid in fids.items()]
-    frame, text = shown(config, *entries)
+    given = table_of(config, *entries)
+    frame = given.frame
     line = frame[(frame["row"] == "dit-siglip2b-seed2") & (frame["status"] == "measured")].iloc[0]
     assert line["difference_fid"] == pytest.approx(0.31)
     names = "dit-siglip2b, dit-siglip2b-seed1, dit-siglip2b-seed2"
-    seeds = training_seeds(config, frame).lines.to_numpy().tolist()
+    seeds = training_seeds(given).lines.to_numpy().tolist()
     assert seeds == [[names, "80", "unguided", "3", "6.00 ± 0.26", "5.89", "+0.11"]]
-    assert "## Training seeds" in text
+    assert "## Training seeds" in markdown(given)
 
 
 # Guidance that a sweep chose
@@ -281,7 +269,7 @@ def test_an_fid_is_judged_by_all_that_is_published_of_its_epoch(config: Config, 
     verdicts = [known.verdict(fid) for fid in (5.3, 5.43, 6.1, 6.3)]
     assert verdicts == ["below (better)", "on track", "on track", "above (worse)"]
     entries = [scored(tmp_path / row, 8.0, row, 40) for row in [*config.rows][:3]]
-    lines = track(config, shown(config, *entries)[0]).lines.set_index("Row")
+    lines = track(table_of(config, *entries)).lines.set_index("Row")
     assert lines.loc["dit-siglip2b"].tolist() == ["40", "8.00", "7.97", "7.62 to 8.32", "on track"]
     assert lines.loc["dit-siglip2b-dsr", "Verdict"] == "above (worse)"
     assert lines.loc["dit-so400m", "Verdict"] == "not comparable (no FID is published at epoch 40)"
@@ -289,7 +277,7 @@ def test_an_fid_is_judged_by_all_that_is_published_of_its_epoch(config: Config, 
     assert expected(other, "dit-siglip2b", 40).verdict(8.0) == (
         "not comparable (rows.dit-siglip2b.recipe.ema: 0.9999 -> 0.9995)"
     )
-    assert track(demo_of(config), shown(demo_of(config), *entries)[0]).lines.empty
+    assert track(table_of(demo_of(config), *entries)).lines.empty
 
 
 # Tables that the configuration names
@@ -319,9 +307,8 @@ def test_epochs_are_compared_with_the_chart(config: Config, entry: Entry) -> Non
     assert "uncertain by 0.05" in text
     assert set(frame["published_from"]) == {"chart"}
     demo = TableInput(demo_of(config), (entry,), "epochs")
-    frame = collect(demo)
-    assert len(frame) == 1
-    assert "uncertain by 0.05" not in markdown(demo, frame, NONE)
+    assert len(demo.frame) == 1
+    assert "uncertain by 0.05" not in markdown(demo)
 
 
 # Encoders side by side

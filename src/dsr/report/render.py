@@ -16,7 +16,7 @@ from dsr.config.agreement import IMAGENET
 from dsr.config.load import Config
 from dsr.config.sampling import CHOSEN
 from dsr.report.entries import QUANTITIES, Entries
-from dsr.report.table import MEASURED, TableInput, collect, read_fids, supplements, with_variants
+from dsr.report.table import MEASURED, TableInput, supplements, with_variants
 
 MARK = "†"
 """Stands at the FID of a row some of whose images are one colour all over."""
@@ -56,8 +56,7 @@ def write_table(config: Config, entries: Entries, files: TableFiles, table: str 
     """
     entries.require(config)
     given = TableInput(config, entries.root, table)
-    frame, fids = collect(given), read_fids(entries.root)
-    files.write(markdown(given, frame, fids), with_variants(config, frame, fids), latex(given, frame, fids))
+    files.write(markdown(given), with_variants(given), latex(given))
 
 
 def write_card(config: Config, entries: Entries, weights: Path, output: Path) -> None:
@@ -71,7 +70,7 @@ def write_card(config: Config, entries: Entries, weights: Path, output: Path) ->
     """
     entries.require(config)
     given = TableInput(config, entries.root)
-    frame, name, artifacts = collect(given), entries.root[0].row, manifest.load().artifacts
+    name, artifacts = entries.root[0].row, manifest.load().artifacts
     row = config.rows[name]
     text = fill(
         "card.md.j2",
@@ -84,44 +83,37 @@ def write_card(config: Config, entries: Entries, weights: Path, output: Path) ->
         sources={key: artifacts.get(key) for key in (row.encoder, f"decoder-{row.encoder}", "imagenet-train")},
         about=read_record(weights),
         folder=output.parent,
-        scores=[one for one in frame.itertuples() if one.status == MEASURED],
-        table=pipe(shown(given, frame)),
-        notes=footnotes(given, frame),
+        scores=[one for one in given.frame.itertuples() if one.status == MEASURED],
+        table=pipe(shown(given)),
+        notes=footnotes(given),
     )
     write_text(output, text)
 
 
-def markdown(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
-    """Return the table of :func:`collect` as Markdown, with the small ones that :func:`read_fids` is needed for."""
+def markdown(given: TableInput) -> str:
+    """Return a table as Markdown, with the small ones below it."""
     return fill(
         "table.md.j2",
         given=given,
         title=_title(given),
-        frame=frame,
-        table=shown(given, frame),
-        supplements=supplements(given.config, frame, fids),
-        notes=footnotes(given, frame),
+        table=shown(given),
+        supplements=supplements(given),
+        notes=footnotes(given),
         pipe=pipe,
     )
 
 
-def latex(given: TableInput, frame: pd.DataFrame, fids: pd.DataFrame) -> str:
-    """Return a table in LaTeX (needs `booktabs`).
-
-    Seeds and references follow in tables of their own. The arguments are those of :func:`markdown`.
-    """
-    captions = [(_title(given), " ".join(footnotes(given, frame)), shown(given, frame))]
-    return "\n".join(
-        latex_table(lines, f"{title}. {note}")
-        for title, note, lines in [*captions, *supplements(given.config, frame, fids)]
-    )
+def latex(given: TableInput) -> str:
+    """Return a table in LaTeX (needs `booktabs`); seeds and references follow in tables of their own."""
+    captions = [(_title(given), " ".join(footnotes(given)), shown(given))]
+    return "\n".join(latex_table(lines, f"{title}. {note}") for title, note, lines in [*captions, *supplements(given)])
 
 
-def shown(given: TableInput, frame: pd.DataFrame) -> pd.DataFrame:
+def shown(given: TableInput) -> pd.DataFrame:
     """Return the lines of a table as people read them, without columns that are empty."""
     kinds = ("published", "measured", "difference") if given.comparable else ("measured",)
     lines: pd.DataFrame = pd.DataFrame(
-        [_line(entry, kind) for _, entry in frame.iterrows() for kind in kinds], dtype=str
+        [_line(entry, kind) for _, entry in given.frame.iterrows() for kind in kinds], dtype=str
     )
     if lines.empty:
         return lines
@@ -131,17 +123,16 @@ def shown(given: TableInput, frame: pd.DataFrame) -> pd.DataFrame:
     return filled
 
 
-def footnotes(given: TableInput, frame: pd.DataFrame) -> list[str]:
+def footnotes(given: TableInput) -> list[str]:
     """Return the sentences that say how the numbers were measured."""
     trained = [found for one in given.drawn if (found := one.get("weights", {}).get("train"))]
     references = {
         f"{one.reference} ({one.reference_images:.0f} images)"
-        for one in frame[frame["status"] == MEASURED].itertuples()
+        for one in given.frame[given.frame["status"] == MEASURED].itertuples()
     }
     text = fill(
         "notes.j2",
         given=given,
-        frame=frame,
         trained={spec["row"]: spec["recipe"]["precision"] for spec in trained},
         references=sorted(references),
         mark=MARK,

@@ -1,7 +1,7 @@
 """A table as data: rows at epochs, published, measured and the difference; and the small ones below it, of rows scored
 again with other seeds and against other reference images (pandas, no torch)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -80,6 +80,37 @@ class TableInput:
         )
         return [one.drawn for one in self.measured.values() if one.drawn] or [*map(content, asked)]
 
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One line per row, epoch and guidance with an entry or a comparable published value.
+
+        A metrics file that does not exist leaves the measured cells empty, with status NOT_RUN and the command that
+        makes it, or with the reason why there is none.
+        """
+        lines = []
+        for row in self.rows:
+            for epoch in self.epochs(row):
+                for guidance in self.guidance:
+                    known = self.published_values(row, epoch, guidance)
+                    compared = any(known[name] is not None for name in METRICS)
+                    every = self.section is not None and self.section.epochs is not None
+                    if every or compared or (row, epoch, guidance) in self.measured:
+                        lines.append(_line(self, row, epoch, guidance, known))
+        columns = [*_line(self, "", 0, UNGUIDED, dict.fromkeys(QUANTITIES))]
+        frame: pd.DataFrame = pd.DataFrame(lines, columns=columns)
+        return frame
+
+    @cached_property
+    def fids(self) -> pd.DataFrame:
+        """FID of every entry (columns KEY, reference, seed, fid); files that do not exist are left out."""
+        lines = [
+            [one.row, one.epoch, one.guidance, one.reference, one.seed, one.scores["fid"]]
+            for one in self.entries
+            if one.scores
+        ]
+        frame: pd.DataFrame = pd.DataFrame(lines, columns=[*KEY, "reference", "seed", "fid"])
+        return frame
+
     def epochs(self, row: str) -> list[int]:
         """Epochs of a row; weights that were fetched have one."""
         epochs = {one.epoch for one in self.entries}
@@ -119,26 +150,6 @@ class TableInput:
         if row in self.config.rows or any(one.row == row for one in self.entries):
             return ""
         return "not part of the demo" if self.config.data.source == "digits" else "not reproduced"
-
-
-def collect(given: TableInput) -> pd.DataFrame:
-    """Return one line per row, epoch and guidance with an entry or a comparable published value.
-
-    A metrics file that does not exist leaves the measured cells empty, with status NOT_RUN and the command that makes
-    it, or with the reason why there is none.
-    """
-    lines = []
-    for row in given.rows:
-        for epoch in given.epochs(row):
-            for guidance in given.guidance:
-                known = given.published_values(row, epoch, guidance)
-                compared = any(known[name] is not None for name in METRICS)
-                every = given.section is not None and given.section.epochs is not None
-                if every or compared or (row, epoch, guidance) in given.measured:
-                    lines.append(_line(given, row, epoch, guidance, known))
-    columns = [*_line(given, "", 0, UNGUIDED, dict.fromkeys(QUANTITIES))]
-    frame: pd.DataFrame = pd.DataFrame(lines, columns=columns)
-    return frame
 
 
 def _line(
@@ -194,26 +205,17 @@ class Supplement(NamedTuple):
     """Its cells as text."""
 
 
-def read_fids(entries: Iterable[Entry]) -> pd.DataFrame:
-    """Read the FID of every entry (columns KEY, reference, seed, fid); files that do not exist are left out."""
-    lines = [
-        [one.row, one.epoch, one.guidance, one.reference, one.seed, one.scores["fid"]] for one in entries if one.scores
-    ]
-    frame: pd.DataFrame = pd.DataFrame(lines, columns=[*KEY, "reference", "seed", "fid"])
-    return frame
-
-
-def supplements(config: Config, frame: pd.DataFrame, fids: pd.DataFrame) -> list[Supplement]:
+def supplements(given: TableInput) -> list[Supplement]:
     """Return where rows stand, and the tables of seeds and references, as far as there is more than one of each."""
-    found = [track(config, frame), sampling_seeds(frame, fids), training_seeds(config, frame), references(fids)]
+    found = [track(given), sampling_seeds(given), training_seeds(given), references(given)]
     return [supplement for supplement in found if len(supplement.lines)]
 
 
-def track(config: Config, frame: pd.DataFrame) -> Supplement:
+def track(given: TableInput) -> Supplement:
     """Return measured FIDs beside what is published of the same epochs; empty where nothing is comparable."""
-    lines = []
+    frame, lines = given.frame, []
     for one in frame[(frame["status"] == MEASURED) & (frame["guidance"] == UNGUIDED)].itertuples():
-        known, cells = expected(config, one.row, one.epoch), ["", ""]
+        known, cells = expected(given.config, one.row, one.epoch), ["", ""]
         if known.published:
             cells = [" and ".join(f"{fid:.2f}" for fid in known.published), "{:.2f} to {:.2f}".format(*known.band)]
         lines.append([one.row, str(one.epoch), f"{one.measured_fid:.2f}", *cells, known.verdict(one.measured_fid)])
@@ -227,22 +229,22 @@ def track(config: Config, frame: pd.DataFrame) -> Supplement:
     return Supplement("On track?", note, pd.DataFrame(lines if comparable else [], columns=columns))
 
 
-def sampling_seeds(frame: pd.DataFrame, fids: pd.DataFrame) -> Supplement:
+def sampling_seeds(given: TableInput) -> Supplement:
     """Return mean and sample standard deviation of the FID over two or more sampling seeds."""
-    published = frame.set_index(KEY)["published_fid"]
+    published = given.frame.set_index(KEY)["published_fid"]
     lines = [
         [*map(str, key), *_compared(group["fid"], published.get(key[:3]) if key[3] == VALIDATION else None)]
-        for key, group in fids.groupby([*KEY, "reference"], sort=False)
+        for key, group in given.fids.groupby([*KEY, "reference"], sort=False)
         if len(group) > 1
     ]
     note = f"{SPREAD} sampling seeds of one training run (training seeds move FID more). {STAR}"
     return Supplement("Sampling seeds", note, pd.DataFrame(lines, columns=["Row", *SETTING, "Reference", *SEEDS]))
 
 
-def training_seeds(config: Config, frame: pd.DataFrame) -> Supplement:
+def training_seeds(given: TableInput) -> Supplement:
     """Return mean and sample standard deviation of the FID over rows that differ in the recipe's seed only."""
-    measured = frame[frame["status"] == MEASURED]
-    groups = measured["row"].map(lambda row: seed_group(config, row))
+    measured = given.frame[given.frame["status"] == MEASURED]
+    groups = measured["row"].map(lambda row: seed_group(given.config, row))
     lines = [
         [", ".join(group["row"]), *map(str, key[1:]), *_compared(group["measured_fid"], group["published_fid"].max())]
         for key, group in measured.groupby([groups, *KEY[1:]], sort=False)
@@ -260,9 +262,10 @@ def seed_group(config: Config, row: str) -> str:
     return spec_hash(spec.model_copy(update={"row": "", "recipe": spec.recipe.model_copy(update={"seed": 0})}))
 
 
-def references(fids: pd.DataFrame) -> Supplement:
+def references(given: TableInput) -> Supplement:
     """Return the FID of the same images against every reference, where there are two or more."""
-    wide = fids.pivot_table("fid", [*KEY, "seed"], "reference", sort=False)[fids["reference"].unique()]
+    order = given.fids["reference"].unique()
+    wide = given.fids.pivot_table("fid", [*KEY, "seed"], "reference", sort=False)[order]
     text = wide[wide.count(axis=1) > 1].map("{:.2f}".format).replace("nan", "").add_prefix("FID, ").reset_index()
     note = "FID of the same images against each reference; published values are compared with the first one only."
     return Supplement(
@@ -270,15 +273,16 @@ def references(fids: pd.DataFrame) -> Supplement:
     )
 
 
-def with_variants(config: Config, frame: pd.DataFrame, fids: pd.DataFrame) -> pd.DataFrame:
+def with_variants(given: TableInput) -> pd.DataFrame:
     """Return the table with more columns: FID over seeds (count, mean, deviation), and against further references."""
+    frame, fids = given.frame, given.fids
     first = fids[fids["reference"] == VALIDATION]
     spread = first.groupby(KEY)["fid"].agg(seeds="count", fid_mean="mean", fid_deviation="std")
     spread = spread[spread["seeds"] > 1]
     wider = frame if spread.empty else frame.join(spread, on=KEY)
     for name in fids["reference"].unique():
         if name != VALIDATION:
-            other = fids[(fids["reference"] == name) & (fids["seed"] == config.sampling.seeds[0])]
+            other = fids[(fids["reference"] == name) & (fids["seed"] == given.config.sampling.seeds[0])]
             wider = wider.join(other.set_index(KEY)["fid"].rename(f"fid_{name}"), on=KEY)
     return wider
 
