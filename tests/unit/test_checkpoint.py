@@ -11,6 +11,7 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import grimp
 import pytest
 import torch
 
@@ -30,6 +31,13 @@ def test_a_state_survives_the_disk(tmp_path: Path) -> None:
     loaded = checkpoint.load(checkpoint.save(tmp_path, state(7)))
     assert (loaded.step, loaded.recipe) == (7, {"spec": {"a": 1}})
     assert torch.equal(loaded.model["w"], torch.full((64,), 7.0))
+
+
+def test_the_code_that_is_recorded_is_all_that_the_trainer_computes_with() -> None:
+    imported = grimp.build_graph("dsr").find_upstream_modules("dsr.training.loop")
+    paths = {Path(*name.split(".")[1:]).with_suffix(".py") for name in imported}
+    others = {path for path in paths if not any(path.match(part) for part in checkpoint.COMPUTING)}
+    assert {path.parts[0] for path in others} == {"base", "config"}
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ KEPT = 2
 
 COMPUTING = (
     "flow.py", "base/positions.py", "base/randomness.py",
-    "accel/*.py", "data/*.py", "denoiser/*.py", "encoder/*.py", "training/*.py",
+    "accel/*.py", "data/*.py", "denoiser/*.py", "encoder/*.py", "registers/*.py", "training/*.py",
 )  # fmt: skip
 """The part of the package that weights depend on."""
 
