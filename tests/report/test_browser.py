@@ -16,11 +16,8 @@ SCREENSHOTS = ROOT / "results/demo/screenshots"
 ARGUMENTS = """--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run
     --disable-background-networking --disable-component-update --disable-sync --window-size=1600,1000"""
 
-pytestmark = [
-    pytest.mark.skipif(not REPORT.exists(), reason="results/demo/report.html is not there: `make demo` makes it"),
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed: `make test-report` does"),
-    pytest.mark.skipif(shutil.which("chromedriver") is None, reason="chromium-driver is not installed"),
-]
+NEEDED = REPORT.exists() and shutil.which("chromium") and shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not NEEDED, reason="`make test-report` makes the demo's report and installs Chromium")
 
 
 @pytest.fixture(scope="module")

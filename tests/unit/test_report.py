@@ -92,24 +92,22 @@ def test_a_row_counts_the_gpus_that_its_jobs_hold(config: Config, tmp_path: Path
 
 
 def write_maps(path: Path, *, blocks: int = 3, times: tuple[float, ...] = (0.1, 0.5), registers: int = 0) -> Path:
-    generator = np.random.default_rng(blocks)
+    random = np.random.default_rng(blocks)
     shape = (2, len(times), blocks + 1, 4, 4)
-    norms = generator.uniform(1, 2, shape)
-    norms[..., 1, 2] = 20.0
-    attention = generator.uniform(0.01, 0.05, shape)
-    attention[:, :, -1] = np.nan
+    norms, components, attention = (random.uniform(low, high, shape) for low, high in ((1, 2), (-1, 1), (0.01, 0.05)))
+    norms[..., 1, 2], attention[:, :, -1] = 20.0, np.nan
     TokenMaps(
         indices=np.array([7, 3]),
-        images=generator.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8),
+        images=random.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8),
         times=np.array(times, np.float32),
         layers=np.array([*map(str, range(1, blocks + 1)), OUTPUT]),
-        norms=norms.astype(np.float32),
-        components=generator.normal(size=shape).astype(np.float32),
-        explained=np.full(shape[:3], 0.5, np.float32),
-        attention=attention.astype(np.float32),
-        register_attention=np.where(np.isnan(attention[..., 0, 0]), np.nan, 0.3 * (registers > 0)).astype(np.float32),
-        register_norms=np.ones((*shape[:3], registers), np.float32),
-        decoded=generator.integers(0, 256, (2, len(times), 16, 16, 3), dtype=np.uint8),
+        norms=norms,
+        components=components,
+        explained=np.full(shape[:3], 0.5),
+        attention=attention,
+        register_attention=np.where(np.isnan(attention[..., 0, 0]), np.nan, 0.3 * (registers > 0)),
+        register_norms=np.ones((*shape[:3], registers)),
+        decoded=random.integers(0, 256, (2, len(times), 16, 16, 3), dtype=np.uint8),
     ).save(path, Entry())
     return path
 
