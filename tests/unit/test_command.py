@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -49,9 +50,7 @@ def test_the_help_has_an_example_and_nothing_else() -> None:
     assert done.stderr == ""
     assert done.stdout.startswith("usage: python -m dsr.commands.evaluate ")
     assert done.stdout.count("(required)") == 4
-    assert done.stdout.partition("after `make demo`:\n")[2].startswith(
-        "PYTHONPATH=src python -m dsr.commands.evaluate "
-    )
+    assert "after `make demo`:\nPYTHONPATH=src python -m dsr.commands.evaluate " in done.stdout
 
 
 @dataclass(frozen=True)
@@ -161,13 +160,9 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
 
-    def interrupted() -> None:
-        with atomic(path) as temporary:
-            temporary.write_text("half of the new", encoding="utf-8")
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        interrupted()
+    with contextlib.suppress(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("half of the new", encoding="utf-8")
+        raise RuntimeError
     assert path.read_text(encoding="utf-8") == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
 
