@@ -1,4 +1,4 @@
-"""Processes of tests, forked from a server that has imported already what takes longer than most of what they do."""
+"""Processes of tests, forked from a server that has imported what takes longer than most of what they do; stand-ins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -17,6 +18,13 @@ SERVER.set_forkserver_preload(
         *("tests.unit.training_row", "dsr.training.loop", __name__),
     ]
 )
+
+
+def stand_in(program: Path, script: str) -> None:
+    """Write a shell script to have in the place of one of the host's programs."""
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    program.chmod(0o755)
 
 
 def start_ranks(work: Callable[..., None], *arguments: tuple[Any, ...]) -> list[Any]:

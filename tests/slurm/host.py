@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import stand_in
+
 POLICY = Path("/usr/sbin/policy-rc.d")
 """While this exits with 101, packages do not start their daemons."""
 
@@ -38,8 +40,7 @@ def install(programs: dict[str, str]) -> None:
         raise UnavailableError(f"missing: {', '.join(packages)}; the tests can install them on Debian and Ubuntu only")
     with contextlib.ExitStack() as stack:
         if not POLICY.exists():
-            POLICY.write_text("#!/bin/sh\nexit 101\n")
-            POLICY.chmod(0o755)
+            stand_in(POLICY, "exit 101")
             stack.callback(POLICY.unlink)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):

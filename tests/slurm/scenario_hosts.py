@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 
+from tests.processes import stand_in
 from tests.slurm.cluster import Cluster
 from tests.slurm.host import wait
 from tests.slurm.workspace import DECODER, EPOCH, ROW, WEIGHTS, Submission, Workspace, node, state
@@ -28,7 +29,7 @@ def submit(workspace: Workspace) -> tuple[Submission, str]:
 
 def test_a_job_that_ends_while_the_controller_is_away_is_noticed(decoding: Workspace, cluster: Cluster) -> None:
     # As on a host without accounting: the plugin has nothing but squeue.
-    decoding.stand_in("which", '[ "$1" != sacct ] && command -v "$1"')
+    stand_in(decoding.folder / "bin/which", '[ "$1" != sacct ] && command -v "$1"')
     run, job = submit(decoding)
     with contextlib.ExitStack() as stack:
         with decoding.paused(MODULE):
@@ -42,7 +43,7 @@ def test_a_job_that_ends_while_the_controller_is_away_is_noticed(decoding: Works
 
 def test_a_job_that_slurm_has_forgotten_between_two_looks_is_noticed(decoding: Workspace, cluster: Cluster) -> None:
     ended = f"{cluster.folder}/log/ended"
-    decoding.stand_in("sacct", f"sed -nE 's/^JobId=([0-9]+) .*JobState=([A-Z_]+) .*/\\1|\\2/p' {ended}")
+    stand_in(decoding.folder / "bin/sacct", f"sed -nE 's/^JobId=([0-9]+) .*JobState=([A-Z_]+) .*/\\1|\\2/p' {ended}")
     with cluster.forgetful(10):
         run, job = submit(decoding)
         run.process.send_signal(signal.SIGSTOP)

@@ -75,13 +75,6 @@ class Workspace:
             "XDG_CACHE_HOME": f"{Cluster.folder}/tmp/cache",
         }
 
-    def stand_in(self, program: str, script: str) -> None:
-        """Let Snakemake find a shell script in the place of one of the host's programs."""
-        path = self.folder / "bin" / program
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-        path.chmod(0o755)
-
     def command(self, *arguments: str) -> list[str]:
         """Return Snakemake's command line."""
         return [f"{Path(sys.executable).parent}/snakemake", "--configfile", *self.overlays, *arguments]

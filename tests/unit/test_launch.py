@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dsr.launch.slurm import FRUITLESS_STARTS, STEPS, Attempts, SlurmJob, command_line
+from tests.processes import stand_in
 
 PATIENCE = 120
 """Seconds that a step may take on a loaded machine: every process imports PyTorch."""
@@ -53,10 +54,7 @@ class Job:
         (folder / "launcher.py").write_text(LAUNCHER)
         (folder / "worker.py").write_text(WORKER)
         for name, answer in (("squeue", squeue), ("scontrol", "")):
-            program = folder / "bin" / name
-            program.parent.mkdir(exist_ok=True)
-            program.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.calls}\n{answer}\n')
-            program.chmod(0o755)
+            stand_in(folder / "bin" / name, f'echo "{name} $*" >> {self.calls}\n{answer}')
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(

@@ -15,6 +15,7 @@ import pytest
 from dsr.commands.status import main
 from dsr.config.specs import json_hash
 from dsr.plan.status import Expected, Failures, QueuedJob, RowFiles, Score, StatusSpec, failed, slurm_queue, table
+from tests.processes import stand_in
 
 NOW = 1_000_000.0
 EXPECTED = Expected(published=(5.0,))
@@ -102,8 +103,7 @@ def test_jobs_of_rows_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "RUNNING|None|/here|(null)",
     ]
     squeue = tmp_path / "squeue"
-    squeue.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n", encoding="utf-8")
-    squeue.chmod(0o755)
+    stand_in(squeue, "cat <<'END'\n" + "\n".join(lines) + "\nEND")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     queue = slurm_queue()
     assert queue[0] == QueuedJob("RUNNING", "None", "/here", "rule_train_wildcards_dit_800")
@@ -111,7 +111,7 @@ def test_jobs_of_rows_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert cells(text, "dit")[-1] == "1 running, 1 pending (Priority)"
     assert cells(text, "dit-dsr")[-1] == "1 pending (BeginTime)"
     assert "Other jobs: 1 pending (Dependency) (1 prepare_shard)." in text
-    squeue.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    stand_in(squeue, "exit 1")
     assert slurm_queue() is None
 
 

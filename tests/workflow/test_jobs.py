@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import stand_in
+
 from .conftest import ROOT, TINY, Checkout, copy_checkout
 
 TARGET = "results/demo/data/prepared/validation/index.npz"
@@ -33,8 +35,7 @@ def test_lost_submissions_are_refused(
         ("sbatch", f"touch {tmp_path}/submitted; echo 1"),
         ("squeue", ""),
     ):
-        (tmp_path / program).write_text(f"#!/bin/sh\n{answer}\n")
-        (tmp_path / program).chmod(0o755)
+        stand_in(tmp_path / program, answer)
     run = fresh.snakemake("--profile", "slurm", "--configfile", *TINY, *arguments, "--", TARGET, path=tmp_path)
     assert run.returncode == 1
     assert message in run.stdout
