@@ -197,15 +197,9 @@ def test_local_weights_are_converted_or_linked(tmp_path: Path) -> None:
 # Graph and arrays -----------------------------------------------------------------------------------------------------
 
 
-def test_graph_of_the_evaluator() -> None:
-    check = manifest.load().artifacts["inception-graph"].check
-    assert isinstance(check, FileCheck)
-    look_for_names(check, GOLDEN / "evaluator" / "stub_inception_seed0.pb")
-
-
-def test_arrays(tmp_path: Path) -> None:
-    check = FileCheck(kind="arrays", names=("arr_0", "mu"))
-    path = tmp_path / "reference.npz"
+def test_files_of_the_evaluator_are_known_by_their_names(tmp_path: Path) -> None:
+    look_for_names(manifest.load().artifacts["inception-graph"].check, GOLDEN / "evaluator/stub_inception_seed0.pb")
+    check, path = FileCheck(kind="arrays", names=("arr_0", "mu")), tmp_path / "reference.npz"
     np.savez(path, arr_0=np.zeros(2), mu=np.zeros(5), more=np.zeros(1))
     look_for_names(check, path)
     np.savez(path, arr_0=np.zeros(2))
@@ -307,12 +301,6 @@ def test_wrong_archive(tmp_path: Path, change: dict[str, Any], split: imagenet.S
     assert not (tmp_path / "out").exists()
 
 
-def encrypted(archive: bytes) -> bytes:
-    """Say that every member of a zip is."""
-    local, central = archive.replace(b"PK\x03\x04\x14\0\0", b"PK\x03\x04\x14\0\1"), b"PK\x01\x02\x14\x03\x14\0"
-    return local.replace(central + b"\0", central + b"\1")
-
-
 def test_archive_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -320,10 +308,11 @@ def test_archive_that_cannot_be_read(tmp_path: Path) -> None:
     deflated = path.read_bytes()
     start = deflated.index(b".JPEG") + 5
     nested = tarred({f"{TRAIN}/n00/t_0.JPEG": np.random.default_rng(0).bytes(100_000)})
+    says_encrypted = zipped(path).read_bytes().replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1")
     for content, reason in (
         (deflated[:start] + b"\xff" * 20 + deflated[start + 20 :], "Error -3 while decompressing"),
         (b"<html>", "File is not a zip file"),
-        (encrypted(zipped(path).read_bytes()), "is encrypted, password required"),
+        (says_encrypted, "is encrypted, password required"),
         (zipped(path, {"a.tar.gz": nested[:50_000]}).read_bytes(), ""),
     ):
         path.write_bytes(content)
