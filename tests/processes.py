@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ WORKFLOW = ("artifacts.manifest", "config.load", "launch.slurm", "plan.status", 
 SERVER.set_forkserver_preload(
     [
         *("tests.workflow.preload", "smart_open", *(f"dsr.{name}" for name in WORKFLOW), "tests.workflow.conftest"),
-        *("tests.unit.training_row", "dsr.training.loop", __name__),
+        *("tests.unit.training_row", "dsr.training.loop", "torch._dynamo", __name__),
     ]
 )
 
@@ -51,3 +53,26 @@ def _be(work: Callable[..., None], place: dict[str, str], arguments: tuple[Any, 
     torch.set_num_threads(1)
     with world() as processes:
         work(processes, *arguments)
+
+
+def start_module(log: Path, module: str, *arguments: str) -> Any:
+    """Start `python -m module arguments`, which writes into ``log``."""
+    process = SERVER.Process(target=be_module, args=(log, module, arguments))
+    process.start()
+    return process
+
+
+def be_module(log: Path | str, module: str, arguments: tuple[str, ...]) -> None:
+    """Be that command."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def ended(*processes: Any) -> set[int]:
+    """Wait for processes and return their exit codes."""
+    for process in processes:
+        process.join(120)
+    return {process.exitcode for process in processes}

@@ -18,6 +18,7 @@ from dsr.data.images import Images
 from dsr.data.loading import StoppedError, load
 from dsr.launch.slurm import descendants
 from dsr.training import checkpoint
+from tests.processes import ended
 
 from .test_training_processes import OFTEN, command, wait_for_step
 from .training_row import tiny_job
@@ -68,15 +69,14 @@ def test_a_reading_process_that_ends_or_hangs_is_one_line_and_keeps_the_state(
     row: Path, tmp_path: Path, number: int, code: int, message: str
 ) -> None:
     job = tiny_job(row, tmp_path / "run-a", epoch=1000, checkpoint_minutes=OFTEN, workers=2)
-    process = command(job)
-    wait_for_step(job.run_dir, 3, lambda: process.poll() is None)
+    process, log = command(job)
+    wait_for_step(job.run_dir, 3, process)
     for worker in descendants(process.pid)[1:]:
         os.kill(worker, number)
     if number == signal.SIGSTOP:
         time.sleep(1)
-        process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=120)
-    assert process.returncode == code
-    assert message in log
-    assert "Traceback" not in log
+        process.terminate()
+    assert ended(process) == {code}
+    assert message in log.read_text()
+    assert "Traceback" not in log.read_text()
     assert checkpoint.newest(job.run_dir)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.processes import SERVER
+from tests.processes import SERVER, be_module
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("profiles/demo/config-overlay.yaml", "tests/workflow/tiny.yaml")
@@ -84,15 +84,9 @@ def _programs(path: Path | None = None) -> str:
 
 def run_here(folder: Path, log: str, programs: str, arguments: tuple[str, ...]) -> None:
     """Become a Snakemake process."""
-    from snakemake.cli import main
-
     os.chdir(folder)
     os.environ["PATH"] = programs
-    output = os.open(log, os.O_WRONLY)
-    for descriptor in (1, 2):
-        os.dup2(output, descriptor)
-    sys.argv = ["snakemake", *arguments]
-    main()
+    be_module(log, "snakemake", arguments)
 
 
 def job_counts(output: str) -> dict[str, int]:

@@ -74,6 +74,8 @@ def load(
                 # PyTorch's own would make tensors of the labels.
                 collate_fn=_as_it_is,
                 num_workers=workers,
+                # Another kind of process would write into a copy of the memory.
+                multiprocessing_context="fork" if workers else None,
                 prefetch_factor=PREFETCH if workers else None,
                 worker_init_fn=worker_init,
                 timeout=POLL_SECONDS if workers else 0,
