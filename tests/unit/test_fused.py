@@ -1,4 +1,4 @@
-"""Fused kernels in Triton's interpreter, and what runs instead where they or the compiler do not work."""
+"""Fused kernels in Triton's interpreter, what runs instead where they or the compiler do not work, and arithmetic."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import torch
 
 import dsr.accel
 from dsr.accel import models
-from dsr.accel.device import HALF, autocast
+from dsr.accel.device import HALF, autocast, set_arithmetic, usable_precision
 from dsr.accel.models import compile_each
+from dsr.base.errors import UserError
 from dsr.config.specs import ModelSpec
 from dsr.config.training import Dit
 from dsr.denoiser import layers
@@ -89,13 +90,12 @@ PLAIN, ROPE, FROZEN = "fused kernels", "matmuls fused with RoPE", "matmuls fused
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("error", [ImportError("no triton"), AttributeError("another Triton")], ids=repr)
 def test_a_triton_that_cannot_be_imported_is_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
         def __getattr__(self, name: str) -> NoReturn:
-            raise error
+            raise AttributeError("another Triton")
 
     monkeypatch.setitem(sys.modules, "dsr.accel", Broken())
     assert not models._fuse(tiny_denoiser(), CPU, "tf32")
@@ -103,54 +103,42 @@ def test_a_triton_that_cannot_be_imported_is_a_warning(
     assert "the blocks are compiled by PyTorch instead" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("precision", "trained", "capability", "expected"),
-    [
-        ("tf32", True, 9, [PLAIN]),
-        ("tf32", False, 9, [PLAIN]),
-        ("bf16", True, 9, [ROPE]),
-        ("bf16", True, 8, [PLAIN]),
-        ("bf16", False, 9, [FROZEN]),
-        ("bf16", False, 8, [PLAIN]),
-        ("fp16", True, 9, [ROPE]),
-        ("fp16", False, 9, [FROZEN]),
-        ("tf32", True, 7, []),
-    ],
-)
-def test_the_fastest_way_that_a_model_and_its_gpu_allow_is_taken(
-    use: Use, caplog: pytest.LogCaptureFixture, precision: str, trained: bool, capability: int, expected: Made
-) -> None:
-    made, model = use(error=RuntimeError(), capability=capability), tiny_denoiser().requires_grad_(trained)
-    assert models._fuse(model, CPU, precision) == bool(expected)
-    assert made == expected
-    assert isinstance(model.run_blocks, FusedBlocks) == bool(expected)
-    assert ("they need an Ampere GPU" in caplog.text) == (not expected)
+COMPILED, NOT_FUSED = "the blocks are compiled by PyTorch instead", f"{PLAIN} are used instead"
 
 
 @pytest.mark.parametrize(
-    ("error", "trained", "failing", "instead"),
+    ("precision", "trained", "capability", "failing", "made", "instead"),
     [
-        (subprocess.CalledProcessError(1, "gcc"), True, (ROPE, PLAIN), "the blocks are compiled by PyTorch instead"),
-        (PermissionError("/nowhere/.triton"), True, (ROPE, PLAIN), "the blocks are compiled by PyTorch instead"),
-        (AssertionError("strides must be 16-byte aligned"), False, (FROZEN,), f"{PLAIN} are used instead"),
-        (RuntimeError("no kernel image"), True, (ROPE,), f"{PLAIN} are used instead"),
+        ("tf32", True, 9, (), [PLAIN], ""),
+        ("tf32", False, 9, (), [PLAIN], ""),
+        ("bf16", True, 9, (), [ROPE], ""),
+        ("bf16", True, 8, (), [PLAIN], ""),
+        ("fp16", False, 9, (), [FROZEN], ""),
+        ("bf16", False, 8, (), [PLAIN], ""),
+        ("tf32", True, 7, (), [], COMPILED),
+        ("bf16", True, 9, (ROPE, PLAIN), [ROPE, PLAIN], COMPILED),
+        ("bf16", True, 9, (ROPE,), [ROPE, PLAIN], NOT_FUSED),
+        ("bf16", False, 9, (FROZEN,), [FROZEN, PLAIN], NOT_FUSED),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_a_way_that_does_not_run_is_replaced_by_the_next_and_one_warning_says_so(
+def test_the_fastest_way_that_runs_is_taken_and_one_warning_says_what_does_not(
     use: Use,
     caplog: pytest.LogCaptureFixture,
-    error: BaseException,
+    precision: str,
     trained: bool,
+    capability: int,
     failing: tuple[str, ...],
+    made: Made,
     instead: str,
 ) -> None:
-    made, model = use(*failing, error=error), tiny_denoiser().requires_grad_(trained)
-    assert models._fuse(model, CPU, "bf16") == (PLAIN not in failing)
-    assert made == [failing[0], PLAIN]
-    assert (model.run_blocks is layers.run_blocks) == (PLAIN in failing)
-    why = "; ".join(f"{name} ({type(error).__name__}: {error})" for name in failing)
-    assert caplog.messages == [f"Not available here: {why}; {instead}"]
+    error = AssertionError("strides must be 16-byte aligned")
+    found, model = use(*failing, error=error, capability=capability), tiny_denoiser().requires_grad_(trained)
+    assert models._fuse(model, CPU, precision) == (instead != COMPILED)
+    assert found == made
+    assert (model.run_blocks is layers.run_blocks) == (instead == COMPILED)
+    why = "; ".join(f"{name} (AssertionError: {error})" for name in failing)
+    why = why or "fused kernels (they need an Ampere GPU or a later one)"
+    assert caplog.messages == ([f"Not available here: {why}; {instead}"] if instead else [])
 
 
 @pytest.mark.parametrize("room", [3, 0])
@@ -170,19 +158,24 @@ def test_kernels_are_tried_with_fewer_images_where_memory_is_short(
     assert tried == ([16, 8, 4, 2] if room else [16, 8, 4, 2, 1])
 
 
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-@pytest.mark.parametrize("runs", [True, False])
-@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+@pytest.mark.parametrize(
+    ("device", "precision", "tried", "runs"),
+    [
+        ("cuda", "tf32", True, True),
+        ("cuda", "tf32", True, False),
+        ("cuda", "fp32", False, True),
+        ("cpu", "tf32", False, True),
+    ],
+)
 def test_blocks_are_compiled_where_fused_kernels_do_not_run(
-    monkeypatch: pytest.MonkeyPatch, device: str, runs: bool, precision: str
+    monkeypatch: pytest.MonkeyPatch, device: str, precision: str, tried: bool, runs: bool
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(models, "_fuse", lambda *arguments: asked.append(arguments[2]) or runs)
     compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(models, "_fuse", lambda *arguments: asked.append(arguments[2]) or runs)
     monkeypatch.setattr(models, "compile_each", compiled.extend)
     model = tiny_denoiser()
     models.accelerate(model, torch.device(device), precision)
-    tried = device == "cuda" and precision == "tf32"
     assert asked == [precision] * tried
     assert compiled == [model.final_layer, *([] if tried and runs else model.blocks)]
 
@@ -209,3 +202,60 @@ def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) 
         compile_each([layer])
         assert torch.equal(layer(x), expected)
     assert tried
+
+
+# The arithmetic of a device
+
+NO_BF16 = "Old GPU has no bf16 arithmetic; computing in fp32 instead"
+ON_CPU = "fp16 is arithmetic of GPUs; computing in fp32 on this CPU instead"
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "bf16", "used", "message"),
+    [
+        ("bf16", "cuda", True, "bf16", ""),
+        ("bf16", "cuda", False, "fp32", NO_BF16),
+        ("tf32", "cuda", False, "tf32", ""),
+        ("bf16", "cpu", False, "bf16", ""),
+        ("fp16", "cuda", False, "fp16", ""),
+        ("fp16", "cpu", False, "fp32", ON_CPU),
+    ],
+)
+def test_what_a_device_cannot_is_computed_in_fp32_or_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    device: str,
+    bf16: bool,
+    used: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+    assert usable_precision(precision, torch.device(device)) == used
+    assert "".join(caplog.messages) == message
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    with pytest.raises(UserError, match="precision: fp16 needs float16 tensor cores, which Old GPU has not"):
+        usable_precision("fp16", torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", True), ("fp16", True)])
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.usefixtures("restored_arithmetic")
+def test_the_process_computes_as_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, precision: str, tf32: bool, deterministic: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    matmuls, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmuls.allow_tf32 = convolutions.allow_tf32 = not tf32
+    set_arithmetic(precision, deterministic=deterministic)
+    assert matmuls.allow_tf32 == convolutions.allow_tf32 == tf32
+    assert not matmuls.allow_fp16_reduced_precision_reduction
+    assert asked == [deterministic]
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
