@@ -27,7 +27,6 @@ LONGEST = (
     "test_local_copies.py",
     "test_documented_commands.py",
     "test_plan.py",
-    "test_loading.py",
     "test_sampling.py",
     "test_demo.py",
 )

@@ -1,4 +1,4 @@
-"""From an ImageFolder to batches: prepared in shards or cropped when read, in the same order, byte for byte."""
+"""From an ImageFolder to batches: prepared in shards or cropped when read, in the same order, byte for byte; noise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import errno
 import os
 import pickle
 import re
+import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,11 +17,12 @@ import PIL
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import ImageFolder
 
 from dsr.base.errors import UserError
-from dsr.base.randomness import batch_indices, rank_slice
+from dsr.base.randomness import batch_indices, derive, noise, rank_slice, uniforms
+from dsr.data import loading
 from dsr.data.images import (
+    Images,
     ListedImages,
     PreparedImages,
     center_crop,
@@ -29,7 +32,7 @@ from dsr.data.images import (
     load_rgb,
     open_images,
 )
-from dsr.data.loading import Item, load
+from dsr.data.loading import Item, StoppedError, load
 from dsr.data.prepare import index_folder, write_index, write_shard
 
 SIZE, SHARDS, IMAGES = 16, 3, 8
@@ -72,6 +75,8 @@ def listed(folder: Path, output: Path) -> Path:
 
 
 def test_folders_are_listed_as_torchvision_does(folder: Path) -> None:
+    from torchvision.datasets import ImageFolder  # takes seconds
+
     ours, theirs = list_folder(folder), ImageFolder(str(folder))
     assert ours.classes == theirs.classes == ["ant", "bee"]
     assert list(zip(map(str, ours.paths), ours.labels.tolist(), strict=True)) == theirs.samples
@@ -289,13 +294,10 @@ def test_index_is_checked_against_the_configuration(folder: Path, tmp_path: Path
     path.unlink()
     with pytest.raises(UserError, match="no such file"):
         open_images(path)
-
-
-def test_a_list_without_its_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    index = listed(folder, tmp_path)
+    path = listed(folder, tmp_path)
     folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"raw: no such folder, but .*listed.npz lists its images"):
-        open_images(index)
+        open_images(path)
 
 
 def test_an_incomplete_folder_is_refused_before_it_is_cropped(folder: Path, tmp_path: Path) -> None:
@@ -308,19 +310,71 @@ def test_an_incomplete_folder_is_refused_before_it_is_cropped(folder: Path, tmp_
 
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
-    epoch = np.concatenate([batch_indices(5, step, 4, 20) for step in range(5)])
-    following = np.concatenate([batch_indices(5, step, 4, 20) for step in range(5, 10)])
-    assert sorted(epoch) == sorted(following) == list(range(20))
-    assert epoch.tolist() != following.tolist()
-    incomplete = np.concatenate([batch_indices(5, step, 6, 20) for step in range(3)])
-    assert len(set(incomplete.tolist())) == 18
-    again = batch_indices(5, 7, 4, 20)
-    assert again.tolist() == following[8:12].tolist()
-    again[:] = 0
-    assert batch_indices(5, 7, 4, 20).tolist() == following[8:12].tolist()
-    assert batch_indices(6, 7, 4, 20).tolist() != following[8:12].tolist()
+    first, second = (
+        np.concatenate([batch_indices(5, 5 * epoch + step, 4, 20) for step in range(5)]) for epoch in (0, 1)
+    )
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first.tolist() != second.tolist()
+    assert len({index for step in range(3) for index in batch_indices(5, step, 6, 20)}) == 18, "the rest is left out"
+    batch_indices(5, 7, 4, 20)[:] = 0
+    assert batch_indices(5, 7, 4, 20).tolist() == second[8:12].tolist()
+    assert batch_indices(6, 7, 4, 20).tolist() != second[8:12].tolist()
 
 
 def test_rank_slices_partition() -> None:
     items = list(range(10))
     assert [items[rank_slice(10, rank, 3)] for rank in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
+
+
+def test_noise_is_standard_normal_and_depends_on_the_index_only() -> None:
+    together = noise(3, "sample", [4, 9, 11], (2, 5, 5))
+    alone = noise(3, "sample", [9], (2, 5, 5))
+    assert torch.equal(together[1:2], alone)
+    assert not torch.equal(together[0], together[1])
+    values = noise(0, "noise", range(64), (64, 8, 8))
+    assert abs(values.mean().item()) < 0.01
+    assert abs(values.std().item() - 1) < 0.01
+
+
+def test_purposes_and_steps_are_independent() -> None:
+    keys = {derive(seed, purpose, step) for seed in range(3) for purpose in ("time", "flip") for step in range(100)}
+    assert len(keys) == 600
+    assert np.array_equal(uniforms(0, "time", 5, 8), uniforms(0, "time", 5, 8))
+    assert not np.array_equal(uniforms(0, "time", 5, 8), uniforms(0, "time", 6, 8))
+
+
+# Processes that read ahead
+
+
+class Slow(Images):
+    """Images of nothing, each of which takes some time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.labels, self.classes, self.image_size = np.zeros(4, np.int64), ["a"], 4
+        self._seconds = seconds
+
+    def read(self, index: int) -> np.ndarray:
+        time.sleep(self._seconds)
+        return np.full((4, 4, 3), index, np.uint8)
+
+
+def test_images_come_where_temporary_folders_have_long_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 109)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    asked = [[(number % 4, False)] for number in range(20)]
+    with contextlib.closing(load(Slow(0.001), asked, workers=2)) as batches:
+        assert [pixels.unique().tolist() for pixels, _ in [*batches]] == [[number % 4] for number in range(20)]
+
+
+def test_a_wait_ends_when_somebody_asks_or_when_it_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "POLL_SECONDS", 0.1)
+    with contextlib.closing(load(Slow(0.5), [[(1, False)]], workers=1)) as patient:
+        assert next(patient)[0].unique().tolist() == [1]
+    asked = load(Slow(60), [[(1, False)]], workers=1, stop=lambda: True)
+    with contextlib.closing(asked), pytest.raises(StoppedError):
+        next(asked)
+    monkeypatch.setattr(loading, "PATIENCE_SECONDS", 0.5)
+    late = load(Slow(60), [[(1, False)]], workers=1)
+    with contextlib.closing(late), pytest.raises(UserError, match=r"no images came .* set execution.workers to 0"):
+        next(late)

@@ -27,9 +27,8 @@ from dsr.data.npz import read_images
 from dsr.denoiser.dit import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
-from dsr.flow import Flow
 from dsr.sampling.generate import LARGEST, Job, Shards, generate, split
-from dsr.sampling.sampler import Sampler, acts, guided, trajectory
+from dsr.sampling.sampler import Sampler, acts, guided
 from dsr.training.checkpoint import publish, snapshot_path
 from tests.processes import ended, start_ranks
 
@@ -103,21 +102,6 @@ def same(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 # Guidance; states of the solver and labels are compared with the recorded ones in tests/golden
-
-
-@pytest.mark.parametrize(("scale", "low", "high"), [(1.0, 0.0, 1.0), (1.5, 0.3, 0.9)])
-def test_the_null_forward_happens_where_guidance_acts_only(scale: float, low: float, high: float) -> None:
-    asked: list[tuple[float, int]] = []
-
-    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        asked.append((t[0].item(), len(y)))
-        return x
-
-    guidance, noise, labels = Guidance(scale=scale, interval=(low, high)), torch.randn(2, 3, 4, 4), torch.tensor([1, 2])
-    states = trajectory(model, Flow(shift=6.9), noise, labels, null_label=9, steps=50, guidance=guidance)
-    assert len([*states]) == 50
-    assert [images for _, images in asked] == [4 if scale > 1 and low <= t <= high else 2 for t, _ in asked]
-    assert len({images for _, images in asked}) == (2 if scale > 1 else 1)
 
 
 def test_the_interval_is_closed_and_judged_in_single_precision() -> None:

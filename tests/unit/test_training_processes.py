@@ -110,6 +110,30 @@ def test_an_image_that_cannot_be_read_ends_the_command_and_its_workers(row: Path
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGKILL, 1, "ask for more memory (resources.*.mem_mb), or lower execution.workers"),
+        (signal.SIGSTOP, EXIT_STOPPED, "Stopped (received SIGTERM) while no images came"),
+    ],
+)
+def test_a_reading_process_that_ends_or_hangs_is_one_line_and_keeps_the_state(
+    row: Path, tmp_path: Path, number: int, code: int, message: str
+) -> None:
+    job = tiny_job(row, tmp_path / "run-a", epoch=1000, checkpoint_minutes=OFTEN, workers=2)
+    process, log = command(job)
+    wait_for_step(job.run_dir, 3, process)
+    for worker in descendants(process.pid)[1:]:
+        os.kill(worker, number)
+    if number == signal.SIGSTOP:
+        time.sleep(1)
+        process.terminate()
+    assert ended(process) == {code}
+    assert message in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert checkpoint.newest(job.run_dir)
+
+
 @pytest.mark.parametrize("recipe", [{}, {"mask_norm": 2.8}])
 def test_three_processes_agree_with_one(row: Path, tmp_path: Path, recipe: dict[str, Any]) -> None:
     # A few epochs only: Adam turns the rounding of gradients that are nearly zero into steps that add up.

@@ -89,8 +89,6 @@ def command_line(job: Job) -> list[str]:
         value, option = getattr(job, field.name), "--" + field.name.replace("_", "-")
         if field.name in ("spec", "execution"):
             arguments += [option, value.model_dump_json()]
-        elif isinstance(value, bool):
-            arguments.append(option if value else option.replace("--", "--no-"))
         elif value is not None:
             arguments += [option, str(value)]
     return arguments

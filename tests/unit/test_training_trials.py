@@ -1,25 +1,27 @@
-"""Training in fp16: its loss scale, its encoder, and what CPUs make of it."""
+"""What training tries out or adapts: the loss scale and the encoder of fp16, and micro-batches that fit."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dsr.base import files
 from dsr.base.distributed import World
+from dsr.base.errors import UserError
 from dsr.data.images import open_images
 from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import load_autoencoder
 from dsr.flow import Flow
-from dsr.training.batches import MicroBatch
+from dsr.training import trials
+from dsr.training.batches import MicroBatch, blank
 from dsr.training.learner import Learner, first_loss_scale
 from dsr.training.loop import train
-from dsr.training.trials import use_half_if_close
-from tests.processes import start_ranks
+from tests.processes import ended, start_ranks
 
 from .training_row import BATCH, ONE, STEPS, differences, final_state, tiny_job, tiny_spec
 
@@ -73,7 +75,7 @@ def test_the_encoder_multiplies_in_float16_if_its_latents_stay_what_they_are(
     for name, parameter in autoencoder.encoder.named_parameters():
         if name.endswith("fc1.bias"):
             parameter.fill_(factor)
-    use_half_if_close(autoencoder, spec, images, ONE)
+    trials.use_half_if_close(autoencoder, spec, images, ONE)
     assert autoencoder.in_half == (factor == 1.0)
     assert ("The encoder stays in TF32: float16 would change its latents by nan" in caplog.text) == (factor > 1)
 
@@ -99,11 +101,69 @@ def _overflow(processes: World, output: Path) -> None:
 
 def test_an_overflow_of_float16_lowers_the_loss_scale_of_all_processes(tmp_path: Path) -> None:
     for size in (1, 2):
-        for process in start_ranks(_overflow, *[(tmp_path,)] * size):
-            process.join(120)
+        assert ended(*start_ranks(_overflow, *[(tmp_path,)] * size)) == {0}
     alone, first, second = (files.read_json(tmp_path / f"{name}.json") for name in ("1-0", "2-0", "2-1"))
     assert first == second
     # Gradients of weights are sums over a process's samples, so one that has all of them may overflow a step earlier.
     assert 1 < first[0] < 2.0**30
     assert alone[0] in (first[0], first[0] / 2)
     assert first[1:] == pytest.approx(alone[1:], rel=1e-3)
+
+
+# Micro-batches where memory is short, with a denoiser that runs out of memory on demand
+
+SPEC = tiny_spec()
+ONE_GPU = World(rank=0, size=1, device=torch.device("cuda"))
+
+
+def learner_that_fits(images: int) -> Learner:
+    """Return a learner on the CPU whose forward pass has memory for so many images."""
+    model = build_denoiser(SPEC.model)
+
+    def allocate(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        if len(arguments[0]) > images:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.register_forward_pre_hook(allocate)
+    return Learner(model, Flow.from_config(SPEC.flow), SPEC.recipe, ONE, steps_per_epoch=STEPS)
+
+
+@pytest.fixture
+def resets(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """What PyTorch needs to be asked as if there were a GPU; resets of the peak memory."""
+    devices: list[torch.device] = []
+    monkeypatch.setattr(trials, "blank", lambda model, images, _: blank(model, images, ONE.device))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", devices.append)
+    return devices
+
+
+@pytest.mark.parametrize(("room", "taken", "tries"), [(8, 8, 1), (7, 4, 2), (1, 1, 4)])
+def test_the_part_of_a_process_is_halved_until_it_fits(
+    resets: list[torch.device], room: int, taken: int, tries: int
+) -> None:
+    learner = learner_that_fits(room)
+    before = [parameter.clone() for parameter in learner.model.parameters()]
+    share = trials.largest_share(ONE_GPU, BATCH, learner, SPEC.model)
+    assert (share.micro_batch, len(share.parts)) == (taken, BATCH // taken)
+    assert all(map(torch.equal, learner.model.parameters(), before))
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
+    assert not learner.optimizer.state
+    assert resets == [ONE_GPU.device] * tries, "a try is no part of the peak that training reports"
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (BATCH, "1 images at once do not fit; use GPUs with more memory"),
+        (75, "75 images at once do not fit; set execution.micro_batch to 25, and run the same command again"),
+    ],
+)
+@pytest.mark.usefixtures("resets")
+def test_what_cannot_be_halved_any_more_is_an_error(batch: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        trials.largest_share(ONE_GPU, batch, learner_that_fits(0), SPEC.model)
+
+
+def test_without_a_gpu_nothing_is_tried() -> None:
+    assert trials.largest_share(ONE, BATCH, learner_that_fits(0), SPEC.model).micro_batch == BATCH
