@@ -144,7 +144,7 @@ def test_three_processes_agree_with_one(row: Path, tmp_path: Path, recipe: dict[
 
 
 def test_three_interrupted_processes_resume_bit_for_bit(row: Path, tmp_path: Path) -> None:
-    often = {"epoch": 15, "spec": tiny_spec(batch=6), "checkpoint_minutes": OFTEN}
+    often = {"epoch": 10, "spec": tiny_spec(batch=6), "checkpoint_minutes": OFTEN}
     whole, broken = (tiny_job(row, tmp_path / run, **often) for run in ("run-a", "run-b"))
     assert ended(*start(whole, whole, whole)) == {0}
     torchrun, log = command(broken, *TORCHRUN, "3", "-m")
