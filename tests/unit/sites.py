@@ -11,14 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-NAMES = (
-    "files.example",
-    "api.kaggle.com",
-    "storage.googleapis.com",
-    "drive.google.com",
-    "drive.usercontent.google.com",
-    "huggingface.co",
-)
+GOOGLE = ("drive.google.com", "drive.usercontent.google.com", "storage.googleapis.com")
+NAMES = ("files.example", "huggingface.co", "api.kaggle.com", *GOOGLE)
 
 
 @dataclass(frozen=True)

@@ -118,22 +118,19 @@ def test_images_need_not_be_prepared(given: tuple[Checkout, dict[str, str]]) -> 
 
 # A folder of images: test_finished_run.py goes on from there ----------------------------------------------------------
 
-CONFIG = (ROOT / "config.yaml",)
 
-
-def overlay_for(job: OwnImages) -> dict[str, Any]:
-    write_overlay(job)
-    return yaml.safe_load(job.output.read_text(encoding="utf-8"))
+def overlay_for(photographs: Path, output: Path, **options: Any) -> dict[str, Any]:
+    write_overlay(OwnImages(photographs, output, config=(ROOT / "config.yaml",), **{"gpus": 0, **options}))
+    return yaml.safe_load(output.read_text(encoding="utf-8"))
 
 
 def test_the_overlay_is_a_configuration_that_plans(fresh: Checkout, photographs: Path, tmp_path: Path) -> None:
-    job = OwnImages(photographs, tmp_path / "photos.yaml", config=CONFIG, gpus=0)
-    chosen = overlay_for(job)
+    chosen = overlay_for(photographs, tmp_path / "photos.yaml")
     assert chosen["data"] | {"train_images": 144, "validation_images": 16, "classes": 2} == chosen["data"]
     held = list_folder(tmp_path / "photos/validation")
     assert held.classes == ["a temple", "flower"]
     assert sorted(held.labels.tolist()) == [0] * 4 + [1] * 12
-    counts, text = fresh.plan("all", "--configfile", str(job.output))
+    counts, text = fresh.plan("all", "--configfile", f"{tmp_path}/photos.yaml")
     assert counts["train"] == counts["evaluate"] == 2 * 2
     assert "siglip2b" not in text.replace("siglip2-b", ""), "no row of the paper is left"
 
@@ -142,7 +139,9 @@ def test_what_it_says_follows_from_the_images(
     photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    chosen = overlay_for(OwnImages(photographs, tmp_path / "a.yaml", config=CONFIG, gpus=4, encoder="siglip2-so400m"))
+    chosen, again = (
+        overlay_for(photographs, tmp_path / f"{name}.yaml", gpus=4, encoder="siglip2-so400m") for name in "ab"
+    )
     batch = chosen["recipes"]["own"]["batch"]
     assert batch == 16  # the largest power of two that leaves eight steps of 144 images
     assert chosen["evaluation"]["epochs"][-1] == -(-20000 // (144 // batch))
@@ -151,15 +150,13 @@ def test_what_it_says_follows_from_the_images(
     assert f"snakemake --cores 1 plan --configfile {tmp_path / 'a.yaml'}" in caplog.text
     for said in ("classes have 36 to 108 images", "100% are enlarged", "flow.shift_dim stays 196608", "4 GPUs"):
         assert said in caplog.text
-    again = overlay_for(OwnImages(photographs, tmp_path / "b.yaml", config=CONFIG, gpus=4, encoder="siglip2-so400m"))
     assert list(chosen) == list(again)
     held = [[path.resolve() for path in list_folder(tmp_path / name / "validation").paths] for name in "ab"]
     assert held[0] == held[1], "the same images are held out"
 
 
 def test_images_of_one_folder_are_one_class(photographs: Path, tmp_path: Path) -> None:
-    job = OwnImages(photographs / "flower", tmp_path / "flat.yaml", config=CONFIG, gpus=0)
-    assert overlay_for(job)["data"]["classes"] == 1
+    assert overlay_for(photographs / "flower", tmp_path / "flat.yaml")["data"]["classes"] == 1
     assert list_folder(tmp_path / "flat/train").classes == ["images"]
 
 
@@ -173,5 +170,5 @@ def test_images_of_one_folder_are_one_class(photographs: Path, tmp_path: Path) -
 )
 def test_what_cannot_be_is_one_line(photographs: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        write_overlay(OwnImages(photographs, tmp_path / "photos.yaml", config=CONFIG, **{"gpus": 0, **change}))
+        overlay_for(photographs, tmp_path / "photos.yaml", **change)
     assert not any(tmp_path.iterdir()), "nothing stands in the way of another try"
