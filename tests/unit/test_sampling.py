@@ -66,10 +66,8 @@ def write_weights(path: Path, seed: int) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Denoiser, decoder and statistics of a job."""
-    folder = tmp_path_factory.mktemp("inputs")
+def write_inputs(folder: Path) -> dict[str, Path]:
+    """Write denoiser, decoder and statistics of a job."""
     files = {name: folder / f"{name}.safetensors" for name in ("statistics", "decoder")}
     weights = write_weights(folder / "ema.safetensors", seed=0)
     save_file(build_decoder(tiny_spec().autoencoder).state_dict(), files["decoder"])
@@ -77,6 +75,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     statistics.update(torch.randn(32, 8, 4, 4))
     statistics.save(files["statistics"])
     return {"weights": weights, **files}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def tiny_job(inputs: dict[str, Path], folder: Path, **options: Any) -> Job:
