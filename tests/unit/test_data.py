@@ -10,7 +10,9 @@ import re
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -19,7 +21,7 @@ import torch
 from PIL import Image
 
 from dsr.base.errors import UserError
-from dsr.base.randomness import batch_indices, derive, noise, rank_slice, uniforms
+from dsr.base.randomness import batch_indices, derive, noise, uniforms
 from dsr.data import loading
 from dsr.data.images import (
     Images,
@@ -74,6 +76,13 @@ def listed(folder: Path, output: Path) -> Path:
     return output / "listed.npz"
 
 
+def refused(message: str, work: Callable[..., object], *arguments: Any, **options: Any) -> None:
+    """Check that the work ends with a line that says so."""
+    with pytest.raises(UserError, match=message) as error:
+        work(*arguments, **options)
+    assert "\n" not in str(error.value)
+
+
 def test_folders_are_listed_as_torchvision_does(folder: Path) -> None:
     from torchvision.datasets import ImageFolder  # takes seconds
 
@@ -81,11 +90,9 @@ def test_folders_are_listed_as_torchvision_does(folder: Path) -> None:
     assert ours.classes == theirs.classes == ["ant", "bee"]
     assert list(zip(map(str, ours.paths), ours.labels.tolist(), strict=True)) == theirs.samples
     (folder / "cow").mkdir()
-    with pytest.raises(UserError, match=r"one sub-folder of images per class \(no image in cow\)"):
-        list_folder(folder)
+    refused(r"one sub-folder of images per class \(no image in cow\)", list_folder, folder)
     for wrong, message in (("ant/deeper", "1 images are in the folder itself"), ("absent", "there is none")):
-        with pytest.raises(UserError, match=rf"sub-folder of images per class \({message}"):
-            list_folder(folder / wrong)
+        refused(rf"sub-folder of images per class \({message}", list_folder, folder / wrong)
 
 
 def test_hidden_files_and_unreadable_folders(
@@ -175,9 +182,7 @@ def test_an_image_that_cannot_be_read_is_one_error_that_names_it(folder: Path, t
         (direct, list_folder(folder).paths.index(folder / "bee" / "grey-alpha.png") + 1, f"{grey}: cannot be decoded"),
     ):
         with contextlib.closing(load(images, [[(index, False)]], workers=workers)) as loader:
-            with pytest.raises(UserError, match=f"^{re.escape(message)}") as raised:
-                next(loader)
-            assert "\n" not in str(raised.value)
+            refused(f"^{re.escape(message)}", next, loader)
 
 
 def test_crops_of_two_versions_of_pillow_are_not_mixed(
@@ -189,13 +194,10 @@ def test_crops_of_two_versions_of_pillow_are_not_mixed(
     ours = PIL.__version__
     monkeypatch.setattr(PIL, "__version__", "1.2.3")
     assert len(open_images(prepared)) == IMAGES, "what is prepared can be read with any version"
-    with pytest.raises(UserError, match=f"listed.npz: written with Pillow {ours}, but this is Pillow 1.2.3"):
-        open_images(direct)
+    refused(f"listed.npz: written with Pillow {ours}, but this is Pillow 1.2.3", open_images, direct)
     write_shard(folder, SIZE, 1, SHARDS, second)
     message = f"{second}: its pillow is 1.2.3, but that of {first} is {ours}"
-    with pytest.raises(UserError, match=f"{re.escape(message)}.*prepare them again") as error:
-        write_index(shards, prepared)
-    assert "\n" not in str(error.value)
+    refused(f"{re.escape(message)}.*prepare them again", write_index, shards, prepared)
     assert fingerprint(prepare(folder, tmp_path / "other")) != known[0]
     assert fingerprint(listed(folder, tmp_path)) != known[1]
 
@@ -219,22 +221,16 @@ def test_all_bad_files_of_a_shard_are_named(folder: Path, tmp_path: Path) -> Non
 def test_wrong_sets_of_shards_are_refused(folder: Path, tmp_path: Path) -> None:
     index = prepare(folder, tmp_path / "prepared")
     shards = sorted(index.parent.glob("*.zip"))
-    with pytest.raises(UserError, match="each of the shards 0 to 2 once"):
-        write_index(shards[:2], index)
-    with pytest.raises(UserError, match="beside the index"):
-        write_index(shards, tmp_path / "index.npz")
+    refused("each of the shards 0 to 2 once", write_index, shards[:2], index)
+    refused("beside the index", write_index, shards, tmp_path / "index.npz")
     (folder / "ant" / "rgb.png").rename(folder / "ant" / "another.png")
     write_shard(folder, SIZE, 1, SHARDS, shards[1])
-    with pytest.raises(UserError, match=r"listing is .* the images are others or changed in between"):
-        write_index(shards, index)
+    refused(r"listing is .* the images are others or changed in between", write_index, shards, index)
     write_shard(folder, 2 * SIZE, 1, SHARDS, shards[1])
-    with pytest.raises(UserError, match=r"its image_size is 32, but that of .* is 16"):
-        write_index(shards, index)
-    with pytest.raises(UserError, match="prepare the images again"):
-        open_images(index)
+    refused(r"its image_size is 32, but that of .* is 16", write_index, shards, index)
+    refused("prepare the images again", open_images, index)
     shards[1].write_bytes(b"no zip")
-    with pytest.raises(UserError, match=f"{shards[1].name}: not a shard"):
-        write_index(shards, index)
+    refused(f"{shards[1].name}: not a shard", write_index, shards, index)
 
 
 @pytest.mark.parametrize("index", [prepare, listed])
@@ -244,27 +240,22 @@ def test_splits_whose_labels_mean_other_classes_are_refused(folder: Path, tmp_pa
     index_folder(folder, SIZE, output, other=tmp_path / "absent.npz")
     index_folder(folder, SIZE, output, other=other)
     (folder / "bee").rename(folder / "zebra")
-    write_shard(folder, SIZE, 0, 1, output.with_name("shard.zip"))
-    with pytest.raises(UserError, match=f"class 1 is 'zebra', but 'bee' in {other}"):
-        write_index([output.with_name("shard.zip")], output, other=other)
-    with pytest.raises(UserError, match=f"class 1 is 'zebra', but 'bee' in {other}"):
-        index_folder(folder, SIZE, output, other=other)
+    shard, message = output.with_name("shard.zip"), f"class 1 is 'zebra', but 'bee' in {other}"
+    write_shard(folder, SIZE, 0, 1, shard)
+    refused(message, write_index, [shard], output, other=other)
+    refused(message, index_folder, folder, SIZE, output, other=other)
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif", "big-endian.tif", "deep.pgm", "compressed.tif"])
-def test_pixels_of_16_bits_are_scaled(tmp_path: Path, name: str) -> None:
+def test_pixels_of_16_bits_are_scaled_and_others_whose_white_is_not_known_refused(tmp_path: Path, name: str) -> None:
     values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     image = Image.fromarray(values.astype(">u2" if "big" in name else "<u2"))
     image.save(tmp_path / name, **({"compression": "tiff_lzw"} if "compressed" in name else {}))
     assert Image.open(tmp_path / name).mode.startswith("I")
     assert np.array_equal(np.asarray(load_rgb(tmp_path / name)), np.repeat((values // 257)[..., None], 3, axis=2))
-
-
-@pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_pixels_whose_white_is_not_known_are_refused(tmp_path: Path, kind: type) -> None:
-    Image.fromarray(np.ones((16, 16), kind)).save(tmp_path / "image.tif")
-    with pytest.raises(UserError, match=r"image.tif: .* their white is not known; save it with 8 or 16 bits"):
-        load_rgb(tmp_path / "image.tif")
+    for kind in (np.float32, np.int32):
+        Image.fromarray(np.ones((16, 16), kind)).save(tmp_path / "image.tif")
+        refused("image.tif: .* their white is not known; save it with 8 or 16 bits", load_rgb, tmp_path / "image.tif")
 
 
 @pytest.mark.parametrize("index", [prepare, listed])
@@ -281,31 +272,23 @@ def test_an_index_is_known_by_its_images_not_by_its_place(folder: Path, tmp_path
 def test_index_is_checked_against_the_configuration(folder: Path, tmp_path: Path, index: object) -> None:
     path = index(folder, tmp_path / "images")
     check_index(path, images=IMAGES, classes=2, image_size=SIZE)
-    with pytest.raises(UserError, match="images is 8, but the configuration says 9"):
-        check_index(path, images=9, classes=2, image_size=SIZE)
-    with pytest.raises(UserError, match="image_size is 16"):
-        check_index(path, images=IMAGES, classes=2, image_size=256)
+    refused("images is 8, but the configuration says 9", check_index, path, images=9, classes=2, image_size=SIZE)
+    refused("image_size is 16", check_index, path, images=IMAGES, classes=2, image_size=256)
     np.savez(path, label=np.zeros(3))
-    with pytest.raises(UserError, match=r"not an index.* \(missing classes, image_size, .*\); prepare the images"):
-        open_images(path)
+    refused(r"not an index.* \(missing classes, image_size, .*\); prepare the images", open_images, path)
     path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="not a readable index"):
-        open_images(path)
+    refused("not a readable index", open_images, path)
     path.unlink()
-    with pytest.raises(UserError, match="no such file"):
-        open_images(path)
+    refused("no such file", open_images, path)
     path = listed(folder, tmp_path)
     folder.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"raw: no such folder, but .*listed.npz lists its images"):
-        open_images(path)
+    refused(r"raw: no such folder, but .*listed.npz lists its images", open_images, path)
 
 
 def test_an_incomplete_folder_is_refused_before_it_is_cropped(folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "shards" / "shard-00000.zip"
-    with pytest.raises(UserError, match="raw: holds 8 images, but the configuration says 9"):
-        write_shard(folder, SIZE, 0, 1, output, images=9, classes=2)
-    with pytest.raises(UserError, match=r"raw: holds 2 classes \(ant to bee\), but the configuration says 3"):
-        index_folder(folder, SIZE, output, images=9, classes=3)
+    output, but = tmp_path / "shards" / "shard-00000.zip", "but the configuration says"
+    refused(f"raw: holds 8 images, {but} 9", write_shard, folder, SIZE, 0, 1, output, images=9, classes=2)
+    refused(rf"raw: holds 2 classes \(ant to bee\), {but} 3", index_folder, folder, SIZE, output, images=9, classes=3)
     assert not output.parent.exists()
 
 
@@ -319,11 +302,6 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
     batch_indices(5, 7, 4, 20)[:] = 0
     assert batch_indices(5, 7, 4, 20).tolist() == second[8:12].tolist()
     assert batch_indices(6, 7, 4, 20).tolist() != second[8:12].tolist()
-
-
-def test_rank_slices_partition() -> None:
-    items = list(range(10))
-    assert [items[rank_slice(10, rank, 3)] for rank in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
 
 
 def test_noise_is_standard_normal_and_depends_on_the_index_only() -> None:

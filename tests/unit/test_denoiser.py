@@ -97,16 +97,6 @@ def test_attention_weights_are_those_of_the_forward_pass() -> None:
     torch.testing.assert_close(attention(x, rope), expected, rtol=1e-4, atol=1e-5)
 
 
-@BOTH
-def test_everything_is_trained_unless_told_otherwise(denoiser: dict[str, Any]) -> None:
-    model = trained(tiny(denoiser, 4))
-    model(*inputs()).square().sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
-    frozen = build_denoiser(tiny(denoiser, 4), train_all=False)
-    names = {name for name, parameter in frozen.named_parameters() if not parameter.requires_grad}
-    assert names == {name for name, _ in frozen.named_parameters() if "pos_embed" in name or name == "t_embedder.W"}
-
-
 def test_missing_damaged_and_other_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ema.safetensors"
     save_file(build_denoiser(tiny(DIT)).state_dict(), path)

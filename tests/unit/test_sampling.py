@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from dsr.accel.device import round_matmul_weights
 from dsr.base import files, tensors
@@ -28,7 +27,7 @@ from dsr.denoiser.dit import build_denoiser, load_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.encoder.statistics import LatentStatistics
 from dsr.sampling.generate import LARGEST, Job, Shards, generate, split
-from dsr.sampling.sampler import Sampler, acts, guided
+from dsr.sampling.sampler import Sampler
 from dsr.training.checkpoint import publish, snapshot_path
 from tests.processes import ended, start_ranks
 
@@ -102,20 +101,6 @@ def uninterrupted(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 def same(first: np.ndarray, second: np.ndarray) -> bool:
     """Equal up to rounding."""
     return bool(np.abs(first.astype(int) - second.astype(int)).max() <= 1)
-
-
-# Guidance; states of the solver and labels are compared with the recorded ones in tests/golden
-
-
-def test_the_interval_is_closed_and_judged_in_single_precision() -> None:
-    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return torch.where(y == 9, 0.5, y.float()).view(-1, 1, 1, 1).expand_as(x)
-
-    times = torch.tensor([0.0999, 0.1, 0.5, 0.9, 0.9001])
-    guidance = Guidance(scale=2.0, interval=(0.1, 0.9))
-    assert acts(times, guidance).tolist() == [False, True, True, True, False]
-    prediction = guided(model, torch.zeros(5, 3, 4, 4), times, torch.full((5,), 2), 9, guidance)
-    assert prediction[:, 0, 0, 0].tolist() == [2.0, 3.5, 3.5, 3.5, 2.0]
 
 
 # Shards
