@@ -16,10 +16,12 @@ from dsr.base.errors import UserError
 from dsr.config import training as config
 from dsr.config.sampling import Guidance
 from dsr.config.specs import ModelSpec
-from dsr.denoiser.dit import Denoiser, build_denoiser, load_denoiser
+from dsr.denoiser.dit import build_denoiser, load_denoiser
 from dsr.denoiser.layers import RotaryPositions
 from dsr.flow import Flow
 from dsr.sampling.sampler import trajectory
+
+from .training_row import moved
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CPU = torch.device("cpu")
@@ -31,16 +33,6 @@ BOTH = pytest.mark.parametrize("denoiser", [DIT, DIT_DH], ids=["dit", "dit-dh"])
 def tiny(denoiser: dict[str, Any], registers: int = 0, **entries: Any) -> ModelSpec:
     spec = {"denoiser": denoiser | entries, "registers": registers, "channels": 6, "grid": 4, "classes": 10}
     return ModelSpec.model_validate_json(json.dumps(spec))
-
-
-def trained(spec: ModelSpec) -> Denoiser:
-    """Build a denoiser that is not zero: every parameter is moved off its initial value."""
-    torch.manual_seed(0)
-    model = build_denoiser(spec)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return model.eval()
 
 
 def inputs(count: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -87,7 +79,7 @@ def test_linear_layers_start_as_in_the_release() -> None:
 
 
 def test_attention_weights_are_those_of_the_forward_pass() -> None:
-    attention = trained(tiny(DIT)).blocks[1].attn
+    attention = moved(tiny(DIT)).blocks[1].attn
     x, rope = torch.randn(2, 16, 32), RotaryPositions(8, 4)
     weights = attention.weights(x, rope)
     assert weights.shape == (2, 4, 16, 16)

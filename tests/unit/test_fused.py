@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import NoReturn
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -44,18 +45,6 @@ def tiny_denoiser() -> LightningDiT:
     return LightningDiT(ModelSpec(denoiser=network, registers=0, channels=4, grid=2, classes=3), network)
 
 
-class FusedBlocks:
-    """Stands in for a way to run blocks by kernels; fails like Triton does if there is an error."""
-
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.error = error
-
-    def __call__(self, *arguments: Any) -> torch.Tensor:
-        if self.error is not None:
-            raise self.error
-        return layers.run_blocks(*arguments)
-
-
 Made = list[str]
 Use = Callable[..., Made]
 
@@ -67,9 +56,9 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     def replace(*failing: str, error: BaseException, capability: int = 9) -> Made:
         made: Made = []
 
-        def make(name: str) -> FusedBlocks:
+        def make(name: str) -> Callable[..., torch.Tensor]:
             made.append(name)
-            return FusedBlocks(error if name in failing else None)
+            return Mock(side_effect=error if name in failing else layers.run_blocks)
 
         for name, contents in {
             "fused": {

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from dsr.base import files
 from dsr.base.errors import UserError
@@ -16,7 +15,7 @@ from dsr.config.load import Config
 from dsr.config.specs import EvaluateSpec, ReconstructSpec
 from dsr.data import npz
 from dsr.data.images import open_images
-from dsr.encoder.autoencoder import build_decoder, load_autoencoder
+from dsr.encoder.autoencoder import load_autoencoder
 from dsr.encoder.statistics import LatentStatistics
 from dsr.evaluation.evaluate import Job as Evaluation
 from dsr.evaluation.evaluate import evaluate, fidelity
@@ -32,20 +31,18 @@ SPEC = ReconstructSpec(autoencoder=tiny_autoencoder(), images=IMAGES, precision=
 
 
 def job(row: Path, folder: Path, batch: int = 100, **options: Any) -> Job:
-    """Job with the right statistics of the tiny row's encoder, and a decoder with initial weights."""
+    """Job with the right statistics of the tiny row's encoder."""
     given: dict[str, Any] = {
         "spec": SPEC,
         "encoder": row / "encoder",
         "neurons": row / "neurons.json",
         "images": row / "images/index.npz",
         "statistics": folder / "own.safetensors",
-        "decoder": folder / "decoder.safetensors",
+        "decoder": row / "decoder.safetensors",
         "shards": folder / "shards",
         "output": folder / f"samples-{batch}.npz",
         "execution": Execution(sample_batch=batch),
     }
-    torch.manual_seed(0)
-    save_file(build_decoder(SPEC.autoencoder).state_dict(), given["decoder"])
     encoder = load_autoencoder(
         SPEC.autoencoder, encoder=row / "encoder", neurons=row / "neurons.json", statistics=None, decoder=None
     )

@@ -23,16 +23,15 @@ from dsr.config.execution import Execution
 from dsr.config.sampling import Guidance, Sweep
 from dsr.config.specs import SampleSpec, WeightsSpec, content
 from dsr.data.npz import read_images
-from dsr.denoiser.dit import build_denoiser, load_denoiser
-from dsr.encoder.autoencoder import build_decoder
-from dsr.encoder.statistics import LatentStatistics
+from dsr.denoiser.dit import load_denoiser
 from dsr.sampling.generate import LARGEST, Job, Shards, generate, split
 from dsr.sampling.sampler import Sampler
 from dsr.training.checkpoint import publish, snapshot_path
 from tests.processes import ended, start_ranks
 
 from . import training_row
-from .training_row import ONE, tiny_autoencoder
+from .tiny_encoder import write_parts
+from .training_row import ONE, moved, tiny_autoencoder
 
 CPU = ONE.device
 IMAGES, SHARDS = 48, 16
@@ -55,25 +54,15 @@ def tiny_spec(**entries: Any) -> SampleSpec:
 
 
 def write_weights(path: Path, seed: int) -> Path:
-    """Write a denoiser whose every parameter is off its initial value."""
-    torch.manual_seed(seed)
-    model = build_denoiser(tiny_spec().model)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    save_file(model.state_dict(), path, metadata={"row": "tiny", "epoch": "7"})
+    save_file(moved(tiny_spec().model, seed).state_dict(), path, metadata={"row": "tiny", "epoch": "7"})
     return path
 
 
 def write_inputs(folder: Path) -> dict[str, Path]:
     """Write denoiser, decoder and statistics of a job."""
-    files = {name: folder / f"{name}.safetensors" for name in ("statistics", "decoder")}
+    parts = write_parts(folder, tiny_spec().autoencoder, {0: (0,)})
     weights = write_weights(folder / "ema.safetensors", seed=0)
-    save_file(build_decoder(tiny_spec().autoencoder).state_dict(), files["decoder"])
-    statistics = LatentStatistics((8, 4, 4))
-    statistics.update(torch.randn(32, 8, 4, 4))
-    statistics.save(files["statistics"])
-    return {"weights": weights, **files}
+    return {"weights": weights, **{name: parts[name] for name in ("statistics", "decoder")}}
 
 
 @pytest.fixture(scope="module")
@@ -111,26 +100,6 @@ def test_shards_hold_every_image_once(images: int) -> None:
     parts = split(images)
     assert [number for part in parts for number in part] == list(range(images))
     assert max(map(len, parts)) <= LARGEST
-
-
-def test_shards_of_another_origin_or_content_are_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
-    shards = Shards(tmp_path, {"weights": "a", "specification": "b"}, IMAGES, (4, 4, 3))
-    for number in range(4):
-        shards.write(number, pixels)
-    assert shards.verify_or_delete(0)
-    assert np.array_equal(shards.read(0), pixels)
-    assert not Shards(tmp_path, {"weights": "x", "specification": "b"}, IMAGES, (4, 4, 3)).verify_or_delete(0)
-    assert "was sampled with another weights" in caplog.text
-    path = shards.path(1)
-    path.write_bytes(path.read_bytes()[:-1])
-    content = bytearray(shards.path(2).read_bytes())
-    content[-1] ^= 1
-    shards.path(2).write_bytes(content)
-    assert [shards.verify_or_delete(number) for number in range(5)] == [False, False, False, True, False]
-    assert caplog.text.count("is damaged") == 2
-    assert not Shards(tmp_path, {"weights": "a", "specification": "b"}, IMAGES, (8, 8, 3)).verify_or_delete(3)
-    assert list(tmp_path.iterdir()) == []
 
 
 # Whole jobs
@@ -184,19 +153,27 @@ def test_a_killed_job_goes_on_with_another_number_of_processes(
     assert same(images_of(job), images_of(uninterrupted))
 
 
-def test_shards_of_other_weights_are_not_used(
+def test_shards_of_other_weights_and_damaged_ones_are_made_again(
     uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = tiny_job(inputs | {"weights": write_weights(tmp_path / "other.safetensors", seed=1)}, tmp_path)
-    shards = Shards(other.shards, other.origin(other.drawn(), CPU, weights=other.weights), IMAGES, (16, 16, 3))
-    stale = Sampler(other.spec, **(inputs | {"weights": other.weights}), device=CPU).start(shards.parts[0])()
-    shards.write(0, stale)
-    (other.shards / ".shard-00001.safetensors.abc").touch()
-    job = dataclasses.replace(other, weights=inputs["weights"])
+    job = tiny_job(inputs, tmp_path)
+    other = dataclasses.replace(job, weights=write_weights(tmp_path / "other.safetensors", seed=1))
+    stale = Sampler(other.spec, **(inputs | {"weights": other.weights}), device=CPU).start(range(3))()
+    origins = (one.origin(one.drawn(), CPU, weights=one.weights) for one in (other, job))
+    theirs, ours = (Shards(job.shards, origin, IMAGES, (16, 16, 3)) for origin in origins)
+    theirs.write(0, stale)
+    for number, images in ((1, stale), (2, stale), (3, stale[:, :8]), (SHARDS, stale)):
+        ours.write(number, images)
+    content = ours.path(2).read_bytes()
+    ours.path(1).write_bytes(content[:-1])
+    ours.path(2).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (job.shards / ".shard-00001.safetensors.abc").touch()
     with caplog.at_level(logging.INFO):
         generate(job, ONE)
     assert "was sampled with another weights; removed" in caplog.text
-    assert "is left over from another job" in caplog.text
+    assert caplog.text.count("is damaged") == 2
+    assert caplog.text.count("which is not this shard") == 1
+    assert caplog.text.count("is left over from another job") == 2
     assert same(images_of(job), images_of(uninterrupted))
     assert not same(images_of(job)[:3], stale)
 

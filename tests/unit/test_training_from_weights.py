@@ -17,7 +17,7 @@ from dsr.denoiser.dit import build_denoiser
 from dsr.training.loop import train
 from dsr.training.start import Job, begin_from
 
-from .training_row import ONE, differences, final_state, largest_gap, tiny_job, tiny_spec
+from .training_row import ONE, differences, final_state, largest_gap, moved, tiny_job, tiny_spec
 
 ANEW = {"y_embedder.embedding_table.weight", "register_tokens", "register_pos_embed"}
 ANEW |= {"feat_rope_incontext.freqs_cos", "feat_rope_incontext.freqs_sin"}
@@ -25,12 +25,7 @@ ANEW |= {"feat_rope_incontext.freqs_cos", "feat_rope_incontext.freqs_sin"}
 
 def weights(path: Path, start: StartSpec, seed: int = 1) -> Path:
     """Write weights as `start` describes them."""
-    torch.manual_seed(seed)
-    model = build_denoiser(start.model(tiny_spec().model))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    tensors.write(path, model.state_dict(), {})
+    tensors.write(path, moved(start.model(tiny_spec().model), seed).state_dict(), {})
     return path
 
 

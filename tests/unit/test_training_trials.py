@@ -26,11 +26,6 @@ from tests.processes import ended, start_ranks
 from .training_row import BATCH, ONE, STEPS, differences, final_state, tiny_job, tiny_spec
 
 
-def with_loss_scale(run: Path, scale: float) -> None:
-    path = max(run.glob("state-*.pt"))
-    torch.save({**final_state(run), "loss_scale": scale}, path)
-
-
 def test_fp16_trains_on_cpus_in_float32_with_one_warning(
     row: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -50,7 +45,7 @@ def test_an_overflow_is_taken_again_with_half_the_loss_scale_in_every_start(
     whole, resumed = (tiny_job(row, tmp_path / run, spec=tiny_spec(precision="fp16"), minutes=0.0) for run in "ab")
     for job in (whole, resumed):
         assert not train(job, ONE)
-        with_loss_scale(job.run_dir, 2.0**127)
+        torch.save({**final_state(job.run_dir), "loss_scale": 2.0**127}, job.run_dir / "state-00000001.pt")
     caplog.clear()
     with caplog.at_level(logging.INFO):
         assert train(dataclasses.replace(whole, minutes=None), ONE)
@@ -160,10 +155,7 @@ def test_the_part_of_a_process_is_halved_until_it_fits(
     ],
 )
 @pytest.mark.usefixtures("resets")
-def test_what_cannot_be_halved_any_more_is_an_error(batch: int, message: str) -> None:
+def test_what_cannot_be_halved_any_more_is_an_error_on_a_gpu(batch: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         trials.largest_share(ONE_GPU, batch, learner_that_fits(0), SPEC.model)
-
-
-def test_without_a_gpu_nothing_is_tried() -> None:
-    assert trials.largest_share(ONE, BATCH, learner_that_fits(0), SPEC.model).micro_batch == BATCH
+    assert trials.largest_share(ONE, BATCH, learner_that_fits(0), SPEC.model).micro_batch == BATCH, "nothing is tried"

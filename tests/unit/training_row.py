@@ -12,8 +12,8 @@ import torch
 from dsr.base.distributed import World
 from dsr.config.encoders import Decoder
 from dsr.config.execution import Execution
-from dsr.config.specs import AutoencoderSpec, TrainSpec
-from dsr.encoder.statistics import LatentStatistics
+from dsr.config.specs import AutoencoderSpec, ModelSpec, TrainSpec
+from dsr.denoiser.dit import Denoiser, build_denoiser
 from dsr.training.start import Job
 from tests.unit import tiny_encoder
 
@@ -23,23 +23,22 @@ ONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def make_files(folder: Path) -> Path:
-    """Write images, encoder, neuron file and statistics into ``folder``."""
-    from transformers import SiglipVisionConfig, SiglipVisionModel  # takes seconds, and other processes need no files
-
+    """Write images, encoder, neuron file, statistics and decoder into ``folder``."""
     tiny_encoder.write_images(folder / "images", IMAGES, classes=CLASSES, size=SIZE)
-    torch.manual_seed(0)
-    config = SiglipVisionConfig(
-        hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=SIZE, patch_size=4
-    )
-    SiglipVisionModel(config).save_pretrained(folder / "encoder")
-    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}
-    (folder / "encoder" / "preprocessor_config.json").write_text(json.dumps(processor))
-    neurons = {"encoder": "tiny", "layers": {"0": [3, 5], "1": [2]}, "ranked": [], "source": "test"}
-    (folder / "neurons.json").write_text(json.dumps(neurons))
-    statistics = LatentStatistics((8, 4, 4))
-    statistics.update(torch.randn(32, 8, 4, 4))
-    statistics.save(folder / "statistics.safetensors")
+    layers = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tiny_encoder.write_folder(folder / "encoder", **layers, image_size=SIZE, patch_size=4)
+    tiny_encoder.write_parts(folder, tiny_autoencoder(), {0: (3, 5), 1: (2,)})
     return folder
+
+
+def moved(spec: ModelSpec, seed: int = 0) -> Denoiser:
+    """Build a denoiser that is not zero: every parameter is moved off its initial value."""
+    torch.manual_seed(seed)
+    model = build_denoiser(spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
 
 
 def tiny_spec(**recipe: Any) -> TrainSpec:
