@@ -144,17 +144,19 @@ def test_three_processes_agree_with_one(row: Path, tmp_path: Path, recipe: dict[
 
 
 def test_three_interrupted_processes_resume_bit_for_bit(row: Path, tmp_path: Path) -> None:
-    often = {"epoch": 10, "spec": tiny_spec(batch=6), "checkpoint_minutes": OFTEN}
-    whole, broken = (tiny_job(row, tmp_path / run, **often) for run in ("run-a", "run-b"))
-    assert ended(*start(whole, whole, whole)) == {0}
+    spec = tiny_spec(batch=6)
+    broken = tiny_job(row, tmp_path / "run-a", epoch=1000, spec=spec, checkpoint_minutes=OFTEN)
     torchrun, log = command(broken, *TORCHRUN, "3", "-m")
     wait_for_step(broken.run_dir, 5, torchrun)
     torchrun.terminate()
     assert not ended(torchrun) & {0, 2}
     assert "received SIGTERM" in log.read_text()
-    assert 5 <= checkpoint.state_steps(broken.run_dir)[0] < whole.last_step
-    assert ended(*start(broken, broken, broken)) == {0}
-    assert differences(final_state(broken.run_dir), final_state(whole.run_dir)) == []
+    stopped = checkpoint.state_steps(broken.run_dir)[0]
+    for run in (broken.run_dir, whole := tmp_path / "run-b"):
+        job = tiny_job(row, run, epoch=stopped // spec.steps_per_epoch + 3, spec=spec)
+        assert ended(*start(job, job, job)) == {0}
+    assert differences(final_state(broken.run_dir), final_state(whole)) == []
+    assert stopped < final_state(whole)["step"]
 
 
 def test_a_lost_process_ends_the_job_at_once_and_other_numbers_of_processes_go_on(row: Path, tmp_path: Path) -> None:

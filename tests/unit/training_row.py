@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from dsr.base.distributed import World
 from dsr.config.encoders import Decoder
@@ -83,14 +84,9 @@ def tiny_job(row: Path, run: Path, *, epoch: int = 4, spec: TrainSpec | None = N
 
 def command_line(job: Job) -> list[str]:
     """Arguments of ``dsr.commands.train`` for a job."""
-    arguments: list[str] = []
-    for field in dataclasses.fields(job):
-        value, option = getattr(job, field.name), "--" + field.name.replace("_", "-")
-        if field.name in ("spec", "execution"):
-            arguments += [option, value.model_dump_json()]
-        elif value is not None:
-            arguments += [option, str(value)]
-    return arguments
+    given = {field.name.replace("_", "-"): getattr(job, field.name) for field in dataclasses.fields(job)}
+    texts = {name: one.model_dump_json() if isinstance(one, BaseModel) else one for name, one in given.items()}
+    return [f"--{name}={text}" for name, text in texts.items() if text is not None]
 
 
 def final_state(run: Path) -> dict[str, Any]:
