@@ -6,6 +6,7 @@ import logging
 import platform
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from dsr.base.distributed import World
 from dsr.base.errors import UserError
 from dsr.base.files import read_record
 from dsr.config.specs import WeightsSpec, content
-from dsr.data.images import Images
 from dsr.data.prepare import write_index, write_shard
 from dsr.denoiser.dit import build_denoiser
 from dsr.training import checkpoint
@@ -282,30 +282,15 @@ def test_processes_and_micro_batches_share_the_same_samples() -> None:
     assert 0 < sum(flip for batch in whole for _, flip in batch) < 48
 
 
-class Watched(Images):
-    """Images of nothing that note which of them are read."""
-
-    def __init__(self) -> None:
-        self.labels, self.classes, self.image_size = np.zeros(24, np.int64), ["a"], 4
-        self.seen: list[int] = []
-        self.broken = -1
-
-    def read(self, index: int) -> np.ndarray:
-        if index == self.broken:
-            raise OSError("Input/output error")
-        self.seen.append(index)
-        return np.zeros((4, 4, 3), np.uint8)
-
-
-def zeros_as_latents(pixels: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(len(pixels), 8, 4, 4)
+def samples_of(read: Mock, share: Share, **steps: int) -> Samples:
+    """Return samples of images that ``read`` gives, which are encoded as zeros."""
+    images = Mock(image_size=4, labels=np.zeros(24, np.int64), read=read)
+    return Samples(tiny_spec(), images, lambda pixels: torch.zeros(len(pixels), 8, 4, 4), ONE, share, **steps)
 
 
 def test_an_image_that_cannot_be_read_stops_the_step_that_needs_it_and_none_before() -> None:
-    spec, images = tiny_spec(), Watched()
-    share = Share.of(ONE, BATCH, None)
-    images.broken = items(spec, 1, share.parts[0])[0][0]
-    samples = Samples(spec, images, zeros_as_latents, ONE, share, first=0)
+    read = Mock(side_effect=[np.zeros((4, 4, 3))] * BATCH + [OSError("Input/output error")])
+    samples = samples_of(read, Share.of(ONE, BATCH, None), first=0)
     assert len([*samples.next_step()]) == 1
     samples.prepare()
     with pytest.raises(OSError, match="Input/output error"):
@@ -335,17 +320,15 @@ def test_the_next_images_are_encoded_behind_the_optimizer_and_before_the_loss_is
 
 
 def test_images_of_the_next_step_can_be_read_before_it_is_asked_for_and_none_after_the_last() -> None:
-    spec, images = tiny_spec(), Watched()
-    share = Share.of(ONE, BATCH, BATCH // 2)
-    samples = Samples(spec, images, zeros_as_latents, ONE, share, first=1, last=3)
-    expected = [index for place in share.places(1, 3) for index, _ in items(spec, *place)]
-    read = []
+    read, share, counts = Mock(return_value=np.zeros((4, 4, 3))), Share.of(ONE, BATCH, BATCH // 2), []
+    samples = samples_of(read, share, first=1, last=3)
     for _ in range(2):
         for _ in samples.next_step():
-            read.append(len(images.seen))
+            counts.append(read.call_count)
         samples.prepare()
-        read.append(len(images.seen))
-    assert images.seen == expected
-    assert read == [4, 8, 12, 12, 16, 16]
+        counts.append(read.call_count)
+    assert counts == [4, 8, 12, 12, 16, 16]
+    expected = [index for place in share.places(1, 3) for index, _ in items(tiny_spec(), *place)]
+    assert [call.args[0] for call in read.call_args_list] == expected
     with pytest.raises(ValueError, match="after the last step"):
         next(samples.next_step())
