@@ -223,7 +223,9 @@ def test_bad_neuron_files_are_refused(tmp_path: Path, content: str | None, messa
 
 
 def test_float16_matmuls_change_latents_by_rounding_only(autoencoder: Autoencoder) -> None:
-    exact = autoencoder.encode(pixels(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        exact = autoencoder.encode(pixels(2))
+    assert torch.equal(autoencoder.encode(pixels(2)), exact), "autocast does not reach the encoder"
     autoencoder.in_half = True
     rounded = autoencoder.encode(pixels(2))
     assert rounded.dtype == torch.float32

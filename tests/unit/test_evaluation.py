@@ -90,9 +90,10 @@ def test_too_few_or_wrong_points_are_refused() -> None:
         Points(features)
 
 
-def values(folder: Path) -> list[float]:
+def values(folder: Path, **identity: int) -> list[float]:
     """Return what is computed, or was kept."""
-    return list(cached(folder, "kind", ["value"], {}, lambda: {"value": np.random.default_rng().random(3)})["value"])
+    arrays = {"value": np.random.default_rng().random(3)}
+    return list(cached(folder, "kind", ["value"], identity, lambda: arrays)["value"])
 
 
 def test_a_cache_that_cannot_be_written_or_read_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,7 +113,7 @@ def test_a_damaged_cache_is_computed_again(tmp_path: Path, caplog: pytest.LogCap
     if defect == "other arrays":
         np.savez(path, mean=np.arange(2.0))
     again = values(tmp_path)
-    assert lost != again == values(tmp_path)
+    assert lost != again == values(tmp_path) != values(tmp_path, graph=2)
     assert caplog.text.count("kind is computed again") == 1
     assert str(path) in caplog.text
 
