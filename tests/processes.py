@@ -72,7 +72,11 @@ def be_module(log: Path | str, module: str, arguments: tuple[str, ...]) -> None:
 
 
 def ended(*processes: Any) -> set[int]:
-    """Wait for processes and return their exit codes."""
+    """Wait for processes and return their exit codes; one that does not end is killed, and a mistake."""
     for process in processes:
         process.join(120)
-    return {process.exitcode for process in processes}
+    codes = {process.exitcode for process in processes}
+    for process in processes:
+        process.kill()
+    assert None not in codes, "a process does not end"
+    return codes
