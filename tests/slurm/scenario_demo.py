@@ -12,7 +12,8 @@ PARALLEL = ("statistics", "train", "sample")
 """Rules whose jobs compute in several processes."""
 ALONE = ("discover_neurons", "evaluate", "encoder_maps", "denoiser_maps")
 TARGETS = ("table1.md", "figures/encoder-norms.png", "figures/denoiser-norms.png")
-"""What takes every rule that has a place in the queue; other figures and tables are drawn where Snakemake runs."""
+"""What takes every kind of job that is queued (reconstructions are drawn and scored as samples are); other figures and
+tables are drawn where Snakemake runs."""
 
 
 def test_the_demo_runs_as_jobs_that_ask_for_eight_gpus(demo: Workspace) -> None:
