@@ -78,6 +78,16 @@ def test_attention_weights_are_those_of_the_forward_pass() -> None:
     torch.testing.assert_close(attention(x, rope), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("denoiser", [DIT, DIT_DH], ids=["dit", "dit-dh"])
+def test_bf16_rounds_and_does_no_more(denoiser: dict[str, Any]) -> None:
+    model, inputs = moved(tiny(denoiser, 4)), (torch.randn(3, 6, 4, 4), torch.rand(3), torch.randint(0, 11, (3,)))
+    exact = model(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(*inputs)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
 def test_missing_damaged_and_other_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ema.safetensors"
     save_file(build_denoiser(tiny(DIT)).state_dict(), path)
