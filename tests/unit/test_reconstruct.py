@@ -75,8 +75,10 @@ def test_statistics_and_decoders_of_others_are_a_warning(
     row: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = row / "statistics.safetensors"
+    reconstruct(job(row, tmp_path), ONE)
     with caplog.at_level(logging.WARNING):
         reconstruct(job(row, tmp_path, statistics=other), ONE)
+    assert "was sampled with another statistics; removed" in caplog.text
     assert f"{other}: latents are" in caplog.text
     (line,) = misfits({"statistics_distance": 0.01, "unexplained": 2.5}, "", "other.pt")
     assert line.startswith("other.pt: reconstructions are 2.5 times as far from the images as one colour would be")

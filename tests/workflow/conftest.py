@@ -33,6 +33,7 @@ class Checkout:
             process = SERVER.Process(target=run_here, args=(self.folder, log.name, _programs(path), arguments))
             process.start()
             process.join(timeout=1800)
+            assert process.exitcode is not None, "Snakemake does not end"
             return subprocess.CompletedProcess(arguments, process.exitcode, log.read())
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
