@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dsr.evaluation.evaluate import evaluate, fidelity
 from dsr.report.encoders import write_reconstruction
 from dsr.report.entries import Entries, Entry
 from dsr.report.render import TableFiles
+from dsr.sampling.generate import Shards
 from dsr.sampling.misfits import misfits
 from dsr.sampling.reconstruct import Job, Reconstructor, reconstruct
 
@@ -75,10 +77,11 @@ def test_statistics_and_decoders_of_others_are_a_warning(
     row: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = row / "statistics.safetensors"
-    reconstruct(job(row, tmp_path), ONE)
+    Shards(tmp_path / "shards", {}, IMAGES, (SIZE, SIZE, 3)).write(0, np.zeros((IMAGES, SIZE, SIZE, 3), np.uint8))
     with caplog.at_level(logging.WARNING):
         reconstruct(job(row, tmp_path, statistics=other), ONE)
-    assert "was sampled with another statistics; removed" in caplog.text
+    for name in ("specification", "encoder", "neurons", "images", "statistics", "decoder", "device"):
+        assert re.search(rf"shard-00000.safetensors was sampled with.* another {name}\b.*; removed", caplog.text)
     assert f"{other}: latents are" in caplog.text
     (line,) = misfits({"statistics_distance": 0.01, "unexplained": 2.5}, "", "other.pt")
     assert line.startswith("other.pt: reconstructions are 2.5 times as far from the images as one colour would be")
