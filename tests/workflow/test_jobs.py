@@ -57,8 +57,10 @@ def test_the_status_is_shown_while_snakemake_runs_and_after_jobs_failed(tmp_path
     checkout = copy_checkout(tmp_path)
     assert "Snakemake writes it when it starts" in checkout.status().stdout
     (tmp_path / "fewer.yaml").write_text("data: {validation_images: 300}", encoding="utf-8")
+    options = ("--profile", "profiles/demo", "--configfile", *TINY, "fewer.yaml", "--cores", "2", "--retries", "1")
     with ThreadPoolExecutor() as pool:
-        run = pool.submit(checkout.tiny, TARGET, "--retries", "1", overlays=("fewer.yaml",))
+        # A program of its own, which is known by its name.
+        run = pool.submit(checkout.run, "snakemake", TARGET, *options)
         while not (tmp_path / "results/demo/status.json").exists():
             assert not run.done(), run.result().stdout
             time.sleep(0.1)
