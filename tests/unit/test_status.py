@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from dsr.analysis.track import Expected
 from dsr.commands.status import main
 from dsr.config.specs import json_hash
-from dsr.plan.status import Expected, Failures, QueuedJob, RowFiles, Score, StatusSpec, failed, slurm_queue, table
+from dsr.plan.status import Failures, QueuedJob, RowFiles, Score, StatusSpec, failed, slurm_queue, table
 from tests.processes import stand_in
 
 NOW = 1_000_000.0

@@ -3,7 +3,7 @@
 import re
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dsr.artifacts.manifest import Manifest
 from dsr.base.files import read_json_lines
@@ -15,6 +15,10 @@ from dsr.plan.throughput import Measurement, read
 
 COLD = 2
 """Steps after a start that say nothing about the speed of the others."""
+HEADER = [
+    *("row", "starts", "memory GiB", "micro-batch", "images/s a GPU", "first step s", "save s", "MB/s", "load s"),
+    *("blocks run by", "sampled images/s a GPU", "evaluation s"),
+]
 
 
 class RehearsedRow(Section):
@@ -38,11 +42,31 @@ class Rehearsed(Section):
     """Files that are made where the paper's results have none: name -> path, a link if it is the real one."""
 
 
-def look(row: RehearsedRow, gpus: int) -> dict[str, Any]:
-    """Read the records of a row's jobs, by column of the page's table, None where they do not say.
+class Found(NamedTuple):
+    """What the records of a row say, in the order of HEADER; None where they do not."""
 
-    ``gpus`` trained it side by side.
-    """
+    starts: int
+    memory: float | None
+    micro_batch: int | None
+    speed: float | None
+    """Images per second of a GPU."""
+    first_step: float
+    save: float | None
+    """Seconds."""
+    save_rate: int | None
+    """MB per second."""
+    load: float | None
+    blocks: str
+    sampled: float | None
+    """Images per second of a GPU."""
+    evaluation: float | None
+    """Seconds, the start included."""
+    gpu: str | None
+    """No column: its name."""
+
+
+def look(row: RehearsedRow, gpus: int) -> Found:
+    """Read the records of a row's jobs; ``gpus`` trained it side by side."""
     lines, log = read_json_lines(row.run / "metrics.jsonl"), _text(row.log)
     starts = {restart: [one for one in lines if one["restart"] == restart] for restart in {x["restart"] for x in lines}}
     warm = [one["images_per_second"] for own in starts.values() for one in own[COLD:]]
@@ -51,21 +75,21 @@ def look(row: RehearsedRow, gpus: int) -> dict[str, Any]:
     fallback = re.findall(r"Not available here: (.*)", log)
     ways = re.findall(r"The blocks run by (.*)", log)
     benchmark = _text(row.evaluate).split()
-    return {
-        "starts": len(starts),
-        "memory GiB": max((one["peak_memory_gib"] for one in lines if "peak_memory_gib" in one), default=None),
-        "micro-batch": int(_last(r"Micro-batch: (\d+) of", log) or 0) or None,
-        "images/s a GPU": statistics.median(warm) / gpus if warm else None,
-        "first step s": max(own[0]["uptime"] for own in starts.values()),
-        "save s": save,
-        "MB/s": round(state / save / 1e6) if save else None,
-        "load s": _last(r"loading took ([\d.]+) s", log),
-        "blocks run by": f"FALLBACK: {fallback[-1]}" if fallback else ways[-1] if ways else "PyTorch, as on every CPU",
-        "sampled images/s a GPU": _last(r"([\d.]+) images/s by this process", _text(row.sample)),
+    return Found(
+        starts=len(starts),
+        memory=max((one["peak_memory_gib"] for one in lines if "peak_memory_gib" in one), default=None),
+        micro_batch=int(_last(r"Micro-batch: (\d+) of", log) or 0) or None,
+        speed=statistics.median(warm) / gpus if warm else None,
+        first_step=max(own[0]["uptime"] for own in starts.values()),
+        save=save,
+        save_rate=round(state / save / 1e6) if save else None,
+        load=_last(r"loading took ([\d.]+) s", log),
+        blocks=f"FALLBACK: {fallback[-1]}" if fallback else ways[-1] if ways else "PyTorch, as on every CPU",
+        sampled=_last(r"([\d.]+) images/s by this process", _text(row.sample)),
         # Two lines: names, and values of which the first are the seconds.
-        "evaluation s": float(benchmark[len(benchmark) // 2]) if benchmark else None,
-        "GPU": lines[-1].get("gpu"),
-    }
+        evaluation=float(benchmark[len(benchmark) // 2]) if benchmark else None,
+        gpu=lines[-1].get("gpu"),
+    )
 
 
 def page(config: Config, manifest: Manifest, given: Rehearsed) -> tuple[str, list[Measurement]]:
@@ -78,23 +102,18 @@ def page(config: Config, manifest: Manifest, given: Rehearsed) -> tuple[str, lis
         "Nothing here is a result: the images are noise, and training took a few steps. What it says is whether every"
         " kind of job runs here, how fast, and in how much memory.",
         f"Made, with random weights: {', '.join(made)}." if made else "All weights were the real ones.",
-        _table(found),
+        pipe_table(HEADER, [[name, *map(_cell, one[:-1])] for name, one in found.items()], HEADER[1:9]),
         "Training was stopped once on purpose and went on (two starts). `first step`: from the trainer's start, without"
         " imports, the longer of the two. `save`: to disk, while training goes on; MB/s of that. Evaluation includes"
         " its start and the reference's activations, where they were not known.",
     ]
     parts += [f"NOT TRAINED: {name}." for name in given.rows if name not in found]
-    parts += [f"NOT SCORED: {name}." for name, one in found.items() if one["evaluation s"] is None]
-    parts += [f"NOT RESUMED: {name}, which had one start." for name, one in found.items() if one["starts"] < 2]
+    parts += [f"NOT SCORED: {name}." for name, one in found.items() if one.evaluation is None]
+    parts += [f"NOT RESUMED: {name}, which had one start." for name, one in found.items() if one.starts < 2]
     measured = [entry for name, one in found.items() for entry in measurements(config, manifest, name, one)]
     if measured:
         parts.append("`snakemake --cores 1 plan` now plans the paper's rows for this cluster with these speeds.")
     return "\n\n".join(parts) + "\n", measured
-
-
-def _table(found: dict[str, dict[str, Any]]) -> str:
-    header = ["row", *next(iter(found.values()), {})]
-    return pipe_table(header, [[name, *map(_cell, one.values())] for name, one in found.items()], header[1:9])
 
 
 def _cell(value: float | str | None) -> str:
@@ -103,18 +122,15 @@ def _cell(value: float | str | None) -> str:
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
 
 
-def measurements(config: Config, manifest: Manifest, row: str, one: dict[str, Any]) -> list[Measurement]:
+def measurements(config: Config, manifest: Manifest, row: str, one: Found) -> list[Measurement]:
     """Return what the plan can use of a row: nothing of a CPU's."""
-    if one["GPU"] is None:
+    if one.gpu is None:
         return []
     entry = config.rows[row]
-    about: dict[str, Any] = {"gpu": plan_name(one["GPU"]), "denoiser": entry.denoiser, "registers": entry.registers}
+    about: dict[str, Any] = {"gpu": plan_name(one.gpu), "denoiser": entry.denoiser, "registers": entry.registers}
     about |= {"encoder": entry.encoder, "ttr": entry.ttr, "code": "rehearsal", "source": f"rehearsal, {row}"}
     train, sample = train_job(config, manifest, row), sample_job(config, row, sample_sets(config, row))
-    speeds = [
-        (train, one["images/s a GPU"], one["micro-batch"], one["memory GiB"]),
-        (sample, one["sampled images/s a GPU"], None, None),
-    ]
+    speeds = [(train, one.speed, one.micro_batch, one.memory), (sample, one.sampled, None, None)]
     return [
         Measurement(**{**dict(job), "batch": batch, **about}, images_per_second=round(speed, 1), memory_gb=memory)
         for job, speed, batch, memory in speeds

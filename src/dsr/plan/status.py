@@ -1,9 +1,8 @@
 """Where every row stands, from the files that its jobs write while they run, and from SLURM's queue if there is one;
-whether its FID is what the paper's experiment gives; and what failed, from what Snakemake logs."""
+and what failed, from what Snakemake logs."""
 
 import contextlib
 import logging
-import math
 import re
 import socket
 from collections import Counter
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dsr.analysis.track import Expected
 from dsr.base.errors import explain
 from dsr.base.files import read_json, read_json_lines, write_json
 from dsr.base.programs import output_of
@@ -22,37 +22,6 @@ log = logging.getLogger(__name__)
 
 RECENT = 10
 """Lines of the trainer's record that the speed is averaged over."""
-READING = 0.05
-"""Uncertainty of FIDs that were read off the paper's chart."""
-SEEDS = math.hypot(0.438, 0.137) / 35
-"""Standard deviation of FID over training and sampling seeds, as a share of it: a study's at an FID near 35, as nobody
-published any near 5."""
-
-
-def half_width(fid: float) -> float:
-    """How far from a published FID another run may be: a chart is read, and seeds differ (two deviations)."""
-    return READING + 2 * math.sqrt(2) * SEEDS * fid
-
-
-class Expected(Section):
-    """What is published of a row at an epoch, in tables and charts, which need not agree."""
-
-    published: tuple[float, ...] = ()
-    incomparable: str = ""
-    """Why nothing that is published can be compared with the row."""
-
-    @property
-    def band(self) -> tuple[float, float]:
-        """The lowest and the highest FID that is on track."""
-        low, high = min(self.published), max(self.published)
-        return low - half_width(low), high + half_width(high)
-
-    def verdict(self, fid: float) -> str:
-        """One of 'on track', 'below' (better), 'above' (worse), and 'not comparable' with the reason."""
-        if self.incomparable:
-            return f"not comparable ({self.incomparable})"
-        low, high = self.band
-        return "below (better)" if fid < low else "above (worse)" if fid > high else "on track"
 
 
 class Score(Section):

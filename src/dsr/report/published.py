@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from dsr.analysis.track import Expected
 from dsr.config.load import Config
 from dsr.config.specs import differing_keys
-from dsr.plan.status import Expected
 from dsr.report.entries import COUNTED, METRICS, QUANTITIES, UNGUIDED
 
 MAIN, CHART = "main", "chart"

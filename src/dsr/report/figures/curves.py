@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, NullLocator
 
+from dsr.analysis.track import half_width
 from dsr.base.errors import UserError
 from dsr.base.files import read_json_lines
 from dsr.config.load import Config
-from dsr.plan.status import half_width
 from dsr.report.entries import Entry
 from dsr.report.figures.common import INK, MUTED, SMALL, FigureInput, grid, heading
 from dsr.report.published import Published, departures
@@ -44,7 +44,7 @@ def fid(given: FigureInput) -> Figure:
     for number, (name, curve) in enumerate(measured.items()):
         colour, known = f"C{number}", published[name]
         across, points = np.reshape(known, (-1, 2)).T
-        band = np.array([*map(half_width, points)])
+        band = half_width(points)
         axes.fill_between(across, points - band, points + band, color=colour, alpha=0.12, lw=0)
         axes.plot(across, points, "o--", color=colour, markerfacecolor="white", lw=1, ms=4.5)
         axes.plot(*np.reshape(curve, (-1, 2)).T, "o-", color=colour, lw=1.8, ms=5.5)
