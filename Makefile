@@ -7,7 +7,8 @@ SHELL := /bin/bash
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for candidate in python3.11 python3.12 python3; do \
 	$$candidate -c '$(SUPPORTED)' 2>/dev/null && { echo $$candidate; break; }; done)
-CORES ?= $(shell nproc)
+# Without OMP_NUM_THREADS, which nproc would take for the number of cores.
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc)
 # Activates the environment for one command, as `source .venv/bin/activate` would, with the package of this checkout.
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)/src" PYTHONNOUSERSITE=1
 RESULTS ?= results
