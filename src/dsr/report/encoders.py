@@ -92,7 +92,9 @@ def write_backbones(config: Config, entries: Entries, files: TableFiles, measure
     trained = {one.name: one for one in works(config, known, speeds, gpu) if one.stage == "train" and one.speed}
     encoders = {(one.encoder, one.ttr): one for one in entries.root if one.encoder}
     lines = []
-    for one in (one for one in entries.root if one.row):
+    for one in entries.root:
+        if not one.row:
+            continue
         row, work = config.rows[one.row], trained.get(one.row)
         own, job = encoders[row.encoder, row.ttr], encode_job(config, known, row.encoder, row.ttr)
         encoded = throughput.speed(speeds, gpu, job) if work else None
