@@ -71,10 +71,10 @@ def be_module(log: Path | str, module: str, arguments: tuple[str, ...]) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def ended(*processes: Any) -> set[int]:
+def ended(*processes: Any, seconds: float = 120) -> set[int]:
     """Wait for processes and return their exit codes; one that does not end is killed, and a mistake."""
     for process in processes:
-        process.join(120)
+        process.join(seconds)
     codes = {process.exitcode for process in processes}
     for process in processes:
         process.kill()

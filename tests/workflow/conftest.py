@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.processes import SERVER, be_module
+from tests.processes import SERVER, be_module, ended
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("profiles/demo/config-overlay.yaml", "tests/workflow/tiny.yaml")
@@ -32,9 +32,8 @@ class Checkout:
         with tempfile.NamedTemporaryFile("r", encoding="utf-8") as log:
             process = SERVER.Process(target=run_here, args=(self.folder, log.name, _programs(path), arguments))
             process.start()
-            process.join(timeout=1800)
-            assert process.exitcode is not None, "Snakemake does not end"
-            return subprocess.CompletedProcess(arguments, process.exitcode, log.read())
+            (code,) = ended(process, seconds=1800)
+            return subprocess.CompletedProcess(arguments, code, log.read())
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run one of the environment's programs; stdout and stderr together."""
