@@ -1,12 +1,11 @@
 # What is looked at: token maps of encoders and denoisers, and every figure.
-from collections.abc import Callable
 from typing import NamedTuple
 
 
 wildcard_constraints:
     # Folder of the figures that show another image than the first.
     image=f"(?:{one_of(IMAGES)})?",
-    kind=MAP_KINDS,
+    kind=one_of(MAP_KINDS),
 
 
 rule encoder_maps:
@@ -54,89 +53,61 @@ class Figure(NamedTuple):
     """Name without folder and ending; {image} is the folder of another image than the first."""
     category: str
     """Where the report has it, and what it is called there."""
-    labels: dict[str, str]
-    entries: Callable
-    """What it shows."""
+    label: str
     fields: str
-    """What it needs of these entries; the last one is a file."""
-    rows: list[str] = []
-    """What {row} may be."""
+    """What it needs of its entries; the last one is a file."""
+    entries: list[Entry]
+    """What it shows; where {row} is in its name, those of that row."""
     kind: str = ""
-    """How it is drawn, if not as its name says."""
+    """How it is drawn, if not as the rule's name says."""
+    partial: bool = False
+    """Whether it shows what there is so far, and has nothing made, as partial tables do."""
 
 
+RESULTS, ENCODERS, DENOISERS = "1. Results", "2. Outliers in the encoder", "3. Outliers in the denoiser"
+SAMPLES = "4. Samples"
 # By the name of the rule and the caption.
 FIGURES = {
-    "fid": Figure(
-        "fid",
-        "1. Results",
-        {"result": "FID against epochs"},
-        lambda wildcards: unguided(DRAWN),
-        "row epoch seed metrics",
-    ),
-    "training": Figure(
-        "training",
-        "1. Results",
-        {"result": "loss and gradient norm"},
-        lambda wildcards: RUNS,
-        "row epoch record weights",
-    ),
-    # Of rows whose recipe keeps several moving averages.
+    "fid": Figure("fid", RESULTS, "FID against epochs", "row epoch seed metrics", unguided(DRAWN)),
+    "training": Figure("training", RESULTS, "loss and gradient norm", "row epoch record weights", RUNS),
     "averages": Figure(
-        "averages-{row}",
-        "1. Results",
-        {"result": "FID against EMA decay, {row}"},
-        lambda wildcards: averages(wildcards.row),
-        "row epoch seed decay metrics",
-        AVERAGED,
+        "averages-{row}", RESULTS, "FID against EMA decay, {row}", "row epoch seed decay metrics", AVERAGES
     ),
-    "encoder": Figure(
-        "{image}encoder-{kind}",
-        "2. Outliers in the encoder",
-        {"shows": "{kind}"},
-        lambda wildcards: ENCODER_ENTRIES,
-        "encoder ttr maps",
-        kind="{kind}",
-    ),
-    "denoiser": Figure(
-        "{image}denoiser-{kind}",
-        "3. Outliers in the denoiser",
-        {"shows": "{kind}"},
-        lambda wildcards: DRAWN_ENTRIES,
-        "row epoch maps",
-        kind="{kind}",
-    ),
-    "times": Figure(
-        "{image}times-{row}",
-        "3. Outliers in the denoiser",
-        {"shows": "norms against noise, {row}"},
-        lambda wildcards: [one for one in DRAWN_ENTRIES if one.row == wildcards.row],
-        "row epoch maps",
-        DRAWN,
-    ),
-    "reconstruction": Figure(
-        "reconstruction",
-        "4. Samples",
-        {"shows": "reconstructions"},
-        lambda wildcards: [ORIGINALS, *RECONSTRUCTIONS],
-        "encoder ttr samples",
-    ),
-    "samples": Figure(
-        "samples",
-        "4. Samples",
-        {"shows": "samples at equal seeds"},
-        lambda wildcards: DRAWN_ENTRIES,
-        "row epoch seed samples",
-    ),
+    "encoder": Figure("{image}encoder-{kind}", ENCODERS, "{kind}", "encoder ttr maps", ENCODER_ENTRIES, "{kind}"),
+    "denoiser": Figure("{image}denoiser-{kind}", DENOISERS, "{kind}", "row epoch maps", DRAWN_ENTRIES, "{kind}"),
+    "times": Figure("{image}times-{row}", DENOISERS, "norms against noise, {row}", "row epoch maps", DRAWN_ENTRIES),
+    "reconstruction": Figure("reconstruction", SAMPLES, "reconstructions", "encoder ttr samples", RECONSTRUCTED),
+    "samples": Figure("samples", SAMPLES, "samples at equal seeds", "row epoch seed samples", DRAWN_ENTRIES),
     "progress": Figure(
-        "progress",
-        "4. Samples",
-        {"shows": "the same at every scored epoch"},
-        lambda wildcards: [one for one in unguided(DRAWN) if one.row in TRAINED],
-        "row epoch seed samples",
-        kind="samples",
+        "progress", SAMPLES, "the same at every scored epoch", "row epoch seed samples", PROGRESS, "samples"
     ),
 }
+
+
+for name in ("fid", "training"):
+    FIGURES[f"partial_{name}"] = FIGURES[name]._replace(file=f"{name}-partial", kind=name, partial=True)
+
+
+def of_row(entries, wildcards):
+    """Those of the entries that are of the row in the wildcards, if there is one."""
+    return [one for one in entries if one.row == wildcards.get("row", one.row)]
+
+
+def shown_files(figure, wildcards):
+    """Files of what a figure shows."""
+    return files_of(of_row(figure.entries, wildcards), figure.fields.split()[-1])
+
+
+def drawn(*names):
+    """Files of these figures, as far as there is anything to show: of every row, or kind of map, that there is."""
+    return [
+        path
+        for name in names
+        for rows in [list(dict.fromkeys(one.row for one in FIGURES[name].entries))]
+        for path in expand(f"<results>/figures/{FIGURES[name].file}.png", image="", kind=MAP_KINDS, row=rows)
+        if rows
+    ]
+
 
 for name, figure in FIGURES.items():
 
@@ -144,7 +115,7 @@ for name, figure in FIGURES.items():
         name:
             f"figure_{name}"
         input:
-            lambda wildcards, figure=figure: files_of(figure.entries(wildcards), figure.fields.split()[-1]),
+            lambda wildcards, figure=figure: [] if figure.partial else shown_files(figure, wildcards),
             config=config_file,
             # Names of the classes that are shown.
             names="<results>/data/prepared/validation/index.npz" if figure.fields.endswith("samples") else [],
@@ -152,57 +123,34 @@ for name, figure in FIGURES.items():
             png=report(
                 f"<results>/figures/{figure.file}.png",
                 category=figure.category,
-                labels=figure.labels,
-                caption=f"../docs/captions/{name}.rst",
+                labels={"result": figure.label},
+                caption=f"../docs/captions/{name.removeprefix('partial_')}.rst",
             ),
             svg=f"<results>/figures/{figure.file}.svg",
         log:
             f"<logs>/figures/{figure.file}.log",
         wildcard_constraints:
-            row=one_of(figure.rows),
+            row=one_of(one.row for one in figure.entries),
         # Seconds of work: not worth a place in a cluster's queue.
         localrule: True
         conda:
             "../envs/torch.yaml"
         params:
             kind=figure.kind or name,
-            entries=lambda wildcards, figure=figure: entries_json(figure.entries(wildcards), *figure.fields.split()),
+            entries=lambda wildcards, figure=figure: entries_json(
+                of_row(figure.entries, wildcards), *figure.fields.split()
+            ),
             image=image_option,
+            # A result that is new, or gone, makes a partial figure again.
+            present=lambda wildcards, figure=figure: figure.partial and times_written(shown_files(figure, wildcards)),
             files=named_files,
         shell:
             "python -m dsr.commands.figure --kind {params.kind} {params.files:q} {params.image}"
             " --entries {params.entries:q} --png {output.png:q} --svg {output.svg:q} > {log:q} 2>&1"
 
 
-# What there is of these while rows are trained and scored. Like `partial_table` they make nothing else.
-use rule figure_training as partial_training with:
-    input:
-        config=config_file,
-    output:
-        png="<results>/figures/training-partial.png",
-        svg="<results>/figures/training-partial.svg",
-    log:
-        "<logs>/figures/training-partial.log",
-    localrule: True
-    params:
-        present=lambda wildcards: times_written(files_of(RUNS, "record")),
-
-
-use rule figure_fid as partial_fid with:
-    input:
-        config=config_file,
-    output:
-        png="<results>/figures/fid-partial.png",
-        svg="<results>/figures/fid-partial.svg",
-    log:
-        "<logs>/figures/fid-partial.log",
-    localrule: True
-    params:
-        present=lambda wildcards: written(unguided(DRAWN)),
-
-
 # Everything about the denoisers' tokens, for as many rows and at the epoch that `figures` says.
 rule denoiser_figures:
     input:
-        denoiser_figures(),
+        drawn("denoiser", "times"),
     localrule: True

@@ -6,35 +6,33 @@ DRAWN_ENTRIES = [one for one in unguided(DRAWN) if one.epoch == CONFIG.drawn_epo
 RUNS = [one for one in unguided(DRAWN) if one.record and one.epoch == final_epoch(one.row)]
 # Images whose token maps can be asked for, by folder.
 IMAGES = {f"image-{index}/": index for index in CONFIG.figures.images}
-# Rows with several moving averages of the weights.
+# Entries of every moving average of the weights, the reported one first, of rows that have several.
 AVERAGED = [row for row in DRAWN if len(CONFIG.averages(row)) > 1]
-# Encoders as the rows use them.
-MAPS = f"{CONFIG.results}/maps/encoders"
-ENCODER_ENTRIES = [
-    Entry(encoder=encoder, ttr=ttr, maps=Path(f"{MAPS}/{encoder}-{ttr}.npz")) for encoder, ttr in encodings(DRAWN)
-]
-# What those of all rows make of the validation images, and these themselves.
-RECONSTRUCTED = f"{CONFIG.results}/reconstruction"
+AVERAGES = unguided(AVERAGED) + [one for one in ENTRIES if one.row in AVERAGED and one.decay]
+# Trained rows at every epoch.
+PROGRESS = [one for one in unguided(DRAWN) if one.row in TRAINED]
+# Encoders as the rows use them, and what they make of the validation images.
 RECONSTRUCTIONS = [
     Entry(
         encoder=encoder,
         ttr=ttr,
-        metrics=Path(f"{RECONSTRUCTED}/{encoder}-{ttr}/metrics.json"),
-        samples=Path(f"{RECONSTRUCTED}/{encoder}-{ttr}/samples.npz"),
+        metrics=Path(CONFIG.results, f"reconstruction/{encoder}-{ttr}/metrics.json"),
+        samples=Path(CONFIG.results, f"reconstruction/{encoder}-{ttr}/samples.npz"),
+        maps=Path(CONFIG.results, f"maps/encoders/{encoder}-{ttr}.npz"),
     )
     for encoder, ttr in ENCODINGS
 ]
-# The encoders side by side: their entries, and the rows that have the first row's denoiser, at an epoch of the tables.
+ENCODER_ENTRIES = [one for one in RECONSTRUCTIONS if (one.encoder, one.ttr) in encodings(DRAWN)]
+# The validation images themselves, above what is made of them.
+RECONSTRUCTED = [Entry(samples=Path(CONFIG.results, "evaluator/reference-validation.npz")), *RECONSTRUCTIONS]
+# The encoders side by side, and the rows that have the first row's denoiser, at an epoch of the tables.
 COMPARED_EPOCH = 80 if 80 in EPOCHS else EPOCHS[-1]
-BACKBONES = [
-    one.model_copy(update={"maps": Path(f"{MAPS}/{one.encoder}-{one.ttr}.npz")}) for one in RECONSTRUCTIONS
-] + [
+BACKBONES = RECONSTRUCTIONS + [
     one.model_copy(update={"maps": None})
     for one in unguided(TRAINED)
     if one.epoch == COMPARED_EPOCH and CONFIG.rows[one.row].denoiser == next(iter(CONFIG.rows.values())).denoiser
 ]
-ORIGINALS = Entry(samples=Path(CONFIG.results, "evaluator/reference-validation.npz"))
-MAP_KINDS = "norms|components|attention|outliers"
+MAP_KINDS = ["norms", "components", "attention", "outliers"]
 # The whole configuration, for whatever needs more of it than a specification holds.
 CONFIG_JSON = CONFIG.model_dump_json(exclude_defaults=True)
 
@@ -55,30 +53,10 @@ def reconstruction_specs(wildcards):
     ]
 
 
-def averages(row):
-    """Entries of every moving average of a row's weights, the reported one first."""
-    return unguided([row]) + [one for one in ENTRIES if one.row == row and one.decay]
-
-
 def image_option(wildcards):
     """Option of the figure command for another image than the first."""
     image = wildcards.get("image")
     return f"--image {IMAGES[image]}" if image else ""
-
-
-def denoiser_figures():
-    """Every figure of the denoisers' tokens."""
-    names = [f"denoiser-{kind}" for kind in MAP_KINDS.split("|")]
-    names += [f"times-{row}" for row in DRAWN]
-    return [f"<results>/figures/{name}.png" for name in names]
-
-
-def figures(wildcards):
-    """Every figure."""
-    names = ["samples", "reconstruction", "fid", *["training", "progress"] * bool(RUNS)]
-    names += [*(f"averages-{row}" for row in AVERAGED)]
-    names += [f"encoder-{kind}" for kind in MAP_KINDS.split("|")]
-    return [f"<results>/figures/{name}.png" for name in names] + denoiser_figures()
 
 
 def table_entries(table):
@@ -199,7 +177,7 @@ def reference_targets(wildcards):
     return [
         *(f"<results>/tables/{name}.md" for name, table in CONFIG.tables.items() if set(table.rows) <= set(FETCHED)),
         "<results>/figures/samples.png",
-        *denoiser_figures(),
+        *drawn("denoiser", "times"),
     ]
 
 

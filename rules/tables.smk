@@ -1,5 +1,5 @@
 # Every table: Table 1, of all rows or of one, finished or not, and those that the configuration names.
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -11,9 +11,9 @@ class Table(NamedTuple):
     result: str
     """What the report calls it."""
     caption: str
-    entries: Callable
-    """What it shows."""
-    made: str
+    entries: list[Entry]
+    """What it shows; where {row} is in its name, those of that row."""
+    made: str = "metrics chosen"
     """Files of these entries that are made first. A table without any shows what has been measured so far, as it is on
     disk: as inputs that are out of date files would be made again, and asking what is there must never train anything."""
     fields: str = f"{SCORE_FIELDS} run"
@@ -25,23 +25,19 @@ class Table(NamedTuple):
 
 # By the name of the rule.
 TABLES = {
-    "row_table": Table(
-        "rows/{row}/table1", "Table 1, {row}", "table1", lambda wildcards: reported([wildcards.row]), "metrics chosen"
-    ),
-    "table": Table("table1", "Table 1", "table1", lambda wildcards: reported(CONFIG.rows), "metrics chosen"),
-    "comparison": Table(
-        "tables/{table}",
-        "Table: {table}",
-        "comparison",
-        lambda wildcards: table_entries(wildcards.table),
-        "metrics",
-        options=["--table", "{table}"],
-    ),
+    "row_table": Table("rows/{row}/table1", "Table 1, {row}", "table1", reported(CONFIG.rows)),
+    "table": Table("table1", "Table 1", "table1", reported(CONFIG.rows)),
+    **{
+        f"table_{name}": Table(
+            f"tables/{name}", f"Table: {name}", "comparison", table_entries(name), options=["--table", name]
+        )
+        for name in CONFIG.tables
+    },
     "reconstruction_table": Table(
         "tables/reconstruction",
         "Table: reconstruction",
         "reconstruction-table",
-        lambda wildcards: RECONSTRUCTIONS,
+        RECONSTRUCTIONS,
         "metrics",
         "encoder ttr metrics",
         "reconstruction",
@@ -50,7 +46,7 @@ TABLES = {
         "tables/backbones",
         "Table: encoders side by side",
         "backbones",
-        lambda wildcards: BACKBONES,
+        BACKBONES,
         "metrics maps",
         "row epoch seed encoder ttr metrics maps",
         "backbones",
@@ -58,7 +54,7 @@ TABLES = {
     ),
 }
 
-for name in ("table", "comparison"):
+for name in ("table", *(f"table_{name}" for name in CONFIG.tables)):
     TABLES[f"partial_{name}"] = TABLES[name]._replace(
         file=f"{TABLES[name].file}-partial", result=f"{TABLES[name].result}, as far as measured", made=""
     )
@@ -69,7 +65,7 @@ for name, table in TABLES.items():
         name:
             name
         input:
-            lambda wildcards, table=table: table_files(table.entries(wildcards), *table.made.split()),
+            lambda wildcards, table=table: table_files(of_row(table.entries, wildcards), *table.made.split()),
             config=config_file,
             missing=missing_metrics if name == "table" else [],
         output:
@@ -82,17 +78,15 @@ for name, table in TABLES.items():
             ),
         log:
             f"<logs>/{table.file}.log",
-        wildcard_constraints:
-            table=one_of(CONFIG.tables),
         localrule: True
         conda:
             "../envs/torch.yaml"
         params:
             step=table.step,
             options=table.options,
-            entries=lambda wildcards, table=table: entries_json(table.entries(wildcards), *table.fields.split()),
+            entries=lambda wildcards, table=table: entries_json(of_row(table.entries, wildcards), *table.fields.split()),
             # A result that is new, or gone, makes a partial table again.
-            present=lambda wildcards, table=table: "" if table.made else written(table.entries(wildcards)),
+            present=lambda wildcards, table=table: "" if table.made else written(table.entries),
         shell:
             "python -m dsr.commands.report {params.step} --config {input.config:q} --entries {params.entries:q}"
             " {params.options:q} --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q}"
