@@ -28,13 +28,13 @@ include: "rules/sets.smk"
 include: "rules/results.smk"
 include: "rules/manifest.smk"
 include: "rules/weights.smk"
-# What the images go through: made for a rehearsal, the demo's stand-ins, or fetched.
-include: f"rules/{'rehearsal' if REHEARSAL else 'demo' if CONFIG.stand_ins else 'artifacts'}.smk"
+# What the images go through: stand-ins of the demo and of rehearsals, or fetched.
+include: f"rules/{'stand_ins' if REHEARSAL or CONFIG.stand_ins else 'artifacts'}.smk"
 
 
 STAGES = "data encoder train sample evaluate figures tables models report plan status"
 
-for stage in STAGES.split():
+for stage in STAGES.split() + ["rehearsal"] * REHEARSAL:
 
     include: f"rules/{stage}.smk"
 

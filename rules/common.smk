@@ -224,7 +224,7 @@ EXECUTION_OPTION = f" --execution {shlex.quote(EXECUTION_JSON)}"
 def named_files(wildcards, input):
     """Options of a command: every named input under its name, as far as there is one; of an encoder its folder."""
     files = {name: [given] if isinstance(given, str) else given for name, given in input.items()}
-    if "encoder" in files:
+    if files.get("encoder"):
         files["encoder"] = [str(Path(*files["encoder"]).parent)]
     return [part for name in files if files[name] for part in (f"--{name}", *files[name])]
 

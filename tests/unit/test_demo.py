@@ -15,7 +15,7 @@ from dsr.config.encoders import TestTimeRegisters
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo import encoder as stand_ins
-from dsr.demo.digits import training_pairs, write_decoder, write_digits
+from dsr.demo.digits import training_pairs, train_decoder, write_digits
 from dsr.demo.graph import write_graph
 from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_decoder
@@ -109,7 +109,7 @@ def test_other_stand_ins_are_refused(tmp_path: Path, changes: dict[str, int | st
 def test_decoder_learns_latents_with_and_without_registers(digits: Path, tmp_path: Path) -> None:
     spec = CONFIG.autoencoder("siglip2-so400m", "none")
     stand_ins.write_encoder(spec.encoder, tmp_path)
-    write_decoder(spec, tmp_path, digits / "train.npz", tmp_path / "decoder.safetensors", steps=160)
+    train_decoder(spec, tmp_path, digits / "train.npz", tmp_path / "decoder.safetensors", steps=160)
     decoder = load_decoder(spec, tmp_path / "decoder.safetensors")
     tower = Siglip2Encoder.load(tmp_path, spec.encoder.input_size)
     latents, pixels = training_pairs(spec, tower, open_images(digits / "validation.npz"))

@@ -19,7 +19,7 @@ from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import build_decoder
 from dsr.plan import costs, throughput
 from dsr.plan.costs import Work, downloads, markdown
-from dsr.plan.rehearsal import Rehearsed, RehearsedRow, page
+from dsr.report.rehearsal import Rehearsed, RehearsedRow, page
 from tests.configuration import DEMO, configuration
 
 HEADER = "gpu,stage,denoiser,registers,encoder,ttr,precision,batch,images_per_second,memory_gb,gflops,code,source\n"

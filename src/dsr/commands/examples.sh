@@ -8,7 +8,8 @@ PYTHONPATH=src python -m dsr.commands.choose \
   --metrics results/demo/rows/dit-siglip2b-dsr/epoch-16/sweep/w1.5-t0-{1,0.9}/metrics.json \
   --chosen tried/guidance.json --others tried/sweep.json
 
-PYTHONPATH=src python -m dsr.commands.demo digits --output tried/digits
+PYTHONPATH=src python -m dsr.commands.demo images --output tried/images \
+  --spec '{"source": "made", "classes": 10, "train_images": 100, "validation_images": 20, "image_size": 64, "shards": 1}'
 
 PYTHONPATH=src python -m dsr.commands.demo_graph --images results/demo/data/prepared/train/index.npz \
   --output tried/graph.pb --steps 10
@@ -55,9 +56,6 @@ PYTHONPATH=src python -m dsr.commands.reconstruct --execution '{}' \
   --encoder results/demo/encoders/siglip2-b --images results/demo/data/prepared/validation/index.npz \
   --statistics results/demo/latents/siglip2-b-none.safetensors --decoder results/demo/decoders/siglip2-b.safetensors \
   --shards tried/shards --output tried/reconstructions.npz
-
-PYTHONPATH=src python -m dsr.commands.rehearse images --output tried/images \
-  --spec '{"source": "made", "classes": 10, "train_images": 100, "validation_images": 20, "image_size": 64, "shards": 1}'
 
 PYTHONPATH=src python -m dsr.commands.report table --config results/demo/specs/config.json --entries '[{"row":
   "dit-siglip2b", "epoch": 16, "metrics": "results/demo/rows/dit-siglip2b/epoch-16/unguided-seed0/metrics.json"}]' \

@@ -1,8 +1,9 @@
-"""Write a table or a model card, or record where the results come from."""
+"""Write a table, a model card or a rehearsal's page, or record where the results come from."""
 
 from dsr.base.command import command
 from dsr.report.encoders import write_backbones, write_reconstruction
 from dsr.report.provenance import write_provenance
+from dsr.report.rehearsal import write_rehearsal
 from dsr.report.render import write_card, write_table
 
 if __name__ == "__main__":
@@ -12,4 +13,5 @@ if __name__ == "__main__":
         backbones=write_backbones,
         card=write_card,
         provenance=write_provenance,
+        rehearsal=write_rehearsal,
     )()

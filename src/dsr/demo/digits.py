@@ -63,7 +63,7 @@ def write_digits(output: Path) -> None:
     log.info("%s: %d images", output, len(pixels))
 
 
-def write_decoder(spec: AutoencoderSpec, encoder: Path, images: Path, output: Path, *, steps: int = STEPS) -> None:
+def train_decoder(spec: AutoencoderSpec, encoder: Path, images: Path, output: Path, *, steps: int = STEPS) -> None:
     """Train a decoder of the frozen encoder's latents, with and without test-time registers, and write it.
 
     Args:

@@ -1,6 +1,6 @@
-"""What a rehearsal makes in place of downloads: images of noise, and networks of the real shapes with random weights.
+"""What is made in place of downloads: the demo's stand-ins, or for a rehearsal noise and random weights.
 
-They cost what the real ones do, and nothing that is made with them means anything.
+The latter have the real shapes and cost what the real ones do, and nothing that is made with them means anything.
 """
 
 import functools
@@ -19,6 +19,7 @@ from dsr.base.files import naming, write_json, write_text
 from dsr.base.randomness import derive
 from dsr.config.encoders import Data
 from dsr.config.specs import AutoencoderSpec, EncoderSpec
+from dsr.demo.digits import train_decoder, write_digits
 from dsr.demo.encoder import STAND_INS
 from dsr.demo.encoder import write_encoder as write_stand_in
 from dsr.encoder.autoencoder import build_decoder
@@ -31,14 +32,17 @@ log = logging.getLogger(__name__)
 
 
 def write_images(spec: Data, output: Path) -> None:
-    """Write ImageFolders ``train`` and ``validation`` of JPEG files that are a quarter wider than high.
+    """Write ImageFolders ``train`` and ``validation``: handwritten digits, or JPEG files a quarter wider than high.
 
     ``train.json`` and ``validation.json`` are written last and say how many images and classes there are.
 
     Args:
-        spec: How many images of how many classes, and how large.
+        spec: Which, and of the others how many images of how many classes, and how large.
         output: Folder to write them to.
     """
+    if spec.source == "digits":
+        write_digits(output)
+        return
     write_text(output / "REHEARSAL", "Made images, which no result may be made of.\n")
     counts = {"train": spec.train_images, "validation": spec.validation_images}
     for split, images in counts.items():
@@ -64,12 +68,12 @@ def _write_image(spec: Data, folder: Path, number: int) -> None:
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=95)
 
 
-def write_encoder(spec: EncoderSpec, encoder: str, output: Path) -> None:
+def write_encoder(spec: EncoderSpec, name: str, output: Path) -> None:
     """Write an encoder of the shape in the manifest, as the hub has it; for the demo's names, the demo's.
 
     Args:
         spec: The encoder.
-        encoder: Its id in the manifest.
+        name: Its id in the manifest.
         output: Hugging Face folder to write.
 
     Raises:
@@ -79,12 +83,10 @@ def write_encoder(spec: EncoderSpec, encoder: str, output: Path) -> None:
     if entry.hub in STAND_INS:
         write_stand_in(entry, output)
         return
-    artifact = load().artifacts.get(encoder)
+    artifact = load().artifacts.get(name)
     check = artifact.check if artifact else None
     if not isinstance(check, EncoderCheck) or check.model_type != "siglip" or check.width not in HEADS:
-        raise UserError(
-            f"encoders.{encoder}: a rehearsal makes SigLIP2's encoders only; fetch it (snakemake downloads)"
-        )
+        raise UserError(f"encoders.{name}: a rehearsal makes SigLIP2's encoders only; fetch it (snakemake downloads)")
     from transformers import SiglipVisionConfig, SiglipVisionModel  # takes seconds, and nothing else here needs it
 
     shape = SiglipVisionConfig(
@@ -104,13 +106,18 @@ def write_encoder(spec: EncoderSpec, encoder: str, output: Path) -> None:
     log.info("%s: made, with random weights", output)
 
 
-def write_decoder(spec: AutoencoderSpec, output: Path) -> None:
-    """Write a decoder with its initial weights.
+def write_decoder(spec: AutoencoderSpec, output: Path, encoder: Path | None = None, images: Path | None = None) -> None:
+    """Write a decoder that is trained on images, or without them one with its initial weights.
 
     Args:
         spec: Encoder and decoder.
         output: Safetensors file to write.
+        encoder: Hugging Face folder of the encoder.
+        images: Index of the prepared images.
     """
+    if encoder and images:
+        train_decoder(spec, encoder, images, output)
+        return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(_SEED, "made decoder"))
         tensors.write(output, build_decoder(spec).state_dict(), {})

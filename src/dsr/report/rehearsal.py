@@ -5,13 +5,17 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
+from dsr.artifacts import manifest as manifests
 from dsr.artifacts.manifest import Manifest
-from dsr.base.files import read_json_lines
+from dsr.base.files import read_json_lines, write_text
 from dsr.base.text import pipe_table
 from dsr.config.base import Section
 from dsr.config.load import Config
 from dsr.plan.costs import sample_job, sample_sets, train_job
 from dsr.plan.throughput import Measurement, read
+from dsr.report.render import page as html_page
 
 COLD = 2
 """Steps after a start that say nothing about the speed of the others."""
@@ -63,6 +67,23 @@ class Found(NamedTuple):
     """Seconds, the start included."""
     gpu: str | None
     """No column: its name."""
+
+
+def write_rehearsal(config: Config, rows: Rehearsed, markdown_file: Path, html: Path, measured: Path) -> None:
+    """Write what a rehearsal found out.
+
+    Args:
+        config: the rehearsal's configuration.
+        rows: where the records of its jobs are.
+        markdown_file: Markdown file to write.
+        html: page of its own to write.
+        measured: CSV file of speeds to write, which the plan reads.
+    """
+    text, found = page(config, manifests.load(), rows)
+    table = pd.DataFrame([entry.model_dump() for entry in found], columns=[*Measurement.model_fields], dtype=object)
+    write_text(measured, table.to_csv(index=False))
+    write_text(html, html_page(text))
+    write_text(markdown_file, text)
 
 
 def look(row: RehearsedRow, gpus: int) -> Found:
