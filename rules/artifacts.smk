@@ -42,30 +42,35 @@ use rule fetch_weights as fetch_statistics with:
         spec=lambda wildcards: spec_json(CONFIG.encoding(*wildcards)),
 
 
-use rule fetch_weights as fetch_graph with:
+# ADM's reference batch has 10 000 images, and the statistics of the whole training set.
+EVALUATOR = {"graph.pb": "inception-graph", "reference-adm.npz": "reference-imagenet256"}
+
+
+use rule fetch_weights as fetch_evaluator with:
     output:
-        "<results>/evaluator/graph.pb",
+        "<results>/evaluator/{file}",
     log:
-        "<logs>/fetch/graph.log",
+        "<logs>/fetch/{file}.log",
+    wildcard_constraints:
+        file=one_of(EVALUATOR),
     params:
-        artifact="inception-graph",
-        local=local_copy("inception-graph"),
+        artifact=lambda wildcards: EVALUATOR[wildcards.file],
+        local=lambda wildcards: local_copy(EVALUATOR[wildcards.file]),
         spec=lambda wildcards, output: "{}",
-
-
-# ADM's reference batch: 10 000 images, and the statistics of the whole training set.
-use rule fetch_graph as fetch_reference with:
-    output:
-        "<results>/evaluator/reference-adm.npz",
-    log:
-        "<logs>/fetch/reference-adm.log",
-    params:
-        artifact="reference-imagenet256",
-        local=local_copy("reference-imagenet256"),
 
 
 # For clusters on which only the login node has internet.
 rule downloads:
     input:
-        downloads,
+        "<results>/evaluator/graph.pb",
+        expand("<results>/evaluator/reference-{name}.npz", name={"adm"}.intersection(CONFIG.evaluation.references)),
+        ENCODER_ARTIFACTS.values(),
+        [
+            f"<results>/latents/{encoder}-{ttr}.safetensors"
+            for encoder, ttr in RELEASED_STATISTICS
+            if (encoder, ttr) in ENCODINGS
+        ],
+        expand("<results>/data/raw/{split}.json", split=["train", "validation"] * (CONFIG.data.source == "kaggle")),
+        [f"<results>/rows/{row}/epoch-{final_epoch(row)}/ema.safetensors" for row in FETCHED],
+        [f"<results>/rows/{row}/start.safetensors" for row in STARTED],
     localrule: True

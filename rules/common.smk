@@ -41,12 +41,9 @@ REHEARSAL = CONFIG.data.source == "made"
 PAPER = BASE["results"]
 RAW = Path(CONFIG.results, "data/raw")
 MADE = RAW / "REHEARSAL"
-if MADE.exists() and not REHEARSAL:
-    raise WorkflowError(f"results: {CONFIG.results} holds a rehearsal and no results ({MADE}); name another folder")
-if REHEARSAL and Path(RAW, "train.json").exists() and not MADE.exists():
-    raise WorkflowError(
-        f"results: {CONFIG.results} holds other images than a rehearsal's (no {MADE}); name another folder"
-    )
+if MADE.exists() is not REHEARSAL and (MADE.exists() or Path(RAW, "train.json").exists()):
+    what = "a rehearsal and no results" if MADE.exists() else "other images than a rehearsal's"
+    raise WorkflowError(f"results: {CONFIG.results} holds {what} ({MADE}); name another folder")
 
 OVERLAY_ROWS = {table: overlay_rows(table) for table in CONFIG.tables}
 
@@ -140,19 +137,15 @@ def asked(output, spec):
     made anew also where Snakemake's own metadata is gone, and never because settings were changed and changed back.
     """
     types = {"epoch": int, "decay": float}
-
-    def write(wildcards):
-        values = {key: types.get(key, str)(text) for key, text in wildcards.items()}
-        return write_asked(output.format(**wildcards), spec_json(spec(**values)))
-
-    return write
+    typed = lambda wildcards: {key: types.get(key, str)(text) for key, text in wildcards.items()}
+    return lambda wildcards: write_asked(output.format(**wildcards), spec_json(spec(**typed(wildcards))))
 
 
 @functools.cache
 def write_asked(output, spec):
     """Write that file and return its name."""
     made = Path(in_results(output))
-    file = Path(CONFIG.results, "specs", f"{output}.json".removeprefix("<results>/"))
+    file = Path(CONFIG.results, "specs", f"{made.relative_to(CONFIG.results)}.json")
     if not file.exists() or file.read_text(encoding="utf-8") != spec:
         write_text(file, spec)
     try:
@@ -170,11 +163,6 @@ def write_asked(output, spec):
 def state_folder(row):
     """Folder of a row's training state. It carries the recipe's hash, so another recipe never meets this state."""
     return f"{CONFIG.results}/rows/{row}/run-{spec_hash(CONFIG.train(row))}"
-
-
-def threads_of(request):
-    """CPU cores of a job; an entry of the configuration's resources gives all that it asks for."""
-    return CONFIG.request(request).cpus
 
 
 # TERM two minutes before the time limit is the one notice that reaches the trainer, so it belongs to the jobs and not to
@@ -210,7 +198,7 @@ def launch(request, nodes=1):
     # A shell between SLURM and the launcher would die of SIGTERM and take the job with it, hence `exec`.
     srun = (
         f"srun --nodes {nodes} --ntasks {nodes} --ntasks-per-node 1 --kill-on-bad-exit=1"
-        f" --cpus-per-task {threads_of(request)} "
+        f" --cpus-per-task {CONFIG.request(request).cpus} "
     )
     return f"exec {srun if nodes > 1 else ''}python -m dsr.commands.launch --processes {EXECUTION.processes}"
 

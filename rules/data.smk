@@ -16,7 +16,7 @@ if CONFIG.data.source in ("imagefolder", "kaggle"):
         conda:
             # The Kaggle client needs a newer Python than the jobs have.
             "../envs/workflow.yaml"
-        threads: threads_of("fetch_images")
+        threads: CONFIG.request("fetch_images").cpus
         resources:
             **resources_of("fetch_images"),
             # Both splits come from one archive: profiles/default lets one job at a time download it.
@@ -44,7 +44,7 @@ if CONFIG.data.prepared:
             "<logs>/prepare/{split}-{shard}.log",
         conda:
             "../envs/torch.yaml"
-        threads: threads_of("prepare_shard")
+        threads: CONFIG.request("prepare_shard").cpus
         resources:
             **resources_of("prepare_shard"),
         params:

@@ -14,7 +14,7 @@ rule discover_neurons:
         ttr="single|recursive",
     conda:
         "../envs/torch.yaml"
-    threads: threads_of("discover_neurons")
+    threads: CONFIG.request("discover_neurons").cpus
     resources:
         **resources_of("discover_neurons"),
     params:
@@ -57,7 +57,7 @@ rule statistics:
         "<benchmarks>/statistics/{encoder}-{ttr}.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: threads_of("statistics")
+    threads: CONFIG.request("statistics").cpus
     resources:
         **resources_of("statistics"),
     params:

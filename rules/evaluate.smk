@@ -11,7 +11,7 @@ rule reference:
         reference="validation|train",
     conda:
         "../envs/torch.yaml"
-    threads: threads_of("reference")
+    threads: CONFIG.request("reference").cpus
     resources:
         **resources_of("reference"),
     params:
@@ -35,7 +35,7 @@ rule evaluate:
         "<benchmarks>/evaluate/{row}-{epoch}-{set}.tsv"
     conda:
         "../envs/tensorflow.yaml"
-    threads: threads_of("evaluate")
+    threads: CONFIG.request("evaluate").cpus
     resources:
         **resources_of("evaluate"),
     params:
@@ -69,7 +69,9 @@ use rule evaluate as evaluate_reconstructions with:
         samples=files_of(RECONSTRUCTIONS, "samples"),
         reference="<results>/evaluator/reference-validation.npz",
         graph="<results>/evaluator/graph.pb",
-        spec=reconstruction_specs,
+        spec=lambda wildcards: [
+            write_asked(f"{one.metrics}", spec_json(one.asked(CONFIG)[one.metrics])) for one in RECONSTRUCTIONS
+        ],
     output:
         files_of(RECONSTRUCTIONS, "metrics"),
     log:

@@ -21,7 +21,7 @@ rule encoder_maps:
         "<logs>/maps/{encoder}-{ttr}.log",
     conda:
         "../envs/torch.yaml"
-    threads: threads_of("maps")
+    threads: CONFIG.request("maps").cpus
     resources:
         **resources_of("maps"),
     params:
@@ -88,14 +88,9 @@ for name in ("fid", "training"):
     FIGURES[f"partial_{name}"] = FIGURES[name]._replace(file=f"{name}-partial", kind=name, partial=True)
 
 
-def of_row(entries, wildcards):
-    """Those of the entries that are of the row in the wildcards, if there is one."""
-    return [one for one in entries if one.row == wildcards.get("row", one.row)]
-
-
 def shown_files(figure, wildcards):
     """Files of what a figure shows."""
-    return files_of(of_row(figure.entries, wildcards), figure.fields.split()[-1])
+    return files_of(matching(figure.entries, wildcards), figure.fields.split()[-1])
 
 
 def drawn(*names):
@@ -138,9 +133,9 @@ for name, figure in FIGURES.items():
         params:
             kind=figure.kind or name,
             entries=lambda wildcards, figure=figure: entries_json(
-                of_row(figure.entries, wildcards), *figure.fields.split()
+                matching(figure.entries, wildcards), *figure.fields.split()
             ),
-            image=image_option,
+            image=lambda wildcards: f"--image {IMAGES[wildcards.image]}" if wildcards.get("image") else "",
             # A result that is new, or gone, makes a partial figure again.
             present=lambda wildcards, figure=figure: figure.partial and times_written(shown_files(figure, wildcards)),
             files=named_files,

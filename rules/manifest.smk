@@ -42,23 +42,6 @@ def local_copy(artifact):
     return ["--source", source] if source else []
 
 
-def downloads(wildcards):
-    """Everything that is fetched for the rows of the configuration."""
-    files = ["<results>/evaluator/graph.pb", *ENCODER_ARTIFACTS.values()]
-    files += [
-        f"<results>/latents/{encoder}-{ttr}.safetensors"
-        for encoder, ttr in ENCODINGS
-        if (encoder, ttr) in RELEASED_STATISTICS
-    ]
-    if CONFIG.data.source == "kaggle":
-        files += ["<results>/data/raw/train.json", "<results>/data/raw/validation.json"]
-    files += [f"<results>/rows/{row}/epoch-{final_epoch(row)}/ema.safetensors" for row in FETCHED]
-    files += [f"<results>/rows/{row}/start.safetensors" for row in STARTED]
-    if "adm" in CONFIG.evaluation.references:
-        files.append("<results>/evaluator/reference-adm.npz")
-    return files
-
-
 @functools.cache
 def class_times(artifact):
     """Hash of a given ImageFolder's classes and their times, which change where images are added, removed or moved."""

@@ -4,7 +4,10 @@ rule model_folder:
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         statistics=lambda wildcards: row_inputs(wildcards)["statistics"],
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
-        spec=asked("<results>/models/{row}-{epoch}/config.json", model_spec),
+        spec=asked(
+            "<results>/models/{row}-{epoch}/config.json",
+            functools.partial(sample_spec, set=f"{UNGUIDED}-seed{FIRST_SEED}"),
+        ),
     output:
         config="<results>/models/{row}-{epoch}/config.json",
         weights="<results>/models/{row}-{epoch}/model.safetensors",
@@ -24,7 +27,7 @@ rule model_folder:
 # What stands beside it on a hub.
 rule card:
     input:
-        lambda wildcards: files_of(milestone(wildcards), "metrics", "chosen"),
+        lambda wildcards: files_of(matching(reported(CONFIG.rows), wildcards), "metrics", "chosen"),
         "<results>/models/{row}-{epoch}/config.json",
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         config=config_file,
@@ -36,7 +39,7 @@ rule card:
     conda:
         "../envs/torch.yaml"
     params:
-        entries=lambda wildcards: table_json(milestone(wildcards)),
+        entries=lambda wildcards: table_json(matching(reported(CONFIG.rows), wildcards)),
     shell:
         "python -m dsr.commands.report card --config {input.config:q} --entries {params.entries:q}"
         " --weights {input.weights:q} --output {output.card:q} > {log:q} 2>&1"

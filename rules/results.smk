@@ -42,23 +42,6 @@ def config_file(wildcards):
     return write_asked("<results>/config", CONFIG_JSON)
 
 
-def reconstruction_specs(wildcards):
-    """Everything that determines the scores of every encoder's reconstructions, in files."""
-    return [
-        write_asked(
-            f"<results>/reconstruction/{one.encoder}-{one.ttr}/metrics.json",
-            spec_json(CONFIG.evaluate(CONFIG.reconstruct(one.encoder, one.ttr))),
-        )
-        for one in RECONSTRUCTIONS
-    ]
-
-
-def image_option(wildcards):
-    """Option of the figure command for another image than the first."""
-    image = wildcards.get("image")
-    return f"--image {IMAGES[image]}" if image else ""
-
-
 def table_entries(table):
     """Entries of one of the configuration's tables; those of its overlay are there to be asked for."""
     section = CONFIG.tables[table]
@@ -85,11 +68,6 @@ SCORE_FIELDS = "row epoch guidance seed reference metrics"
 def table_json(entries):
     """Entries with their scores, as JSON."""
     return entries_json(entries, *SCORE_FIELDS.split())
-
-
-def written(entries):
-    """When each of the files of these entries was written."""
-    return times_written(table_files(entries, "metrics", "chosen"))
 
 
 def times_written(files):
@@ -179,14 +157,3 @@ def reference_targets(wildcards):
         "<results>/figures/samples.png",
         *drawn("denoiser", "times"),
     ]
-
-
-def milestone(wildcards):
-    """Entries of a row at an epoch."""
-    entries = reported([wildcards.row])
-    return [one for one in entries if one.epoch == int(wildcards.epoch)]
-
-
-def model_spec(row, epoch):
-    """How its images are drawn unless another guidance is asked for."""
-    return CONFIG.sample(row, UNGUIDED, FIRST_SEED, weights=CONFIG.weights(row, epoch))

@@ -12,7 +12,7 @@ rule sample:
         "<benchmarks>/sample/{row}-{epoch}-{set}.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: threads_of("sample")
+    threads: CONFIG.request("sample").cpus
     resources:
         **resources_of("sample"),
     params:

@@ -31,12 +31,6 @@ def final_epoch(row):
     return CONFIG.epochs(row)[-1]
 
 
-def reported_guidance(row, epoch):
-    """Names of the guidance of the reported sets of a row at an epoch."""
-    swept = row in SWEPT and epoch == final_epoch(row)
-    return [*CONFIG.sampling.guidance, *([CHOSEN] if swept else [])]
-
-
 def set_file(row, epoch, set_id, name):
     """A file about one set of images."""
     return Path(CONFIG.results, "rows", row, f"epoch-{epoch}", set_id, name)
@@ -79,7 +73,7 @@ ENTRIES = [
     entry(row, epoch, guidance, seed, reference)
     for row in CONFIG.rows
     for epoch in CONFIG.epochs(row)
-    for guidance in reported_guidance(row, epoch)
+    for guidance in [*CONFIG.sampling.guidance, *[CHOSEN] * (row in SWEPT and epoch == final_epoch(row))]
     for seed in CONFIG.sampling.seeds
     for reference in CONFIG.evaluation.references
 ] + [
@@ -100,6 +94,12 @@ def reported(rows, **values):
 def unguided(rows):
     """Entries that figures show: without guidance, of the first seed and reference."""
     return reported(rows, guidance=UNGUIDED, **FIRST)
+
+
+def matching(entries, wildcards):
+    """Those of the entries that are of the row, epoch and so on of the wildcards, as far as there are such."""
+    known = {key: value for key, value in wildcards.items() if key in Entry.model_fields}
+    return [one for one in entries if all(str(getattr(one, key)) == value for key, value in known.items())]
 
 
 def files_of(entries, *kinds):

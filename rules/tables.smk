@@ -65,7 +65,7 @@ for name, table in TABLES.items():
         name:
             name
         input:
-            lambda wildcards, table=table: table_files(of_row(table.entries, wildcards), *table.made.split()),
+            lambda wildcards, table=table: table_files(matching(table.entries, wildcards), *table.made.split()),
             config=config_file,
             missing=missing_metrics if name == "table" else [],
         output:
@@ -84,9 +84,13 @@ for name, table in TABLES.items():
         params:
             step=table.step,
             options=table.options,
-            entries=lambda wildcards, table=table: entries_json(of_row(table.entries, wildcards), *table.fields.split()),
+            entries=lambda wildcards, table=table: entries_json(
+                matching(table.entries, wildcards), *table.fields.split()
+            ),
             # A result that is new, or gone, makes a partial table again.
-            present=lambda wildcards, table=table: "" if table.made else written(table.entries),
+            present=lambda wildcards, table=table: (
+                "" if table.made else times_written(table_files(table.entries, "metrics", "chosen"))
+            ),
         shell:
             "python -m dsr.commands.report {params.step} --config {input.config:q} --entries {params.entries:q}"
             " {params.options:q} --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q}"

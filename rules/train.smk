@@ -19,7 +19,7 @@ rule train:
     retries: 1 if REHEARSAL else None
     conda:
         "../envs/torch.yaml"
-    threads: threads_of("train")
+    threads: CONFIG.request("train").cpus
     resources:
         **resources_of("train", EXECUTION.nodes),
     params:
