@@ -24,19 +24,17 @@ report: "docs/captions/workflow.rst"
 
 include: "src/package.smk"
 include: "rules/common.smk"
-include: "rules/sets.smk"
-include: "rules/results.smk"
-include: "rules/manifest.smk"
-include: "rules/weights.smk"
+
+
+PARTS = (
+    "sets results manifest weights data encoder train sample evaluate figures tables models report plan status".split()
+)
 # What the images go through: stand-ins of the demo and of rehearsals, or fetched.
-include: f"rules/{'stand_ins' if REHEARSAL or CONFIG.stand_ins else 'artifacts'}.smk"
+PARTS += ["stand_ins" if REHEARSAL or CONFIG.stand_ins else "artifacts", *["rehearsal"] * REHEARSAL]
 
+for part in PARTS:
 
-STAGES = "data encoder train sample evaluate figures tables models report plan status"
-
-for stage in STAGES.split() + ["rehearsal"] * REHEARSAL:
-
-    include: f"rules/{stage}.smk"
+    include: f"rules/{part}.smk"
 
 
 rule all:

@@ -17,8 +17,7 @@ from dsr.config.specs import differing_keys, spec_hash, spec_json
 # Snakemake puts what an overlay changes first; tables and figures show rows in the order of config.yaml.
 with open(workflow.source_path("../config.yaml"), encoding="utf-8") as stream:
     BASE = yaml.safe_load(stream)
-ROW_ORDER = list(BASE["rows"])
-config["rows"] = {name: config["rows"][name] for name in ROW_ORDER} | config["rows"]
+config["rows"] = {name: config["rows"][name] for name in BASE["rows"]} | config["rows"]
 
 try:
     CONFIG = load(config)
@@ -81,8 +80,6 @@ wildcard_constraints:
     encoder=one_of(CONFIG.encoders),
     ttr="none|single|recursive",
     epoch=r"\d+",
-    guidance=one_of(CONFIG.sampling.guidance),
-    seed=r"\d+",
     split="train|validation",
     shard=r"\d{5}",
     reference="validation|train|adm",
@@ -98,23 +95,18 @@ def encoder_of(wildcards):
     return CONFIG.rows[wildcards.row].encoder
 
 
-def encoder_weights(encoder):
-    """Weights file in the Hugging Face folder of an encoder."""
-    return f"<results>/encoders/{encoder}/model.safetensors"
-
-
 def neurons(encoder, ttr):
     """Register-neuron file of an encoder; none without TTR."""
     return [] if ttr == "none" else f"<results>/encoders/{encoder}/neurons-{ttr}.json"
 
 
-def row_inputs(wildcards):
-    """Files that turn images into a row's normalised latents."""
-    row = CONFIG.rows[wildcards.row]
+def latent_inputs(wildcards):
+    """Files that turn images into the normalised latents of a row, or of an encoder with or without TTR."""
+    of = CONFIG.rows[wildcards.row] if "row" in wildcards.keys() else wildcards
     return {
-        "encoder": encoder_weights(row.encoder),
-        "neurons": neurons(row.encoder, row.ttr),
-        "statistics": f"<results>/latents/{row.encoder}-{row.ttr}.safetensors",
+        "encoder": f"<results>/encoders/{of.encoder}/model.safetensors",
+        "neurons": neurons(of.encoder, of.ttr),
+        "statistics": f"<results>/latents/{of.encoder}-{of.ttr}.safetensors",
     }
 
 
@@ -217,9 +209,5 @@ def named_files(wildcards, input):
     return [part for name in files if files[name] for part in (f"--{name}", *files[name])]
 
 
-def encodings(rows):
-    """Encoders as these rows use them, with and without TTR."""
-    return sorted({(CONFIG.rows[row].encoder, CONFIG.rows[row].ttr) for row in rows})
-
-
-ENCODINGS = encodings(CONFIG.rows)
+# Encoders as the rows use them, with and without TTR.
+ENCODINGS = sorted({(row.encoder, row.ttr) for row in CONFIG.rows.values()})

@@ -5,6 +5,8 @@ SOURCE = (
     " --output {output:q} > {log:q} 2>&1"
 )
 
+INDEX_OF = f"{CONFIG.results}/data/prepared/{{}}/index.npz".format
+
 
 if CONFIG.data.source in ("imagefolder", "kaggle"):
 
@@ -63,7 +65,8 @@ if CONFIG.data.prepared:
         conda:
             "../envs/torch.yaml"
         params:
-            other=other_index,
+            # Of the other split, whose classes must be the same.
+            other=lambda wildcards: INDEX_OF(*{"train", "validation"} - {wildcards.split}),
         shell:
             "python -m dsr.commands.prepare index --inputs {input:q} --other {params.other:q} --output {output:q}"
             " > {log:q} 2>&1"
@@ -81,6 +84,7 @@ else:
             "../envs/torch.yaml"
         params:
             **raw_params(),
-            other=other_index,
+            # Of the other split, whose classes must be the same.
+            other=lambda wildcards: INDEX_OF(*{"train", "validation"} - {wildcards.split}),
         shell:
             f"python -m dsr.commands.prepare folder --other {{params.other:q}}{SOURCE}"

@@ -1,7 +1,7 @@
 # What the frozen encoders need besides their weights: register neurons and latent statistics.
 rule discover_neurons:
     input:
-        encoder=lambda wildcards: encoder_weights(wildcards.encoder),
+        encoder="<results>/encoders/{encoder}/model.safetensors",
         # Active while others are discovered.
         first=lambda wildcards: neurons(wildcards.encoder, "single") if wildcards.ttr == "recursive" else [],
         spec=asked("<results>/encoders/{encoder}/neurons-{ttr}.json", CONFIG.discover),
@@ -45,7 +45,7 @@ rule released_neurons:
 
 rule statistics:
     input:
-        encoder=lambda wildcards: encoder_weights(wildcards.encoder),
+        encoder="<results>/encoders/{encoder}/model.safetensors",
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         images="<results>/data/prepared/train/index.npz",
         spec=asked("<results>/latents/{encoder}-{ttr}.safetensors", CONFIG.statistics),

@@ -40,7 +40,8 @@ rule evaluate:
         **resources_of("evaluate"),
     params:
         cache=f"{CONFIG.results}/evaluator/cache",
-        keep=keep_samples,
+        # What depends on the samples alone, of sets that are scored again: neither those aside, nor with one reference.
+        keep=lambda wildcards, input: "--keep" * bool(OTHER_REFERENCES and "/" not in wildcards.set),
         files=named_files,
     shell:
         "python -m dsr.commands.evaluate {params.files:q} --cache {params.cache:q} {params.keep}"

@@ -10,7 +10,7 @@ wildcard_constraints:
 
 rule encoder_maps:
     input:
-        encoder=lambda wildcards: encoder_weights(wildcards.encoder),
+        encoder="<results>/encoders/{encoder}/model.safetensors",
         neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
         decoder="<results>/decoders/{encoder}.safetensors",
         images=CONFIG.figures.folder or "<results>/data/prepared/validation/index.npz",
@@ -33,7 +33,7 @@ rule encoder_maps:
 
 use rule encoder_maps as denoiser_maps with:
     input:
-        unpack(row_inputs),
+        unpack(latent_inputs),
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         images=CONFIG.figures.folder or "<results>/data/prepared/validation/index.npz",
@@ -70,38 +70,16 @@ SAMPLES = "4. Samples"
 FIGURES = {
     "fid": Figure("fid", RESULTS, "FID against epochs", "row epoch seed metrics", unguided(DRAWN)),
     "training": Figure("training", RESULTS, "loss and gradient norm", "row epoch record weights", RUNS),
-    "averages": Figure(
-        "averages-{row}", RESULTS, "FID against EMA decay, {row}", "row epoch seed decay metrics", AVERAGES
-    ),
+    "averages": Figure("averages-{row}", RESULTS, "FID against decay, {row}", "row epoch seed decay metrics", AVERAGES),
     "encoder": Figure("{image}encoder-{kind}", ENCODERS, "{kind}", "encoder ttr maps", ENCODER_ENTRIES, "{kind}"),
     "denoiser": Figure("{image}denoiser-{kind}", DENOISERS, "{kind}", "row epoch maps", DRAWN_ENTRIES, "{kind}"),
     "times": Figure("{image}times-{row}", DENOISERS, "norms against noise, {row}", "row epoch maps", DRAWN_ENTRIES),
     "reconstruction": Figure("reconstruction", SAMPLES, "reconstructions", "encoder ttr samples", RECONSTRUCTED),
     "samples": Figure("samples", SAMPLES, "samples at equal seeds", "row epoch seed samples", DRAWN_ENTRIES),
-    "progress": Figure(
-        "progress", SAMPLES, "the same at every scored epoch", "row epoch seed samples", PROGRESS, "samples"
-    ),
+    "progress": Figure("progress", SAMPLES, "at every scored epoch", "row epoch seed samples", PROGRESS, "samples"),
 }
-
-
 for name in ("fid", "training"):
     FIGURES[f"partial_{name}"] = FIGURES[name]._replace(file=f"{name}-partial", kind=name, partial=True)
-
-
-def shown_files(figure, wildcards):
-    """Files of what a figure shows."""
-    return files_of(matching(figure.entries, wildcards), figure.fields.split()[-1])
-
-
-def drawn(*names):
-    """Files of these figures, as far as there is anything to show: of every row, or kind of map, that there is."""
-    return [
-        path
-        for name in names
-        for rows in [list(dict.fromkeys(one.row for one in FIGURES[name].entries))]
-        for path in expand(f"<results>/figures/{FIGURES[name].file}.png", image="", kind=MAP_KINDS, row=rows)
-        if rows
-    ]
 
 
 for name, figure in FIGURES.items():

@@ -6,16 +6,9 @@ from dsr.artifacts.manifest import load as load_manifest
 FETCH = f"python -m dsr.commands.fetch --lock {CONFIG.results}/artifacts.lock"
 MANIFEST = load_manifest()
 
-
 # Encoders and decoders that the rows need, by id.
-ENCODER_ARTIFACTS = {
-    artifact: file
-    for encoder, _ in ENCODINGS
-    for artifact, file in (
-        (encoder, encoder_weights(encoder)),
-        (f"decoder-{encoder}", f"<results>/decoders/{encoder}.safetensors"),
-    )
-}
+ENCODER_ARTIFACTS = {name: f"<results>/encoders/{name}/model.safetensors" for name, _ in ENCODINGS}
+ENCODER_ARTIFACTS |= {f"decoder-{name}": f"<results>/decoders/{name}.safetensors" for name, _ in ENCODINGS}
 # Where the manifest has released statistics, of those that should be; it has none of SigLIP2-So400M with a single pass.
 RELEASED_STATISTICS = [
     (encoder, ttr)
@@ -51,6 +44,12 @@ def class_times(artifact):
     return hashlib.sha256(times.encode()).hexdigest()[:12]
 
 
+def link_real(wildcards, output):
+    """In a rehearsal, the start of a shell line: links to what the paper's own results have, or does what follows."""
+    real = [str(Path(PAPER, Path(file).relative_to(CONFIG.results))) for file in output]
+    return f"[ -e {real[0]} ] && ln -srft {Path(output[0]).parent} {' '.join(real)} ||" if REHEARSAL else ""
+
+
 def raw_params():
     """What jobs are told of the images of a split before they are prepared, and what makes them run again."""
     return {
@@ -60,9 +59,3 @@ def raw_params():
         "classes": CONFIG.data.classes,
         "listing": lambda wildcards: class_times(f"imagenet-{wildcards.split}"),
     }
-
-
-def other_index(wildcards):
-    """Index of the other split, whose classes must be the same."""
-    split = "validation" if wildcards.split == "train" else "train"
-    return f"{CONFIG.results}/data/prepared/{split}/index.npz"

@@ -2,7 +2,7 @@
 rule model_folder:
     input:
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
-        statistics=lambda wildcards: row_inputs(wildcards)["statistics"],
+        statistics=lambda wildcards: latent_inputs(wildcards)["statistics"],
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
         spec=asked(
             "<results>/models/{row}-{epoch}/config.json",
@@ -39,7 +39,7 @@ rule card:
     conda:
         "../envs/torch.yaml"
     params:
-        entries=lambda wildcards: table_json(matching(reported(CONFIG.rows), wildcards)),
+        entries=lambda wildcards: entries_json(matching(reported(CONFIG.rows), wildcards), *SCORE_FIELDS.split()),
     shell:
         "python -m dsr.commands.report card --config {input.config:q} --entries {params.entries:q}"
         " --weights {input.weights:q} --output {output.card:q} > {log:q} 2>&1"

@@ -18,7 +18,7 @@ rule provenance:
     conda:
         "../envs/torch.yaml"
     params:
-        entries=table_json(reported(CONFIG.rows)),
+        entries=entries_json(reported(CONFIG.rows), *SCORE_FIELDS.split()),
         source=workflow.basedir,
         times=times,
         environments=[f"{workflow.basedir}/envs/{name}.yaml" for name in ("torch", "tensorflow", "workflow")],

@@ -22,7 +22,8 @@ RECONSTRUCTIONS = [
     )
     for encoder, ttr in ENCODINGS
 ]
-ENCODER_ENTRIES = [one for one in RECONSTRUCTIONS if (one.encoder, one.ttr) in encodings(DRAWN)]
+DRAWN_ENCODINGS = {(CONFIG.rows[row].encoder, CONFIG.rows[row].ttr) for row in DRAWN}
+ENCODER_ENTRIES = [one for one in RECONSTRUCTIONS if (one.encoder, one.ttr) in DRAWN_ENCODINGS]
 # The validation images themselves, above what is made of them.
 RECONSTRUCTED = [Entry(samples=Path(CONFIG.results, "evaluator/reference-validation.npz")), *RECONSTRUCTIONS]
 # The encoders side by side, and the rows that have the first row's denoiser, at an epoch of the tables.
@@ -33,13 +34,11 @@ BACKBONES = RECONSTRUCTIONS + [
     if one.epoch == COMPARED_EPOCH and CONFIG.rows[one.row].denoiser == next(iter(CONFIG.rows.values())).denoiser
 ]
 MAP_KINDS = ["norms", "components", "attention", "outliers"]
-# The whole configuration, for whatever needs more of it than a specification holds.
-CONFIG_JSON = CONFIG.model_dump_json(exclude_defaults=True)
 
 
 def config_file(wildcards):
-    """The configuration as a file."""
-    return write_asked("<results>/config", CONFIG_JSON)
+    """The whole configuration as a file, for whatever needs more of it than a specification holds."""
+    return write_asked("<results>/config", CONFIG.model_dump_json(exclude_defaults=True))
 
 
 def table_entries(table):
@@ -62,12 +61,8 @@ def table_files(entries, *kinds):
     return files_of([one for one in entries if one.row in ("", *CONFIG.rows)], *kinds)
 
 
+# What tables need of their entries.
 SCORE_FIELDS = "row epoch guidance seed reference metrics"
-
-
-def table_json(entries):
-    """Entries with their scores, as JSON."""
-    return entries_json(entries, *SCORE_FIELDS.split())
 
 
 def times_written(files):
@@ -76,15 +71,27 @@ def times_written(files):
     return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
-# What Table 1 is made of.
-TABLE1_FILES = files_of(reported(CONFIG.rows), "metrics", "chosen")
+def shown_files(figure, wildcards):
+    """Files of what a figure shows."""
+    return files_of(matching(figure.entries, wildcards), figure.fields.split()[-1])
+
+
+def drawn(*names):
+    """Files of these figures, as far as there is anything to show: of every row, or kind of map, that there is."""
+    return [
+        path
+        for name in names
+        for rows in [list(dict.fromkeys(one.row for one in FIGURES[name].entries))]
+        for path in expand(f"<results>/figures/{FIGURES[name].file}.png", image="", kind=MAP_KINDS, row=rows)
+        if rows
+    ]
 
 
 def missing_metrics(wildcards):
     """A file that changes when a metrics file is missing: left to itself, Snakemake asks for missing files only when
     something after them has to run."""
     file = Path(CONFIG.results, "specs/table1-missing.txt")
-    missing = [path for path in TABLE1_FILES if not Path(path).exists()]
+    missing = [path for path in files_of(reported(CONFIG.rows), "metrics", "chosen") if not Path(path).exists()]
     if missing or not file.exists():
         # The time, because Snakemake also compares what small files hold.
         write_text(file, "\n".join([*missing, str(time.time_ns())]))
@@ -93,11 +100,9 @@ def missing_metrics(wildcards):
 
 def times(wildcards):
     """Snakemake's benchmarks and the trainer's records of every row and encoder, as JSON."""
-    jobs = {
-        f"{e}-{t}": {"statistics": [f"statistics/{e}-{t}"], "reconstruct": [f"reconstruct/{e}-{t}"]}
-        for e, t in ENCODINGS
-    }
-    jobs["reconstruction"] = {"evaluate": ["evaluate/reconstruction"]}
+    jobs = {"reconstruction": {"evaluate": ["evaluate/reconstruction"]}}
+    for e, t in ENCODINGS:
+        jobs[f"{e}-{t}"] = {"statistics": [f"statistics/{e}-{t}"], "reconstruct": [f"reconstruct/{e}-{t}"]}
     for row in CONFIG.rows:
         known = [(one.epoch, one.set_id) for one in ENTRIES if one.row == row]
         if row in SWEPT:
@@ -109,13 +114,8 @@ def times(wildcards):
             "sample": [f"sample/{images}" for images in sets],
             "evaluate": [f"evaluate/{images}" for images in [*sets, *again]],
         }
-    return json.dumps(
-        {
-            "folder": f"{CONFIG.results}/benchmarks",
-            "jobs": jobs,
-            "records": {row: f"{state_folder(row)}/metrics.jsonl" for row in TRAINED},
-        }
-    )
+    records = {row: f"{state_folder(row)}/metrics.jsonl" for row in TRAINED}
+    return json.dumps({"folder": f"{CONFIG.results}/benchmarks", "jobs": jobs, "records": records})
 
 
 # What a rehearsal says of every row is taken from these.
@@ -135,8 +135,7 @@ def rehearsed_json(wildcards):
         for one in REHEARSED
     }
     made = {"evaluator's network": "<results>/evaluator/graph.pb", **ENCODER_ARTIFACTS}
-    files = {name: in_results(path) for name, path in made.items()}
-    return json.dumps({"rows": rows, "made": files})
+    return json.dumps({"rows": rows, "made": {name: in_results(path) for name, path in made.items()}})
 
 
 def rehearsal_option():

@@ -52,9 +52,7 @@ rule choose_guidance:
 # The validation images through encoder, statistics and decoder, without a denoiser: what every row's images go through.
 use rule sample as reconstruct with:
     input:
-        encoder=lambda wildcards: encoder_weights(wildcards.encoder),
-        neurons=lambda wildcards: neurons(wildcards.encoder, wildcards.ttr),
-        statistics="<results>/latents/{encoder}-{ttr}.safetensors",
+        unpack(latent_inputs),
         decoder="<results>/decoders/{encoder}.safetensors",
         images="<results>/data/prepared/validation/index.npz",
         spec=asked("<results>/reconstruction/{encoder}-{ttr}/samples.json", CONFIG.reconstruct),

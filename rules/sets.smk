@@ -31,11 +31,6 @@ def final_epoch(row):
     return CONFIG.epochs(row)[-1]
 
 
-def set_file(row, epoch, set_id, name):
-    """A file about one set of images."""
-    return Path(CONFIG.results, "rows", row, f"epoch-{epoch}", set_id, name)
-
-
 def command_with(*overlays):
     """How something is asked for: as this run was, with its configuration files and more of them."""
     files = [*map(os.path.relpath, workflow.overwrite_configfiles), *overlays]
@@ -47,7 +42,8 @@ def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):
     """A set of images and its scores against one reference, as tables and figures know it."""
     images = f"{'' if decay is None else f'ema-{decay}/'}{guidance}-seed{seed}"
     again = "" if reference == FIRST_REFERENCE else f"-{reference}"
-    metrics = set_file(row, epoch, images, f"metrics{again}.json")
+    folder = Path(CONFIG.results, "rows", row, f"epoch-{epoch}")
+    metrics = folder / images / f"metrics{again}.json"
     # Lines of a table are those of the first seed and reference.
     first = (seed, reference) == (FIRST_SEED, FIRST_REFERENCE)
     return Entry(
@@ -59,11 +55,11 @@ def entry(row, epoch, guidance, seed, reference, decay=None, overlays=()):
         decay=decay,
         set_id=images,
         metrics=metrics,
-        samples=set_file(row, epoch, images, "samples.npz"),
+        samples=folder / images / "samples.npz",
         maps=Path(CONFIG.results, f"maps/rows/{row}-{epoch}.npz"),
-        weights=set_file(row, epoch, "", "ema.safetensors"),
+        weights=folder / "ema.safetensors",
         record=Path(state_folder(row), "metrics.jsonl") if row in TRAINED else None,
-        chosen=set_file(row, epoch, "", "guidance.json") if guidance == CHOSEN else None,
+        chosen=folder / "guidance.json" if guidance == CHOSEN else None,
         run=f"{command_with(*overlays)} {metrics}" if first else "",
     )
 
@@ -134,7 +130,7 @@ def sample_inputs(wildcards):
     return {
         "weights": f"{folder}/ema{f'-{decay}' if decay else ''}.safetensors",
         "guidance": [f"{folder}/guidance.json"] if chosen else [],
-        "statistics": row_inputs(wildcards)["statistics"],
+        "statistics": latent_inputs(wildcards)["statistics"],
         "decoder": f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
     }
 
@@ -144,15 +140,11 @@ def evaluate_spec(reference=None, **wildcards):
     return CONFIG.evaluate(sample_spec(**wildcards))
 
 
-# These take `input` so that Snakemake counts them among what follows from other things, which reruns nothing.
-def keep_samples(wildcards, input):
-    """Option that keeps what depends on the samples alone: of the sets that are scored against several references."""
-    aside = wildcards.set.startswith(("sweep/", "ema-"))
-    return "--keep" if OTHER_REFERENCES and not aside else ""
-
-
 def board_option(wildcards, input):
-    """Option that shows figures' sets of the rows that are trained in TensorBoard, as a run beside the trainer's."""
+    """Option that shows figures' sets of the rows that are trained in TensorBoard, as a run beside the trainer's.
+
+    It takes `input` so that Snakemake counts it among what follows from other things, which reruns nothing.
+    """
     shown = [one.set_id for one in unguided([wildcards.row]) if one.record]
     folder = f"{state_folder(wildcards.row)}/tensorboard/samples" if shown else ""
     return ["--board", folder] if wildcards.set in shown else []

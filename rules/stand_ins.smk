@@ -18,12 +18,6 @@ if CONFIG.data.source in ("digits", "made"):
             "python -m dsr.commands.demo images --spec {params.spec:q} --output {params.folder:q} > {log:q} 2>&1"
 
 
-def link_real(wildcards, output):
-    """In a rehearsal, the start of a shell line: links to what the paper's own results have, or does what follows."""
-    real = [str(Path(PAPER, Path(file).relative_to(CONFIG.results))) for file in output]
-    return f"[ -e {real[0]} ] && ln -srft {Path(output[0]).parent} {' '.join(real)} ||" if REHEARSAL else ""
-
-
 rule stand_in_encoder:
     output:
         weights="<results>/encoders/{encoder}/model.safetensors",
@@ -44,7 +38,7 @@ rule stand_in_encoder:
 rule stand_in_decoder:
     input:
         # That of a rehearsal is not trained.
-        encoder=[] if REHEARSAL else encoder_weights("{encoder}"),
+        encoder=[] if REHEARSAL else "<results>/encoders/{encoder}/model.safetensors",
         images=[] if REHEARSAL else "<results>/data/prepared/train/index.npz",
     output:
         "<results>/decoders/{encoder}.safetensors",

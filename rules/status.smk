@@ -18,22 +18,24 @@ def in_full(path):
     return str(Path(in_results(path)).absolute())
 
 
-def score(one):
-    """A scored set of images, and what is published of it."""
-    spec = one.asked(CONFIG)[one.metrics]
-    known = expected(CONFIG, one.row, one.epoch) if one.guidance == UNGUIDED else None
-    return Score(path=in_full(str(one.metrics)), epoch=one.epoch, spec=spec_hash(spec), expected=known)
-
-
 def row_files(row):
     """Files that say where a row stands."""
     spec = CONFIG.train(row) if row in TRAINED else None
+    scores = [
+        Score(
+            path=in_full(str(one.metrics)),
+            epoch=one.epoch,
+            spec=spec_hash(one.asked(CONFIG)[one.metrics]),
+            expected=expected(CONFIG, row, one.epoch) if one.guidance == UNGUIDED else None,
+        )
+        for one in reported([row], **FIRST)
+    ]
     weights = "<results>/rows/{}/epoch-{}/ema.safetensors"
     return RowFiles(
         run=in_full(state_folder(row)) if spec else None,
         images_per_epoch=spec.steps_per_epoch * spec.recipe.batch if spec else None,
         weights={epoch: in_full(weights.format(row, epoch)) for epoch in CONFIG.epochs(row)},
-        scores=tuple(score(one) for one in reported([row], **FIRST)),
+        scores=tuple(scores),
     )
 
 
@@ -42,10 +44,8 @@ onstart:
         check_submission(workflow)
     except UserError as error:
         raise WorkflowError(str(error)) from None
-    names = {
-        workflow.dag.jobid(job): " ".join([job.rule.name, *job.wildcards_dict.values()])
-        for job in workflow.dag.jobs
-    }
+    dag = workflow.dag
+    names = {dag.jobid(job): " ".join([job.rule.name, *job.wildcards_dict.values()]) for job in dag.jobs}
     logger.addHandler(Failures(FAILURES, names))
     write_text(
         Path(CONFIG.results, "status.json"),

@@ -16,7 +16,7 @@ class Table(NamedTuple):
     made: str = "metrics chosen"
     """Files of these entries that are made first. A table without any shows what has been measured so far, as it is on
     disk: as inputs that are out of date files would be made again, and asking what is there must never train anything."""
-    fields: str = f"{SCORE_FIELDS} run"
+    fields: str = f"{SCORE_FIELDS} encoder ttr run"
     """What it needs of these entries."""
     step: str = "table"
     options: Sequence[str] = ()
@@ -34,13 +34,7 @@ TABLES = {
         for name in CONFIG.tables
     },
     "reconstruction_table": Table(
-        "tables/reconstruction",
-        "Table: reconstruction",
-        "reconstruction-table",
-        RECONSTRUCTIONS,
-        "metrics",
-        "encoder ttr metrics",
-        "reconstruction",
+        "tables/reconstruction", "Table: reconstruction", "reconstruction-table", RECONSTRUCTIONS, step="reconstruction"
     ),
     "backbones_table": Table(
         "tables/backbones",

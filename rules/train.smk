@@ -1,7 +1,7 @@
 # One rule trains every row. Milestones form a chain, so early epochs are scored while later ones train.
 rule train:
     input:
-        unpack(row_inputs),
+        unpack(latent_inputs),
         # Newer than weights of another specification, and not told to the trainer, which gets that of the whole run.
         asked("<results>/rows/{row}/epoch-{epoch}/ema.safetensors", CONFIG.weights),
         images="<results>/data/prepared/train/index.npz",
