@@ -26,13 +26,11 @@ include: "src/package.smk"
 include: "rules/common.smk"
 
 
-PARTS = (
-    "sets results manifest weights data encoder train sample evaluate figures tables models report plan status".split()
-)
-# What the images go through: stand-ins of the demo and of rehearsals, or fetched.
-PARTS += ["stand_ins" if REHEARSAL or CONFIG.stand_ins else "artifacts", *["rehearsal"] * REHEARSAL]
+PARTS = "sets results manifest weights data encoder train sample evaluate figures tables models report plan status"
+# What the images go through: made, in the demo and in rehearsals, or fetched.
+ORIGIN = "stand_ins" if REHEARSAL or CONFIG.stand_ins else "artifacts"
 
-for part in PARTS:
+for part in [*PARTS.split(), ORIGIN, *["rehearsal"] * REHEARSAL]:
 
     include: f"rules/{part}.smk"
 

@@ -5,9 +5,6 @@ SOURCE = (
     " --output {output:q} > {log:q} 2>&1"
 )
 
-INDEX_OF = f"{CONFIG.results}/data/prepared/{{}}/index.npz".format
-
-
 if CONFIG.data.source in ("imagefolder", "kaggle"):
 
     rule fetch_images:
@@ -65,8 +62,7 @@ if CONFIG.data.prepared:
         conda:
             "../envs/torch.yaml"
         params:
-            # Of the other split, whose classes must be the same.
-            other=lambda wildcards: INDEX_OF(*{"train", "validation"} - {wildcards.split}),
+            other=other_index,
         shell:
             "python -m dsr.commands.prepare index --inputs {input:q} --other {params.other:q} --output {output:q}"
             " > {log:q} 2>&1"
@@ -84,7 +80,6 @@ else:
             "../envs/torch.yaml"
         params:
             **raw_params(),
-            # Of the other split, whose classes must be the same.
-            other=lambda wildcards: INDEX_OF(*{"train", "validation"} - {wildcards.split}),
+            other=other_index,
         shell:
             f"python -m dsr.commands.prepare folder --other {{params.other:q}}{SOURCE}"

@@ -59,3 +59,9 @@ def raw_params():
         "classes": CONFIG.data.classes,
         "listing": lambda wildcards: class_times(f"imagenet-{wildcards.split}"),
     }
+
+
+def other_index(wildcards):
+    """Index of the other split, whose classes must be the same."""
+    split = "validation" if wildcards.split == "train" else "train"
+    return f"{CONFIG.results}/data/prepared/{split}/index.npz"

@@ -82,9 +82,7 @@ for name, table in TABLES.items():
                 matching(table.entries, wildcards), *table.fields.split()
             ),
             # A result that is new, or gone, makes a partial table again.
-            present=lambda wildcards, table=table: (
-                "" if table.made else times_written(table_files(table.entries, "metrics", "chosen"))
-            ),
+            present=lambda wildcards, table=table: table.made or times_written(files_of(table.entries, "metrics")),
         shell:
             "python -m dsr.commands.report {params.step} --config {input.config:q} --entries {params.entries:q}"
             " {params.options:q} --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q}"

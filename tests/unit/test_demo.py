@@ -15,7 +15,7 @@ from dsr.config.encoders import TestTimeRegisters
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo import encoder as stand_ins
-from dsr.demo.digits import training_pairs, train_decoder, write_digits
+from dsr.demo.digits import train_decoder, training_pairs, write_digits
 from dsr.demo.graph import write_graph
 from dsr.denoiser.dit import build_denoiser
 from dsr.encoder.autoencoder import Autoencoder, build_decoder, load_decoder

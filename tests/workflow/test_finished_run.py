@@ -247,7 +247,7 @@ def test_published_weights_are_sampled_and_scored_without_training(finished: Che
         "figures": {"rows": ["reference"]},
     }
     files, table = overlay(tmp_path, change), "tables/reference-weights.md"
-    jobs = {"fetch_weights": 1, "sample": 1, "evaluate": 1, "comparison": 1}
+    jobs = {"fetch_weights": 1, "sample": 1, "evaluate": 1, "table_reference-weights": 1}
     looked_at = {"denoiser_maps": 1, "figure_denoiser": 4, "figure_times": 1, "figure_samples": 1}
     assert finished.planned("reference_weights", overlays=files) == jobs | looked_at | {"reference_weights": 1}
     run = finished.tiny(f"{RESULTS}/{table}", overlays=files)

@@ -84,7 +84,7 @@ def run(checkout: Checkout, *arguments: str, overlays: tuple[str, ...] = ()) -> 
 
 def test_local_copies_are_checked_and_linked(given: tuple[Checkout, dict[str, str]]) -> None:
     checkout, copies = given
-    once = dict.fromkeys(("fetch_encoder", "fetch_decoder", "fetch_statistics", "fetch_graph"), 1)
+    once = dict.fromkeys(("fetch_encoder", "fetch_decoder", "fetch_statistics", "fetch_evaluator"), 1)
     assert job_counts(run(checkout, *TARGETS)).items() >= {**once, "fetch_images": 2}.items()
     results = checkout.folder / "results/local"
     for name, file in {

@@ -80,7 +80,7 @@ def test_more_references_and_seeds_are_more_evaluations_of_the_same_weights(fres
     assert counts["train"] == 18
     assert counts["sample"] == counts["evaluate"] == 18 * 2
     assert counts["evaluate_again"] == 18 * 2 * 2
-    assert (counts["reference"], counts["fetch_reference"]) == (2, 1)
+    assert (counts["reference"], counts["fetch_evaluator"]) == (2, 2)
 
 
 def test_only_sets_that_are_scored_again_are_kept_and_only_those_of_figures_shown(fresh: Checkout) -> None:

@@ -125,7 +125,7 @@ def test_results_of_a_rehearsal_are_refused_and_the_plan_uses_what_was_measured(
 
 def test_the_papers_rows_are_planned_with_networks_of_full_size(fresh: Checkout) -> None:
     counts, text = fresh.plan("-p", "rehearsal", "--configfile", REHEARSAL)
-    assert (counts["made_encoder"], counts["made_decoder"], counts["train"], counts["sample"]) == (2, 2, 6, 6)
+    assert (counts["stand_in_encoder"], counts["stand_in_decoder"], counts["train"], counts["sample"]) == (2, 2, 6, 6)
     assert text.count(" --preempt-once dsr.commands.train") == 6
     assert "fetch" not in counts
     assert " --preempt-once" not in fresh.plan("-p", "results/table1.md")[1]
