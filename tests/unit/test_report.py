@@ -313,10 +313,9 @@ STRICT = {"halt_level": 2, "report_level": 2}
 def test_captions_are_valid(caption: Path, kind: str, source: str, raw: dict[str, Any]) -> None:
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(caption.read_text(encoding="utf-8"))
     raw["data"]["source"] = source
-    wildcards = SimpleNamespace(row="dit-siglip2b", kind=kind, table="scaling")
-    text = template.render(
-        snakemake=SimpleNamespace(config={**raw, "failed": "- train"}, wildcards=wildcards), files=[]
-    )
+    job = {"wildcards": SimpleNamespace(row="dit-siglip2b", kind=kind)}
+    job["params"] = SimpleNamespace(options=["--table", "scaling"])
+    text = template.render(snakemake=SimpleNamespace(config={**raw, "failed": "- train"}, **job), files=[])
     docutils.core.publish_string(text, writer="html5", settings_overrides=STRICT)
 
 
