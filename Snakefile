@@ -42,5 +42,5 @@ rule all:
         expand("<results>/tables/{table}.md", table=[*CONFIG.tables, "reconstruction"]),
         ["<results>/tables/backbones.md"] * (len(BACKBONES) > len(RECONSTRUCTIONS)),
         "<results>/provenance.md",
-        drawn(*(name for name in FIGURES if not FIGURES[name].partial)),
+        drawn(*(name for name in FIGURES if FIGURES[name].made)),
     localrule: True

@@ -62,7 +62,7 @@ def encoder(config: Config, spec: EncoderSpec, folder: Path) -> tuple[Path, Path
     """
     place = folder / spec.encoder.hub.replace("/", "-")
     if not place.exists():
-        write_encoder(spec, next(name for name, entry in config.encoders.items() if entry == spec.encoder), place)
+        write_encoder(spec, place, next(name for name, entry in config.encoders.items() if entry == spec.encoder))
     if spec.ttr_options is None:
         return place, None
     if spec.encoder.hub not in STAND_INS:

@@ -42,7 +42,7 @@ use rule fetch_weights as fetch_statistics with:
         spec=lambda wildcards: spec_json(CONFIG.encoding(*wildcards)),
 
 
-# ADM's reference batch has 10 000 images, and the statistics of the whole training set.
+# The evaluator's network, and ADM's reference batch: 10 000 images, and the statistics of the whole training set.
 EVALUATOR = {"graph.pb": "inception-graph", "reference-adm.npz": "reference-imagenet256"}
 
 

@@ -38,13 +38,10 @@ def overlay_rows(table):
 # The folder of a rehearsal holds made images and weights, which no result may be made of.
 REHEARSAL = CONFIG.data.source == "made"
 PAPER = BASE["results"]
-RAW = Path(CONFIG.results, "data/raw")
-MADE = RAW / "REHEARSAL"
-if MADE.exists() is not REHEARSAL and (MADE.exists() or Path(RAW, "train.json").exists()):
-    what = "a rehearsal and no results" if MADE.exists() else "other images than a rehearsal's"
-    raise WorkflowError(f"results: {CONFIG.results} holds {what} ({MADE}); name another folder")
-
-OVERLAY_ROWS = {table: overlay_rows(table) for table in CONFIG.tables}
+MADE = Path(CONFIG.results, "data/raw/REHEARSAL")
+if MADE.exists() is not REHEARSAL and (MADE.exists() or MADE.with_name("train.json").exists()):
+    what = f"a rehearsal and no results ({MADE})" if MADE.exists() else f"other images than a rehearsal's (no {MADE})"
+    raise WorkflowError(f"results: {CONFIG.results} holds {what}; name another folder")
 
 EXECUTION = CONFIG.execution
 EPOCHS = CONFIG.evaluation.epochs
@@ -102,11 +99,11 @@ def neurons(encoder, ttr):
 
 def latent_inputs(wildcards):
     """Files that turn images into the normalised latents of a row, or of an encoder with or without TTR."""
-    of = CONFIG.rows[wildcards.row] if "row" in wildcards.keys() else wildcards
+    used = CONFIG.rows.get(wildcards.get("row"), wildcards)
     return {
-        "encoder": f"<results>/encoders/{of.encoder}/model.safetensors",
-        "neurons": neurons(of.encoder, of.ttr),
-        "statistics": f"<results>/latents/{of.encoder}-{of.ttr}.safetensors",
+        "encoder": f"<results>/encoders/{used.encoder}/model.safetensors",
+        "neurons": neurons(used.encoder, used.ttr),
+        "statistics": f"<results>/latents/{used.encoder}-{used.ttr}.safetensors",
     }
 
 
@@ -129,8 +126,12 @@ def asked(output, spec):
     made anew also where Snakemake's own metadata is gone, and never because settings were changed and changed back.
     """
     types = {"epoch": int, "decay": float}
-    typed = lambda wildcards: {key: types.get(key, str)(text) for key, text in wildcards.items()}
-    return lambda wildcards: write_asked(output.format(**wildcards), spec_json(spec(**typed(wildcards))))
+
+    def write(wildcards):
+        values = {key: types.get(key, str)(text) for key, text in wildcards.items()}
+        return write_asked(output.format(**wildcards), spec_json(spec(**values)))
+
+    return write
 
 
 @functools.cache

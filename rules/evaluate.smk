@@ -40,7 +40,7 @@ rule evaluate:
         **resources_of("evaluate"),
     params:
         cache=f"{CONFIG.results}/evaluator/cache",
-        # What depends on the samples alone, of sets that are scored again: neither those aside, nor with one reference.
+        # What depends on the samples alone, where there are several references; it takes `input`, so it reruns nothing.
         keep=lambda wildcards, input: "--keep" * bool(OTHER_REFERENCES and "/" not in wildcards.set),
         files=named_files,
     shell:

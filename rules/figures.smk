@@ -52,34 +52,38 @@ class Figure(NamedTuple):
     file: str
     """Name without folder and ending; {image} is the folder of another image than the first."""
     category: str
-    """Where the report has it, and what it is called there."""
     label: str
+    """Where the report has it, and what it is called there."""
     fields: str
-    """What it needs of its entries; the last one is a file."""
+    """What it needs of its entries besides."""
+    made: str
+    """Files of these entries that are made first; without any it shows what there is so far, as partial tables do."""
     entries: list[Entry]
     """What it shows; where {row} is in its name, those of that row."""
     kind: str = ""
     """How it is drawn, if not as the rule's name says."""
-    partial: bool = False
-    """Whether it shows what there is so far, and has nothing made, as partial tables do."""
 
 
 RESULTS, ENCODERS, DENOISERS = "1. Results", "2. Outliers in the encoder", "3. Outliers in the denoiser"
 SAMPLES = "4. Samples"
-# By the name of the rule and the caption.
+# By the name of the rule and, but for partial ones, of the caption.
 FIGURES = {
-    "fid": Figure("fid", RESULTS, "FID against epochs", "row epoch seed metrics", unguided(DRAWN)),
-    "training": Figure("training", RESULTS, "loss and gradient norm", "row epoch record weights", RUNS),
-    "averages": Figure("averages-{row}", RESULTS, "FID against decay, {row}", "row epoch seed decay metrics", AVERAGES),
-    "encoder": Figure("{image}encoder-{kind}", ENCODERS, "{kind}", "encoder ttr maps", ENCODER_ENTRIES, "{kind}"),
-    "denoiser": Figure("{image}denoiser-{kind}", DENOISERS, "{kind}", "row epoch maps", DRAWN_ENTRIES, "{kind}"),
-    "times": Figure("{image}times-{row}", DENOISERS, "norms against noise, {row}", "row epoch maps", DRAWN_ENTRIES),
-    "reconstruction": Figure("reconstruction", SAMPLES, "reconstructions", "encoder ttr samples", RECONSTRUCTED),
-    "samples": Figure("samples", SAMPLES, "samples at equal seeds", "row epoch seed samples", DRAWN_ENTRIES),
-    "progress": Figure("progress", SAMPLES, "at every scored epoch", "row epoch seed samples", PROGRESS, "samples"),
+    "fid": Figure("fid", RESULTS, "FID against epochs", "row epoch seed", "metrics", unguided(DRAWN)),
+    "training": Figure("training", RESULTS, "loss and gradient norm", "row epoch record", "weights", RUNS),
+    "averages": Figure(
+        "averages-{row}", RESULTS, "FID against EMA decay, {row}", "row epoch seed decay", "metrics", AVERAGES
+    ),
+    "encoder": Figure("{image}encoder-{kind}", ENCODERS, "{kind}", "encoder ttr", "maps", ENCODER_ENTRIES, "{kind}"),
+    "denoiser": Figure("{image}denoiser-{kind}", DENOISERS, "{kind}", "row epoch", "maps", DRAWN_ENTRIES, "{kind}"),
+    "times": Figure("{image}times-{row}", DENOISERS, "norms against noise, {row}", "row epoch", "maps", DRAWN_ENTRIES),
+    "reconstruction": Figure("reconstruction", SAMPLES, "reconstructions", "encoder ttr", "samples", RECONSTRUCTED),
+    "samples": Figure("samples", SAMPLES, "samples at equal seeds", "row epoch seed", "samples", DRAWN_ENTRIES),
+    "progress": Figure("progress", SAMPLES, "samples at every epoch", "row epoch seed", "samples", PROGRESS, "samples"),
 }
 for name in ("fid", "training"):
-    FIGURES[f"partial_{name}"] = FIGURES[name]._replace(file=f"{name}-partial", kind=name, partial=True)
+    full = FIGURES[name]
+    unfinished = {"file": f"{name}-partial", "label": f"{full.label}, as far as measured", "kind": name}
+    FIGURES[f"partial_{name}"] = full._replace(**unfinished, fields=f"{full.fields} {full.made}", made="")
 
 
 for name, figure in FIGURES.items():
@@ -88,10 +92,10 @@ for name, figure in FIGURES.items():
         name:
             f"figure_{name}"
         input:
-            lambda wildcards, figure=figure: [] if figure.partial else shown_files(figure, wildcards),
+            lambda wildcards, figure=figure: files_of(matching(figure.entries, wildcards), *figure.made.split()),
             config=config_file,
             # Names of the classes that are shown.
-            names="<results>/data/prepared/validation/index.npz" if figure.fields.endswith("samples") else [],
+            names="<results>/data/prepared/validation/index.npz" if figure.made == "samples" else [],
         output:
             png=report(
                 f"<results>/figures/{figure.file}.png",
@@ -103,7 +107,7 @@ for name, figure in FIGURES.items():
         log:
             f"<logs>/figures/{figure.file}.log",
         wildcard_constraints:
-            row=one_of(one.row for one in figure.entries),
+            row=one_of({one.row for one in figure.entries}),
         # Seconds of work: not worth a place in a cluster's queue.
         localrule: True
         conda:
@@ -111,11 +115,11 @@ for name, figure in FIGURES.items():
         params:
             kind=figure.kind or name,
             entries=lambda wildcards, figure=figure: entries_json(
-                matching(figure.entries, wildcards), *figure.fields.split()
+                matching(figure.entries, wildcards), *f"{figure.fields} {figure.made}".split()
             ),
             image=lambda wildcards: f"--image {IMAGES[wildcards.image]}" if wildcards.get("image") else "",
             # A result that is new, or gone, makes a partial figure again.
-            present=lambda wildcards, figure=figure: figure.partial and times_written(shown_files(figure, wildcards)),
+            present="" if figure.made else times_written(files_of(figure.entries, "metrics", "record")),
             files=named_files,
         shell:
             "python -m dsr.commands.figure --kind {params.kind} {params.files:q} {params.image}"

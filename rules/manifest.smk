@@ -45,9 +45,11 @@ def class_times(artifact):
 
 
 def link_real(wildcards, output):
-    """In a rehearsal, the start of a shell line: links to what the paper's own results have, or does what follows."""
+    """In a rehearsal, the start of a shell line that ends in links where the paper's own results have these files."""
+    if not REHEARSAL:
+        return ""
     real = [str(Path(PAPER, Path(file).relative_to(CONFIG.results))) for file in output]
-    return f"[ -e {real[0]} ] && ln -srft {Path(output[0]).parent} {' '.join(real)} ||" if REHEARSAL else ""
+    return f"[ -e {real[0]} ] && exec ln -srft {Path(output[0]).parent} {' '.join(real)};"
 
 
 def raw_params():

@@ -4,6 +4,7 @@ rule model_folder:
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         statistics=lambda wildcards: latent_inputs(wildcards)["statistics"],
         decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
+        # How its images are drawn unless another guidance is asked for.
         spec=asked(
             "<results>/models/{row}-{epoch}/config.json",
             functools.partial(sample_spec, set=f"{UNGUIDED}-seed{FIRST_SEED}"),

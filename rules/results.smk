@@ -27,12 +27,9 @@ ENCODER_ENTRIES = [one for one in RECONSTRUCTIONS if (one.encoder, one.ttr) in D
 # The validation images themselves, above what is made of them.
 RECONSTRUCTED = [Entry(samples=Path(CONFIG.results, "evaluator/reference-validation.npz")), *RECONSTRUCTIONS]
 # The encoders side by side, and the rows that have the first row's denoiser, at an epoch of the tables.
-COMPARED_EPOCH = 80 if 80 in EPOCHS else EPOCHS[-1]
-BACKBONES = RECONSTRUCTIONS + [
-    one.model_copy(update={"maps": None})
-    for one in unguided(TRAINED)
-    if one.epoch == COMPARED_EPOCH and CONFIG.rows[one.row].denoiser == next(iter(CONFIG.rows.values())).denoiser
-]
+ALIKE = [name for name in TRAINED if CONFIG.rows[name].denoiser == next(iter(CONFIG.rows.values())).denoiser]
+COMPARED = unguided(ALIKE, epoch=80 if 80 in EPOCHS else EPOCHS[-1])
+BACKBONES = [*RECONSTRUCTIONS, *(one.model_copy(update={"maps": None}) for one in COMPARED)]
 MAP_KINDS = ["norms", "components", "attention", "outliers"]
 
 
@@ -44,14 +41,14 @@ def config_file(wildcards):
 def table_entries(table):
     """Entries of one of the configuration's tables; those of its overlay are there to be asked for."""
     section = CONFIG.tables[table]
-    entries = reported(section.rows, guidance=UNGUIDED)
+    entries, others = reported(section.rows, guidance=UNGUIDED), overlay_rows(table)
     # The demo has nothing to replace what an overlay adds.
     if section.overlay and CONFIG.data.source != "digits":
         entries += [
             entry(row, epoch, UNGUIDED, **FIRST, overlays=[section.overlay])
             for row in section.rows
             for epoch in section.epochs or EPOCHS
-            if row not in CONFIG.rows and row in OVERLAY_ROWS[table]
+            if row not in CONFIG.rows and row in others
         ]
     return [one for one in entries if one.epoch in (section.epochs or [one.epoch])]
 
@@ -61,7 +58,7 @@ def table_files(entries, *kinds):
     return files_of([one for one in entries if one.row in ("", *CONFIG.rows)], *kinds)
 
 
-# What tables need of their entries.
+# What says which scores an entry has.
 SCORE_FIELDS = "row epoch guidance seed reference metrics"
 
 
@@ -71,20 +68,13 @@ def times_written(files):
     return {str(path): path.stat().st_mtime_ns for path in paths if path.exists()}
 
 
-def shown_files(figure, wildcards):
-    """Files of what a figure shows."""
-    return files_of(matching(figure.entries, wildcards), figure.fields.split()[-1])
-
-
 def drawn(*names):
     """Files of these figures, as far as there is anything to show: of every row, or kind of map, that there is."""
-    return [
-        path
-        for name in names
-        for rows in [list(dict.fromkeys(one.row for one in FIGURES[name].entries))]
-        for path in expand(f"<results>/figures/{FIGURES[name].file}.png", image="", kind=MAP_KINDS, row=rows)
-        if rows
-    ]
+    paths = []
+    for figure in map(FIGURES.get, names):
+        rows = list(dict.fromkeys(one.row for one in figure.entries))
+        paths += expand(f"<results>/figures/{figure.file}.png", image="", kind=MAP_KINDS, row=rows) if rows else []
+    return paths
 
 
 def missing_metrics(wildcards):
@@ -100,13 +90,13 @@ def missing_metrics(wildcards):
 
 def times(wildcards):
     """Snakemake's benchmarks and the trainer's records of every row and encoder, as JSON."""
-    jobs = {"reconstruction": {"evaluate": ["evaluate/reconstruction"]}}
+    jobs = {}
     for e, t in ENCODINGS:
         jobs[f"{e}-{t}"] = {"statistics": [f"statistics/{e}-{t}"], "reconstruct": [f"reconstruct/{e}-{t}"]}
+    jobs["reconstruction"] = {"evaluate": ["evaluate/reconstruction"]}
     for row in CONFIG.rows:
         known = [(one.epoch, one.set_id) for one in ENTRIES if one.row == row]
-        if row in SWEPT:
-            known += [(final_epoch(row), f"sweep/{name}") for name in CANDIDATES]
+        known += [(final_epoch(row), f"sweep/{name}") for name in CANDIDATES if row in SWEPT]
         sets = list(dict.fromkeys(f"{row}-{epoch}-{name}" for epoch, name in known))
         again = [f"{name}-{other}" for name in sets for other in OTHER_REFERENCES]
         jobs[row] = {

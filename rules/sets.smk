@@ -87,9 +87,9 @@ def reported(rows, **values):
     ]
 
 
-def unguided(rows):
-    """Entries that figures show: without guidance, of the first seed and reference."""
-    return reported(rows, guidance=UNGUIDED, **FIRST)
+def unguided(rows, **values):
+    """Entries that figures show: without guidance, of the first seed and reference, and with these values."""
+    return reported(rows, guidance=UNGUIDED, **FIRST, **values)
 
 
 def matching(entries, wildcards):

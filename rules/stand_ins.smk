@@ -1,6 +1,7 @@
 # Everything that stands in for a download. In the demo: handwritten digits for ImageNet, tiny encoders with planted
 # outliers for SigLIP2, a small decoder and a small classifier in place of Inception, both trained here on the images at
-# hand, which may be a user's own. In a rehearsal: noise, and networks of the real shapes with random weights.
+# hand, which may be a user's own. In a rehearsal: noise, networks of the real shapes with random weights, and the demo's
+# classifier, as long as the paper's own results have no real ones.
 if CONFIG.data.source in ("digits", "made"):
 
     rule stand_in_images:
@@ -13,7 +14,8 @@ if CONFIG.data.source in ("digits", "made"):
             "../envs/torch.yaml"
         params:
             folder=f"{CONFIG.results}/data/raw",
-            spec=spec_json(CONFIG.data),
+            # Without what images do not depend on.
+            spec=spec_json(CONFIG.data.model_copy(update={"flip": True, "prepared": True, "shards": 1})),
         shell:
             "python -m dsr.commands.demo images --spec {params.spec:q} --output {params.folder:q} > {log:q} 2>&1"
 
@@ -31,7 +33,8 @@ rule stand_in_encoder:
         spec=lambda wildcards: spec_json(CONFIG.encoding(wildcards.encoder, "none")),
         link=link_real,
     shell:
-        "{params.link} python -m dsr.commands.demo encoder --spec {params.spec:q} --name {wildcards.encoder}"
+        "{params.link} python -m dsr.commands.demo encoder --spec {params.spec:q}"
+        f"{' --name {wildcards.encoder}' * REHEARSAL}"
         ' --output "$(dirname {output.weights:q})" > {log:q} 2>&1'
 
 

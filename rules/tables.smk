@@ -1,5 +1,4 @@
 # Every table: Table 1, of all rows or of one, finished or not, and those that the configuration names.
-from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -19,7 +18,7 @@ class Table(NamedTuple):
     fields: str = f"{SCORE_FIELDS} encoder ttr run"
     """What it needs of these entries."""
     step: str = "table"
-    options: Sequence[str] = ()
+    options: list[str] = []
     """Step and options of the command that writes it."""
 
 
@@ -82,7 +81,9 @@ for name, table in TABLES.items():
                 matching(table.entries, wildcards), *table.fields.split()
             ),
             # A result that is new, or gone, makes a partial table again.
-            present=lambda wildcards, table=table: table.made or times_written(files_of(table.entries, "metrics")),
+            present=lambda wildcards, table=table: (
+                "" if table.made else times_written(files_of(table.entries, "metrics"))
+            ),
         shell:
             "python -m dsr.commands.report {params.step} --config {input.config:q} --entries {params.entries:q}"
             " {params.options:q} --markdown-file {output.markdown:q} --csv {output.csv:q} --html {output.html:q}"

@@ -15,6 +15,7 @@ from dsr.config.encoders import TestTimeRegisters
 from dsr.data.images import open_images
 from dsr.data.prepare import index_folder
 from dsr.demo import encoder as stand_ins
+from dsr.demo import made
 from dsr.demo.digits import train_decoder, training_pairs, write_digits
 from dsr.demo.graph import write_graph
 from dsr.denoiser.dit import build_denoiser
@@ -102,8 +103,9 @@ def test_registers_take_all_outliers_only_after_the_last_population(tower: tuple
     ],
 )
 def test_other_stand_ins_are_refused(tmp_path: Path, changes: dict[str, int | str], message: str) -> None:
+    entry = CONFIG.encoders["siglip2-b"].model_copy(update=changes)
     with pytest.raises(UserError, match=message):
-        stand_ins.write_encoder(CONFIG.encoders["siglip2-b"].model_copy(update=changes), tmp_path)
+        made.write_encoder(CONFIG.encoding("siglip2-b", "none").model_copy(update={"encoder": entry}), tmp_path)
 
 
 def test_decoder_learns_latents_with_and_without_registers(digits: Path, tmp_path: Path) -> None:

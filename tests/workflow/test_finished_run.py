@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import re
 import runpy
 import shutil
@@ -81,6 +82,14 @@ def test_the_report_is_one_page(finished: Checkout) -> None:
 
 def test_second_run_has_nothing_to_do(finished: Checkout) -> None:
     assert "Nothing to be done" in finished.tiny("-n", *TARGETS).stdout
+
+
+def test_unfinished_figures_are_drawn_again_while_rows_are_trained(finished: Checkout) -> None:
+    figure, drawn = f"{RESULTS}/figures/training-partial.png", {"figure_partial_training": 1}
+    assert job_counts(finished.tiny(figure).stdout) == drawn
+    assert finished.planned(figure) == {}
+    os.utime(next((finished.folder / RESULTS).glob("rows/dsr/run-*/metrics.jsonl")))
+    assert finished.planned(figure) == drawn
 
 
 def test_a_model_has_a_card_and_draws(finished: Checkout, tmp_path: Path) -> None:

@@ -121,6 +121,9 @@ def test_results_of_a_rehearsal_are_refused_and_the_plan_uses_what_was_measured(
     assert "Speeds of a rehearsal on this cluster are used." in text
     for line in (r"1,024,819,200 \|", r".*\| +999.0 \|.*measured, rehearsal on this cluster"):
         assert re.search(rf"dit-siglip2b-dsr +\| train +\| {line}", text)
+    (results / "data/raw/REHEARSAL").rename(results / "data/raw/train.json")
+    real = {"results": "results/rehearsal", "data": {"source": "made"}}
+    checkout.refused(real, "holds other images than a rehearsal's (no ")
 
 
 def test_the_papers_rows_are_planned_with_networks_of_full_size(fresh: Checkout) -> None:

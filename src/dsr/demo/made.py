@@ -37,7 +37,7 @@ def write_images(spec: Data, output: Path) -> None:
     ``train.json`` and ``validation.json`` are written last and say how many images and classes there are.
 
     Args:
-        spec: Which, and of the others how many images of how many classes, and how large.
+        spec: Which images; if made, how many of how many classes, and how large.
         output: Folder to write them to.
     """
     if spec.source == "digits":
@@ -68,19 +68,19 @@ def _write_image(spec: Data, folder: Path, number: int) -> None:
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=95)
 
 
-def write_encoder(spec: EncoderSpec, name: str, output: Path) -> None:
-    """Write an encoder of the shape in the manifest, as the hub has it; for the demo's names, the demo's.
+def write_encoder(spec: EncoderSpec, output: Path, name: str | None = None) -> None:
+    """Write one of the demo's encoders, or for a rehearsal one of the shape in the manifest, as the hub has it.
 
     Args:
         spec: The encoder.
-        name: Its id in the manifest.
         output: Hugging Face folder to write.
+        name: In a rehearsal, its id in the manifest.
 
     Raises:
-        UserError: if its shape is not known.
+        UserError: if the demo has none of this name, or its shape is not known.
     """
     entry = spec.encoder
-    if entry.hub in STAND_INS:
+    if name is None or entry.hub in STAND_INS:
         write_stand_in(entry, output)
         return
     artifact = load().artifacts.get(name)
