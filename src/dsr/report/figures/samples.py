@@ -74,7 +74,8 @@ def reconstruction(given: FigureInput) -> Figure:
     subtitle = " · ".join([*given.subtitle, f"validation images {', '.join(map(str, chosen))}"])
     heading(places[0, 0], "Reconstruction", subtitle, len(chosen))
     for line, (label, path) in zip(places, files.items(), strict=True):
-        line[0].set_ylabel(textwrap.fill(label, 20), rotation=0, ha="right", va="center", labelpad=8)
+        words = textwrap.fill(label, 20, break_on_hyphens=False)
+        line[0].set_ylabel(words, rotation=0, ha="right", va="center", labelpad=8)
         for axes, image in zip(line, read_chosen(path, chosen) if path else (), strict=True):
             axes.imshow(image)
             axes.set(xticks=[], yticks=[])
