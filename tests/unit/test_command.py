@@ -198,9 +198,11 @@ def test_a_line_cut_off_by_a_crash_is_skipped_and_spoils_no_other(tmp_path: Path
     assert path.read_text(encoding="utf-8").count("\n") == 4
 
 
-def test_equal_tensors_are_equal_bytes_whatever_the_order_of_hashes(tmp_path: Path) -> None:
+def test_equal_tensors_are_equal_files_whatever_the_order_of_hashes(tmp_path: Path) -> None:
     about = {name: name for name in "abcdefgh"}
     for path in (paths := [tmp_path / f"{number}.safetensors" for number in range(5)]):
         tensors.write(path, {name: torch.ones(2) for name in about}, about)
         assert read_record(path) == about
     assert len({path.read_bytes() for path in paths}) == 1
+    (other := tmp_path / "other").touch()
+    assert {path.stat().st_mode for path in paths} == {other.stat().st_mode}

@@ -54,7 +54,12 @@ def atomic(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{path.suffix}")
         try:
+            # The rights that others have to new files; safetensors would leave its files to their owner alone.
+            temporary.touch()
+            rights = temporary.stat().st_mode
             yield temporary
+            if temporary.stat().st_mode != rights:
+                temporary.chmod(rights)
             _fsync(temporary)
             temporary.replace(path)
             _fsync(path.parent)
