@@ -139,17 +139,18 @@ def write_asked(output, spec):
     """Write that file and return its name."""
     made = Path(in_results(output))
     file = Path(CONFIG.results, "specs", f"{made.relative_to(CONFIG.results)}.json")
-    if not file.exists() or file.read_text(encoding="utf-8") != spec:
-        write_text(file, spec)
     try:
         recorded = read_record(made).get("spec") if made.exists() else None
     except UserError:
         recorded = None
-    if recorded is not None:
-        differences = differing_keys(recorded, json.loads(spec))
-        if differences:
-            logger.warning(f"{made} has other settings ({'; '.join(differences)})")
-        os.utime(file, None if differences else (0, 0))
+    differences = None if recorded is None else differing_keys(recorded, json.loads(spec))
+    if differences:
+        logger.warning(f"{made} has other settings ({'; '.join(differences)})")
+    known = file.exists() and file.read_text(encoding="utf-8") == spec
+    if differences or not known or (recorded is not None and file.stat().st_mtime):
+        # Anew, because nobody but a file's owner may date it back.
+        write_text(file, spec)
+        os.utime(file, (0, 0) if differences == [] else None)
     return str(file)
 
 
