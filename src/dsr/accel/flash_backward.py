@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from dsr.accel.flash_kernels import _load, _scores, _store
+from dsr.accel.flash_kernels import _load_whole, _scores, _store
 
 
 @triton.jit
@@ -50,16 +50,12 @@ def attend_backward_queries(
     grad_attended += image * TOKENS * OUTPUT + head * HEAD
     keys, values = packed + OUTPUT, packed + 2 * OUTPUT
     rows = tile * QUERIES + tl.arange(0, QUERIES)
-    query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-    grad = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
-    row_delta = tl.sum(grad.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN).to(tl.float32), 1)
-    query_rest, grad_rest = query, grad
+    query, query_rest = _load_whole(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+    grad, grad_rest = _load_whole(grad_attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
+    result, result_rest = _load_whole(attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
+    row_delta = tl.sum(grad.to(tl.float32) * result.to(tl.float32), 1)
     if REST:
-        query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
-        grad_rest = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
-        row_delta += tl.sum(
-            grad_rest.to(tl.float32) * _load(attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST).to(tl.float32), 1
-        )
+        row_delta += tl.sum(grad_rest.to(tl.float32) * result_rest.to(tl.float32), 1)
     place = pair * TOKENS + rows
     tl.store(delta + place, row_delta, rows < TOKENS)
     row_lse = tl.load(lse + place, rows < TOKENS, 0.0)
@@ -67,12 +63,8 @@ def attend_backward_queries(
     grad_query_rest = tl.zeros((QUERIES, REST if REST else 1), tl.float32)
     for start in tl.range(0, TOKENS, KEYS):
         others = start + tl.arange(0, KEYS)
-        key = _load(keys, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-        value = _load(values, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-        key_rest, value_rest = key, value
-        if REST:
-            key_rest = _load(keys, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-            value_rest = _load(values, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+        key, key_rest = _load_whole(keys, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+        value, value_rest = _load_whole(values, others, STRIDE, TOKENS, HEAD, MAIN, REST)
         scores = _scores(query, query_rest, key, key_rest, REST) * factor - row_lse[:, None]
         weights = tl.exp2(tl.where((others < TOKENS)[None], scores, float("-inf")))
         grad_weights = _scores(grad, grad_rest, value, value_rest, REST)
@@ -107,23 +99,15 @@ def attend_backward_keys(
     packed += image * TOKENS * STRIDE + head * HEAD
     grad_attended += image * TOKENS * OUTPUT + head * HEAD
     others = tile * KEYS + tl.arange(0, KEYS)
-    key = _load(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-    value = _load(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, 0, MAIN)
-    key_rest, value_rest = key, value
-    if REST:
-        key_rest = _load(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
-        value_rest = _load(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+    key, key_rest = _load_whole(packed + OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
+    value, value_rest = _load_whole(packed + 2 * OUTPUT, others, STRIDE, TOKENS, HEAD, MAIN, REST)
     grad_key, grad_value = tl.zeros((KEYS, MAIN), tl.float32), tl.zeros((KEYS, MAIN), tl.float32)
     grad_key_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
     grad_value_rest = tl.zeros((KEYS, REST if REST else 1), tl.float32)
     for start in tl.range(0, TOKENS, QUERIES):
         rows = start + tl.arange(0, QUERIES)
-        query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-        grad = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, 0, MAIN)
-        query_rest, grad_rest = query, grad
-        if REST:
-            query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
-            grad_rest = _load(grad_attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
+        query, query_rest = _load_whole(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+        grad, grad_rest = _load_whole(grad_attended, rows, OUTPUT, TOKENS, HEAD, MAIN, REST)
         place = pair * TOKENS + rows
         row_lse = tl.load(lse + place, rows < TOKENS, 0.0)
         row_delta = tl.load(delta + place, rows < TOKENS, 0.0)

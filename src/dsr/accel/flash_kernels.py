@@ -34,6 +34,17 @@ def _store(tokens, rows, values, STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEA
 
 
 @triton.jit
+def _load_whole(tokens, rows, STRIDE: tl.constexpr, TOKENS: tl.constexpr, HEAD: tl.constexpr, MAIN: tl.constexpr,
+                REST: tl.constexpr):  # fmt: skip
+    """Load all channels in two parts; without a ``REST`` the second one is not used."""
+    main = _load(tokens, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
+    rest = main
+    if REST:
+        rest = _load(tokens, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+    return main, rest
+
+
+@triton.jit
 def _scores(left, left_rest, right, right_rest, REST: tl.constexpr):
     """All rows on the left times all rows on the right, transposed."""
     result = tl.dot(left, tl.trans(right))
@@ -49,12 +60,8 @@ def _attend_to(
     MASKED: tl.constexpr,
 ):  # fmt: skip
     """Take one tile of keys and values into the running softmax."""
-    key = _load(keys, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-    value = _load(values, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-    key_rest, value_rest = key, value
-    if REST:
-        key_rest = _load(keys, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
-        value_rest = _load(values, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+    key, key_rest = _load_whole(keys, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+    value, value_rest = _load_whole(values, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
     scores = _scores(query, query_rest, key, key_rest, REST) * factor
     if MASKED:
         scores = tl.where((rows < TOKENS)[None], scores, float("-inf"))
@@ -78,10 +85,7 @@ def _attend_tile(
     """Attention of the tokens ``rows`` of one head, at which all pointers are already."""
     STRIDE: tl.constexpr = 3 * HEADS * HEAD
     keys, values = packed + HEADS * HEAD, packed + 2 * HEADS * HEAD
-    query = _load(packed, rows, STRIDE, TOKENS, HEAD, 0, MAIN)
-    query_rest = query
-    if REST:
-        query_rest = _load(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
+    query, query_rest = _load_whole(packed, rows, STRIDE, TOKENS, HEAD, MAIN, REST)
     row_max = tl.full((QUERIES,), float("-inf"), tl.float32)
     row_sum = tl.zeros((QUERIES,), tl.float32)
     result = tl.zeros((QUERIES, MAIN), tl.float32)
