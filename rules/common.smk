@@ -87,9 +87,9 @@ def in_results(path):
     return path.replace("<results>", CONFIG.results)
 
 
-def encoder_of(wildcards):
-    """Encoder id of a row."""
-    return CONFIG.rows[wildcards.row].encoder
+def decoder_of(wildcards):
+    """Decoder of a row's latents."""
+    return f"<results>/decoders/{CONFIG.rows[wildcards.row].encoder}.safetensors"
 
 
 def neurons(encoder, ttr):

@@ -34,7 +34,7 @@ rule encoder_maps:
 use rule encoder_maps as denoiser_maps with:
     input:
         unpack(latent_inputs),
-        decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
+        decoder=decoder_of,
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         images=CONFIG.figures.folder or "<results>/data/prepared/validation/index.npz",
         spec=asked("<results>/maps/rows/{row}-{epoch}.npz", CONFIG.denoiser_maps),

@@ -3,7 +3,7 @@ rule model_folder:
     input:
         weights="<results>/rows/{row}/epoch-{epoch}/ema.safetensors",
         statistics=lambda wildcards: latent_inputs(wildcards)["statistics"],
-        decoder=lambda wildcards: f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
+        decoder=decoder_of,
         # How its images are drawn unless another guidance is asked for.
         spec=asked(
             "<results>/models/{row}-{epoch}/config.json",

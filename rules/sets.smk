@@ -131,7 +131,7 @@ def sample_inputs(wildcards):
         "weights": f"{folder}/ema{f'-{decay}' if decay else ''}.safetensors",
         "guidance": [f"{folder}/guidance.json"] if chosen else [],
         "statistics": latent_inputs(wildcards)["statistics"],
-        "decoder": f"<results>/decoders/{encoder_of(wildcards)}.safetensors",
+        "decoder": decoder_of(wildcards),
     }
 
 
